@@ -1,0 +1,69 @@
+# make demo   set up .venv, then do the main job on a small real image
+# make test   set up everything, QEMU and libvirt too where allowed, and run all tests
+# make check  lint and types, as CI does
+# See HACKING.md for the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PYTEST_ARGS ?=
+
+C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
+PY_EXTRA := $(wildcard benchmarks/*.py)
+
+.PHONY: demo test check csan format docs setup build clean
+.DELETE_ON_ERROR:
+
+demo: build
+	@$(BIN)/python tools/demo
+
+test: setup csan
+	@tools/install-interop || echo "make test: going on without real QEMU and libvirt"
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests setup.py tools/demo $(PY_EXTRA)
+	@if command -v $(BIN)/clang-format >/dev/null; then \
+	    $(BIN)/clang-format --dry-run --Werror $(C_FILES) && echo "clang-format: good"; \
+	else echo "clang-format: not here, left out"; fi
+
+csan:
+	@$(MAKE) --no-print-directory -C tests/csrc
+
+format: setup
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+docs: build
+	$(PIP) install --no-build-isolation --editable '.[docs]'
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build
+
+# Each step leaves a stamp, so that a second run has nothing to set up.
+setup: $(VENV)/.dev
+build: $(VENV)/.built
+
+$(VENV)/.tools:
+	@tools/setup-host $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip 'setuptools>=77' 'cffi>=2.0'
+	@touch $@
+
+# The old module goes first, lest a failed build leave it to be imported.
+$(VENV)/.built: $(VENV)/.tools pyproject.toml setup.py $(wildcard csrc/*)
+	rm -rf build src/savefmt/native/_core*.so
+	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.built
+	$(PIP) install --group test --group lint
+	@touch $@
+
+clean:
+	@$(MAKE) --no-print-directory -C tests/csrc clean
+	rm -rf $(VENV) build dist demo-out docs/_build src/*.egg-info src/savefmt/native/_core*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
