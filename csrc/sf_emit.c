@@ -1,0 +1,362 @@
+/* Mapped-ram pages as sequential page records. */
+#include "sf_emit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FLAG_ZERO 0x02u
+#define FLAG_PAGE 0x08u
+#define FLAG_CONTINUE 0x20u
+#define WORD_LENGTH 8u
+#define ZERO_RECORD (WORD_LENGTH + 1u)
+
+/* Pages between two entries of a block's rank table. */
+#define RANK_STEP 4096u
+
+struct block {
+    struct sf_emit_block emit;
+    uint64_t start;  /* of its first record, relative to all records */
+    uint64_t length; /* of all its records */
+    uint64_t *ranks; /* present pages before page i * RANK_STEP */
+};
+
+struct sf_emit {
+    struct sf_file *source;
+    struct sf_table **sums;
+    const uint64_t *key;
+    struct block *blocks;
+    uint32_t nblocks;
+    uint64_t length;
+};
+
+/* Offset of page PAGE's record inside its block, PRESENT pages lying before it. */
+static uint64_t record_offset(const struct block *block, uint64_t page, uint64_t present)
+{
+    const uint64_t name = page != 0 ? 1u + block->emit.name_length : 0;
+    return name + page * ZERO_RECORD + present * (block->emit.pages.page_size - 1);
+}
+
+static enum sf_status rank_block(struct block *block, struct sf_err *err)
+{
+    const struct sf_pages *pages = &block->emit.pages;
+    const uint64_t nranks = pages->count / RANK_STEP + 1;
+    uint64_t present = 0;
+
+    block->ranks = calloc((size_t)nranks, sizeof *block->ranks);
+    if (block->ranks == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "rank table");
+    }
+    for (uint64_t i = 0; i < nranks; i++) {
+        const uint64_t first = i * RANK_STEP;
+        block->ranks[i] = present;
+        present += sf_page_count(pages->bitmap, first, sf_min(RANK_STEP, pages->count - first));
+    }
+    block->length = pages->count != 0 ? record_offset(block, pages->count, present) : 0;
+    return SF_OK;
+}
+
+enum sf_status sf_emit_new(struct sf_file *source, const struct sf_emit_block *blocks,
+                           uint32_t nblocks, struct sf_table **sums, const uint64_t *key,
+                           struct sf_emit **out, struct sf_err *err)
+{
+    struct sf_emit *emit = calloc(1, sizeof *emit);
+    if (emit == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "emitter");
+    }
+    emit->source = source;
+    emit->sums = sums;
+    emit->key = key;
+    emit->nblocks = nblocks;
+    emit->blocks = calloc(nblocks ? nblocks : 1, sizeof *emit->blocks);
+    if (emit->blocks == NULL) {
+        sf_emit_free(emit);
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "emitter");
+    }
+    for (uint32_t i = 0; i < nblocks; i++) {
+        struct block *block = &emit->blocks[i];
+        block->emit = blocks[i];
+        block->start = emit->length;
+        const enum sf_status status = rank_block(block, err);
+        if (status != SF_OK) {
+            sf_emit_free(emit);
+            return status;
+        }
+        emit->length += block->length;
+    }
+    *out = emit;
+    return SF_OK;
+}
+
+void sf_emit_free(struct sf_emit *emit)
+{
+    if (emit == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; emit->blocks != NULL && i < emit->nblocks; i++) {
+        free(emit->blocks[i].ranks);
+    }
+    free(emit->blocks);
+    free(emit);
+}
+
+uint64_t sf_emit_length(const struct sf_emit *emit)
+{
+    return emit->length;
+}
+
+/* The block whose records hold offset AT (which is inside all records). */
+static uint32_t find_block(const struct sf_emit *emit, uint64_t at)
+{
+    uint32_t i = 0;
+    while (at >= emit->blocks[i].start + emit->blocks[i].length) {
+        i++;
+    }
+    return i;
+}
+
+/* The page whose record holds offset AT of its block; *OFFSET is where that begins. */
+static uint64_t find_page(const struct block *block, uint64_t at, uint64_t *offset)
+{
+    const struct sf_pages *pages = &block->emit.pages;
+    uint64_t low = 0;
+    uint64_t high = pages->count / RANK_STEP + 1;
+
+    while (high - low > 1) {
+        const uint64_t middle = low + (high - low) / 2;
+        if (record_offset(block, middle * RANK_STEP, block->ranks[middle]) <= at) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    uint64_t page = low * RANK_STEP;
+    uint64_t present = block->ranks[low];
+    *offset = record_offset(block, page, present);
+    while (page + 1 < pages->count) {
+        present += sf_bit_test(pages->bitmap, page);
+        const uint64_t next = record_offset(block, page + 1, present);
+        if (next > at) {
+            break;
+        }
+        *offset = next;
+        page++;
+    }
+    return page;
+}
+
+/* Output between FROM and UNTIL (relative to all records) under construction. */
+struct span {
+    uint8_t *out;
+    uint64_t from;
+    uint64_t until;
+};
+
+/* Put LEN bytes that belong at AT, as far as they lie in the span. */
+static void put(const struct span *span, uint64_t at, const uint8_t *bytes, uint64_t len)
+{
+    const uint64_t first = sf_max(at, span->from);
+    const uint64_t end = sf_min(at + len, span->until);
+    if (first < end) {
+        memcpy(span->out + (first - span->from), bytes + (first - at), (size_t)(end - first));
+    }
+}
+
+/* Put the record of page PAGE that belongs at AT and return where the next belongs. */
+static uint64_t put_record(const struct span *span, const struct block *block, uint64_t page,
+                           uint64_t at, const uint8_t *data)
+{
+    const uint32_t page_size = block->emit.pages.page_size;
+    uint8_t head[WORD_LENGTH + 256];
+    size_t length = WORD_LENGTH;
+    uint64_t flags = data != NULL ? FLAG_PAGE : FLAG_ZERO;
+
+    if (page == 0) {
+        head[length++] = (uint8_t)block->emit.name_length;
+        memcpy(head + length, block->emit.name, block->emit.name_length);
+        length += block->emit.name_length;
+    } else {
+        flags |= FLAG_CONTINUE;
+    }
+    sf_put_be64(head, page * page_size | flags);
+    if (data == NULL) {
+        static const uint8_t fill;
+        put(span, at, head, length);
+        put(span, at + length, &fill, 1);
+        return at + length + 1;
+    }
+    put(span, at, head, length);
+    put(span, at + length, data, page_size);
+    return at + length + page_size;
+}
+
+static void sum_page(const struct sf_emit *emit, uint32_t number, uint64_t page,
+                     const uint8_t *data)
+{
+    const uint64_t sum =
+        sf_sum_page(emit->key, data, emit->blocks[number].emit.pages.page_size);
+    if (sum != 0) {
+        sf_table_entries(emit->sums[number])[page] = sum;
+    }
+}
+
+/* Build the part of the span that block NUMBER gives, from offset *AT on. */
+static enum sf_status build_block(const struct sf_emit *emit, uint32_t number,
+                                  const struct span *span, uint8_t *scratch,
+                                  uint64_t scratch_length, uint64_t *at, struct sf_err *err)
+{
+    const struct block *block = &emit->blocks[number];
+    const struct sf_pages *pages = &block->emit.pages;
+    const uint64_t step = scratch_length / pages->page_size;
+    uint64_t offset;
+    uint64_t page = find_page(block, *at - block->start, &offset);
+
+    offset += block->start;
+    while (page < pages->count && offset < span->until) {
+        /* No more pages than the rest of the span can take: none is read in vain. */
+        const uint64_t room = (span->until - offset) / ZERO_RECORD + 1;
+        uint64_t count = sf_min(sf_min(step, room), pages->count - page);
+        const bool any = sf_page_count(pages->bitmap, page, count) != 0;
+        if (any) {
+            count = sf_min(count, (span->until - offset) / (pages->page_size / 4) + 1);
+            const enum sf_status status =
+                sf_pages_fetch(emit->source, pages, page, count, scratch, err);
+            if (status != SF_OK) {
+                return status;
+            }
+        }
+        for (uint64_t i = 0; i < count && offset < span->until; i++, page++) {
+            const uint8_t *data = any && sf_bit_test(pages->bitmap, page)
+                                      ? scratch + i * pages->page_size
+                                      : NULL;
+            /* A page cut by the window border is summed by the window it begins in. */
+            if (emit->sums != NULL && data != NULL && offset >= span->from) {
+                sum_page(emit, number, page, data);
+            }
+            offset = put_record(span, block, page, offset, data);
+        }
+    }
+    *at = offset;
+    return SF_OK;
+}
+
+static enum sf_status build_span(const struct sf_emit *emit, const struct span *span,
+                                 uint8_t *scratch, uint64_t scratch_length,
+                                 struct sf_err *err)
+{
+    uint64_t at = span->from;
+
+    for (uint32_t i = find_block(emit, at); i < emit->nblocks && at < span->until; i++) {
+        if (emit->blocks[i].length == 0) {
+            continue;
+        }
+        const enum sf_status status =
+            build_block(emit, i, span, scratch, scratch_length, &at, err);
+        if (status != SF_OK) {
+            return status;
+        }
+    }
+    return SF_OK;
+}
+
+/* --- the two ways out: a file at known places, or windows in order --- */
+
+struct output {
+    struct sf_emit *emit;
+    struct sf_file *target;
+    uint64_t offset; /* of the first record in the target */
+    uint64_t window;
+};
+
+static uint64_t count_windows(const struct output *output)
+{
+    const uint64_t base = sf_align_down(output->offset, output->window);
+    const uint64_t end = output->offset + output->emit->length;
+    return output->emit->length ? (end - base + output->window - 1) / output->window : 0;
+}
+
+/* Build output window NUMBER; *START is its first byte's place inside the window. */
+static enum sf_status build_window(const struct output *output, uint64_t number,
+                                   uint8_t *buffer, uint8_t *scratch, size_t *start,
+                                   size_t *len, struct sf_err *err)
+{
+    const uint64_t base =
+        sf_align_down(output->offset, output->window) + number * output->window;
+    const uint64_t first = sf_max(base, output->offset);
+    const uint64_t end =
+        sf_min(base + output->window, output->offset + output->emit->length);
+    const struct span span = {buffer + (first - base), first - output->offset,
+                              end - output->offset};
+
+    *start = (size_t)(first - base);
+    *len = (size_t)(end - first);
+    return build_span(output->emit, &span, scratch, output->window, err);
+}
+
+static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer,
+                                   uint64_t *worth, struct sf_err *err)
+{
+    const struct output *output = context;
+    size_t start = 0;
+    size_t len = 0;
+    enum sf_status status = build_window(output, item, buffer, buffer + output->window,
+                                         &start, &len, err);
+    if (status == SF_OK) {
+        const uint64_t base = sf_align_down(output->offset, output->window);
+        status = sf_file_write(output->target, buffer + start, len,
+                               base + item * output->window + start, err);
+    }
+    *worth = len;
+    return status;
+}
+
+static enum sf_status fill_window(void *context, uint64_t number, uint8_t *buffer,
+                                  uint8_t *scratch, size_t *start, size_t *len,
+                                  struct sf_err *err)
+{
+    return build_window(context, number, buffer, scratch, start, len, err);
+}
+
+static struct output *new_output(struct sf_emit *emit, struct sf_file *target,
+                                 uint64_t offset, size_t window, struct sf_err *err)
+{
+    if (!sf_is_power_of_2(window) || window < 8u * SF_MAX_PAGE) {
+        (void)sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "window of %zu bytes", window);
+        return NULL;
+    }
+    struct output *output = calloc(1, sizeof *output);
+    if (output == NULL) {
+        (void)sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "output");
+        return NULL;
+    }
+    output->emit = emit;
+    output->target = target;
+    output->offset = offset;
+    output->window = window;
+    return output;
+}
+
+enum sf_status sf_emit_write_start(struct sf_emit *emit, struct sf_file *target,
+                                   uint64_t offset, size_t window, unsigned nthreads,
+                                   struct sf_job **out, struct sf_err *err)
+{
+    const struct sf_job_ops ops = {write_window, free, 2 * window};
+    struct output *output = new_output(emit, target, offset, window, err);
+
+    if (output == NULL) {
+        return err->status;
+    }
+    return sf_job_start(&ops, output, count_windows(output), emit->length, nthreads, out,
+                        err);
+}
+
+enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window, unsigned nthreads,
+                                  struct sf_ring **out, struct sf_err *err)
+{
+    const struct sf_ring_ops ops = {fill_window, free, window, window};
+    struct output *output = new_output(emit, NULL, 0, window, err);
+
+    if (output == NULL) {
+        return err->status;
+    }
+    return sf_ring_start(&ops, output, count_windows(output), nthreads, out, err);
+}

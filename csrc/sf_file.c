@@ -1,0 +1,286 @@
+/* One file with two descriptors. */
+#include "sf_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define FALLBACK_ALIGN 4096u
+#define PUNCH_CHUNK 65536u
+
+struct sf_file {
+    int fd;
+    int direct_fd;
+    atomic_uint align; /* 0 once direct I/O was refused */
+    uint64_t length;
+};
+
+/* The kernel's struct statx as far as the DIO alignments (Linux 6.1); the C library's
+ * headers of the oldest supported system do not have them yet. */
+struct statx_dio {
+    uint32_t mask;
+    uint8_t skipped[148];
+    uint32_t mem_align;
+    uint32_t offset_align;
+    uint8_t rest[96];
+};
+#define STATX_DIOALIGN_BIT 0x2000u
+
+/* What direct I/O on FD needs, 0 when the file system has none. */
+static uint32_t ask_alignment(int fd)
+{
+#ifdef SYS_statx
+    struct statx_dio st = {0};
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN_BIT, &st) == 0 &&
+        (st.mask & STATX_DIOALIGN_BIT)) {
+        if (st.offset_align == 0) {
+            return 0;
+        }
+        const uint32_t align = st.mem_align > st.offset_align ? st.mem_align
+                                                              : st.offset_align;
+        /* A length that is a whole number of pages never splits a block. */
+        return align > FALLBACK_ALIGN ? align : FALLBACK_ALIGN;
+    }
+#endif
+    return FALLBACK_ALIGN;
+}
+
+static void open_direct_twin(struct sf_file *file, int mode)
+{
+    char path[40];
+    const uint32_t align = ask_alignment(file->fd);
+
+    if (align == 0 || align > (1u << 20)) {
+        return;
+    }
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
+    file->direct_fd = open(path, mode | O_DIRECT | O_CLOEXEC);
+    if (file->direct_fd >= 0) {
+        atomic_store(&file->align, align);
+    }
+}
+
+enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
+                             struct sf_err *err)
+{
+    enum sf_status status;
+    struct stat st;
+
+    struct sf_file *file = calloc(1, sizeof *file);
+    if (file == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "file handle");
+    }
+    file->direct_fd = -1;
+    atomic_init(&file->align, 0);
+    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (file->fd < 0) {
+        status = sf_err_os(err, errno, SF_NO_OFFSET, "dup");
+        goto fail;
+    }
+    if (fstat(file->fd, &st) < 0) {
+        status = sf_err_os(err, errno, SF_NO_OFFSET, "fstat");
+        goto fail;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        status = sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "not a regular file");
+        goto fail;
+    }
+    file->length = (uint64_t)st.st_size;
+    if (flags & SF_OPEN_DIRECT) {
+        open_direct_twin(file, (flags & SF_OPEN_WRITE) ? O_RDWR : O_RDONLY);
+    }
+    *out = file;
+    return SF_OK;
+
+fail:
+    sf_file_close(file);
+    return status;
+}
+
+void sf_file_close(struct sf_file *file)
+{
+    if (file == NULL) {
+        return;
+    }
+    if (file->direct_fd >= 0) {
+        (void)close(file->direct_fd);
+    }
+    if (file->fd >= 0) {
+        (void)close(file->fd);
+    }
+    free(file);
+}
+
+uint64_t sf_file_length(const struct sf_file *file)
+{
+    return file->length;
+}
+
+uint32_t sf_file_direct_align(const struct sf_file *file)
+{
+    return atomic_load(&file->align);
+}
+
+/* How many of LEN bytes at OFFSET may go through the direct descriptor. */
+static size_t direct_part(const struct sf_file *file, const void *buf, size_t len,
+                          uint64_t offset)
+{
+    const uint32_t align = atomic_load_explicit(&file->align, memory_order_relaxed);
+    if (align == 0 || offset % align != 0 || (uintptr_t)buf % align != 0) {
+        return 0;
+    }
+    return (size_t)sf_align_down(len, align);
+}
+
+/* The file system changed its mind (EINVAL): use the buffered descriptor from now on. */
+static bool gave_up_direct(struct sf_file *file, size_t direct)
+{
+    if (direct != 0 && errno == EINVAL) {
+        atomic_store(&file->align, 0);
+        return true;
+    }
+    return false;
+}
+
+enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
+                                 uint64_t offset, size_t *got, struct sf_err *err)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        uint8_t *at = (uint8_t *)buf + done;
+        const size_t direct = direct_part(file, at, len - done, offset + done);
+        const ssize_t n = direct ? pread(file->direct_fd, at, direct, (off_t)(offset + done))
+                                 : pread(file->fd, at, len - done, (off_t)(offset + done));
+        if (n < 0) {
+            if (errno == EINTR || gave_up_direct(file, direct)) {
+                continue;
+            }
+            return sf_err_os(err, errno, offset + done, "read");
+        }
+        if (n == 0) {
+            break;
+        }
+        done += (size_t)n;
+    }
+    *got = done;
+    return SF_OK;
+}
+
+enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len, uint64_t offset,
+                            struct sf_err *err)
+{
+    size_t got = 0;
+    const enum sf_status status = sf_file_read_some(file, buf, len, offset, &got, err);
+
+    if (status == SF_OK && got < len) {
+        return sf_err_set(err, SF_E_TRUNCATED, offset + got,
+                          "the file ends %zu bytes too early", len - got);
+    }
+    return status;
+}
+
+enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
+                             uint64_t offset, struct sf_err *err)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        const uint8_t *at = (const uint8_t *)buf + done;
+        const size_t direct = direct_part(file, at, len - done, offset + done);
+        const ssize_t n = direct
+                              ? pwrite(file->direct_fd, at, direct, (off_t)(offset + done))
+                              : pwrite(file->fd, at, len - done, (off_t)(offset + done));
+        if (n < 0) {
+            if (errno == EINTR || gave_up_direct(file, direct)) {
+                continue;
+            }
+            return sf_err_os(err, errno, offset + done, "write");
+        }
+        if (n == 0) {
+            return sf_err_os(err, EIO, offset + done, "write");
+        }
+        done += (size_t)n;
+    }
+    return SF_OK;
+}
+
+enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
+                             struct sf_err *err)
+{
+    static const uint8_t zeros[PUNCH_CHUNK];
+
+    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                  (off_t)len) == 0) {
+        return SF_OK;
+    }
+    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) {
+        return sf_err_os(err, errno, offset, "fallocate");
+    }
+    for (uint64_t done = 0; done < len; done += PUNCH_CHUNK) {
+        const enum sf_status status = sf_file_write(
+            file, zeros, (size_t)sf_min(PUNCH_CHUNK, len - done), offset + done, err);
+        if (status != SF_OK) {
+            return status;
+        }
+    }
+    return SF_OK;
+}
+
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset, uint64_t *start,
+                                   uint64_t *len, struct sf_err *err)
+{
+    const off_t data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+
+    if (data < 0) {
+        if (errno == ENXIO) {
+            *start = offset;
+            *len = 0;
+            return SF_OK;
+        }
+        if (errno != EINVAL && errno != EOPNOTSUPP) {
+            return sf_err_os(err, errno, offset, "lseek");
+        }
+        /* A file system without holes: all is data. */
+        *start = offset;
+        *len = file->length > offset ? file->length - offset : 0;
+        return SF_OK;
+    }
+    const off_t hole = lseek(file->fd, data, SEEK_HOLE);
+    if (hole < 0) {
+        return sf_err_os(err, errno, (uint64_t)data, "lseek");
+    }
+    *start = (uint64_t)data;
+    *len = (uint64_t)(hole - data);
+    return SF_OK;
+}
+
+enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err)
+{
+    while (fsync(file->fd) < 0) {
+        if (errno != EINTR) {
+            return sf_err_os(err, errno, SF_NO_OFFSET, "fsync");
+        }
+    }
+    return SF_OK;
+}
+
+void *sf_buffer_alloc(size_t len)
+{
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void sf_buffer_free(void *buf, size_t len)
+{
+    if (buf != NULL) {
+        (void)munmap(buf, len);
+    }
+}

@@ -1,0 +1,45 @@
+/* One file with two descriptors: a buffered one for headers and ragged edges, and a
+ * direct one for page data where the file system grants it. */
+#ifndef SF_FILE_H
+#define SF_FILE_H
+
+#include "sf_err.h"
+
+enum sf_open_flags { SF_OPEN_WRITE = 1, SF_OPEN_DIRECT = 2 };
+
+struct sf_file;
+
+/* Take over a copy of FD, which stays the caller's.  A file opened to write must be
+ * readable too.  Refused direct I/O is no failure: sf_file_direct_align() is then 0. */
+enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
+                             struct sf_err *err);
+/* Cannot fail, because sf_file_sync() came first; NULL is allowed. */
+void sf_file_close(struct sf_file *file);
+
+/* Length when it was adopted. */
+uint64_t sf_file_length(const struct sf_file *file);
+/* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */
+uint32_t sf_file_direct_align(const struct sf_file *file);
+
+/* Read up to LEN bytes, fewer only at the end of the file.  The aligned part goes
+ * through the direct descriptor. */
+enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
+                                 uint64_t offset, size_t *got, struct sf_err *err);
+/* Read exactly LEN bytes; the end of the file is TRUNCATED. */
+enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len, uint64_t offset,
+                            struct sf_err *err);
+enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
+                             uint64_t offset, struct sf_err *err);
+/* Make [OFFSET, OFFSET + LEN) read as zeros, as a hole where that is possible. */
+enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
+                             struct sf_err *err);
+/* Find the data extent at or after OFFSET; *LEN = 0 when there is none. */
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset, uint64_t *start,
+                                   uint64_t *len, struct sf_err *err);
+enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);
+
+/* Page-aligned memory, good for every direct transfer; NULL when there is none. */
+void *sf_buffer_alloc(size_t len);
+void sf_buffer_free(void *buf, size_t len);
+
+#endif

@@ -1,0 +1,25 @@
+/* Jobs over the pages of a mapped-ram file: read, sum, copy to another such file. */
+#ifndef SF_MOVE_H
+#define SF_MOVE_H
+
+#include "sf_job.h"
+#include "sf_pages.h"
+#include "sf_sum.h"
+
+/* All that is pointed to is borrowed until sf_job_finish(). */
+struct sf_move {
+    struct sf_file *source;
+    const struct sf_pages *from; /* NBLOCKS of them */
+    struct sf_file *target;      /* NULL: only read */
+    const uint64_t *target_offsets; /* of each block's pages in a fresh target */
+    struct sf_table **sums;      /* one table a block, or NULL */
+    const uint64_t *key;         /* for the sums */
+    uint32_t nblocks;
+    uint32_t nthreads;
+    uint64_t window; /* bytes, at least 8 pages */
+};
+
+enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
+                             struct sf_err *err);
+
+#endif

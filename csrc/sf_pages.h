@@ -1,0 +1,36 @@
+/* Where the pages of one RAM block lie in a mapped-ram file, and moving some of them.
+ *
+ * Page k of the block stands at OFFSET + k * PAGE_SIZE if its bit is set; under a
+ * clear bit the file may hold anything and the page is zero. */
+#ifndef SF_PAGES_H
+#define SF_PAGES_H
+
+#include "sf_file.h"
+#include "sf_page.h"
+
+struct sf_pages {
+    uint8_t *bitmap; /* canonical bit order; borrowed */
+    uint64_t count;  /* pages */
+    uint64_t offset; /* in the file */
+    uint32_t page_size;
+    uint32_t reserved;
+};
+
+/* Read the present pages of [FIRST, FIRST + COUNT) to their places in BUF; what BUF
+ * holds in the place of a clear page is undefined. */
+enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages,
+                              uint64_t first, uint64_t count, uint8_t *buf,
+                              struct sf_err *err);
+/* The same with clear pages as zeros. */
+enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
+                             uint64_t first, uint64_t count, uint8_t *buf,
+                             struct sf_err *err);
+
+/* Write those of COUNT pages in BUF whose bit is set in BITS (bit 0 = first page) at
+ * file offset OFFSET.  Clear pages whose bit is set in FILLABLE (NULL: all of them) may
+ * be overwritten with zeros where that saves a write; BUF is zeroed there. */
+enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t page_size,
+                              uint64_t count, const uint8_t *bits, const uint8_t *fillable,
+                              uint8_t *buf, struct sf_err *err);
+
+#endif

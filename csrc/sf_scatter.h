@@ -1,0 +1,40 @@
+/* Sequential RAM records into a mapped-ram file, in one pass.
+ *
+ * Pages are packed into windows of the target and written behind.  The last record of a
+ * page wins; a later zero record punches earlier data out; a delta is applied to what
+ * the target holds.  Bitmaps are kept in memory for the caller to write at the end. */
+#ifndef SF_SCATTER_H
+#define SF_SCATTER_H
+
+#include "sf_pages.h"
+#include "sf_scan.h"
+#include "sf_sum.h"
+
+struct sf_scatter_options {
+    struct sf_table **sums; /* one table a block, or NULL */
+    const uint64_t *key;
+    uint64_t window;
+    uint32_t nthreads;
+    uint32_t reserved;
+};
+
+struct sf_scatter;
+
+/* TARGET is fresh: it reads as zeros where the pages go.  The PAGES array is copied; its
+ * bitmaps (all clear at the start), SCAN and the options' arrays are borrowed until
+ * finish. */
+enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
+                                const struct sf_pages *pages, uint32_t nblocks,
+                                const struct sf_scatter_options *options,
+                                struct sf_scatter **out, struct sf_err *err);
+/* Consume RAM payload.  *USED may be 0 when the writers are behind: call again with the
+ * same buffer, so that signals are served in between. */
+enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf, size_t len,
+                               size_t *used, bool *done, struct sf_err *err);
+/* Write out what is still open; AGAIN until all is written. */
+enum sf_status sf_scatter_flush(struct sf_scatter *scatter, unsigned timeout_ms,
+                                struct sf_err *err);
+/* Drop what is unwritten, join, free.  NULL is allowed. */
+void sf_scatter_finish(struct sf_scatter *scatter);
+
+#endif
