@@ -1,0 +1,114 @@
+"""What can go wrong, sorted by what the caller can do about it."""
+
+from __future__ import annotations
+
+import os
+
+
+class SavefmtError(Exception):
+    """Base of every error that savefmt raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        One sentence: what is wrong and, where it helps, what to do.
+    path : str or os.PathLike, optional
+        The file concerned.
+    offset : int, optional
+        Where in the file, in bytes.  For a compressed image this counts the
+        decompressed bytes, envelope included, unless the message says otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.offset = offset
+
+    def __str__(self) -> str:
+        where = f"{os.fspath(self.path)}: " if self.path is not None else ""
+        at = f" (at offset {self.offset:#x})" if self.offset is not None else ""
+        return f"{where}{self.message}{at}"
+
+
+class FormatError(SavefmtError, ValueError):
+    """The bytes break the format."""
+
+
+class NotASaveImageError(FormatError):
+    """The file does not begin like any save image."""
+
+
+class IncompleteImageError(FormatError):
+    """The image carries libvirt's "Part" magic: the save never finished."""
+
+
+class TruncatedError(FormatError, EOFError):
+    """The file ends inside something that it promised."""
+
+
+class CorruptError(FormatError):
+    """Fields contradict each other or leave their range."""
+
+
+class UnsupportedError(SavefmtError):
+    """Sound, but beyond this release: a version, a capability, a codec."""
+
+
+class ConversionError(SavefmtError):
+    """The target cannot hold the source, or the options exclude each other."""
+
+
+class ClosedImageError(SavefmtError, ValueError):
+    """An image was used after `close()`."""
+
+
+class OperationCancelled(SavefmtError):
+    """The progress callback returned False."""
+
+
+class ImageIOError(SavefmtError, OSError):
+    """The operating system refused: `errno`, `filename` and `offset` say where."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errno: int = 0,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message, path=path, offset=offset)
+        self.errno = errno
+        self.filename = os.fspath(path) if path is not None else None
+
+    @classmethod
+    def from_os(
+        cls,
+        error: OSError,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+    ) -> ImageIOError:
+        """Wrap what the standard library raised.
+
+        Parameters
+        ----------
+        error : OSError
+            The original.
+        path, offset
+            As in `SavefmtError`; the path defaults to the error's own.
+
+        Returns
+        -------
+        ImageIOError
+            With the same errno and reason.
+        """
+        reason = error.strerror or str(error)
+        return cls(reason, errno=error.errno or 0, path=path or error.filename, offset=offset)

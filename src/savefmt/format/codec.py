@@ -1,0 +1,602 @@
+"""The outer compression of an image: one codec per program that libvirt may pipe through.
+
+A reader takes any file that the program's own decoder takes, and a writer's output is
+read by that program (format.md 2.5).  Codec libraries are imported on first use only,
+because `savefmt info` on a raw image must not pay for them.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import ClassVar, Protocol, cast
+
+from savefmt.errors import CorruptError, SavefmtError, TruncatedError, UnsupportedError
+from savefmt.format.cursor import ChunkCursor, Cursor
+
+Bytes = bytes | memoryview
+
+PIECE_LENGTH = 256 << 10
+"""Most bytes that a reader hands out at a time, however well they were compressed."""
+
+SLICE_LENGTH = 64 << 10
+"""Compressed bytes that a decoder gets at a time: enough for speed, and so few that even
+bzip2 answers Ctrl-C at once."""
+
+ENTRY_POINTS = "savefmt.codecs"
+"""Entry point group in which other distributions offer a `Codec` subclass or object."""
+
+_XZ_MEMORY_LIMIT = 128 << 20  # xz -9 needs 65 MiB to decode
+_ZSTD_WINDOW_LOG = 27  # 128 MiB: what `zstd -dc` itself accepts unasked
+
+
+class Writer(Protocol):
+    """Takes plain bytes and passes compressed ones on to the `write` it was opened with."""
+
+    def write(self, data: Bytes) -> None:
+        """Take the next bytes; they may be overwritten as soon as this returns.
+
+        Parameters
+        ----------
+        data : bytes or memoryview
+            Any number of them.
+        """
+
+    def close(self) -> None:
+        """Pass on all that is left, then release everything; a second call does nothing."""
+
+    def abort(self) -> None:
+        """Release everything without finishing; does nothing when closed or aborted."""
+
+
+class Codec(ABC):
+    """One compression format.
+
+    Attributes
+    ----------
+    name : str
+        Name of the format and of the program.
+    libvirt_format : int
+        Its number in libvirt's header (format.md 2.5).
+    magic : bytes
+        How its data begin.
+    levels : range
+        What `open_writer` takes as level.
+    default_level : int
+        What it takes when not told.
+    """
+
+    name: ClassVar[str]
+    libvirt_format: ClassVar[int]
+    magic: ClassVar[bytes]
+    levels: ClassVar[range]
+    default_level: ClassVar[int]
+
+    def begins(self, head: bytes) -> bool:
+        """Tell whether compressed data may begin like this.
+
+        Parameters
+        ----------
+        head : bytes
+            Their first bytes; when these are fewer than `magic` has, as far as they go.
+
+        Returns
+        -------
+        bool
+            False if this is another format.
+        """
+        return self.magic.startswith(head[: len(self.magic)])
+
+    @abstractmethod
+    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
+        """Decompress a stream, lazily.
+
+        Parameters
+        ----------
+        pieces : iterator of bytes or memoryview
+            The compressed bytes up to the end of the file, in pieces of any length; each
+            need stay valid only until the next is asked for.
+        offset : int
+            Where in the file they begin, for the errors: those count compressed bytes.
+
+        Returns
+        -------
+        iterator of bytes or memoryview
+            The plain bytes, at most 4 MiB at a time, each piece valid until the next is
+            asked for.  It raises `TruncatedError` where the data end too soon,
+            `CorruptError` where they are damaged or garbage follows them, and
+            `UnsupportedError` where decoding would take too much memory.
+        """
+
+    @abstractmethod
+    def open_writer(
+        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
+    ) -> Writer:
+        """Start to compress.
+
+        Parameters
+        ----------
+        write : callable
+            Gets the compressed bytes, in order, called only from within the writer's
+            `write` and `close`.
+        threads : int
+            How many members to compress at a time; the output does not depend on it.
+        level : int, optional
+            One of `levels`.
+
+        Returns
+        -------
+        Writer
+            To be ended with `close` or `abort`.
+        """
+
+    def _level(self, level: int | None) -> int:
+        if level is None:
+            return self.default_level
+        if level not in self.levels:
+            raise ValueError(
+                f"{self.name} has levels {self.levels[0]} to {self.levels[-1]}, not {level}"
+            )
+        return level
+
+
+class Decompressor(Protocol):
+    """What the codec libraries agree on: decodes one member."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the member is complete, its checksum included."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether nothing more comes without more input."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Input that lies behind the member."""
+
+    def decompress(self, data: Bytes, /, max_length: int) -> bytes:
+        """Take input, give at most `max_length` bytes of output."""
+
+
+class Compressor(Protocol):
+    """What the codec libraries agree on: encodes one member."""
+
+    def compress(self, data: memoryview, /) -> bytes:
+        """Take input, give some output."""
+
+    def flush(self) -> bytes:
+        """Give the rest of the output."""
+
+
+class MemberCodec(Codec):
+    """A codec whose data are members, one after another, each complete in itself.
+
+    Attributes
+    ----------
+    noun : str
+        What the format calls a member, for messages.
+    member_length : int
+        Plain bytes that the writer puts into one.
+    """
+
+    noun: ClassVar[str]
+    member_length: ClassVar[int]
+
+    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
+        """Decompress a stream, lazily; see `Codec.open_reader`."""
+        source = ChunkCursor(pieces, offset)
+        while True:
+            yield from self._read_member(source)
+            zeros = _skip_zeros(source)
+            last = not source.window()
+            if not self._allows_padding(zeros, last=last):
+                raise self._garbage(source.tell() - zeros)
+            if last:
+                return
+
+    def open_writer(
+        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
+    ) -> Writer:
+        """Start to compress members in parallel; see `Codec.open_writer`."""
+        from savefmt.format.members import MemberWriter
+
+        checked = self._level(level)
+        return MemberWriter(
+            write,
+            lambda length: self._compressor(checked, length),
+            member_length=self.member_length,
+            threads=threads,
+        )
+
+    def _read_member(self, source: Cursor) -> Iterator[bytes]:
+        if not self.begins(source.peek(len(self.magic))):
+            raise self._garbage(source.tell())
+        self._skip_header(source)
+        decompressor = self._decompressor()
+        errors = self._errors()
+        while not decompressor.eof:
+            fed = source.window()[:SLICE_LENGTH]
+            if not fed:
+                raise TruncatedError(
+                    f"the file ends inside a {self.noun}, at compressed offset "
+                    f"{source.tell():#x}; it was cut short, so get a complete copy",
+                    offset=source.tell(),
+                )
+            # The slice is consumed only once it is used up, since the member may end
+            # within it and the next one begin.
+            unfed: Bytes = fed
+            while True:
+                try:
+                    piece = decompressor.decompress(unfed, PIECE_LENGTH)
+                except errors as error:
+                    raise self._failure(str(error), source.tell()) from error
+                if piece:
+                    yield piece
+                if decompressor.eof or decompressor.needs_input:
+                    break
+                unfed = b""
+            unused = len(decompressor.unused_data) if decompressor.eof else 0
+            source.advance(len(fed) - unused)
+
+    def _garbage(self, offset: int) -> CorruptError:
+        return CorruptError(
+            f"no {self.noun} begins at compressed offset {offset:#x}, "
+            "where the file must end or another one follow",
+            offset=offset,
+        )
+
+    def _failure(self, reason: str, offset: int) -> SavefmtError:
+        return CorruptError(
+            f"damaged {self.noun} near compressed offset {offset:#x}: {reason}", offset=offset
+        )
+
+    def _allows_padding(self, zeros: int, *, last: bool) -> bool:
+        """Tell whether so many zero bytes may follow a member, `last` at the end."""
+        return zeros == 0
+
+    def _skip_header(self, source: Cursor) -> None:
+        """Consume what the decompressor does not want to see."""
+
+    @abstractmethod
+    def _decompressor(self) -> Decompressor: ...
+
+    @abstractmethod
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """What the decompressor raises."""
+
+    @abstractmethod
+    def _compressor(self, level: int, length: int) -> Compressor: ...
+
+
+class GzipCodec(MemberCodec):
+    """gzip, RFC 1952, through ISA-L."""
+
+    name = "gzip"
+    libvirt_format = 1
+    magic = b"\x1f\x8b\x08"  # the third byte is the only method there is, deflate
+    levels = range(4)
+    default_level = 2
+    noun = "gzip member"
+    member_length = 4 << 20
+
+    _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
+    _LONGEST_TEXT = 64 << 10
+
+    def _allows_padding(self, zeros: int, *, last: bool) -> bool:
+        return zeros == 0 or last
+
+    def _skip_header(self, source: Cursor) -> None:
+        # By hand, because ISA-L 2.31 misreads optional fields that arrive in pieces.
+        start = source.tell()
+        what = f"the gzip header at compressed offset {start:#x}"
+        header = source.read(10, what)
+        flags = header[3]
+        if flags & self._RESERVED:
+            raise CorruptError(f"{what} has reserved flags {flags:#x}", offset=start)
+        if flags & self._EXTRA:
+            counted = source.read(2, what)
+            header += counted + source.read(int.from_bytes(counted, "little"), what)
+        for flag in (self._NAME, self._COMMENT):
+            if flags & flag:
+                text = bytearray(source.read(1, what))
+                while text[-1]:
+                    if len(text) > self._LONGEST_TEXT:
+                        raise CorruptError(f"{what} has an endless name", offset=start)
+                    text += source.read(1, what)
+                header += text
+        if flags & self._HEADER_CRC:
+            from zlib import crc32
+
+            if int.from_bytes(source.read(2, what), "little") != crc32(header) & 0xFFFF:
+                raise CorruptError(f"{what} has a wrong checksum", offset=start)
+
+    def _decompressor(self) -> Decompressor:
+        from isal import igzip_lib
+
+        decompressor: Decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP_NO_HDR_VER)
+        return decompressor
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        from isal import igzip_lib
+
+        return (cast(type[Exception], igzip_lib.IsalError),)  # its stub has an instance
+
+    def _compressor(self, level: int, length: int) -> Compressor:
+        from isal import isal_zlib
+
+        compressor: Compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)
+        return compressor
+
+
+class Bzip2Codec(MemberCodec):
+    """bzip2, through the standard library."""
+
+    name = "bzip2"
+    libvirt_format = 2
+    magic = b"BZh"
+    levels = range(1, 10)
+    default_level = 9
+    noun = "bzip2 stream"
+    # Four blocks of level 9.  One holds 899,981 bytes after runs are coded, which may
+    # add some: the slack keeps a fifth, tiny block away.
+    member_length = 4 * 899_000
+
+    def _decompressor(self) -> Decompressor:
+        from bz2 import BZ2Decompressor
+
+        return BZ2Decompressor()
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return (OSError, ValueError, RuntimeError)
+
+    def _compressor(self, level: int, length: int) -> Compressor:
+        from bz2 import BZ2Compressor
+
+        return BZ2Compressor(level)
+
+
+class XzCodec(MemberCodec):
+    """xz, through the standard library."""
+
+    name = "xz"
+    libvirt_format = 3
+    magic = b"\xfd7zXZ\0"
+    levels = range(10)
+    default_level = 3
+    noun = "xz stream"
+    member_length = 8 << 20
+
+    def _allows_padding(self, zeros: int, *, last: bool) -> bool:
+        return zeros % 4 == 0  # .xz file format 1.2.1, section 2.2
+
+    def _decompressor(self) -> Decompressor:
+        from lzma import FORMAT_XZ, LZMADecompressor
+
+        return LZMADecompressor(FORMAT_XZ, _XZ_MEMORY_LIMIT)
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        from lzma import LZMAError
+
+        return (LZMAError,)
+
+    def _failure(self, reason: str, offset: int) -> SavefmtError:
+        if "Memory usage limit" in reason:
+            return UnsupportedError(
+                f"the xz stream near compressed offset {offset:#x} needs more than "
+                f"{_XZ_MEMORY_LIMIT >> 20} MiB of memory to decode; "
+                "compress it anew with `xz -3`",
+                offset=offset,
+            )
+        return super()._failure(reason, offset)
+
+    def _compressor(self, level: int, length: int) -> Compressor:
+        from lzma import CHECK_CRC64, FORMAT_XZ, LZMACompressor
+
+        return LZMACompressor(FORMAT_XZ, CHECK_CRC64, level)
+
+
+class ZstdCodec(MemberCodec):
+    """zstd, RFC 8878, through the standard library or its backport."""
+
+    name = "zstd"
+    libvirt_format = 5
+    magic = b"\x28\xb5\x2f\xfd"
+    levels = range(1, 23)
+    default_level = 3
+    noun = "zstd frame"
+    member_length = 4 << 20
+
+    def begins(self, head: bytes) -> bool:
+        """Tell whether compressed data may begin like this, be it with a skippable frame."""
+        skippable = head[:1] != b"" and head[0] >> 4 == 5 and b"\x2a\x4d\x18".startswith(head[1:4])
+        return skippable or super().begins(head)
+
+    def _decompressor(self) -> Decompressor:
+        zstd = _zstd()
+        decompressor: Decompressor = zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+        )
+        return decompressor
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return (_zstd().ZstdError,)
+
+    def _failure(self, reason: str, offset: int) -> SavefmtError:
+        where = f"the zstd frame near compressed offset {offset:#x}"
+        if "too much memory" in reason:
+            return UnsupportedError(
+                f"{where} needs a window of more than {1 << _ZSTD_WINDOW_LOG >> 20} MiB "
+                "to decode; compress it anew without --ultra and --long",
+                offset=offset,
+            )
+        if "Dictionary mismatch" in reason:
+            return UnsupportedError(
+                f"{where} needs a dictionary, which neither libvirt nor savefmt can supply; "
+                "compress it anew without one",
+                offset=offset,
+            )
+        return super()._failure(reason, offset)
+
+    def _compressor(self, level: int, length: int) -> Compressor:
+        zstd = _zstd()
+        parameter = zstd.CompressionParameter
+        compressor = zstd.ZstdCompressor(
+            options={parameter.compression_level: level, parameter.checksum_flag: 1}
+        )
+        compressor.set_pledged_input_size(length)
+        opened: Compressor = compressor
+        return opened
+
+
+class LzopCodec(Codec):
+    """lzop: read by our own container reader, written by the program."""
+
+    name = "lzop"
+    libvirt_format = 4
+    magic = b"\x89LZO\0\r\n\x1a\n"
+    levels = range(1, 10)
+    default_level = 3
+
+    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
+        """Decompress a stream, lazily; see `Codec.open_reader`."""
+        from savefmt.format.lzop import read_parts
+
+        return read_parts(ChunkCursor(pieces, offset))
+
+    def open_writer(
+        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
+    ) -> Writer:
+        """Start to compress in a child process of one thread; see `Codec.open_writer`."""
+        from savefmt.format.lzop import LzopWriter
+
+        return LzopWriter(write, level=self._level(level))
+
+
+CODECS: dict[str, Codec] = {
+    codec.name: codec for codec in (GzipCodec(), Bzip2Codec(), XzCodec(), LzopCodec(), ZstdCodec())
+}
+"""Every codec known so far, by name; entry points join it on the first miss."""
+
+_plugins_loaded = False
+
+
+def find_codec(name: str) -> Codec:
+    """Look a codec up by name.
+
+    Parameters
+    ----------
+    name : str
+        As in `CODECS`.
+
+    Returns
+    -------
+    Codec
+        The one.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none, or if two codecs claim one name.
+    """
+    if name not in CODECS:
+        _load_plugins()
+    try:
+        return CODECS[name]
+    except KeyError:
+        known = ", ".join(sorted(CODECS))
+        raise UnsupportedError(f"no codec is called {name!r}; there are {known}") from None
+
+
+def codec_for_format(number: int) -> Codec:
+    """Look a codec up by the format number in libvirt's header.
+
+    Parameters
+    ----------
+    number : int
+        1 to 5, or what a plug-in adds.
+
+    Returns
+    -------
+    Codec
+        The one.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none, or if two codecs claim one name.
+    """
+    for attempt in range(2):
+        for codec in CODECS.values():
+            if codec.libvirt_format == number:
+                return codec
+        if attempt == 0:
+            _load_plugins()
+    raise UnsupportedError(f"compression format {number} is unknown to this release")
+
+
+def detect(head: bytes) -> str | None:
+    """Tell by its first bytes how a file is compressed.
+
+    Parameters
+    ----------
+    head : bytes
+        At least 16 of them, or all that the file has; best not those of an image that
+        is known to be plain, since a miss makes plug-ins load.
+
+    Returns
+    -------
+    str or None
+        Name of the codec; None means that none of them made this.
+    """
+    for attempt in range(2):
+        for codec in CODECS.values():
+            if len(head) >= len(codec.magic) and codec.begins(head):
+                return codec.name
+        if attempt == 0:
+            _load_plugins()
+    return None
+
+
+def _load_plugins() -> None:
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    from importlib.metadata import entry_points
+
+    table = dict(CODECS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        offered = entry.load()
+        _claim(table, offered() if isinstance(offered, type) else offered)
+    CODECS.update(table)  # all or none, so that a quarrel is reported each time alike
+    _plugins_loaded = True
+
+
+def _claim(table: dict[str, Codec], codec: Codec) -> None:
+    for other in table.values():
+        if codec.name == other.name or codec.libvirt_format == other.libvirt_format:
+            raise UnsupportedError(
+                f"codec {codec.name!r} of {type(codec).__module__} claims the name or the "
+                f"number of {other.name!r} of {type(other).__module__}; uninstall one of them"
+            )
+    table[codec.name] = codec
+
+
+def _skip_zeros(source: Cursor) -> int:
+    start = source.tell()
+    while window := source.window():
+        if window[0]:
+            break
+        zeros = len(window) - len(bytes(window).lstrip(b"\0"))
+        source.advance(zeros)
+    return source.tell() - start
+
+
+def _zstd() -> ModuleType:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd

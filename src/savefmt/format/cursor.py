@@ -1,0 +1,373 @@
+"""Sequential readers that know where they are and refuse to run past the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+from savefmt.errors import TruncatedError
+
+CHUNK_LENGTH = 64 << 10
+"""Bytes that a `FileCursor` fetches at a time."""
+
+_NOTHING = memoryview(b"")
+
+
+class Cursor(ABC):
+    """A place in the image from which one reads forwards.
+
+    Offsets are absolute in the file, or in the decompressed file where a codec lies
+    below.  Numbers are big-endian, as everything in a QEMU stream is (format.md 3).
+    Every reading method takes a `what` that names the item in the error message.
+
+    Parameters
+    ----------
+    offset : int
+        Where the first byte to read lies.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        # Unread bytes lie in `_rest`, then in `_ahead`: a peek across a border keeps
+        # a copy of the old piece's tail and the new piece itself, uncopied.
+        self._rest = _NOTHING
+        self._ahead = _NOTHING
+
+    @abstractmethod
+    def _pull(self) -> memoryview:
+        """Return the piece after all that is held, empty only at the end."""
+
+    def tell(self) -> int:
+        """Return the offset of the next byte.
+
+        Returns
+        -------
+        int
+            Absolute, in bytes.
+        """
+        return self._offset
+
+    def window(self) -> memoryview:
+        """Return the unread bytes at hand, after fetching more if there are none.
+
+        Returns
+        -------
+        memoryview
+            Empty only at the end.  Valid until the next call of any other method but
+            `tell` and `advance`.
+        """
+        if not self._rest:
+            self._rest, self._ahead = self._ahead, _NOTHING
+            if not self._rest:
+                self._rest = self._pull()
+        return self._rest
+
+    def advance(self, count: int) -> None:
+        """Consume the first `count` bytes of the window.
+
+        Parameters
+        ----------
+        count : int
+            At most the length of the window.
+
+        Raises
+        ------
+        ValueError
+            If the window is shorter: a bug of the caller, never the file's.
+        """
+        if not 0 <= count <= len(self._rest):
+            raise ValueError(f"cannot advance {count} bytes in a window of {len(self._rest)}")
+        self._rest = self._rest[count:]
+        self._offset += count
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes without consuming them.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+
+        Returns
+        -------
+        bytes
+            Fewer than `count` only at the end.
+        """
+        if count <= len(self._rest):
+            return bytes(self._rest[:count])
+        held = bytearray(self._rest)
+        piece = self._ahead
+        while len(held) + len(piece) < count:
+            held += piece  # a copy, because pulling may overwrite the piece
+            piece = self._pull()
+            if not piece:
+                break
+        self._rest, self._ahead = memoryview(bytes(held)), piece
+        return bytes(held) + bytes(piece[: count - len(held)])
+
+    def read(self, count: int, what: str = "") -> bytes:
+        """Consume exactly `count` bytes.
+
+        Callers cap `count` when it comes from the file: memory grows with the bytes
+        that are there, not with the bytes that are promised, but it does grow.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        bytes
+            Of length `count`.
+
+        Raises
+        ------
+        TruncatedError
+            If the file ends sooner; its offset is the end of the file.
+        """
+        if count <= len(self._rest):
+            data = bytes(self._rest[:count])
+            self.advance(count)
+            return data
+        gathered = bytearray()
+        while len(gathered) < count:
+            window = self.window()
+            if not window:
+                raise TruncatedError(_cut_short(what, count, len(gathered)), offset=self._offset)
+            taken = min(len(window), count - len(gathered))
+            gathered += window[:taken]
+            self.advance(taken)
+        return bytes(gathered)
+
+    def skip(self, count: int, what: str = "") -> None:
+        """Consume exactly `count` bytes unseen.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        what : str
+            The item, for the error message.
+
+        Raises
+        ------
+        TruncatedError
+            If the file ends sooner; its offset is the end of the file.
+        """
+        left = count
+        while left:
+            window = self.window()
+            if not window:
+                raise TruncatedError(_cut_short(what, count, count - left), offset=self._offset)
+            taken = min(len(window), left)
+            self.advance(taken)
+            left -= taken
+
+    def u8(self, what: str = "") -> int:
+        """Consume one byte.
+
+        Parameters
+        ----------
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        int
+            Its value.
+        """
+        return self.read(1, what)[0]
+
+    def u16(self, what: str = "") -> int:
+        """Consume a big-endian 16-bit number.
+
+        Parameters
+        ----------
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        int
+            Its value.
+        """
+        return int.from_bytes(self.read(2, what), "big")
+
+    def u32(self, what: str = "") -> int:
+        """Consume a big-endian 32-bit number.
+
+        Parameters
+        ----------
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        int
+            Its value.
+        """
+        return int.from_bytes(self.read(4, what), "big")
+
+    def u64(self, what: str = "") -> int:
+        """Consume a big-endian 64-bit number.
+
+        Parameters
+        ----------
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        int
+            Its value.
+        """
+        return int.from_bytes(self.read(8, what), "big")
+
+    def counted(self, what: str = "") -> bytes:
+        """Consume a counted string: one length byte, then that many bytes.
+
+        Parameters
+        ----------
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        bytes
+            The string without its length.
+        """
+        return self.read(self.u8(what), what)
+
+
+class FileCursor(Cursor):
+    """A cursor over a file that can be read anywhere.
+
+    Parameters
+    ----------
+    pread : callable
+        ``pread(length, offset)`` returns bytes of the file: fewer than asked where
+        the kernel pleases, none only at the end.
+    offset : int
+        Where to begin.
+    end : int
+        Where the file ends.
+    """
+
+    def __init__(self, pread: Callable[[int, int], bytes], offset: int, end: int) -> None:
+        super().__init__(offset)
+        self.pread = pread
+        self._end = end
+        self._fetched = offset
+
+    @property
+    def end(self) -> int:
+        """Where the file ends."""
+        return self._end
+
+    def _pull(self) -> memoryview:
+        length = min(CHUNK_LENGTH, self._end - self._fetched)
+        if length <= 0:
+            return _NOTHING
+        data = self.pread(length, self._fetched)
+        self._fetched += len(data)
+        return memoryview(data)
+
+    def seek(self, offset: int) -> None:
+        """Continue at another place.
+
+        Parameters
+        ----------
+        offset : int
+            Absolute; the end of the file itself is allowed.
+
+        Raises
+        ------
+        TruncatedError
+            If the file ends before that place.
+        ValueError
+            If `offset` is negative: a bug of the caller, never the file's.
+        """
+        if offset < 0:
+            raise ValueError(f"cannot seek to {offset}")
+        if offset > self._end:
+            raise TruncatedError(
+                f"the file ends before offset {offset:#x}, which its headers point to; "
+                "it was cut short, so get a complete copy",
+                offset=self._end,
+            )
+        ahead = offset - self._offset
+        if 0 <= ahead <= len(self._rest):
+            self.advance(ahead)
+        else:
+            self._rest = self._ahead = _NOTHING
+            self._offset = self._fetched = offset
+
+    def read(self, count: int, what: str = "") -> bytes:
+        """Consume exactly `count` bytes, allocating nothing when they cannot be there.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        what : str
+            The item, for the error message.
+
+        Returns
+        -------
+        bytes
+            Of length `count`.
+        """
+        self._require(count, what)
+        return super().read(count, what)
+
+    def skip(self, count: int, what: str = "") -> None:
+        """Consume exactly `count` bytes without reading them.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        what : str
+            The item, for the error message.
+        """
+        self._require(count, what)
+        self.seek(self._offset + count)
+
+    def _require(self, count: int, what: str) -> None:
+        if count < 0:
+            raise ValueError(f"cannot read {count} bytes")
+        there = max(self._end - self._offset, 0)
+        if count > there:
+            raise TruncatedError(_cut_short(what, count, there), offset=self._end)
+
+
+class ChunkCursor(Cursor):
+    """A cursor over successive pieces, such as a decoder hands out.
+
+    Parameters
+    ----------
+    chunks : iterator of bytes or memoryview
+        The pieces in order; each need stay valid only until the next is asked for.
+    offset : int
+        Offset of the first piece.
+    """
+
+    def __init__(self, chunks: Iterator[bytes | memoryview], offset: int) -> None:
+        super().__init__(offset)
+        self._chunks = chunks
+
+    def _pull(self) -> memoryview:
+        for chunk in self._chunks:
+            if chunk:
+                return memoryview(chunk)
+        return _NOTHING
+
+
+def _cut_short(what: str, wanted: int, there: int) -> str:
+    return (
+        f"the file ends inside {what or 'an item'}: {there} of {wanted} bytes are there; "
+        "it was cut short, so get a complete copy"
+    )

@@ -1,0 +1,315 @@
+"""The domain XML, read without trust: no DTD, no entities, bounded depth and width."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+from savefmt.errors import CorruptError
+
+MAX_DEPTH = 64
+"""Elements inside one another; libvirt's own documents stay below 10."""
+MAX_ATTRIBUTES = 256
+"""Attributes of one element."""
+MAX_ELEMENTS = 100_000
+"""Elements of one document."""
+
+# Scaled integers of libvirt's domain XML, in lower case (formatdomain, "memory").
+_UNITS: dict[str, int] = {"b": 1, "bytes": 1}
+for _power, _letter in enumerate("kmgtpe", 1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+
+# Children of <devices> that the guest cannot see.
+_HOST_ONLY = frozenset({"emulator", "graphics", "audio", "lease"})
+# A device's own attributes that the guest can see; `type` mostly names a host back end.
+_VISIBLE = ("device", "model", "bus", "index")
+_VISIBLE_TYPE = frozenset({"controller", "input", "hub"})
+# Attributes of <target> that hold a state, not a place.
+_STATES = frozenset({"tray", "state"})
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What the domain XML says about the guest; None where it says nothing legible.
+
+    Attributes
+    ----------
+    name, uuid : str or None
+        Identity.
+    type : str or None
+        Hypervisor, such as ``kvm`` or ``qemu``.
+    machine : str or None
+        Machine type, such as ``pc-q35-9.2``.
+    emulator : str or None
+        Path of the QEMU binary.  The image's author chose it: never run it unasked.
+    memory_kib : int or None
+        Memory at boot, in KiB.
+    """
+
+    name: str | None
+    uuid: str | None
+    type: str | None
+    machine: str | None
+    emulator: str | None
+    memory_kib: int | None
+
+
+@dataclass(slots=True)
+class _Element:
+    path: tuple[str, ...]
+    attributes: dict[str, str]
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+@dataclass(slots=True)
+class _Device:
+    label: str
+    facts: dict[str, str]
+
+
+def parse_domain(xml: bytes, *, at: int = 0) -> Domain:
+    """Read the few facts that identify a guest.
+
+    Parameters
+    ----------
+    xml : bytes
+        The document, UTF-8, without the NUL that ends it in an image.
+    at : int
+        Offset of the document in the file, added to the offset of every error.
+
+    Returns
+    -------
+    Domain
+        First occurrences win.
+
+    Raises
+    ------
+    CorruptError
+        If the document is not well-formed, not plain, or no domain.
+    """
+    return _domain(_elements(xml, "domain", at, deepest=3))
+
+
+def check_document(xml: bytes, root: str, *, at: int = 0) -> None:
+    """Refuse a document that is not well-formed, not plain, or of another kind.
+
+    Parameters
+    ----------
+    xml : bytes
+        The document, UTF-8, without the NUL that ends it in an image.
+    root : str
+        Name that the outermost element must have: ``domain`` or ``cookie``.
+    at : int
+        Offset of the document in the file, added to the offset of every error.
+
+    Raises
+    ------
+    CorruptError
+        With the offset of the first offence.
+    """
+    _elements(xml, root, at, deepest=0)
+
+
+def running_abi_changes(old: bytes, new: bytes) -> list[str]:
+    """Tell what a new domain XML changes that the saved guest could notice.
+
+    libvirt refuses these edits of a save image (format.md 2.11): name, UUID, memory,
+    vCPUs, architecture and machine type, and every device that the guest sees.
+
+    Parameters
+    ----------
+    old, new : bytes
+        Two domain documents, each without its NUL.
+
+    Returns
+    -------
+    list of str
+        One clause per change, empty if libvirt has no reason to refuse.
+
+    Raises
+    ------
+    CorruptError
+        If one of the documents is not well-formed, not plain, or no domain.
+    """
+    before = _elements(old, "domain", 0, deepest=4)
+    after = _elements(new, "domain", 0, deepest=4)
+    changes = list(_compare("", _guest_facts(before), _guest_facts(after)))
+
+    old_devices = {device.label: device.facts for device in _devices(before)}
+    new_devices = {device.label: device.facts for device in _devices(after)}
+    changes += [f"{label} is removed" for label in old_devices if label not in new_devices]
+    changes += [f"{label} is added" for label in new_devices if label not in old_devices]
+    for label, facts in old_devices.items():
+        if label in new_devices:
+            changes += _compare(f"{label}: ", facts, new_devices[label])
+    return changes
+
+
+def _elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[_Element]:
+    # Returns the elements of the outer `deepest` levels in document order.  The encoding
+    # is fixed here to keep the document from naming one of Python's codecs.
+    parser = expat.ParserCreate("UTF-8")
+    parser.buffer_text = True
+    kept: list[_Element] = []
+    opened: list[_Element | None] = []
+    count = 0
+
+    def refuse(problem: str) -> CorruptError:
+        return CorruptError(
+            f"the {root} XML {problem}; libvirt never writes that, so replace the document",
+            offset=at + parser.CurrentByteIndex,
+        )
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal count
+        count += 1
+        if not opened and name != root:
+            raise refuse(f"begins with <{name[:40]}> instead of <{root}>")
+        if len(opened) == MAX_DEPTH:
+            raise refuse(f"nests deeper than {MAX_DEPTH} elements")
+        if len(attributes) > MAX_ATTRIBUTES:
+            raise refuse(f"has more than {MAX_ATTRIBUTES} attributes in one element")
+        if count > MAX_ELEMENTS:
+            raise refuse(f"has more than {MAX_ELEMENTS} elements")
+        element = None
+        if len(opened) < deepest:
+            parent = opened[-1].path if opened and opened[-1] else ()
+            element = _Element((*parent, name), attributes)
+            kept.append(element)
+        opened.append(element)
+
+    def text(data: str) -> None:
+        if opened and (element := opened[-1]):
+            element.pieces.append(data)
+
+    def end(_name: str) -> None:
+        opened.pop()
+
+    def doctype(*_declaration: object) -> None:
+        raise refuse("declares a document type, which could hide entities")
+
+    parser.StartElementHandler = start
+    parser.CharacterDataHandler = text
+    parser.EndElementHandler = end
+    parser.StartDoctypeDeclHandler = doctype
+    try:
+        parser.Parse(xml, True)
+    except expat.ExpatError as error:
+        raise CorruptError(
+            f"the {root} XML is not well-formed: {expat.ErrorString(error.code)} in line "
+            f"{error.lineno}; replace the document",
+            offset=at + max(parser.ErrorByteIndex, 0),  # -1 for an empty document
+        ) from error
+    return kept
+
+
+def _domain(elements: list[_Element]) -> Domain:
+    def first(*path: str) -> _Element | None:
+        whole = ("domain", *path)
+        return next((element for element in elements if element.path == whole), None)
+
+    def words(element: _Element | None) -> str | None:
+        return (element.text.strip() or None) if element else None
+
+    name, os_type = first("name"), first("os", "type")
+    return Domain(
+        name=name.text if name else None,  # libvirt keeps blanks in a name
+        uuid=words(first("uuid")),
+        type=elements[0].attributes.get("type"),
+        machine=os_type.attributes.get("machine") if os_type else None,
+        emulator=words(first("devices", "emulator")),
+        memory_kib=_kibibytes(first("memory")),
+    )
+
+
+def _kibibytes(element: _Element | None) -> int | None:
+    if element is None:
+        return None
+    number = element.text.strip()
+    unit = _UNITS.get(element.attributes.get("unit", "KiB").lower())
+    if unit is None or not re.fullmatch(r"[0-9]{1,20}", number):
+        return None
+    return -(-int(number) * unit // 1024)  # rounded up, as libvirt does
+
+
+def _guest_facts(elements: list[_Element]) -> dict[str, str]:
+    domain = _domain(elements)
+    facts = {
+        "name": domain.name or "",
+        "UUID": (domain.uuid or "").replace("-", "").lower(),
+        "memory in KiB": str(domain.memory_kib or ""),
+        "machine type": domain.machine or "",
+    }
+    for element in reversed(elements):  # so that the first occurrence wins
+        if element.path == ("domain", "vcpu"):
+            facts["vCPU count"] = element.text.strip()
+            facts["vCPUs online"] = element.attributes.get("current", element.text.strip())
+        elif element.path == ("domain", "os", "type"):
+            facts["architecture"] = element.attributes.get("arch", "")
+    return facts
+
+
+def _devices(elements: list[_Element]) -> Iterator[_Device]:
+    # What the guest sees of each device, under a label that occurs once.
+    seen: dict[str, int] = {}
+    for device, children in _device_elements(elements):
+        kind = device.path[-1]
+        own = (*_VISIBLE, "type") if kind in _VISIBLE_TYPE else _VISIBLE
+        facts = {key: _plain(device.attributes[key]) for key in own if key in device.attributes}
+        for child in children:
+            tag = child.path[-1]
+            for key, value in child.attributes.items():
+                if _visible(kind, tag, key):
+                    facts.setdefault(f"{tag} {key}", _plain(value))
+        names = (
+            facts.get("target dev") or facts.get("target name") or facts.get("mac address"),
+            facts.get("type"),
+            facts.get("index"),
+        )
+        label = " ".join((kind, *filter(None, names)))
+        seen[label] = seen.get(label, 0) + 1
+        yield _Device(label if seen[label] == 1 else f"{label} #{seen[label]}", facts)
+
+
+def _device_elements(elements: list[_Element]) -> Iterator[tuple[_Element, list[_Element]]]:
+    device: _Element | None = None
+    children: list[_Element] = []
+    for element in elements:
+        if element.path[:2] != ("domain", "devices") or len(element.path) < 3:
+            continue
+        if len(element.path) == 4:
+            children.append(element)
+            continue
+        if device and device.path[-1] not in _HOST_ONLY:
+            yield device, children
+        device, children = element, []
+    if device and device.path[-1] not in _HOST_ONLY:
+        yield device, children
+
+
+def _visible(kind: str, tag: str, key: str) -> bool:
+    if tag == "target":  # a network interface's target is the host's tap device
+        return kind != "interface" and key not in _STATES
+    if tag == "model":
+        return key in {"type", "name"}
+    return tag == "address" or (tag, key) == ("mac", "address")
+
+
+def _plain(value: str) -> str:
+    # Numbers in one spelling, so that 0x04 equals 0x4.
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", value):
+        return hex(int(value, 16))
+    return value
+
+
+def _compare(prefix: str, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
+    for key in old | new:
+        before, after = old.get(key, ""), new.get(key, "")
+        if before != after:
+            yield f"{prefix}{key} changes from {before or 'nothing'} to {after or 'nothing'}"

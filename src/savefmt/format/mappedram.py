@@ -1,0 +1,304 @@
+"""Where a mapped-ram image keeps its bitmaps and pages (format.md 5)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from struct import Struct
+from typing import ClassVar, Literal, Protocol
+
+from savefmt.errors import CorruptError, TruncatedError, UnsupportedError
+
+PAGES_ALIGN = 1 << 20
+"""What QEMU aligns page areas to in the file, for direct I/O (format.md 5.2)."""
+
+MIN_PAGE_SIZE = 1 << 10
+MAX_PAGE_SIZE = 1 << 16
+
+ByteOrder = Literal["little", "big"]
+
+_PROBES = 256
+"""Pages that `guess_bitmap_order` looks at, at most, for either order."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedRamHeader:
+    """Where one RAMBlock keeps its page bitmap and its pages (format.md 5.2).
+
+    Both offsets are absolute in the file, and zero for an ignored block.
+    """
+
+    page_size: int
+    bitmap_offset: int
+    pages_offset: int
+
+    WIRE: ClassVar[Struct] = Struct(">IQQQ")
+    VERSION: ClassVar[int] = 1
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview, *, at: int) -> MappedRamHeader:
+        """Read the header at the start of `data`.
+
+        Parameters
+        ----------
+        data : bytes or memoryview
+            At least 28 bytes.
+        at : int
+            Where they lie in the file.
+
+        Returns
+        -------
+        MappedRamHeader
+            One that QEMU would load; 1 MiB alignment is no condition.
+        """
+        if len(data) < cls.WIRE.size:
+            raise TruncatedError("mapped-ram header cut short", offset=at + len(data))
+        version, page_size, bitmap_offset, pages_offset = cls.WIRE.unpack_from(data)
+        if version != cls.VERSION:
+            raise UnsupportedError(f"mapped-ram header version {version}", offset=at)
+        if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE or page_size.bit_count() != 1:
+            raise CorruptError(f"pages of {page_size} bytes", offset=at + 4)
+        if (bitmap_offset == 0) != (pages_offset == 0):
+            raise CorruptError("a bitmap without pages, or pages without a bitmap", offset=at + 12)
+        if pages_offset % page_size:
+            message = f"pages at {pages_offset:#x}, which is no page boundary"
+            raise CorruptError(message, offset=at + 20)
+        return cls(page_size, bitmap_offset, pages_offset)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the block is listed but kept elsewhere (format.md 5.6)."""
+        return self.pages_offset == 0
+
+    def pack(self) -> bytes:
+        """Return the bytes that `parse` accepts."""
+        return self.WIRE.pack(self.VERSION, *astuple(self))
+
+
+HEADER_LENGTH = MappedRamHeader.WIRE.size
+
+
+class Placeable(Protocol):
+    """What `plan` needs to know about a RAMBlock."""
+
+    @property
+    def name(self) -> bytes:
+        """The idstr as on the wire."""
+
+    @property
+    def used_length(self) -> int:
+        """Bytes."""
+
+    @property
+    def guest_address(self) -> int | None:
+        """None where the stream does not tell guest addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the parts of one block go in a file; all offsets are absolute."""
+
+    entry_offset: int
+    header_offset: int
+    bitmap_offset: int
+    pages_offset: int
+    next_offset: int
+    page_size: int
+
+    @property
+    def header(self) -> MappedRamHeader:
+        """The header that says so."""
+        return MappedRamHeader(self.page_size, self.bitmap_offset, self.pages_offset)
+
+
+def bitmap_length(page_count: int) -> int:
+    """Return the bytes that a bitmap takes: whole 64-bit words, as 64-bit hosts write."""
+    return 8 * -(-page_count // 64)
+
+
+def entry_length(block: Placeable) -> int:
+    """Return the bytes that a block's list entry takes before any header (format.md 4.2)."""
+    return 1 + len(block.name) + 8 + (0 if block.guest_address is None else 8)
+
+
+def plan(
+    blocks: Iterable[Placeable], at: int, page_size: int, *, align: int = PAGES_ALIGN
+) -> tuple[Placement, ...]:
+    """Place blocks as QEMU does (format.md 5.2).
+
+    Parameters
+    ----------
+    blocks : iterable of Placeable
+        In the order of the list.
+    at : int
+        Where the first entry stands in the file: behind the MEM_SIZE word.
+    page_size : int
+        Target page size.
+    align : int
+        What page areas are aligned to.
+
+    Returns
+    -------
+    tuple of Placement
+        One per block; the stream goes on at the last one's `next_offset`.
+    """
+    placements = []
+    for block in blocks:
+        header = at + entry_length(block)
+        bitmap = header + HEADER_LENGTH
+        bitmap_end = bitmap + bitmap_length(block.used_length // page_size)
+        pages = -(-bitmap_end // align) * align
+        placements.append(
+            Placement(at, header, bitmap, pages, pages + block.used_length, page_size)
+        )
+        at = placements[-1].next_offset
+    return tuple(placements)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of the file that `what` claims."""
+
+    what: str
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Behind the last byte."""
+        return self.offset + self.length
+
+
+def check_regions(regions: Iterable[Region], *, start: int, end: int | None = None) -> None:
+    """Refuse regions that overlap or leave their place.
+
+    Parameters
+    ----------
+    regions : iterable of Region
+        In any order.
+    start : int
+        Nothing may lie before.
+    end : int, optional
+        Length of the file.
+
+    Raises
+    ------
+    CorruptError
+        If two overlap, or one begins before `start`.
+    TruncatedError
+        If one ends behind `end`.
+    """
+    ordered = sorted(regions, key=lambda region: (region.offset, region.end))
+    for region in ordered:
+        if region.offset < start:
+            message = f"the {region.what} would lie at {region.offset:#x}, before the block list"
+            raise CorruptError(message, offset=start)
+        if end is not None and region.end > end:
+            message = f"the {region.what} would end at {region.end:#x}, behind the file's end"
+            raise TruncatedError(message, offset=end)
+    for one, other in pairwise(ordered):
+        if one.end > other.offset:
+            message = f"the {one.what} overlaps the {other.what}"
+            raise CorruptError(message, offset=other.offset)
+
+
+def decode_bitmap(raw: bytes, page_count: int, order: ByteOrder = "little") -> bytes:
+    """Bring a bitmap into canonical form: page *k* is bit ``k % 8`` of byte ``k // 8``.
+
+    Parameters
+    ----------
+    raw : bytes
+        As in the file, `bitmap_length` bytes.
+    page_count : int
+        Pages of the block.
+    order : {"little", "big"}
+        Byte order of the host that wrote it (format.md 5.3).
+
+    Returns
+    -------
+    bytes
+        Of the same length, bits past the last page cleared: QEMU ignores them.
+    """
+    canonical = _reorder(raw, order)
+    if stray_count(canonical, page_count) == 0:
+        return canonical
+    whole, rest = divmod(page_count, 8)
+    kept = canonical[:whole]
+    if rest:
+        kept += bytes([canonical[whole] & ((1 << rest) - 1)])
+    return kept.ljust(len(raw), b"\0")
+
+
+def encode_bitmap(canonical: bytes, order: ByteOrder = "little") -> bytes:
+    """Return a canonical bitmap as a host of that byte order writes it."""
+    return _reorder(canonical, order)
+
+
+def stray_count(canonical: bytes, page_count: int) -> int:
+    """Count the bits past the last page of a canonical bitmap; QEMU writes none."""
+    whole, rest = divmod(page_count, 8)
+    return (int.from_bytes(canonical[whole:], "little") >> rest).bit_count()
+
+
+def page_is_set(canonical: bytes, page: int) -> bool:
+    """Whether a canonical bitmap has that page."""
+    return bool(canonical[page >> 3] >> (page & 7) & 1)
+
+
+def guess_bitmap_order(
+    raw: bytes, page_count: int, has_data: Callable[[int], bool] | None = None
+) -> ByteOrder | None:
+    """Guess the byte order of the host that wrote a bitmap (format.md 5.3).
+
+    Parameters
+    ----------
+    raw : bytes
+        As in the file.
+    page_count : int
+        Pages of the block.
+    has_data : callable, optional
+        Whether the file holds data, other than zeros or a hole, for that page.
+
+    Returns
+    -------
+    {"little", "big"} or None
+        None where both orders suit equally well; another block may tell.
+    """
+    little, big = _reorder(raw, "little"), _reorder(raw, "big")
+    if little == big:
+        return None
+    strays = stray_count(little, page_count), stray_count(big, page_count)
+    if (strays[0] == 0) != (strays[1] == 0):
+        return "little" if strays[0] == 0 else "big"
+    if has_data is None:
+        return None
+    # Stale pages have data under a clear bit, so only set bits bear witness.
+    shares = []
+    for one, other in ((little, big), (big, little)):
+        probes = _only_in(one, other, page_count)
+        shares.append(sum(map(has_data, probes)) / max(len(probes), 1))
+    if shares[0] == shares[1]:
+        return None
+    return "little" if shares[0] > shares[1] else "big"
+
+
+def _only_in(one: bytes, other: bytes, page_count: int) -> list[int]:
+    pages: list[int] = []
+    for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+        if only := mine & ~theirs:
+            pages += (8 * index + bit for bit in range(8) if only >> bit & 1)
+            if len(pages) >= _PROBES:
+                break
+    return [page for page in pages if page < page_count][:_PROBES]
+
+
+def _reorder(bitmap: bytes, order: ByteOrder) -> bytes:
+    if len(bitmap) % 8:
+        raise ValueError(f"a bitmap of {len(bitmap)} bytes is no array of 64-bit words")
+    if order == "little":
+        return bytes(bitmap)
+    words = array("Q", bitmap)
+    words.byteswap()
+    return words.tobytes()

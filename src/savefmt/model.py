@@ -1,0 +1,314 @@
+"""The frozen values that pass between the layers."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+StrPath = str | os.PathLike[str]
+
+
+class Layout(enum.StrEnum):
+    """How the stream keeps its pages."""
+
+    SEQUENTIAL = "sequential"
+    MAPPED_RAM = "mapped-ram"
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is, best first."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class CheckLevel(enum.StrEnum):
+    """How much `check` reads."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class IOOptions:
+    """How the engine reads and writes; zero and None mean "choose".
+
+    Parameters
+    ----------
+    threads : int
+        Worker threads.
+    direct : bool or None
+        Bypass the page cache; a file system's refusal is no failure.
+    window : int
+        Bytes moved at a time by one thread, a power of two.
+    """
+
+    threads: int = 0
+    direct: bool | None = None
+    window: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threads <= 64:
+            raise ValueError(f"threads must be 0 to 64, not {self.threads}")
+        if not (64 << 10) <= self.window <= (64 << 20) or self.window.bit_count() != 1:
+            raise ValueError(f"window must be a power of 2 from 64 KiB to 64 MiB, not {self.window}")
+
+    @property
+    def worker_count(self) -> int:
+        """Threads to start: as asked, else one per usable core, at most 8."""
+        return self.threads or min(len(os.sched_getaffinity(0)), 8)
+
+
+@dataclass(frozen=True, slots=True)
+class RamBlock:
+    """One RAMBlock of the guest, as the stream lists it.
+
+    `present` counts the pages whose content the image holds, `zero` those known
+    to be zero; both are None where only a full read could tell.
+    """
+
+    idstr: str
+    used_length: int
+    page_size: int
+    present: int | None = None
+    zero: int | None = None
+    ignored: bool = False
+    guest_address: int | None = None
+
+    @property
+    def page_count(self) -> int:
+        """Target pages in the block."""
+        return self.used_length // self.page_size
+
+
+@dataclass(frozen=True, slots=True)
+class PageRun:
+    """Neighbouring pages of one block: `first`, and how many."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A device section: `offset` and `length` frame its payload in the stream.
+
+    `offset` counts from the start of the (decompressed) file; both are None where
+    the section is known from the vmdescription only.
+    """
+
+    idstr: str
+    instance_id: int
+    version: int | None = None
+    section_id: int | None = None
+    offset: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One remark of `check`: `code` is stable, `advice` says what to do."""
+
+    code: str
+    severity: Severity
+    message: str
+    offset: int | None = None
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of work done so far out of `total`, which is 0 where unknown."""
+
+    done: int
+    total: int
+    phase: str = ""
+
+
+OnProgress = Callable[[Progress], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeSummary:
+    """The libvirt header in words."""
+
+    version: int
+    byte_order: str
+    data_length: int
+    xml_length: int
+    cookie_length: int
+    was_running: bool
+    format: int
+    format_name: str
+    features: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSummary:
+    """What `probe` learns from the headers alone.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    state : str
+        ``finished``, ``incomplete`` (libvirt's "Part" magic) or ``bare`` (no envelope).
+    envelope : EnvelopeSummary or None
+        None for a bare stream.
+    mislabelled : bool
+        The envelope says sparse and the stream is sequential, or the reverse.
+    domain_name, domain_uuid, domain_type : str or None
+        From the domain XML.
+    saved : float or None
+        When the file was last written, seconds since the epoch.
+    layout, codec, machine, capabilities, uuid, page_size
+        From the stream's header and configuration section.
+    stream_offset : int
+        Where the (perhaps compressed) stream begins in the file.
+    blocks : tuple of RamBlock
+        In file order.
+    sections : tuple of Section or None
+        Device sections; None where only a full read could tell.
+    logical_length, disk_length : int
+        Bytes as `stat` counts them, and bytes allocated on disk.
+    """
+
+    path: str
+    state: str
+    envelope: EnvelopeSummary | None
+    mislabelled: bool
+    domain_name: str | None
+    domain_uuid: str | None
+    domain_type: str | None
+    saved: float | None
+    layout: Layout
+    codec: str
+    machine: str
+    capabilities: tuple[str, ...]
+    uuid: str | None
+    page_size: int
+    stream_offset: int
+    blocks: tuple[RamBlock, ...]
+    sections: tuple[Section, ...] | None
+    logical_length: int
+    disk_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found; `summary` is None where not even the head could be read."""
+
+    path: str
+    level: CheckLevel
+    findings: tuple[Finding, ...]
+    summary: ImageSummary | None = None
+
+    @property
+    def worst(self) -> Severity | None:
+        """The gravest severity, None without findings."""
+        order = list(Severity)
+        return max((f.severity for f in self.findings), key=order.index, default=None)
+
+    @property
+    def ok(self) -> bool:
+        """No finding above a note."""
+        return self.worst in (None, Severity.NOTE)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What `convert` did: lengths in bytes, counts in pages.
+
+    `changes` lists, in words, everything but the layout that differs from the
+    source; `digest` is set when the result was verified.
+    """
+
+    source: str
+    target: str
+    source_layout: Layout
+    target_layout: Layout
+    source_codec: str
+    target_codec: str
+    version: int | None
+    data_pages: int | None
+    source_length: int
+    target_length: int
+    target_disk_length: int
+    seconds: float
+    changes: tuple[str, ...] = ()
+    digest: str | None = None
+    direct: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDifference:
+    """Pages of one block that differ, as runs; a missing block has no runs.
+
+    `reason` is ``content``, ``length``, ``only-left`` or ``only-right``.
+    """
+
+    idstr: str
+    reason: str
+    page_count: int
+    runs: tuple[PageRun, ...]
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SectionDifference:
+    """A device section that differs; `reason` as in `BlockDifference`."""
+
+    idstr: str
+    instance_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Outcome of `compare`; empty tuples mean the same guest."""
+
+    left: str
+    right: str
+    blocks: tuple[BlockDifference, ...]
+    sections: tuple[SectionDifference, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Same memory and same devices."""
+        return not self.blocks and not self.sections
+
+
+@dataclass(frozen=True, slots=True)
+class MapExtent:
+    """A stretch of one RAM block: `start` and `length` in bytes inside the block.
+
+    `kind` is ``data``, ``zero`` or ``absent`` (never sent); `offset` is where the
+    content lies in the file, None for zeros and for compressed images.  Sequential
+    pages are not adjacent in the file: page *i* of the extent lies at
+    ``offset + i * stride``.
+    """
+
+    block: str
+    start: int
+    length: int
+    kind: str
+    offset: int | None
+    stride: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EditReport:
+    """What `edit.set_xml` did; `moved` when the stream had to make room.
+
+    `changes` lists, in words, what now differs in the header and the XML.
+    """
+
+    path: str
+    changed: bool
+    moved: bool = False
+    changes: tuple[str, ...] = ()
