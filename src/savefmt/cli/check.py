@@ -1,0 +1,80 @@
+"""``savefmt check``: whether images are sound."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import savefmt
+from savefmt.cli import render
+from savefmt.cli.codes import ExitCode, worst
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    io_options,
+    output_options,
+)
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
+from savefmt.model import CheckLevel, CheckReport, Severity
+
+_EPILOG = """\
+exit codes: 0 sound, 1 could not finish, 2 damaged, 3 usable with findings,
+            63 not a save image, 64 wrong usage; of several images the worst counts
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "check",
+        help="tell whether images are sound",
+        description="Check each image against the rules of its format.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--full", action="store_true", help="read every page, too")
+    output_options(parser)
+    io_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Check every image; a bad one never hides the next."""
+    level = CheckLevel.FULL if args.full else CheckLevel.QUICK
+    codes: list[ExitCode] = []
+    documents: list[dict[str, Any]] = []
+    for path in args.images:
+        try:
+            with ui.progress(path) as progress:
+                report = savefmt.check(path, level=level, io=io_of(args), progress=progress)
+        except (SavefmtError, OSError) as error:
+            if is_broken_pipe(error):
+                raise
+            ui.complain(error, path)
+            codes.append(_code_of_error(error))
+            documents.append({"path": path, "error": render.error_fields(error, path)})
+            continue
+        codes.append(_code_of_report(report))
+        if ui.json:
+            documents.append(render.fields(report))
+        elif not (ui.quiet and report.ok):
+            ui.say(render.check_lines(report, verbose=ui.verbosity > 0, color=ui.color))
+    if ui.json:
+        ui.document(reports=documents)
+    return worst(codes)
+
+
+def _code_of_report(report: CheckReport) -> ExitCode:
+    if report.ok:
+        return ExitCode.GOOD
+    return ExitCode.DAMAGED if report.worst is Severity.ERROR else ExitCode.FINDINGS
+
+
+def _code_of_error(error: SavefmtError | OSError) -> ExitCode:
+    if isinstance(error, NotASaveImageError):
+        return ExitCode.NOT_AN_IMAGE
+    return ExitCode.DAMAGED if isinstance(error, FormatError) else ExitCode.FAILED

@@ -1,0 +1,46 @@
+"""``savefmt completion``: scripts that complete commands, options and file names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import Commands, common_options
+from savefmt.cli.ui import Ui
+
+SHELLS = ("bash", "zsh", "fish")
+
+_EPILOG = """\
+to use it:
+  bash   savefmt completion bash >~/.local/share/bash-completion/completions/savefmt
+  zsh    savefmt completion zsh >_savefmt, in a folder of $fpath
+  fish   savefmt completion fish >~/.config/fish/completions/savefmt.fish
+
+needs: pip install 'savefmt[completion]'
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "completion", help="print a completion script for a shell", epilog=_EPILOG
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Let shtab write the script from the parser itself."""
+    # Coloured help (Python 3.14) would put escape codes into the script.
+    os.environ["NO_COLOR"] = "1"
+    try:
+        import shtab
+    except ImportError:
+        ui.remark("completion scripts need: pip install 'savefmt[completion]'")
+        return ExitCode.FAILED
+    from savefmt.cli.main import build_parser
+
+    print(shtab.complete(build_parser(), args.shell))
+    return ExitCode.GOOD

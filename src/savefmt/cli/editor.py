@@ -1,0 +1,66 @@
+"""The round trip through the user's editor, apart because only one command pays for it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def write_draft(text: bytes) -> Path:
+    """Put text into a file that only the user may read.
+
+    Parameters
+    ----------
+    text : bytes
+        What to edit.
+
+    Returns
+    -------
+    Path
+        The file, which the caller removes.
+    """
+    with tempfile.NamedTemporaryFile(prefix="savefmt-", suffix=".xml", delete=False) as file:
+        file.write(text)
+        return Path(file.name)
+
+
+def run(draft: Path) -> int:
+    """Run ``$VISUAL``, else ``$EDITOR``, else vi.
+
+    Parameters
+    ----------
+    draft : Path
+        The file to edit.
+
+    Returns
+    -------
+    int
+        The editor's exit code.
+
+    Raises
+    ------
+    OSError
+        There is no such program.
+    """
+    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    return subprocess.run([*command, str(draft)], check=False).returncode
+
+
+def ask_again() -> bool:
+    """Ask whether to edit once more; nobody at the terminal means no.
+
+    Returns
+    -------
+    bool
+        Whether the user said yes.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    try:
+        return input("Edit again? [y/n] ").strip().lower().startswith("y")
+    except EOFError:
+        return False

@@ -1,0 +1,179 @@
+"""`main()`: build the parser, run one command, turn what happens into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import savefmt
+from savefmt.cli import check, compare, completion, convert, info, mapping, xml
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import Parser, common_options
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import SavefmtError
+
+_EPILOG = """\
+exit codes (see also the end of each command's help):
+  0 good; 1 failed; 64 wrong usage; 70 a bug in savefmt; 130 Ctrl-C; 143 SIGTERM
+  check: 2 damaged, 3 usable with findings, 63 not a save image
+  compare: 1 different, 2 failed
+
+examples:
+  savefmt info guest.save
+  savefmt check --full guest.save
+  savefmt convert guest.save guest.sparse -O sparse --verify
+  savefmt compare guest.save guest.sparse
+"""
+
+
+class Terminated(BaseException):
+    """A signal asked us to end; no ``except Exception`` may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, which completion and the docs use, too.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        With ``run`` and ``failed`` set for each command.
+    """
+    parser = Parser(
+        prog="savefmt",
+        description="Read, check, convert and compare the save images of libvirt and QEMU guests.",
+        epilog=_EPILOG,
+        leaf=False,
+    )
+    common_options(parser, top=True)
+    parser.add_argument("--version", action="version", version=f"savefmt {savefmt.__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    for module in (info, check, convert, compare, mapping, xml, completion):
+        module.add(commands)
+    _add_help(commands, parser)
+    return parser
+
+
+def _add_help(commands: argparse._SubParsersAction[Parser], parser: Parser) -> None:
+    command = commands.add_parser("help", help="explain a command")
+    command.add_argument("topic", nargs="?", metavar="COMMAND")
+
+    def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+        parser.parse_args([*([args.topic] if args.topic else []), "--help"])
+        return ExitCode.GOOD
+
+    common_options(command)
+    command.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    # File names need not be valid text; they leave as the bytes they came as.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    try:
+        with _ended_by_signals():
+            code = _run(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+    except Terminated as end:
+        return 128 + end.number
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            print("savefmt: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return ExitCode.BROKEN_PIPE
+    except OSError as error:
+        # Only the flush above gets here: a full disk behind a redirection.
+        _silence_stdout()
+        print(f"savefmt: standard output: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.GOOD
+    ui = Ui(args)
+    failed: ExitCode = args.failed
+    try:
+        return int(args.run(args, ui))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.GOOD
+    except (SavefmtError, OSError) as error:
+        if is_broken_pipe(error):
+            raise BrokenPipeError from error
+        ui.complain(error)
+        return failed
+    except MemoryError:
+        print("savefmt: out of memory", file=sys.stderr)
+        return failed
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("savefmt: this is a bug in savefmt; please report the lines above", file=sys.stderr)
+        return ExitCode.INTERNAL
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, so that half-made files get removed."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        # A second one must not cut the clean-up short.
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated(number)
+
+    old = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # nohup ignores SIGHUP, and a test runner may have its own handler.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                old[number] = signal.signal(number, end)
+    except ValueError:  # not in the main thread: then no signals
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter's last flush from complaining about the same thing again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def entry() -> NoReturn:
+    """Be the console script."""
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""The argument parser: our manners, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from savefmt.cli.codes import ExitCode
+from savefmt.model import IOOptions
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+# What shtab reads to complete an argument as a file name.
+COMPLETE_FILE = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "tcsh": "f",
+    "fish": "__fish_complete_path",
+}
+
+Commands = Any  # argparse keeps the type of what add_subparsers() returns to itself
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes options anywhere and ends usage errors with 64."""
+
+    def __init__(self, *args: Any, leaf: bool = True, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        self.leaf = leaf
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is, without the wall of usage."""
+        self.exit(ExitCode.USAGE, f"savefmt: {message} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Print help so that a full disk or a closed pipe is noticed; argparse hides them."""
+        out = file or sys.stderr
+        if message and out is not None:
+            out.write(message)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse like GNU tools: ``convert a -O zstd b`` has two file names.
+
+        Plain argparse fills an optional or repeated positional from the first
+        unbroken stretch of names and calls the later ones unrecognised.
+        """
+        if self.leaf and args is not None:
+            args = self._names_last(args)
+        return super().parse_known_args(args, namespace)
+
+    def _names_last(self, args: Sequence[str]) -> list[str]:
+        options: list[str] = []
+        names: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                names += rest
+            elif arg == "-" or not arg.startswith("-"):
+                names.append(arg)
+            else:
+                options.append(arg)
+                if self._wants_value(arg):
+                    options += islice(rest, 1)
+        return [*options, "--", *names] if names else options
+
+    def _wants_value(self, arg: str) -> bool:
+        """Whether the value of an option, or of a cluster like ``-pT``, is the next word."""
+        if arg.startswith("--"):
+            return self._takes_value(arg)
+        letters = [self._takes_value(f"-{letter}") for letter in arg[1:]]
+        return letters[-1] and not any(letters[:-1])
+
+    def _takes_value(self, option: str) -> bool:
+        action = self._option_string_actions.get(option)
+        return action is not None and action.nargs is None
+
+
+def file_argument(parser: argparse.ArgumentParser, *names: str, **kwargs: Any) -> None:
+    """Add an argument that shells complete as a file name.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Where to add it.
+    *names, **kwargs
+        As for ``add_argument``.
+    """
+    action = parser.add_argument(*names, **kwargs)
+    action.complete = COMPLETE_FILE  # type: ignore[attr-defined]
+
+
+def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
+    """Add what every command understands, before or after its name.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The parser of ``savefmt`` itself or of one command.
+    top : bool
+        Set the defaults; a command's own parser must not undo what stood before it.
+    """
+    group = parser.add_argument_group("common options")
+    unset = argparse.SUPPRESS
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=False if top else unset,
+        help="print errors only",
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0 if top else unset,
+        help="say more; -vv adds a traceback to errors",
+    )
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto" if top else unset,
+        help="colour: auto obeys NO_COLOR, FORCE_COLOR and TERM",
+    )
+
+
+def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
+    """Add ``--output`` and ``-j``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    lines : bool
+        Offer ``jsonl``, one JSON object per line, too.
+    """
+    kinds = ("human", "json", "jsonl") if lines else ("human", "json")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--output", choices=kinds, default="human", help="how to print the result")
+    group.add_argument(
+        "-j", dest="output", action="store_const", const="json", help="short for --output=json"
+    )
+
+
+def io_options(parser: argparse.ArgumentParser) -> None:
+    """Add threads, direct I/O and progress, for commands that read a whole image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    group = parser.add_argument_group("reading and writing")
+    group.add_argument(
+        "-T",
+        "--threads",
+        type=_threads,
+        default=0,
+        metavar="N",
+        help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
+    )
+    group.add_argument(
+        "--direct",
+        action=argparse.BooleanOptionalAction,
+        help="bypass the page cache where the file system allows it",
+    )
+    progress_options(group)
+
+
+def progress_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``-p`` and ``--progress``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    parser.add_argument("-p", dest="show_progress", action="store_true", help="show progress")
+    parser.add_argument(
+        "--progress",
+        dest="progress_fd",
+        type=_descriptor,
+        metavar="FD",
+        help="write progress to this file descriptor, one line N/100 per percent",
+    )
+
+
+def io_of(args: argparse.Namespace) -> IOOptions:
+    """Gather what `io_options` parsed.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command line.
+
+    Returns
+    -------
+    IOOptions
+        For the library.
+    """
+    return IOOptions(threads=args.threads, direct=args.direct)
+
+
+def _threads(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
+    return int(text)
+
+
+def _descriptor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
+    return int(text)
+
+
+def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
+    """End with code 64 for what argparse cannot express.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command line; names the command.
+    message : str
+        What is wrong with it.
+    """
+    sys.stderr.write(f"savefmt: {message} (see savefmt {args.command} --help)\n")
+    raise SystemExit(int(ExitCode.USAGE))

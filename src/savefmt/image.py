@@ -1,0 +1,569 @@
+"""Opening a save image, and what one can ask of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from savefmt.errors import (
+    ClosedImageError,
+    CorruptError,
+    FormatError,
+    ImageIOError,
+    IncompleteImageError,
+    NotASaveImageError,
+    SavefmtError,
+    UnsupportedError,
+)
+from savefmt.format.codec import codec_for_format, detect, find_codec
+from savefmt.format.cursor import ChunkCursor, FileCursor
+from savefmt.format.domain import Domain, parse_domain
+from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
+from savefmt.format.stream import QEVM_MAGIC, Configuration
+from savefmt.format.vmstate import Description, find_at_end
+from savefmt.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.memory import GuestMemory, index_extents, mapped_extents
+from savefmt.model import (
+    EnvelopeSummary,
+    Finding,
+    ImageSummary,
+    IOOptions,
+    Layout,
+    MapExtent,
+    OnProgress,
+    RamBlock,
+    Section,
+    Severity,
+    StrPath,
+)
+from savefmt.native.file import File
+from savefmt.prefetch import close_pieces, prefetch
+from savefmt.progress import Meter
+from savefmt.traverse import read_head
+
+_MAGIC_LENGTH = 16
+_SPARSE_FORMAT = 6
+_PIECE_LENGTH = 256 << 10
+
+Pipe = Callable[[Iterator[bytes | memoryview]], Iterator[bytes | memoryview]]
+"""What `SaveImage.stream` wraps around the pieces on their way."""
+
+
+class SaveImage:
+    """A save image, open for reading.
+
+    Immutable, and any thread may read.  Ends with `close()` or as a context manager.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A regular file.
+    io : IOOptions
+        How its pages are read.
+    strict : bool
+        False opens unfinished images too and collects oddities in `findings`.
+
+    Attributes
+    ----------
+    path : Path
+        As given.
+    envelope : Envelope or None
+        None for a bare stream.
+    codec : str
+        ``raw`` or the name of the compression.
+    layout : Layout
+        As the stream says, whatever the envelope does.
+    head : StreamHead
+        The stream up to its block list.
+    findings : list of Finding
+        Oddities met on the way; filled only without `strict`.
+    """
+
+    def __init__(
+        self, path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self.findings: list[Finding] = []
+        self._io = io
+        self._strict = strict
+        self._closed = False
+        self._file = _open_file(path, io)
+        try:
+            self._read_head()
+        except SavefmtError as error:
+            self.close()
+            error.path = error.path or self.path
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_head(self) -> None:
+        self.length = self._file.length
+        cursor = FileCursor(self._pread, 0, self.length)
+        head = cursor.peek(_MAGIC_LENGTH)
+        if not head:
+            raise NotASaveImageError("the file is empty")
+        self.envelope = self._read_envelope(cursor) if is_envelope(head) else None
+        self.stream_offset = cursor.tell()
+        self.codec = self._find_codec(cursor.peek(_MAGIC_LENGTH))
+        if self.codec == "raw":
+            self.head = read_head(cursor, description=self.description, findings=self._notes)
+            self._after_list = cursor.tell()
+        else:
+            with self.stream(IOOptions(threads=1), look=True) as stream:
+                self.head = read_head(stream, findings=self._notes)
+            if self.head.mapped:
+                raise UnsupportedError(
+                    "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
+                    "decompress it to where it was written",
+                    offset=self.stream_offset,
+                )
+        self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    @property
+    def _notes(self) -> list[Finding] | None:
+        return None if self._strict else self.findings
+
+    def _read_envelope(self, cursor: FileCursor) -> Envelope:
+        envelope = Envelope.read(cursor, self._notes)
+        if not envelope.finished and self._strict:
+            raise IncompleteImageError(
+                'the save never finished (libvirt\'s "Part" magic); save the guest again',
+                offset=0,
+            )
+        return envelope
+
+    def _find_codec(self, head: bytes) -> str:
+        number = self.envelope.stream_format if self.envelope is not None else 0
+        if 0 < number < _SPARSE_FORMAT:
+            return codec_for_format(number).name
+        if head.startswith(QEVM_MAGIC):
+            return "raw"
+        found = detect(head)
+        if found is None:
+            raise NotASaveImageError(
+                "neither a libvirt save image nor a QEMU stream begins here; "
+                "check that it is the right file",
+                offset=self.stream_offset,
+            )
+        if self.envelope is not None:
+            raise CorruptError(
+                f"the envelope says {self.envelope.format_name}, but the stream is "
+                f"compressed with {found}",
+                offset=self.stream_offset,
+            )
+        return found
+
+    # --- life ---
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and drop what was kept of it; harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        memory = self.__dict__.get("memory")
+        if memory is not None:
+            memory.close()
+        self._file.close()
+
+    @property
+    def file(self) -> File:
+        """The file behind the image.
+
+        Raises
+        ------
+        ClosedImageError
+            After `close()`.
+        """
+        if self._closed:
+            raise ClosedImageError("the image was closed", path=self.path)
+        return self._file
+
+    def _pread(self, length: int, offset: int) -> bytes:
+        return self.file.read(min(length, max(self.length - offset, 0)), offset)
+
+    # --- what it is ---
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The stream's configuration section."""
+        return self.head.configuration
+
+    @property
+    def machine(self) -> str:
+        """Machine type, empty where the stream does not tell."""
+        return self.configuration.machine if self.configuration else ""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Capabilities that the stream lists."""
+        return frozenset(self.configuration.capabilities if self.configuration else ())
+
+    @property
+    def page_size(self) -> int:
+        """Target page size."""
+        return self.head.blocks.page_size
+
+    @property
+    def mislabelled(self) -> bool:
+        """Whether the envelope tells another layout than the stream (format.md 2.9)."""
+        if self.envelope is None:
+            return False
+        if self.envelope.version == 3:
+            return bool(self.envelope.features) != self.head.mapped
+        return (self.envelope.stream_format == _SPARSE_FORMAT) != self.head.mapped
+
+    @cached_property
+    def domain(self) -> Domain | None:
+        """What the domain XML says; None without envelope or where it is unreadable."""
+        if self.envelope is None:
+            return None
+        try:
+            return parse_domain(self.envelope.xml, at=HEADER_LENGTH)
+        except FormatError as error:
+            if self._notes is not None:
+                self._notes.append(
+                    Finding("envelope.xml", Severity.ERROR, error.message, error.offset)
+                )
+            return None
+
+    @cached_property
+    def description(self) -> Description | None:
+        """The vmdescription; of a compressed image it is not known without a full pass."""
+        if self.codec != "raw":
+            return None
+        try:
+            return find_at_end(self._pread, self.length)
+        except FormatError as error:
+            if self._notes is not None:
+                self._notes.append(
+                    Finding(
+                        "vmdescription.damaged",
+                        Severity.ERROR,
+                        error.message,
+                        error.offset,
+                        "QEMU ignores it, so the image may load all the same",
+                    )
+                )
+            return None
+
+    @cached_property
+    def mapped(self) -> MappedStream:
+        """The skeleton of a mapped-ram image.
+
+        Raises
+        ------
+        UnsupportedError
+            For a sequential one.
+        """
+        if self.layout is not Layout.MAPPED_RAM:
+            raise UnsupportedError("a sequential image has no page areas", path=self.path)
+        hint: ByteOrder = self.envelope.byte_order if self.envelope else "little"
+        cursor = FileCursor(self._pread, self._after_list, self.length)
+        try:
+            return read_mapped(self.file, cursor, self.head, self.description, hint, self._notes)
+        except SavefmtError as error:
+            error.path = error.path or self.path
+            raise
+
+    @cached_property
+    def blocks(self) -> Mapping[str, RamBlock]:
+        """RAM blocks by idstr, in file order."""
+        if self.layout is Layout.MAPPED_RAM:
+            pages = self.mapped.pages
+            return MappingProxyType(
+                {
+                    block.idstr: RamBlock(
+                        block.idstr,
+                        block.used_length,
+                        block.page_size,
+                        None if block.ignored else own.present,
+                        None if block.ignored else own.count - own.present,
+                        block.ignored,
+                        block.guest_address,
+                    )
+                    for block, own in zip(self.head.blocks.blocks, pages, strict=True)
+                }
+            )
+        return MappingProxyType(
+            {
+                block.idstr: RamBlock(
+                    block.idstr,
+                    block.used_length,
+                    block.page_size,
+                    guest_address=block.guest_address,
+                )
+                for block in self.head.blocks.blocks
+            }
+        )
+
+    @cached_property
+    def sections(self) -> Sequence[Section] | None:
+        """Device sections; None where only a full pass could tell.
+
+        A sequential image's are taken from the vmdescription, without offsets.
+        """
+        if self.layout is Layout.MAPPED_RAM:
+            early = [
+                Section(
+                    part.head.idstr,
+                    part.head.instance_id,
+                    part.head.version,
+                    part.head.section_id,
+                    part.payload,
+                    part.end - part.payload - self.mapped.footer_length,
+                )
+                for part in self.mapped.parts
+                if part.head is not None and not part.is_ram
+            ]
+            try:
+                return (*early, *self.mapped.tail.sections())
+            except SavefmtError:
+                if self.description is None:
+                    return None
+                raise
+        if self.description is None:
+            return None
+        return tuple(
+            Section(idstr, instance, length=length)
+            for (idstr, instance), length in self.description.sections.items()
+        )
+
+    # --- what it holds ---
+
+    @contextmanager
+    def stream(
+        self,
+        io: IOOptions | None = None,
+        *,
+        look: bool = False,
+        stored: Pipe | None = None,
+        plain: Pipe | None = None,
+    ) -> Iterator[ChunkCursor]:
+        """A cursor over the decompressed stream from its magic on, read ahead.
+
+        Parameters
+        ----------
+        io : IOOptions, optional
+            Other than those of `open`.
+        look : bool
+            Only the beginning is wanted: read no more than that takes.
+        stored, plain : callable, optional
+            Wrapped around the bytes as they are stored, or as they are decompressed:
+            a place to watch or copy them.
+
+        Yields
+        ------
+        ChunkCursor
+            Valid inside the ``with`` block.
+        """
+        file = self.file
+        if look:
+            pieces: Iterator[bytes | memoryview] = self._small_pieces()
+        else:
+            pieces = file.chunks(self.stream_offset, self.length, io or self._io)
+        if stored is not None:
+            pieces = stored(pieces)
+        if self.codec != "raw":
+            codec = find_codec(self.codec)
+            decoded = codec.open_reader(pieces, offset=self.stream_offset)
+            pieces = decoded if look else prefetch(decoded)
+        if plain is not None:
+            pieces = plain(pieces)
+        try:
+            yield ChunkCursor(pieces, self.stream_offset)
+        except SavefmtError as error:
+            error.path = error.path or self.path
+            raise
+        finally:
+            close_pieces(pieces)
+
+    def _small_pieces(self) -> Iterator[bytes]:
+        at = self.stream_offset
+        while data := self._pread(_PIECE_LENGTH, at):
+            yield data
+            at += len(data)
+
+    @cached_property
+    def memory(self) -> GuestMemory:
+        """The guest's memory by block."""
+        return GuestMemory(self, self._io)
+
+    def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
+        """Yield stretches of all blocks: data, zero, or never sent.
+
+        A sequential image is read whole for that.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            As for `savefmt.convert`.
+
+        Yields
+        ------
+        MapExtent
+            Ascending inside each block, block after block.
+        """
+        if self.layout is Layout.MAPPED_RAM:
+            for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
+                yield from mapped_extents(block, pages)
+            return
+        index = self.memory.index(Meter(progress, self.length, "reading"))
+        for block, table in zip(self.head.blocks.blocks, index.tables, strict=True):
+            yield from index_extents(block, table, with_offsets=self.codec == "raw")
+
+    def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
+        """Gather what `savefmt info` shows.
+
+        Parameters
+        ----------
+        pages : bool
+            Count the pages of a sequential image too, which reads all of it.
+        progress : callable, optional
+            For that.
+
+        Returns
+        -------
+        ImageSummary
+            From the headers alone, unless `pages`.
+        """
+        status = os.stat(self.path)
+        blocks = tuple(self.blocks.values())
+        if pages and self.layout is Layout.SEQUENTIAL:
+            blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
+        uuid = self.configuration.uuid if self.configuration else None
+        domain = self.domain
+        return ImageSummary(
+            path=os.fspath(self.path),
+            state=self._state(),
+            envelope=_summarize(self.envelope) if self.envelope else None,
+            mislabelled=self.mislabelled,
+            domain_name=domain.name if domain else None,
+            domain_uuid=domain.uuid if domain else None,
+            domain_type=domain.type if domain else None,
+            saved=status.st_mtime,
+            layout=self.layout,
+            codec=self.codec,
+            machine=self.machine,
+            capabilities=self.configuration.capabilities if self.configuration else (),
+            uuid=_format_uuid(uuid) if uuid else None,
+            page_size=self.page_size,
+            stream_offset=self.stream_offset,
+            blocks=blocks,
+            sections=tuple(self.sections) if self.sections is not None else None,
+            logical_length=status.st_size,
+            disk_length=status.st_blocks * 512,
+        )
+
+    def _state(self) -> str:
+        if self.envelope is None:
+            return "bare"
+        return "finished" if self.envelope.finished else "incomplete"
+
+
+def _open_file(path: StrPath, io: IOOptions) -> File:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnsupportedError("not a regular file; save images are opened by seeking", path=path)
+        return File(fd, path=path, direct=bool(io.direct))
+    finally:
+        os.close(fd)
+
+
+def _summarize(envelope: Envelope) -> EnvelopeSummary:
+    return EnvelopeSummary(
+        version=envelope.version,
+        byte_order=envelope.byte_order,
+        data_length=envelope.data_length,
+        xml_length=len(envelope.xml),
+        cookie_length=len(envelope.cookie or b""),
+        was_running=bool(envelope.was_running),
+        format=envelope.format,
+        format_name=envelope.format_name,
+        features=envelope.features,
+    )
+
+
+def _format_uuid(raw: bytes) -> str:
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def open(  # noqa: A001
+    path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True
+) -> SaveImage:
+    """Open a save image for reading.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A libvirt save image or a bare QEMU stream, in any layout and codec.
+    io : IOOptions
+        How its pages are read.
+    strict : bool
+        False opens unfinished images too and collects oddities in `findings`.
+
+    Returns
+    -------
+    SaveImage
+        To be closed.
+
+    Raises
+    ------
+    NotASaveImageError, IncompleteImageError, TruncatedError, CorruptError
+        What is wrong with the file.
+    UnsupportedError
+        What is beyond this release.
+    ImageIOError
+        What the operating system refused.
+    """
+    return SaveImage(path, io=io, strict=strict)
+
+
+def probe(
+    path: StrPath,
+    *,
+    pages: bool = False,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> ImageSummary:
+    """Tell what an image is, from its headers alone.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The image; an unfinished one is described too.
+    pages : bool
+        Also count the pages of a sequential image, which reads all of it.
+    io, progress
+        For that reading.
+
+    Returns
+    -------
+    ImageSummary
+        As `savefmt info` prints it.
+    """
+    with SaveImage(path, io=io, strict=False) as image:
+        return image.summary(pages=pages, progress=progress)

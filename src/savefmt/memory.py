@@ -1,0 +1,500 @@
+"""The guest's memory by block: reads, runs, sums and the digest, whatever the form."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.format.ram import BlockList, ListedBlock
+from savefmt.format.stream import Command, Configuration, SectionHead
+from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, RamBlock
+from savefmt.native.core import NeedContentError
+from savefmt.native.file import File
+from savefmt.native.jobs import move_pages
+from savefmt.native.pages import BlockPages, SumKey, Table, page_runs
+from savefmt.native.records import (
+    IndexRun,
+    RecordCounts,
+    Scanner,
+    Scatter,
+    Tally,
+    index_runs,
+)
+from savefmt.progress import Meter
+from savefmt.tail import Tail
+from savefmt.prefetch import close_pieces
+from savefmt.traverse import Visitor, traverse
+
+if TYPE_CHECKING:
+    from savefmt.image import Pipe, SaveImage
+
+
+@dataclass(frozen=True)
+class PageIndex:
+    """Where each page's last record lies in a sequential stream.
+
+    Attributes
+    ----------
+    tables : sequence of Table
+        One a block, in the order of the list.
+    counts : RecordCounts
+        Records of each kind, repeated ones included.
+    page_size : int
+        Bytes a page.
+    """
+
+    tables: Sequence[Table]
+    counts: RecordCounts
+    page_size: int
+
+    def count(self, blocks: Sequence[RamBlock]) -> tuple[RamBlock, ...]:
+        """Return the blocks with their pages counted."""
+        counted = []
+        for block, table in zip(blocks, self.tables, strict=True):
+            tally = {"data": 0, "delta": 0, "zero": 0, "absent": 0}
+            for run in index_runs(table, self.page_size):
+                tally[run.kind] += run.pages.count
+            present = tally["data"] + tally["delta"]
+            counted.append(replace(block, present=present, zero=tally["zero"]))
+        return tuple(counted)
+
+    @property
+    def missing(self) -> list[int]:
+        """Pages of each block that never came."""
+        return [table.count - table.count_nonzero() for table in self.tables]
+
+
+def scanner_for(blocks: BlockList) -> Scanner:
+    """Return a scanner for the pages of these blocks."""
+    return Scanner(
+        blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks]
+    )
+
+
+class TallyVisitor:
+    """Reads all pages without keeping them, and remembers device sections on the way.
+
+    Parameters
+    ----------
+    key : SumKey or None
+        With a key the tables are page sums, without an index.
+    path : str or os.PathLike
+        For error messages.
+    """
+
+    def __init__(self, key: SumKey | None, path: str | os.PathLike[str]) -> None:
+        self._key = key
+        self._path = path
+        self.tally: Tally | None = None
+        self.scanner: Scanner | None = None
+        self.blocks: BlockList | None = None
+        self.early: dict[tuple[str, int], str] = {}
+
+    def begin(self, configuration: Configuration | None) -> None:
+        """Nothing to do."""
+
+    def command(self, command: Command) -> None:
+        """Nothing to do."""
+
+    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
+        """Remember the digest of a section that came before RAM ended."""
+        key = (head.idstr, head.instance_id)
+        before = self.early.get(key, "")
+        self.early[key] = before + hashlib.sha256(payload).hexdigest()
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Tally:
+        """Make the tables."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        counts = [block.page_count for block in blocks.blocks]
+        self.tally = Tally(self.scanner, counts, self._key, self._path)
+        return self.tally
+
+    def ram_section(self, head: SectionHead, footer: bytes) -> None:
+        """Nothing to do."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """One a block."""
+        return self.tally.tables if self.tally is not None else []
+
+
+class ScatterVisitor(TallyVisitor):
+    """Writes all pages to an unlinked temporary file instead."""
+
+    def __init__(
+        self, spool: File, io: IOOptions, path: str | os.PathLike[str], *, key: SumKey | None
+    ) -> None:
+        super().__init__(key, path)
+        self._spool = spool
+        self._io = io
+        self.pages: list[BlockPages] = []
+        self.scatter: Scatter | None = None
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:  # type: ignore[override]
+        """Lay the blocks out one after the other."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        offset = 0
+        for block in blocks.blocks:
+            bitmap = bytearray(block.bitmap_length)
+            self.pages.append(
+                BlockPages(block.name, block.page_count, block.page_size, offset, bitmap)
+            )
+            offset += -(-block.used_length // (1 << 20)) << 20
+        self.scatter = Scatter(
+            self.scanner, self._spool, self.pages, self._io, key=self._key, path=self._path
+        )
+        return self.scatter
+
+    @property
+    def tables(self) -> list[Table]:
+        """Sums, one table a block."""
+        return (self.scatter.tables or []) if self.scatter is not None else []
+
+
+class GuestMemory:
+    """Memory of the guest in an image; made by `SaveImage.memory`.
+
+    Mapped-ram images are read straight from the file, uncompressed sequential ones
+    through an index that is made by one pass when first needed.  Compressed ones, and
+    those with XBZRLE deltas, are spooled once into an unlinked temporary file.
+    """
+
+    def __init__(self, image: SaveImage, io: IOOptions) -> None:
+        self._image = image
+        self._io = io
+        self._index: PageIndex | None = None
+        self._resources = ExitStack()
+
+    def close(self) -> None:
+        """Drop the temporary file, if one was made."""
+        self._resources.close()
+
+    # --- passes over all pages ---
+
+    def index(self, meter: Meter) -> PageIndex:
+        """Read a sequential image whole and tell where each page lies.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        PageIndex
+            Kept for the life of the image.
+        """
+        if self._index is None:
+            visitor = TallyVisitor(None, self._image.path)
+            with pass_over(self._image, visitor, self._io, meter):
+                pass
+            if visitor.scanner is None or visitor.blocks is None:
+                raise AssertionError("a stream without RAM passed")
+            self._index = PageIndex(
+                visitor.tables, visitor.scanner.counts, visitor.blocks.page_size
+            )
+        return self._index
+
+    def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
+        """Sum every page, in one pass over the image.
+
+        Parameters
+        ----------
+        key : SumKey
+            Sums under one key are comparable.
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        dict of str to Table
+            By idstr; ignored blocks are left out.
+        """
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM:
+            pages = image.mapped.pages
+            meter.total = sum(block.present * block.page_size for block in pages)
+            tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
+        else:
+            tables = self._sequential_sums(key, meter)
+        return {
+            block.idstr: table
+            for block, table in zip(image.head.blocks.blocks, tables, strict=True)
+            if not block.ignored
+        }
+
+    def _sequential_sums(self, key: SumKey, meter: Meter) -> list[Table]:
+        visitor = TallyVisitor(key, self._image.path)
+        try:
+            with pass_over(self._image, visitor, self._io, meter):
+                return visitor.tables
+        except NeedContentError:
+            return self._spool(meter, key).tables
+
+    def digest(self, *, meter: Meter | None = None) -> str:
+        """Return a number for all of the guest's memory.
+
+        The same for every layout and codec of one guest.  SHA-256 over, for each block
+        in the order of names: name, NUL, used length (u64be), page size (u32be), then
+        the page sums under the fixed key as u64le.  Reproducible, yet not proof against
+        somebody who forges images: the page sum is no cryptographic hash.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        return combine(
+            self._image.head.blocks, self.sums(SumKey.fixed(), meter or Meter(None))
+        )
+
+    # --- random access ---
+
+    def runs(self, block: str) -> Iterator[PageRun]:
+        """Yield the runs of pages whose content the image holds.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+
+        Yields
+        ------
+        PageRun
+            In order, no two touching.
+        """
+        number = self._number(block)
+        store = self._store
+        if isinstance(store, PageIndex):
+            yield from _data_runs(index_runs(store.tables[number], store.page_size))
+        else:
+            pages = store[number]
+            yield from page_runs(pages.bitmap, pages.count)
+
+    def read(self, block: str, offset: int, length: int) -> bytes:
+        """Read from a block.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        offset, length : int
+            Bytes inside the block.
+
+        Returns
+        -------
+        bytes
+            Pages that the image does not hold read as zeros.
+
+        Raises
+        ------
+        KeyError
+            No such block.
+        ValueError
+            The range leaves the block.
+        UnsupportedError
+            The block was left out of the image (x-ignore-shared).
+        """
+        number = self._number(block)
+        listed = self._image.head.blocks.blocks[number]
+        if listed.ignored:
+            raise UnsupportedError(f"the content of {block!r} is not in this image")
+        if offset < 0 or length < 0 or offset + length > listed.used_length:
+            raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
+        size = listed.page_size
+        first = offset // size
+        count = -(-(offset + length) // size) - first
+        store = self._store
+        if isinstance(store, PageIndex):
+            data = self._read_indexed(store, number, first, count)
+        else:
+            data = store[number].read(self._store_file, first, count)
+        return bytes(data[offset - first * size :][:length])
+
+    def _number(self, block: str) -> int:
+        for number, listed in enumerate(self._image.head.blocks.blocks):
+            if listed.idstr == block:
+                return number
+        raise KeyError(block)
+
+    @cached_property
+    def _store(self) -> PageIndex | Sequence[BlockPages]:
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM:
+            self._store_file = image.file
+            return image.mapped.pages
+        if image.codec == "raw":
+            index = self.index(Meter(None))
+            if not index.counts.deltas:
+                return index
+        return self._spool(Meter(None), None).pages
+
+    def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
+        data = bytearray(count * index.page_size)
+        table = index.tables[number]
+        for i in range(count):
+            entry = table[first + i]
+            if entry >= 3:
+                at = i * index.page_size
+                page = self._image.file.read(index.page_size, entry - 3)
+                data[at : at + index.page_size] = page
+        return data
+
+    def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
+        meter.phase = "spooling"
+        spool = self._resources.enter_context(tempfile.TemporaryFile())
+        spool.truncate(sum(-(-b.used_length // (1 << 20)) << 20 for b in self._image.head.blocks.blocks))
+        file = self._resources.enter_context(
+            File(spool.fileno(), path=tempfile.gettempdir(), write=True)
+        )
+        visitor = ScatterVisitor(file, self._io, self._image.path, key=key)
+        try:
+            with pass_over(self._image, visitor, self._io, meter):
+                pass
+            if visitor.scatter is not None:
+                visitor.scatter.close()
+        finally:
+            if visitor.scatter is not None:
+                visitor.scatter.abort()
+        self._store_file = file
+        return visitor
+
+
+def pass_over(
+    image: SaveImage,
+    visitor: Visitor,
+    io: IOOptions,
+    meter: Meter,
+    *,
+    findings: list[Finding] | None = None,
+    stored: Pipe | None = None,
+    plain: Pipe | None = None,
+) -> Tail:
+    """Take a visitor through a sequential image and return its checked tail.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Sequential.
+    visitor : Visitor
+        Told of everything.
+    io : IOOptions
+        How the file is read.
+    meter : Meter
+        Told the place reached in the file.
+    findings : list of Finding, optional
+        Receives oddities.
+    stored, plain : callable, optional
+        As for `SaveImage.stream`.
+
+    Returns
+    -------
+    Tail
+        To be closed.
+    """
+    meter.total = image.length
+    reached = image.stream_offset
+
+    def watch(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        nonlocal reached
+        try:
+            for piece in stored(pieces) if stored is not None else pieces:
+                yield piece
+                reached += len(piece)
+        finally:
+            close_pieces(pieces)
+
+    with image.stream(io, stored=watch, plain=plain) as cursor:
+        tail = traverse(
+            cursor,
+            visitor,
+            lambda _offset: meter.update(reached),
+            path=image.path,
+            description=image.description,
+            findings=findings,
+        )
+    meter.update(image.length)
+    try:
+        tail.check_end()
+    except SavefmtError as error:
+        tail.close()
+        error.path = error.path or image.path
+        raise
+    except BaseException:
+        tail.close()
+        raise
+    return tail
+
+
+def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
+    """Return the digest of `GuestMemory.digest` from page sums under the fixed key."""
+    state = hashlib.sha256()
+    for block in sorted(blocks.blocks, key=lambda block: block.name):
+        if block.idstr not in sums:
+            continue
+        state.update(block.name + b"\0")
+        state.update(block.used_length.to_bytes(8, "big") + block.page_size.to_bytes(4, "big"))
+        state.update(sums[block.idstr].data())
+    return state.hexdigest()
+
+
+def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:
+    """Join index runs of data that touch."""
+    pending: PageRun | None = None
+    for run in runs:
+        if run.kind not in ("data", "delta"):
+            continue
+        if pending is not None and pending.first + pending.count == run.pages.first:
+            pending = PageRun(pending.first, pending.count + run.pages.count)
+            continue
+        if pending is not None:
+            yield pending
+        pending = run.pages
+    if pending is not None:
+        yield pending
+
+
+def mapped_extents(block: ListedBlock, pages: BlockPages) -> Iterator[MapExtent]:
+    """Yield the extents of a block of a mapped-ram image."""
+    size = block.page_size
+
+    def extent(first: int, count: int, kind: str) -> MapExtent:
+        offset = pages.offset + first * size if kind == "data" else None
+        stride = size if kind == "data" else None
+        return MapExtent(block.idstr, first * size, count * size, kind, offset, stride)
+
+    if block.ignored:
+        yield extent(0, block.page_count, "absent")
+        return
+    at = 0
+    for run in page_runs(pages.bitmap, pages.count):
+        if run.first > at:
+            yield extent(at, run.first - at, "zero")
+        yield extent(run.first, run.count, "data")
+        at = run.first + run.count
+    if at < pages.count:
+        yield extent(at, pages.count - at, "zero")
+
+
+def index_extents(block: ListedBlock, table: Table, *, with_offsets: bool) -> Iterator[MapExtent]:
+    """Yield the extents of a block of a sequential image."""
+    size = block.page_size
+    for run in index_runs(table, size):
+        known = with_offsets and run.kind == "data"
+        yield MapExtent(
+            block.idstr,
+            run.pages.first * size,
+            run.pages.count * size,
+            "data" if run.kind == "delta" else run.kind,
+            run.offset if known else None,
+            (run.stride or size) if known else None,
+        )

@@ -1,0 +1,1 @@
+"""The only door to the C core: lifetimes, status to exception, the wait loop."""

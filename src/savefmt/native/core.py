@@ -1,0 +1,94 @@
+"""Calling the C core and turning its error value into an exception."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from savefmt.errors import (
+    CorruptError,
+    ImageIOError,
+    OperationCancelled,
+    SavefmtError,
+    TruncatedError,
+    UnsupportedError,
+)
+from savefmt.model import StrPath
+from savefmt.native._core import ffi, lib
+
+__all__ = ["NeedContentError", "WAIT_MS", "call", "ffi", "lib", "new_handle", "raise_for"]
+
+WAIT_MS = 100
+"""How long one wait in C may take: signals are served in between."""
+
+_NO_OFFSET = (1 << 64) - 1
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "the quota is used up",
+    errno.EIO: "the device failed; copy what is left of it first",
+    errno.EFBIG: "this file system cannot hold a file of that size",
+}
+
+
+class NeedContentError(UnsupportedError):
+    """A delta came up where no page content is kept; spooling the image helps."""
+
+
+_ERRORS: dict[int, type[SavefmtError]] = {
+    lib.SF_E_FORMAT: CorruptError,
+    lib.SF_E_TRUNCATED: TruncatedError,
+    lib.SF_E_UNSUPPORTED: UnsupportedError,
+    lib.SF_E_CONTENT: NeedContentError,
+    lib.SF_E_CANCELLED: OperationCancelled,
+}
+
+
+def raise_for(err: Any, path: StrPath | None = None) -> None:
+    """Raise what the error value says.
+
+    Raises
+    ------
+    SavefmtError
+        Of the class that fits the status, with the file's path and the offset.
+    MemoryError
+        When the C core could not allocate.
+    """
+    message = ffi.string(err.message).decode(errors="replace")
+    offset = None if err.offset == _NO_OFFSET else err.offset
+    if err.status == lib.SF_E_OS:
+        reason = f"cannot {message}: {os.strerror(err.errnum)}"
+        if advice := _ADVICE.get(err.errnum):
+            reason = f"{reason}; {advice}"
+        raise ImageIOError(reason, errno=err.errnum, path=path, offset=offset)
+    if err.status == lib.SF_E_NOMEM:
+        raise MemoryError(message)
+    if err.status == lib.SF_E_RANGE:
+        raise ValueError(message)
+    raise _ERRORS[err.status](message, path=path, offset=offset)
+
+
+def call(function: Any, *args: Any, path: StrPath | None = None) -> bool:
+    """Call a fallible function of the C core, whose last argument is the error value.
+
+    Returns
+    -------
+    bool
+        True for OK, False for AGAIN.
+    """
+    err = ffi.new("struct sf_err *")
+    status = function(*args, err)
+    if status == lib.SF_OK:
+        return True
+    if status == lib.SF_AGAIN:
+        return False
+    raise_for(err, path)
+    raise AssertionError("unreachable")
+
+
+def new_handle(kind: str, function: Any, *args: Any, path: StrPath | None = None) -> Any:
+    """Call a maker of the C core and return the handle it hands out."""
+    out = ffi.new(f"struct {kind} **")
+    call(function, *args, out, path=path)
+    return out[0]

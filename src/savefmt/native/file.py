@@ -1,0 +1,158 @@
+"""Files of the C core: positioned reads and writes, read-ahead, write-behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from savefmt.model import IOOptions, StrPath
+from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
+
+
+class File:
+    """One regular file, with a direct descriptor beside the buffered one if granted.
+
+    Parameters
+    ----------
+    fd : int
+        Stays the caller's; the C core works on a copy.
+    path : str or os.PathLike
+        For error messages.
+    write : bool
+        The descriptor may be written.
+    direct : bool
+        Ask for direct I/O.
+    """
+
+    def __init__(
+        self, fd: int, *, path: StrPath, write: bool = False, direct: bool = False
+    ) -> None:
+        flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
+        handle = new_handle("sf_file", lib.sf_file_adopt, fd, flags, path=path)
+        self.path = path
+        self.handle = ffi.gc(handle, lib.sf_file_close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both descriptors; harmless when repeated."""
+        ffi.release(self.handle)
+
+    @property
+    def length(self) -> int:
+        """Length in bytes when it was opened."""
+        return int(lib.sf_file_length(self.handle))
+
+    @property
+    def direct(self) -> bool:
+        """Whether direct I/O was granted and is still in use."""
+        return bool(lib.sf_file_direct_align(self.handle))
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Read exactly `length` bytes; TruncatedError where the file ends sooner."""
+        data = bytearray(length)
+        view = ffi.from_buffer(data)
+        call(lib.sf_file_read, self.handle, view, length, offset, path=self.path)
+        return bytes(data)
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view = ffi.from_buffer(data)
+        call(lib.sf_file_write, self.handle, view, len(data), offset, path=self.path)
+
+    def sync(self) -> None:
+        """Return when the content is on the disk."""
+        call(lib.sf_file_sync, self.handle, path=self.path)
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of what is not a hole between `start` and `end`."""
+        found, length = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        while start < end:
+            call(lib.sf_file_next_extent, self.handle, start, found, length, path=self.path)
+            if not length[0] or found[0] >= end:
+                return
+            yield found[0], min(length[0], end - found[0])
+            start = found[0] + length[0]
+
+    def chunks(self, start: int, end: int, io: IOOptions) -> Iterator[memoryview]:
+        """Read ahead in parallel and yield the bytes in order.
+
+        Each piece is valid until the next is asked for.  Closing the iterator stops the
+        threads.
+        """
+        ring = new_handle(
+            "sf_ring",
+            lib.sf_read_start,
+            self.handle,
+            start,
+            end,
+            io.window,
+            io.worker_count,
+            path=self.path,
+        )
+        yield from ring_chunks(ring, path=self.path)
+
+
+def ring_chunks(ring: Any, path: StrPath) -> Iterator[memoryview]:
+    """Yield a ring's windows in order, then end it."""
+    data, length = ffi.new("uint8_t **"), ffi.new("size_t *")
+    try:
+        while True:
+            if not call(lib.sf_ring_next, ring, WAIT_MS, data, length, path=path):
+                continue
+            if not length[0]:
+                return
+            yield memoryview(ffi.buffer(data[0], length[0]))
+    finally:
+        lib.sf_ring_finish(ring)
+
+
+class Appender:
+    """Bytes appended to a file from `offset` on, written behind the caller's back."""
+
+    def __init__(self, file: File, offset: int, io: IOOptions) -> None:
+        self._file = file
+        self.offset = offset
+        self._handle = new_handle(
+            "sf_append", lib.sf_append_start, file.handle, offset, io.window, io.worker_count
+        )
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take all of `data`; returns when it is copied, not when it is on the disk."""
+        used = ffi.new("size_t *")
+        view = ffi.from_buffer("uint8_t[]", data)
+        done = 0
+        while done < len(data):
+            call(
+                lib.sf_append_feed,
+                self._handle,
+                view + done,
+                len(data) - done,
+                used,
+                path=self._file.path,
+            )
+            done += used[0]
+        self.offset += done
+
+    def close(self) -> None:
+        """Write out the rest, then stop the threads."""
+        try:
+            while not call(lib.sf_append_flush, self._handle, WAIT_MS, path=self._file.path):
+                pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Stop the threads and drop what is unwritten; harmless when repeated."""
+        handle, self._handle = self._handle, ffi.NULL
+        lib.sf_append_finish(handle)

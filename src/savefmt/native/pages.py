@@ -1,0 +1,160 @@
+"""Pages of blocks: bitmaps, runs, tables of one number a page, and their sums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from savefmt.model import PageRun
+from savefmt.native.core import call, ffi, lib, new_handle
+from savefmt.native.file import File
+
+_MAX_PAGE = 64 << 10
+_KEY_LENGTH = _MAX_PAGE + 32
+
+
+def is_zero(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether all bytes are zero."""
+    return bool(lib.sf_page_is_zero(ffi.from_buffer(data), len(data)))
+
+
+def page_runs(bitmap: bytes | bytearray, count: int) -> Iterator[PageRun]:
+    """Yield the runs of set bits among the first `count`, in order, no two touching."""
+    view = ffi.from_buffer("uint8_t[]", bitmap)
+    run = ffi.new("struct sf_run *")
+    at = 0
+    while lib.sf_page_next_run(view, count, at, run):
+        yield PageRun(run.first, run.count)
+        at = run.first + run.count
+
+
+def count_pages(bitmap: bytes | bytearray, count: int) -> int:
+    """Count the set bits among the first `count`."""
+    return int(lib.sf_page_count(ffi.from_buffer("uint8_t[]", bitmap), 0, count))
+
+
+class BlockPages:
+    """Where one block's pages lie in a mapped-ram file, and which are present.
+
+    Parameters
+    ----------
+    name : bytes
+        The idstr as it stands in the stream.
+    count : int
+        Pages.
+    page_size : int
+        Bytes a page.
+    offset : int
+        Where page 0 lies in the file.
+    bitmap : bytearray
+        Canonical: page k is bit k % 8 of byte k // 8.
+    """
+
+    def __init__(
+        self, name: bytes, count: int, page_size: int, offset: int, bitmap: bytearray
+    ) -> None:
+        if len(bitmap) * 8 < count:
+            raise ValueError("bitmap shorter than its block")
+        self.name = name
+        self.count = count
+        self.page_size = page_size
+        self.offset = offset
+        self.bitmap = bitmap
+
+    @property
+    def present(self) -> int:
+        """Pages whose bit is set."""
+        return count_pages(self.bitmap, self.count) if self.count else 0
+
+    def fill(self, struct: Any) -> Any:
+        """Fill a ``struct sf_pages`` and return what must outlive it."""
+        view = ffi.from_buffer("uint8_t[]", self.bitmap)
+        struct.bitmap = view
+        struct.count = self.count
+        struct.offset = self.offset
+        struct.page_size = self.page_size
+        return view
+
+    def read(self, file: File, first: int, count: int) -> bytearray:
+        """Read `count` pages from `first` on; clear ones are zeros whatever lies there."""
+        if first < 0 or count < 0 or first + count > self.count:
+            raise ValueError("pages beyond the block")
+        pages = ffi.new("struct sf_pages *")
+        view = self.fill(pages)
+        data = bytearray(count * self.page_size)
+        out = ffi.from_buffer("uint8_t[]", data)
+        call(lib.sf_pages_read, file.handle, pages, first, count, out, path=file.path)
+        ffi.release(view)
+        ffi.release(out)
+        return data
+
+
+def pack_blocks(blocks: Sequence[BlockPages]) -> tuple[Any, list[Any]]:
+    """Return a ``struct sf_pages[]`` and what must outlive it."""
+    array = ffi.new("struct sf_pages[]", max(len(blocks), 1))
+    return array, [block.fill(array[i]) for i, block in enumerate(blocks)]
+
+
+class Table:
+    """One 64-bit number a page, zero at first; untouched stretches take no memory."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        handle = new_handle("sf_table", lib.sf_table_new, count)
+        self.handle = ffi.gc(handle, lib.sf_table_free)
+
+    def __getitem__(self, page: int) -> int:
+        if not 0 <= page < self.count:
+            raise IndexError(page)
+        return int(lib.sf_table_entries(self.handle)[page])
+
+    def data(self) -> memoryview:
+        """All numbers as bytes, in host order; valid as long as the table."""
+        return memoryview(ffi.buffer(lib.sf_table_entries(self.handle), self.count * 8))
+
+    def count_nonzero(self) -> int:
+        """Numbers that are not zero."""
+        return int(lib.sf_table_count_nonzero(self.handle))
+
+    def differences(self, other: Table) -> Iterator[PageRun]:
+        """Yield the runs of pages whose numbers differ."""
+        run = ffi.new("struct sf_run *")
+        at = 0
+        while lib.sf_table_next_difference(self.handle, other.handle, at, run):
+            yield PageRun(run.first, run.count)
+            at = run.first + run.count
+
+
+def pack_tables(tables: Sequence[Table] | None) -> Any:
+    """Return a ``struct sf_table *[]``, or NULL for None."""
+    if tables is None:
+        return ffi.NULL
+    array = ffi.new("struct sf_table *[]", max(len(tables), 1))
+    for i, table in enumerate(tables):
+        array[i] = table.handle
+    return array
+
+
+class SumKey:
+    """The key of page sums; equal keys give comparable sums."""
+
+    def __init__(self, material: bytes) -> None:
+        self._data = material
+        self.handle = ffi.cast("uint64_t *", ffi.from_buffer(self._data))
+
+    @classmethod
+    def random(cls) -> SumKey:
+        """A new key, for comparing two images that somebody may have forged."""
+        return cls(os.urandom(_KEY_LENGTH))
+
+    @classmethod
+    def fixed(cls) -> SumKey:
+        """The key of `digest()`: SHAKE-256 of ``savefmt page sum 1``."""
+        return cls(hashlib.shake_256(b"savefmt page sum 1").digest(_KEY_LENGTH))
+
+    def sum(self, page: bytes | bytearray | memoryview) -> int:
+        """Sum of one page: zero for a zero page, and only for one."""
+        view = ffi.from_buffer("uint8_t[]", page)
+        return int(lib.sf_sum_page(self.handle, view, len(page)))

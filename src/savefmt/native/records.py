@@ -1,0 +1,277 @@
+"""Sequential page records: scan them, tally them, scatter them into a mapped-ram file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from savefmt.model import IOOptions, PageRun, StrPath
+from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
+from savefmt.native.file import File
+from savefmt.native.pages import BlockPages, SumKey, Table, pack_blocks, pack_tables
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCounts:
+    """Records of each kind, over the life of a scanner."""
+
+    pages: int
+    zeros: int
+    deltas: int
+    flushes: int
+
+
+class Window(Protocol):
+    """What a cursor offers: the bytes at hand, and consuming some of them."""
+
+    def window(self) -> memoryview:
+        """The unread bytes, none only at the end."""
+
+    def advance(self, count: int) -> None:
+        """Consume the first of them."""
+
+    def tell(self) -> int:
+        """Offset of the first of them."""
+
+
+class Scanner:
+    """The state of reading page records; one for all `ram` sections of a stream.
+
+    Parameters
+    ----------
+    page_size : int
+        Target page size.
+    blocks : sequence of (bytes, int)
+        Name and used length of each block, in the order that gives block numbers.
+    """
+
+    def __init__(self, page_size: int, blocks: Sequence[tuple[bytes, int]]) -> None:
+        array = ffi.new("struct sf_scan_block[]", max(len(blocks), 1))
+        names = [ffi.from_buffer("char[]", name) for name, _ in blocks]
+        for i, (name, length) in enumerate(blocks):
+            array[i].name = names[i]
+            array[i].name_length = len(name)
+            array[i].length = length
+        handle = new_handle("sf_scan", lib.sf_scan_new, page_size, array, len(blocks))
+        self.handle = ffi.gc(handle, lib.sf_scan_free)
+        self.page_size = page_size
+
+    def begin(self, offset: int) -> None:
+        """Start on a new section payload at stream offset `offset`."""
+        lib.sf_scan_begin(self.handle, offset)
+
+    @property
+    def counts(self) -> RecordCounts:
+        """What came by so far."""
+        counts = ffi.new("struct sf_scan_counts *")
+        lib.sf_scan_get_counts(self.handle, counts)
+        return RecordCounts(counts.pages, counts.zeros, counts.deltas, counts.flushes)
+
+    def records(self, data: bytes) -> tuple[list[tuple[int, int, int, int, bytes]], int, bool]:
+        """Scan one piece of payload: the plain door, for tests and small inputs.
+
+        Returns
+        -------
+        records : list of (kind, block, page, offset, data)
+            In stream order.
+        used : int
+            Bytes consumed.
+        done : bool
+            The end marker was among them.
+        """
+        out = ffi.new("struct sf_record[]", 64)
+        used, nrec, done = ffi.new("size_t *"), ffi.new("size_t *"), ffi.new("bool *")
+        found: list[tuple[int, int, int, int, bytes]] = []
+        view = ffi.from_buffer("uint8_t[]", data)
+        at = 0
+        while at < len(data) and not done[0]:
+            call(
+                lib.sf_scan_feed, self.handle, view + at, len(data) - at, out, 64, used, nrec, done
+            )
+            for record in out[0 : nrec[0]]:
+                content = bytes(ffi.buffer(record.data, record.length)) if record.length else b""
+                found.append((record.kind, record.block, record.page, record.offset, content))
+            at += used[0]
+        return found, at, bool(done[0])
+
+
+def apply_delta(page: bytearray, delta: bytes, offset: int = 0) -> None:
+    """Apply an XBZRLE delta to `page` in place, or raise CorruptError."""
+    target = ffi.from_buffer("uint8_t[]", page)
+    source = ffi.from_buffer("uint8_t[]", delta)
+    call(lib.sf_xbzrle_apply, target, len(page), source, len(delta), offset)
+
+
+class _Sink:
+    """Shared by all that takes payload: feed it from a cursor up to the end marker."""
+
+    def __init__(self, scanner: Scanner, path: StrPath) -> None:
+        self._scanner = scanner
+        self._path = path
+
+    def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
+        raise NotImplementedError
+
+    def take(self, cursor: Window) -> Iterator[int]:
+        """Consume one section payload; yields the offset reached, often.
+
+        Raises
+        ------
+        TruncatedError
+            The input ends before the end marker.
+        CorruptError, UnsupportedError
+            A record breaks the format.
+        """
+        used, done = ffi.new("size_t *"), ffi.new("bool *")
+        self._scanner.begin(cursor.tell())
+        while not done[0]:
+            window = cursor.window()
+            if not len(window):
+                # Lets the cursor say it: a payload cannot be empty.
+                from savefmt.errors import TruncatedError
+
+                raise TruncatedError(
+                    "the stream ends among the RAM pages; the file was cut short",
+                    path=self._path,
+                    offset=cursor.tell(),
+                )
+            view = ffi.from_buffer("uint8_t[]", window)
+            self._feed(view, len(window), used, done)
+            ffi.release(view)
+            cursor.advance(used[0])
+            yield cursor.tell()
+
+
+class Tally(_Sink):
+    """Read pages without keeping them.
+
+    Parameters
+    ----------
+    scanner : Scanner
+        Of the same stream.
+    counts : sequence of int
+        Pages of each block.
+    key : SumKey or None
+        With a key `tables` become page sums, without an index of where pages lie.
+    path : str or os.PathLike
+        For error messages.
+    """
+
+    def __init__(
+        self, scanner: Scanner, counts: Sequence[int], key: SumKey | None, path: StrPath
+    ) -> None:
+        super().__init__(scanner, path)
+        self.tables = [Table(count) for count in counts]
+        self._key = key
+        self._array = pack_tables(self.tables)
+        handle = new_handle(
+            "sf_tally",
+            lib.sf_tally_new,
+            scanner.handle,
+            scanner.page_size,
+            self._array,
+            key.handle if key else ffi.NULL,
+        )
+        self._handle = ffi.gc(handle, lib.sf_tally_free)
+
+    def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
+        call(lib.sf_tally_feed, self._handle, view, length, used, done, path=self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRun:
+    """Pages of one kind in an index: ``absent``, ``zero``, ``delta`` or ``data``.
+
+    The data of page ``first + i`` lie at ``offset + i * stride``.
+    """
+
+    pages: PageRun
+    kind: str
+    offset: int
+    stride: int
+
+
+def index_runs(table: Table, page_size: int) -> Iterator[IndexRun]:
+    """Yield the runs of an index table that `Tally` made without a key."""
+    names = {
+        lib.SF_INDEX_ABSENT: "absent",
+        lib.SF_INDEX_ZERO: "zero",
+        lib.SF_INDEX_DELTA: "delta",
+        lib.SF_INDEX_BASE: "data",
+    }
+    run = ffi.new("struct sf_run *")
+    kind, offset, stride = (ffi.new("uint64_t *") for _ in range(3))
+    at = 0
+    while lib.sf_index_next_run(
+        table.handle, table.count, page_size, at, run, kind, offset, stride
+    ):
+        yield IndexRun(PageRun(run.first, run.count), names[kind[0]], offset[0], stride[0])
+        at = run.first + run.count
+
+
+class Scatter(_Sink):
+    """Write pages to their places in a fresh mapped-ram file, in one pass.
+
+    Parameters
+    ----------
+    scanner : Scanner
+        Of the source stream.
+    target : File
+        Reads as zeros where pages go.
+    blocks : sequence of BlockPages
+        In the target; their bitmaps are filled.
+    io : IOOptions
+        Window and threads.
+    key : SumKey or None
+        With a key, `tables` get the sums of the final pages.
+    path : str or os.PathLike
+        The source, for error messages.
+    """
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        target: File,
+        blocks: Sequence[BlockPages],
+        io: IOOptions,
+        *,
+        key: SumKey | None,
+        path: StrPath,
+    ) -> None:
+        super().__init__(scanner, path)
+        self.tables = [Table(block.count) for block in blocks] if key else None
+        self._target = target
+        pages, views = pack_blocks(blocks)
+        sums = pack_tables(self.tables)
+        options = ffi.new("struct sf_scatter_options *")
+        options.sums = sums
+        options.key = key.handle if key else ffi.NULL
+        options.window = io.window
+        options.nthreads = io.worker_count
+        self._kept = (pages, views, sums, options, key)
+        self._handle = new_handle(
+            "sf_scatter",
+            lib.sf_scatter_start,
+            scanner.handle,
+            target.handle,
+            pages,
+            len(blocks),
+            options,
+        )
+
+    def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
+        call(lib.sf_scatter_feed, self._handle, view, length, used, done, path=self._path)
+
+    def close(self) -> None:
+        """Write out all that is still open, then stop the threads."""
+        try:
+            while not call(lib.sf_scatter_flush, self._handle, WAIT_MS, path=self._target.path):
+                pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Stop the threads and drop what is unwritten; harmless when repeated."""
+        handle, self._handle = self._handle, ffi.NULL
+        lib.sf_scatter_finish(handle)

@@ -1,0 +1,87 @@
+"""Run an iterator ahead in a thread: decompression beside scanning and writing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+_DEPTH = 4
+_POLL_SECONDS = 0.1
+
+
+class _End:
+    """What ends the queue: the error that ended the iterator, if any."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def close_pieces(pieces: Iterator[bytes | memoryview]) -> None:
+    """End an iterator early, if it is one that holds threads or files."""
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        close()
+
+
+def prefetch(
+    pieces: Iterator[bytes | memoryview], *, patient: bool = True
+) -> Iterator[bytes]:
+    """Yield the same pieces, fetched up to four ahead.
+
+    Closing the generator stops the thread and closes `pieces`.
+
+    Parameters
+    ----------
+    pieces : iterator of bytes or memoryview
+        Each need be valid only until the next is asked for.
+    patient : bool
+        When closed early, wait until the thread has ended.  Without that a thread that
+        hangs in a read from a silent pipe is left behind.
+
+    Yields
+    ------
+    bytes
+        The pieces, for keeps.
+    """
+    ahead: queue.Queue[bytes | _End] = queue.Queue(_DEPTH)
+    stop = threading.Event()
+
+    def put(item: bytes | _End) -> None:
+        while not stop.is_set():
+            try:
+                ahead.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    def run() -> None:
+        error = None
+        try:
+            for piece in pieces:
+                put(bytes(piece))
+                if stop.is_set():
+                    break
+        except BaseException as caught:
+            error = caught
+        finally:
+            close_pieces(pieces)
+        put(_End(error))
+
+    thread = threading.Thread(target=run, name="savefmt-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            # Waits in short steps, so that signals are served in between.
+            try:
+                item = ahead.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join(None if patient else _POLL_SECONDS)
