@@ -188,6 +188,11 @@ class Tail:
             state.update(data)
         return state.hexdigest()
 
+    def devices_digest(self) -> str:
+        """SHA-256 of all from the end of RAM to the vmdescription, or to the end."""
+        end = self.description.offset if self.description is not None else self.end
+        return self.digest(self.start, end - self.start)
+
 
 def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = True) -> Tail:
     """Keep what is left of a stream that can be read only once.

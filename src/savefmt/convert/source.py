@@ -12,6 +12,7 @@ from savefmt.format.codec import codec_for_format, detect, find_codec
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
+from savefmt.image import Pipe
 from savefmt.model import Layout
 from savefmt.prefetch import close_pieces, prefetch
 
@@ -82,8 +83,13 @@ class PipeImage:
             self._cursor.advance(len(window))
 
     @contextmanager
-    def stream(self) -> Iterator[ChunkCursor]:
+    def stream(self, plain: Pipe | None = None) -> Iterator[ChunkCursor]:
         """A cursor over the decompressed stream from its magic on.
+
+        Parameters
+        ----------
+        plain : callable, optional
+            Wrapped around the decompressed bytes.
 
         Yields
         ------
@@ -94,6 +100,8 @@ class PipeImage:
         if self.codec != "raw":
             decoded = find_codec(self.codec).open_reader(pieces, offset=self.stream_offset)
             pieces = prefetch(decoded, patient=False)
+        if plain is not None:
+            pieces = plain(pieces)
         try:
             yield ChunkCursor(pieces, self.stream_offset)
         finally:

@@ -1,7 +1,8 @@
 """The outer compression of an image: one codec per program that libvirt may pipe through.
 
-A reader takes any file that the program's own decoder takes, and a writer's output is
-read by that program (format.md 2.5).  Codec libraries are imported on first use only,
+A reader takes what the program's own decoder takes, within bounds on memory and less
+its leniency towards garbage, and a writer's output is read by that program (format.md
+2.5).  Codec libraries are imported on first use only,
 because `savefmt info` on a raw image must not pay for them.
 """
 
@@ -289,7 +290,7 @@ class GzipCodec(MemberCodec):
         return zeros == 0 or last
 
     def _skip_header(self, source: Cursor) -> None:
-        # By hand, because ISA-L 2.31 misreads optional fields that arrive in pieces.
+        # By hand, because isal 1.9.1 misreads optional fields that arrive in pieces.
         start = source.tell()
         what = f"the gzip header at compressed offset {start:#x}"
         header = source.read(10, what)
@@ -521,12 +522,7 @@ def codec_for_format(number: int) -> Codec:
     Returns
     -------
     Codec
-        The one.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is none, or if two codecs claim one name.
+        The one; otherwise it raises as `find_codec` does.
     """
     for attempt in range(2):
         for codec in CODECS.values():

@@ -17,10 +17,10 @@ from savefmt.format.cursor import Cursor
 
 MAGIC = b"\x89LZO\0\r\n\x1a\n"
 
-MAX_BLOCK_LENGTH = 1 << 20
-"""Most plain bytes in a block.  lzop writes 256 KiB and nothing else, and Linux's own
-reader takes no more.  A hostile block may unfold to 255 times its length before its lie
-is seen, so this bounds the memory, too."""
+MAX_BLOCK_LENGTH = 256 << 10
+"""Most plain bytes in a block: lzop never writes more, and Linux's own reader takes no
+more.  A hostile block may unfold to 255 times its length before its lie is seen, so this
+bounds time and memory, too."""
 
 _MAX_EXTRA_LENGTH = 1 << 20
 _OLDEST_VERSION = 0x0900
@@ -159,7 +159,7 @@ def _read_blocks(source: Cursor, flags: int, delta: int) -> Iterator[Bytes]:
         if plain_length > MAX_BLOCK_LENGTH:
             raise UnsupportedError(
                 f"{what} has {plain_length} bytes, more than {MAX_BLOCK_LENGTH}; "
-                "the file is damaged, or no lzop wrote it",
+                "the file is damaged, or not made by lzop",
                 offset=start,
             )
         if not 0 < packed_length <= plain_length:

@@ -1,0 +1,376 @@
+"""One image: is it sound?  Findings with stable codes (format.md 11)."""
+
+from __future__ import annotations
+
+import os
+
+from savefmt.errors import (
+    CorruptError,
+    FormatError,
+    IncompleteImageError,
+    NotASaveImageError,
+    SavefmtError,
+    TruncatedError,
+    UnsupportedError,
+)
+from savefmt.format.domain import check_document, parse_domain
+from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.stream import IGNORE_SHARED, NeedDescription
+from savefmt.image import SaveImage
+from savefmt.memory import TallyVisitor, pass_over
+from savefmt.model import (
+    CheckLevel,
+    CheckReport,
+    Finding,
+    ImageSummary,
+    IOOptions,
+    Layout,
+    OnProgress,
+    Section,
+    Severity,
+    StrPath,
+)
+from savefmt.native.jobs import move_pages
+from savefmt.native.records import index_runs
+from savefmt.progress import Meter
+from savefmt.tail import Tail
+
+_ESSENTIAL = ("timer", "cpu_common")
+"""QEMU notices no missing section (format.md 3.3); these exist on every machine."""
+
+_CODES: list[tuple[type[SavefmtError], str, str]] = [
+    (IncompleteImageError, "envelope.incomplete", "save the guest again"),
+    (TruncatedError, "image.truncated", "get a complete copy of the file"),
+    (CorruptError, "image.corrupt", "get another copy; do not load this one"),
+    (FormatError, "image.corrupt", "get another copy; do not load this one"),
+    (NeedDescription, "vmdescription.needed", "QEMU may load it all the same"),
+    (UnsupportedError, "image.unsupported", "use a newer release of savefmt"),
+]
+
+
+def check(
+    path: StrPath,
+    *,
+    level: CheckLevel = CheckLevel.QUICK,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> CheckReport:
+    """Check an image against the format's rules.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The image.
+    level : CheckLevel
+        Quick looks at headers, block list, bitmaps and what can be found at the end;
+        full reads every page record or page too.
+    io : IOOptions
+        How pages are read.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Returns
+    -------
+    CheckReport
+        Its findings; what stops the check early is a finding too.
+
+    Raises
+    ------
+    NotASaveImageError
+        If it is none.
+    ImageIOError
+        What the operating system refused.
+    """
+    try:
+        image = SaveImage(path, io=io, strict=False)
+    except NotASaveImageError:
+        raise
+    except (FormatError, UnsupportedError) as error:
+        return CheckReport(os.fspath(path), level, (finding_of(error),))
+    with image:
+        checker = _Checker(image, level, io, progress)
+        checker.run()
+        findings = tuple(dict.fromkeys(checker.findings))
+        return CheckReport(os.fspath(path), level, findings, checker.summary)
+
+
+def finding_of(error: SavefmtError) -> Finding:
+    """Return an error as a finding."""
+    for kind, code, advice in _CODES:
+        if isinstance(error, kind):
+            severity = Severity.WARNING if kind is NeedDescription else Severity.ERROR
+            return Finding(code, severity, error.message, error.offset, advice)
+    raise error
+
+
+class _Checker:
+    def __init__(
+        self, image: SaveImage, level: CheckLevel, io: IOOptions, progress: OnProgress | None
+    ) -> None:
+        self._image = image
+        self._full = level is CheckLevel.FULL
+        self._io = io
+        self._progress = progress
+        self.findings = image.findings
+        self.summary: ImageSummary | None = None
+
+    def run(self) -> None:
+        steps = [self._envelope, self._capabilities, self._stream, self._summarize]
+        for step in steps:
+            try:
+                step()
+            except (FormatError, UnsupportedError) as error:
+                self.findings.append(finding_of(error))
+
+    def _note(
+        self, code: str, severity: Severity, message: str, offset: int | None, advice: str
+    ) -> None:
+        self.findings.append(Finding(code, severity, message, offset, advice))
+
+    def _summarize(self) -> None:
+        self.summary = self._image.summary()
+
+    def _envelope(self) -> None:
+        image = self._image
+        envelope = image.envelope
+        if envelope is None:
+            return
+        if not envelope.finished:
+            self._note(
+                "envelope.incomplete",
+                Severity.ERROR,
+                'the save never finished (libvirt\'s "Part" magic)',
+                0,
+                "save the guest again; libvirt refuses this file",
+            )
+        if image.mislabelled:
+            stream = "mapped-ram" if image.head.mapped else "sequential"
+            self._note(
+                "envelope.mislabelled",
+                Severity.ERROR,
+                f"the envelope says {envelope.format_name}, but the stream is {stream}; "
+                "libvirt cannot load that",
+                28,
+                "convert it with -O raw or -O sparse, which writes a truthful envelope",
+            )
+        self._documents()
+
+    def _documents(self) -> None:
+        envelope = self._image.envelope
+        if envelope is None:
+            return
+        domain = None
+        try:
+            domain = parse_domain(envelope.xml, at=HEADER_LENGTH)
+        except FormatError as error:
+            self._note(
+                "envelope.xml",
+                Severity.ERROR,
+                f"the domain XML is damaged: {error.message}",
+                error.offset,
+                "put a sound one in with `savefmt xml set`",
+            )
+        if envelope.cookie is not None:
+            try:
+                check_document(
+                    envelope.cookie, "cookie", at=HEADER_LENGTH + envelope.cookie_offset
+                )
+            except FormatError as error:
+                self._note(
+                    "envelope.cookie",
+                    Severity.WARNING,
+                    f"the cookie is damaged: {error.message}",
+                    error.offset,
+                    "libvirt takes the CPU model of the running guest from it",
+                )
+        if domain is not None and domain.machine and self._image.machine:
+            if domain.machine != self._image.machine:
+                self._note(
+                    "envelope.machine",
+                    Severity.WARNING,
+                    f"the XML names machine {domain.machine}, the stream {self._image.machine}",
+                    self._image.stream_offset,
+                    "QEMU refuses a machine that differs",
+                )
+
+    def _capabilities(self) -> None:
+        configuration = self._image.configuration
+        if configuration is None:
+            self._note(
+                "stream.no-configuration",
+                Severity.NOTE,
+                "the stream has no configuration section",
+                self._image.stream_offset + 8,
+                "only machine types before QEMU 2.4 send none",
+            )
+            return
+        if self._image.head.mapped and IGNORE_SHARED in configuration.capabilities:
+            self._note(
+                "stream.ignore-shared",
+                Severity.WARNING,
+                "mapped-ram together with x-ignore-shared",
+                configuration.offset,
+                "no release of QEMU up to 10.2 loads that",
+            )
+        if not configuration.machine.isprintable():
+            self._note(
+                "stream.machine-name",
+                Severity.WARNING,
+                "the machine type holds control characters",
+                configuration.offset,
+                "treat the file as hostile",
+            )
+
+    def _stream(self) -> None:
+        if self._image.layout is Layout.MAPPED_RAM:
+            self._mapped()
+        elif self._full:
+            self._sequential()
+        else:
+            self._sequential_end()
+
+    def _mapped(self) -> None:
+        image = self._image
+        stream = image.mapped
+        if not any(pages.present for pages in stream.pages):
+            self._note(
+                "mappedram.empty",
+                Severity.ERROR,
+                "all page bitmaps are empty: the guest's RAM is not in this image",
+                stream.head.ram.offset,
+                "a background snapshot or a failed save does that; save the guest again",
+            )
+        if not any(part.head and part.head.kind.name == "END" for part in stream.parts):
+            self._no_end(stream.tail.start)
+        stale = self._stale_bytes()
+        if stale:
+            self._note(
+                "mappedram.stale",
+                Severity.NOTE,
+                f"up to {stale} bytes of old page content lie under clear bits",
+                None,
+                "normal after a live save; `savefmt convert -O sparse` leaves them out",
+            )
+        self._tail(stream.tail)
+        if self._full:
+            total = sum(pages.present * pages.page_size for pages in stream.pages)
+            meter = Meter(self._progress, total, "reading")
+            move_pages(image.file, stream.pages, self._io, meter.update)
+
+    def _stale_bytes(self) -> int:
+        """Bytes of data extents beyond what the present pages explain."""
+        image = self._image
+        stale = 0
+        for pages in image.mapped.pages:
+            end = pages.offset + pages.count * pages.page_size
+            extents = image.file.extents(pages.offset, end)
+            stored = sum(length for _, length in extents)
+            # A file that has no holes at all tells nothing.
+            if stored < pages.count * pages.page_size:
+                stale += max(stored - pages.present * pages.page_size, 0)
+        return stale
+
+    def _no_end(self, offset: int) -> None:
+        self._note(
+            "ram.no-end",
+            Severity.NOTE,
+            "RAM has no END section, as in background snapshots",
+            offset,
+            "QEMU loads it all the same",
+        )
+
+    def _sequential_end(self) -> None:
+        if self._image.codec == "raw" and self._image.description is None:
+            self._note(
+                "vmdescription.missing",
+                Severity.NOTE,
+                "no vmdescription at the end: the save left it out, or the file was cut",
+                self._image.length,
+                "`savefmt check --full` tells which",
+            )
+
+    def _sequential(self) -> None:
+        image = self._image
+        visitor = TallyVisitor(None, image.path)
+        meter = Meter(self._progress, image.length, "reading")
+        with pass_over(image, visitor, self._io, meter, findings=self.findings) as tail:
+            if visitor.scanner is not None and visitor.scanner.counts.flushes:
+                if not visitor.scanner.counts.pages:
+                    self._note(
+                        "ram.multifd-capture",
+                        Severity.ERROR,
+                        "the pages went through other multifd channels and are not here",
+                        image.head.ram.offset,
+                        "save the guest to a file instead of capturing a socket",
+                    )
+            self._missing_pages(visitor)
+            self._tail(tail)
+
+    def _missing_pages(self, visitor: TallyVisitor) -> None:
+        image = self._image
+        ignores = IGNORE_SHARED in image.capabilities
+        for block, table in zip(image.head.blocks.blocks, visitor.tables, strict=True):
+            missing = 0
+            first = None
+            for run in index_runs(table, block.page_size):
+                if run.kind == "absent":
+                    missing += run.pages.count
+                    first = run.pages.first if first is None else first
+            if not missing:
+                continue
+            whole = missing == table.count
+            expected = (ignores and whole) or "/" in block.idstr
+            self._note(
+                "ram.missing-pages",
+                Severity.NOTE if expected else Severity.WARNING,
+                f"{missing} of {table.count} pages of {block.idstr!r} never came, "
+                f"the first is page {first}",
+                None,
+                "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
+            )
+
+    def _tail(self, tail: Tail) -> None:
+        tail.check_end()
+        if tail.description is None:
+            self._note(
+                "vmdescription.missing",
+                Severity.NOTE,
+                "the stream has no vmdescription, so its device sections cannot be told apart",
+                tail.end,
+                "QEMU needs none",
+            )
+            return
+        walked: list[Section] = list(tail.sections(self.findings))
+        names = {section.idstr for section in walked}
+        for essential in _ESSENTIAL:
+            if essential not in names:
+                self._note(
+                    "stream.section-missing",
+                    Severity.WARNING,
+                    f"there is no {essential!r} section",
+                    tail.start,
+                    "QEMU would load the image and run a guest without that state",
+                )
+        described = set(tail.description.sections)
+        extra = described - {(s.idstr, s.instance_id) for s in walked} - self._early()
+        if extra:
+            idstr, instance = min(extra)
+            self._note(
+                "vmdescription.extra",
+                Severity.WARNING,
+                f"{len(extra)} described sections do not occur, {idstr!r} {instance} for one",
+                tail.description.offset,
+                "the image may be forged or damaged",
+            )
+
+    def _early(self) -> set[tuple[str, int]]:
+        if self._image.layout is Layout.MAPPED_RAM:
+            return {
+                (part.head.idstr, part.head.instance_id)
+                for part in self._image.mapped.parts
+                if part.head is not None
+            }
+        description = self._image.description
+        return set(description.sections) if description is not None else set()
+
+

@@ -1,0 +1,27 @@
+"""What a conversion hands on, so that its result can be verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from savefmt.native.pages import Table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What went into the target.
+
+    Attributes
+    ----------
+    sums : dict of str to Table, or None
+        Page sums of the source by idstr, where a key was given.
+    devices : str
+        `Tail.devices_digest`.
+    data_pages : int or None
+        Pages with content.
+    """
+
+    sums: dict[str, Table] | None
+    devices: str
+    data_pages: int | None
+

@@ -1,0 +1,39 @@
+"""The same stream behind another envelope, in place of the old file."""
+
+from __future__ import annotations
+
+import os
+
+from savefmt.convert.plan import Target
+from savefmt.convert.run import Conversion
+from savefmt.format.envelope import Envelope
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions, OnProgress
+
+
+def rewrap(
+    image: SaveImage, envelope: Envelope, io: IOOptions, progress: OnProgress | None
+) -> None:
+    """Replace an image by one with another envelope and the same stream.
+
+    Mode and owner of the file stay what they were, as far as the caller may set them.
+
+    Parameters
+    ----------
+    image : SaveImage
+        The one to replace.
+    envelope : Envelope
+        Of any length.
+    io, progress
+        As everywhere.
+    """
+    status = os.stat(image.path)
+    target = Target(image.layout, image.codec, envelope, ())
+    conversion = Conversion(image, os.fspath(image.path), target, io, progress)
+    conversion.overwrite = True
+    conversion.run()
+    os.chmod(image.path, status.st_mode & 0o7777)
+    try:
+        os.chown(image.path, status.st_uid, status.st_gid)
+    except PermissionError:
+        pass  # not root: the file is the caller's now, as after any editor

@@ -1,0 +1,351 @@
+"""`savefmt.convert`: plan, write beside the target, verify, seal, rename."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+from savefmt.convert import mapped, sequential
+from savefmt.convert.outcome import Outcome
+from savefmt.convert.plan import DISCARD, Request, Target, plan_target
+from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
+from savefmt.convert.source import PipeImage
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.format.envelope import Envelope
+from savefmt.format.mappedram import ByteOrder
+from savefmt.image import SaveImage
+from savefmt.memory import combine
+from savefmt.model import ConversionReport, IOOptions, Layout, OnProgress, StrPath
+from savefmt.native.core import NeedContentError
+from savefmt.native.jobs import Emitter
+from savefmt.native.pages import SumKey
+from savefmt.output import OutputFile, check_target
+from savefmt.progress import Meter
+from savefmt.state import read_state
+
+_PIPE = "-"
+_DIRECT_FROM = 256 << 20
+"""Images from this length on bypass the page cache unless told otherwise: they would
+push everything else out of it."""
+
+
+def convert(
+    source: StrPath | SaveImage,
+    target: StrPath,
+    *,
+    layout: Layout | None = None,
+    codec: str | None = None,
+    save_version: int | None = None,
+    bare: bool = False,
+    overwrite: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> ConversionReport:
+    """Write a guest's image in another form.
+
+    The target appears under its name only when it is complete and on the disk; on any
+    failure nothing is left of it.
+
+    Parameters
+    ----------
+    source : str, os.PathLike or SaveImage
+        ``-`` is standard input, for sequential images.
+    target : str or os.PathLike
+        ``-`` is standard output, for sequential results.
+    layout : Layout, optional
+        Sequential or mapped-ram ("sparse"); as in the source by default.
+    codec : str, optional
+        Outer compression of a sequential result: ``raw``, ``gzip``, ``bzip2``, ``xz``,
+        ``lzop``, ``zstd``; ``null`` reads everything and writes nothing.
+    save_version : int, optional
+        Of libvirt's header: 1, 2, or 3 as once proposed.
+    bare : bool
+        Leave libvirt's envelope out.
+    overwrite : bool
+        Replace an existing target.
+    verify : bool
+        Read the result back and compare all pages and devices with the source's.
+    dry_run : bool
+        Plan and check only.
+    io : IOOptions
+        Threads, window, direct I/O.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Returns
+    -------
+    ConversionReport
+        What was done.
+
+    Raises
+    ------
+    ConversionError
+        If the options exclude each other or the target cannot hold the source.
+    FormatError, UnsupportedError
+        What is wrong with the source.
+    ImageIOError
+        What the operating system refused, a full disk for instance.
+    """
+    request = Request(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
+    request.check()
+    if verify and (request.to_pipe or codec == DISCARD):
+        raise ConversionError("only a file can be read back for verification")
+    if codec != DISCARD and not request.to_pipe:
+        check_target(target, overwrite=overwrite)
+    with ExitStack() as stack:
+        opened = _open_source(source, io, stack)
+        plan = plan_target(request, opened.envelope, opened.layout, opened.codec)
+        work = Conversion(opened, os.fspath(target), plan, io, progress)
+        work.overwrite = overwrite
+        work.verify_key = SumKey.fixed() if verify else None
+        try:
+            work.refuse_same_file()
+            return work.dry_run() if dry_run else work.run()
+        except SavefmtError as error:
+            error.path = error.path or opened.path
+            raise
+
+
+def _open_source(
+    source: StrPath | SaveImage, io: IOOptions, stack: ExitStack
+) -> SaveImage | PipeImage:
+    if isinstance(source, SaveImage):
+        return source
+    if os.fspath(source) == _PIPE:
+        return PipeImage(sys.stdin.fileno(), "standard input")
+    if io.direct is None:
+        try:
+            io = replace(io, direct=os.stat(source).st_size >= _DIRECT_FROM)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=source) from error
+    return stack.enter_context(SaveImage(source, io=io))
+
+
+class Conversion:
+    """One conversion, planned and ready to run."""
+
+    def __init__(
+        self,
+        source: SaveImage | PipeImage,
+        target: str,
+        plan: Target,
+        io: IOOptions,
+        progress: OnProgress | None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._plan = plan
+        self._io = io
+        self._progress = progress
+        self._sum_apart = False
+        self._started = time.monotonic()
+        self.overwrite = False
+        self.verify_key: SumKey | None = None
+
+    def refuse_same_file(self) -> None:
+        """Refuse to convert a file onto itself."""
+        if not isinstance(self._source, SaveImage) or self._plan.codec == DISCARD:
+            return
+        if os.path.exists(self._target) and os.path.samefile(self._source.path, self._target):
+            raise ConversionError(
+                "source and target are the same file; name another target", path=self._target
+            )
+
+    @property
+    def _key(self) -> SumKey | None:
+        """Key for summing the pages while they are converted."""
+        return None if self._sum_apart else self.verify_key
+
+    @property
+    def _direct(self) -> bool:
+        if self._io.direct is not None:
+            return self._io.direct
+        return isinstance(self._source, SaveImage) and self._source.length >= _DIRECT_FROM
+
+    def dry_run(self) -> ConversionReport:
+        """Check what can be checked without reading pages or writing."""
+        if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
+            self._source.mapped.tail.check_end()
+        return self._report(None, None, dry_run=True)
+
+    def run(self) -> ConversionReport:
+        """Do it."""
+        before = self._identity()
+        if self._plan.codec == DISCARD:
+            outcome = self._discard()
+            self._refuse_changed(before)
+            return self._report(outcome, None)
+        if self._target == _PIPE:
+            return self._report(self._to_pipe(), None)
+        try:
+            return self._to_file(before)
+        except NeedContentError:
+            if not isinstance(self._source, SaveImage):
+                raise
+            # A live stream with deltas: what it holds can be told by a second pass only.
+            self._sum_apart = True
+            return self._to_file(before)
+
+    def _identity(self) -> tuple[int, ...] | None:
+        if not isinstance(self._source, SaveImage):
+            return None
+        status = os.stat(self._source.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _refuse_changed(self, before: tuple[int, ...] | None) -> None:
+        if self._identity() != before:
+            raise ConversionError(
+                "the source changed while it was read; wait until the save has finished",
+                path=self._source.path,
+            )
+
+    def _meter(self, phase: str) -> Meter:
+        return Meter(self._progress, 0, phase)
+
+    def _discard(self) -> Outcome:
+        meter = self._meter("reading")
+        if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
+            return mapped.read_pages(self._source, self._io, self._key, meter)
+        return sequential.copy_stream(
+            self._source, NullSink(), DISCARD, self._io, self._key, meter
+        )
+
+    def _to_pipe(self) -> Outcome:
+        fd, name = sys.stdout.fileno(), "standard output"
+        if self._plan.envelope is not None:
+            PipeSink(fd, name).write(self._plan.envelope.pack())
+        return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
+
+    def _stream_codec(self) -> str:
+        """The codec that a sequential stream still has to go through."""
+        same = isinstance(self._source, SaveImage) and self._source.codec == self._plan.codec
+        return "raw" if same else self._plan.codec
+
+    def _stream_to(self, sink: Sink) -> Outcome:
+        meter = self._meter("converting")
+        try:
+            if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
+                outcome = mapped.emit_to_sink(self._source, sink, self._io, self._key, meter)
+            else:
+                outcome = sequential.copy_stream(
+                    self._source, sink, self._plan.codec, self._io, self._key, meter
+                )
+            sink.close()
+        finally:
+            sink.abort()
+        return outcome
+
+    def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
+        envelope = self._plan.envelope
+        with OutputFile(
+            self._target, overwrite=self.overwrite, direct=self._direct
+        ) as output:
+            offset = 0
+            if envelope is not None:
+                output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
+                offset = envelope.stream_offset
+            outcome = self._write_stream(output, offset)
+            self._refuse_changed(before)
+            digest = self._verify(output, outcome) if self.verify_key is not None else None
+            if envelope is not None:
+                output.file.sync()
+                output.file.write(envelope.pack_header(finished=True), 0)
+            direct = output.file.direct
+            output.commit()
+        return replace(self._report(outcome, digest), direct=direct)
+
+    def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
+        source, io, key = self._source, self._io, self._key
+        from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
+        to_mapped = self._plan.layout is Layout.MAPPED_RAM
+        if to_mapped and not from_mapped:
+            meter = self._meter("converting")
+            order = _bitmap_order(self._plan.envelope)
+            return sequential.scatter_stream(source, output, offset, order, io, key, meter)
+        if isinstance(source, SaveImage) and from_mapped:
+            meter = self._meter("converting")
+            if to_mapped:
+                return mapped.relocate(source, output, offset, io, key, meter)
+            if self._plan.codec == "raw":
+                records = Emitter(source.file, source.mapped.pages, None).length
+                _require_space(output, offset + records)
+                return mapped.emit_to_file(source, output, offset, io, key, meter)
+        return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
+
+    def _verify(self, output: OutputFile, outcome: Outcome) -> str:
+        """Read the result back and compare it with what the source held."""
+        key = self.verify_key
+        expected = outcome.sums
+        if key is None:
+            raise AssertionError("nothing to verify with")
+        if expected is None:
+            if not isinstance(self._source, SaveImage):
+                raise AssertionError("a pipe is summed while it is read")
+            expected = self._source.memory.sums(key, self._meter("reading the source again"))
+        output.file.sync()
+        with SaveImage(output.path, io=self._io, strict=False) as result:
+            state = read_state(result, key, self._io, self._meter("verifying"))
+            for name, table in expected.items():
+                for run in table.differences(state.sums[name]):
+                    raise ConversionError(
+                        f"verification failed: page {run.first} of {name!r} differs from the "
+                        "source; the disk or the memory of this host may be failing"
+                    )
+            if state.devices_digest != outcome.devices:
+                raise ConversionError("verification failed: the device sections differ")
+            return combine(result.head.blocks, state.sums)
+
+    def _report(
+        self, outcome: Outcome | None, digest: str | None, *, dry_run: bool = False
+    ) -> ConversionReport:
+        source, plan = self._source, self._plan
+        status = None
+        if self._target != _PIPE and plan.codec != DISCARD and not dry_run:
+            status = os.stat(self._target)
+        if isinstance(source, SaveImage):
+            source_length, label = source.length, source.mislabelled
+        else:
+            source_length, label = source.received, False
+        changes = list(plan.changes)
+        if label and plan.envelope is not None:
+            changes.append("the envelope named the wrong layout; it now tells the right one")
+        return ConversionReport(
+            source=os.fspath(source.path),
+            target=self._target,
+            source_layout=source.layout,
+            target_layout=plan.layout,
+            source_codec=source.codec,
+            target_codec=plan.codec,
+            version=plan.envelope.version if plan.envelope else None,
+            data_pages=outcome.data_pages if outcome else None,
+            source_length=source_length,
+            target_length=status.st_size if status else 0,
+            target_disk_length=status.st_blocks * 512 if status else 0,
+            seconds=time.monotonic() - self._started,
+            changes=tuple(changes),
+            digest=digest,
+            dry_run=dry_run,
+        )
+
+
+def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
+    """Bitmaps are in the order of the host that restores, which wrote the envelope."""
+    return envelope.byte_order if envelope is not None else "little"
+
+
+def _require_space(output: OutputFile, length: int) -> None:
+    """Refuse early what cannot fit: a sequential result has no holes."""
+    room = os.statvfs(output.target.parent)
+    free = room.f_bavail * room.f_frsize
+    if free < length:
+        raise ImageIOError(
+            f"the result takes {length} bytes and the file system has {free} left; "
+            "free some space, choose another folder, or compress the result",
+            errno=28,
+            path=output.target,
+        )

@@ -1,0 +1,101 @@
+"""All that makes two images one guest: sums of pages, digests of device sections."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from savefmt.errors import FormatError, UnsupportedError
+from savefmt.image import SaveImage
+from savefmt.memory import TallyVisitor, pass_over
+from savefmt.model import IOOptions, Layout
+from savefmt.native.core import NeedContentError
+from savefmt.native.pages import SumKey, Table
+from savefmt.progress import Meter
+from savefmt.tail import Tail
+
+SectionKey = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class GuestState:
+    """What an image says of its guest, comparable across layouts and codecs.
+
+    Attributes
+    ----------
+    sums : dict of str to Table
+        Page sums by idstr; ignored blocks are left out.
+    sections : dict, or None
+        SHA-256 of each device section by idstr and instance; None where they cannot be
+        told apart.
+    devices_digest : str
+        SHA-256 of all device sections behind RAM together.
+    """
+
+    sums: dict[str, Table]
+    sections: dict[SectionKey, str] | None
+    devices_digest: str
+
+
+def read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> GuestState:
+    """Read an image whole.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of any form.
+    key : SumKey
+        For the page sums: the same one for images to be compared.
+    io : IOOptions
+        How it is read.
+    meter : Meter
+        Told how far it is.
+
+    Returns
+    -------
+    GuestState
+        Complete.
+    """
+    if image.layout is Layout.MAPPED_RAM:
+        tail = image.mapped.tail
+        tail.check_end()
+        sums = image.memory.sums(key, meter)
+        return GuestState(sums, _sections(tail, _early_of(image)), tail.devices_digest())
+    visitor = TallyVisitor(key, image.path)
+    try:
+        tail = pass_over(image, visitor, io, meter)
+    except NeedContentError:
+        sums = image.memory.sums(key, meter)
+        visitor = TallyVisitor(None, image.path)
+        tail = pass_over(image, visitor, io, meter)
+    else:
+        names = [block.idstr for block in image.head.blocks.blocks]
+        sums = dict(zip(names, visitor.tables, strict=True))
+    with tail:
+        return GuestState(sums, _sections(tail, visitor.early), tail.devices_digest())
+
+
+def _early_of(image: SaveImage) -> dict[SectionKey, str]:
+    """Digests of the sections that come before RAM ends, as `TallyVisitor` makes them."""
+    early: dict[SectionKey, str] = {}
+    for part in image.mapped.parts:
+        if part.head is None or part.is_ram:
+            continue
+        end = part.end - image.mapped.footer_length
+        payload = image.file.read(end - part.payload, part.payload)
+        key = (part.head.idstr, part.head.instance_id)
+        early[key] = early.get(key, "") + hashlib.sha256(payload).hexdigest()
+    return early
+
+
+def _sections(tail: Tail, early: dict[SectionKey, str]) -> dict[SectionKey, str] | None:
+    try:
+        found = dict(early)
+        for section in tail.sections():
+            if section.offset is None or section.length is None:
+                raise AssertionError("a walked section without place")
+            key = (section.idstr, section.instance_id)
+            found[key] = found.get(key, "") + tail.digest(section.offset, section.length)
+    except (FormatError, UnsupportedError):
+        return None
+    return found

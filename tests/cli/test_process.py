@@ -1,0 +1,130 @@
+"""The whole process: signals, pipes, start-up cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "src"
+
+# A command line whose `probe` does what the test wants done.
+STAGE = """
+import sys, time
+sys.path.insert(0, {sources!r})
+import savefmt
+from savefmt.cli import main
+
+def probe(path, **options):
+    {body}
+
+vars(savefmt)["probe"] = probe
+sys.exit(main(["info", "image"]))
+"""
+WAIT = """
+    try:
+        print("ready", file=sys.stderr, flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", file=sys.stderr, flush=True)
+"""
+
+
+def stage(body: str) -> list[str]:
+    """Return the command that runs `body` as the library's function."""
+    return [sys.executable, "-c", STAGE.format(sources=str(SOURCES), body=body.strip())]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_signals_clean_up_first(number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(stage(WAIT), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    began = time.monotonic()
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert rest.startswith("cleaned up\n")
+    assert "Traceback" not in rest
+    assert time.monotonic() - began < 5
+
+
+def test_nohup_stays_nohup() -> None:
+    script = stage("raise SystemExit(0 if signal.getsignal(1) is signal.SIG_IGN else 9)")
+    script[2] = "import signal; signal.signal(1, signal.SIG_IGN)\n" + script[2]
+
+    assert subprocess.run(script, check=False).returncode == 0
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "savefmt", "--help"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        check=False,
+    )
+    os.close(writer)
+
+    assert process.returncode == 141
+    assert process.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_stdout_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "savefmt", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(SOURCES)},
+            check=False,
+            text=True,
+        )
+
+    assert process.returncode == 1
+    assert process.stderr == "savefmt: standard output: No space left on device\n"
+
+
+def test_nothing_heavy_is_loaded_on_the_way_to_info() -> None:
+    heavy = {"rich", "numpy", "asyncio", "importlib.metadata", "tempfile", "json", "shtab"}
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from savefmt.cli.main import build_parser\n"
+        "build_parser().parse_args(['info', 'a'])\n"
+        "print(*sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(SOURCES)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert heavy.isdisjoint(result.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_of_it() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import savefmt\n"
+        "print(*(name for name in sys.modules if name.startswith('savefmt.')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(SOURCES)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert result.stdout.split() == []
