@@ -56,6 +56,7 @@ $(VENV)/.tools:
 $(VENV)/.built: $(VENV)/.tools pyproject.toml setup.py $(wildcard csrc/*)
 	rm -rf build src/savefmt/native/_core*.so
 	$(PIP) install --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.built

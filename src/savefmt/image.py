@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from savefmt.errors import (
     ClosedImageError,
@@ -28,7 +28,6 @@ from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC, Configuration
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.mapped import ByteOrder, MappedStream, read_mapped
-from savefmt.memory import GuestMemory, index_extents, mapped_extents
 from savefmt.model import (
     EnvelopeSummary,
     Finding,
@@ -43,9 +42,11 @@ from savefmt.model import (
     StrPath,
 )
 from savefmt.native.file import File
-from savefmt.prefetch import close_pieces, prefetch
 from savefmt.progress import Meter
 from savefmt.traverse import read_head
+
+if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
+    from savefmt.memory import GuestMemory
 
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
@@ -375,6 +376,8 @@ class SaveImage:
         ChunkCursor
             Valid inside the ``with`` block.
         """
+        from savefmt.prefetch import close_pieces, prefetch
+
         file = self.file
         if look:
             pieces: Iterator[bytes | memoryview] = self._small_pieces()
@@ -405,6 +408,8 @@ class SaveImage:
     @cached_property
     def memory(self) -> GuestMemory:
         """The guest's memory by block."""
+        from savefmt.memory import GuestMemory
+
         return GuestMemory(self, self._io)
 
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
@@ -422,6 +427,8 @@ class SaveImage:
         MapExtent
             Ascending inside each block, block after block.
         """
+        from savefmt.memory import index_extents, mapped_extents
+
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
                 yield from mapped_extents(block, pages)

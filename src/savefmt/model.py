@@ -53,8 +53,8 @@ class IOOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:
             raise ValueError(f"threads must be 0 to 64, not {self.threads}")
-        if not (64 << 10) <= self.window <= (64 << 20) or self.window.bit_count() != 1:
-            raise ValueError(f"window must be a power of 2 from 64 KiB to 64 MiB, not {self.window}")
+        if not (1 << 20) <= self.window <= (64 << 20) or self.window.bit_count() != 1:
+            raise ValueError(f"window must be a power of 2 from 1 to 64 MiB, not {self.window}")
 
     @property
     def worker_count(self) -> int:

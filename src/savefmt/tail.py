@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -183,6 +181,8 @@ class Tail:
 
     def digest(self, start: int, length: int) -> str:
         """SHA-256 of a stretch of the tail."""
+        import hashlib
+
         state = hashlib.sha256()
         for data in self.chunks(start, start + length):
             state.update(data)
@@ -213,6 +213,8 @@ def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = T
     Tail
         In memory, or in an unlinked temporary file where it is long.
     """
+    import tempfile
+
     spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_LIMIT)  # noqa: SIM115
     try:
         spool.write(prefix)

@@ -28,8 +28,8 @@ from savefmt.state import read_state
 
 _PIPE = "-"
 _DIRECT_FROM = 256 << 20
-"""Images from this length on bypass the page cache unless told otherwise: they would
-push everything else out of it."""
+"""Images and guests from this size on bypass the page cache unless told otherwise: they
+would push everything else out of it."""
 
 
 def convert(
@@ -163,9 +163,12 @@ class Conversion:
 
     @property
     def _direct(self) -> bool:
+        """Whether the target bypasses the page cache: by the guest's size, not the file's."""
         if self._io.direct is not None:
             return self._io.direct
-        return isinstance(self._source, SaveImage) and self._source.length >= _DIRECT_FROM
+        if isinstance(self._source, SaveImage):
+            return self._source.head.blocks.total >= _DIRECT_FROM
+        return True
 
     def dry_run(self) -> ConversionReport:
         """Check what can be checked without reading pages or writing."""

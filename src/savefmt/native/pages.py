@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -152,6 +151,8 @@ class SumKey:
     @classmethod
     def fixed(cls) -> SumKey:
         """The key of `digest()`: SHAKE-256 of ``savefmt page sum 1``."""
+        import hashlib
+
         return cls(hashlib.shake_256(b"savefmt page sum 1").digest(_KEY_LENGTH))
 
     def sum(self, page: bytes | bytearray | memoryview) -> int:
