@@ -15,7 +15,7 @@ from savefmt.errors import (
 )
 from savefmt.format.domain import check_document, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
-from savefmt.format.stream import IGNORE_SHARED, NeedDescription
+from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
 from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import (
@@ -33,7 +33,7 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.records import index_runs
 from savefmt.progress import Meter
-from savefmt.tail import Tail
+from savefmt.tail import FOOTER_AND_EOF, Tail
 
 _ESSENTIAL = ("timer", "cpu_common")
 """QEMU notices no missing section (format.md 3.3); these exist on every machine."""
@@ -280,14 +280,28 @@ class _Checker:
         )
 
     def _sequential_end(self) -> None:
-        if self._image.codec == "raw" and self._image.description is None:
+        image = self._image
+        if image.codec != "raw" or image.description is not None:
+            return
+        start = max(image.length - FOOTER_AND_EOF, image.stream_offset)
+        last = image.file.read(image.length - start, start)
+        if last[:1] == bytes([ItemType.FOOTER]) and last[-1:] == bytes([ItemType.EOF]):
             self._note(
                 "vmdescription.missing",
                 Severity.NOTE,
-                "no vmdescription at the end: the save left it out, or the file was cut",
-                self._image.length,
-                "`savefmt check --full` tells which",
+                "the stream has no vmdescription",
+                image.length,
+                "QEMU needs none",
             )
+            return
+        self._note(
+            "stream.no-end",
+            Severity.WARNING,
+            "the file ends neither in a vmdescription nor in an EOF mark: it was cut short, "
+            "or something follows the stream",
+            image.length,
+            "`savefmt check --full` tells which",
+        )
 
     def _sequential(self) -> None:
         image = self._image

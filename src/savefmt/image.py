@@ -379,15 +379,12 @@ class SaveImage:
         from savefmt.prefetch import close_pieces, prefetch
 
         file = self.file
-        if look:
-            pieces: Iterator[bytes | memoryview] = self._small_pieces()
-        else:
-            pieces = file.chunks(self.stream_offset, self.length, io or self._io)
-        if stored is not None:
-            pieces = stored(pieces)
+        base: Iterator[bytes | memoryview] = (
+            self._small_pieces() if look else file.chunks(self.stream_offset, self.length, io or self._io)
+        )
+        pieces = stored(base) if stored is not None else base
         if self.codec != "raw":
-            codec = find_codec(self.codec)
-            decoded = codec.open_reader(pieces, offset=self.stream_offset)
+            decoded = find_codec(self.codec).open_reader(pieces, offset=self.stream_offset)
             pieces = decoded if look else prefetch(decoded)
         if plain is not None:
             pieces = plain(pieces)
@@ -397,7 +394,9 @@ class SaveImage:
             error.path = error.path or self.path
             raise
         finally:
+            # The outermost first: it may hold a thread that reads from the others.
             close_pieces(pieces)
+            close_pieces(base)
 
     def _small_pieces(self) -> Iterator[bytes]:
         at = self.stream_offset

@@ -20,7 +20,7 @@ _MEMORY_LIMIT = 32 << 20
 
 _DESCRIPTION_HEAD = re.compile(rb"\x00\x06(....)\{", re.DOTALL)
 _SEARCH_LIMIT = 64 << 20
-_FOOTER_AND_EOF = 6
+FOOTER_AND_EOF = 6
 
 Pread = Callable[[int, int], bytes]
 
@@ -109,9 +109,9 @@ class Tail:
             If the EOF mark is not where it must be.
         """
         at = self.description.offset if self.description is not None else self.end
-        last = self.pread(min(_FOOTER_AND_EOF, at - self.start), max(at - 6, self.start))
+        last = self.pread(min(FOOTER_AND_EOF, at - self.start), max(at - 6, self.start))
         whole = last[-1:] == bytes([ItemType.EOF])
-        if whole and self.has_footers and len(last) == _FOOTER_AND_EOF:
+        if whole and self.has_footers and len(last) == FOOTER_AND_EOF:
             whole = last[0] == ItemType.FOOTER
         if not whole:
             raise TruncatedError(

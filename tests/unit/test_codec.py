@@ -11,7 +11,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -30,15 +29,12 @@ from savefmt.format.codec import (
     PIECE_LENGTH,
     Bytes,
     Codec,
-    Compressor,
-    GzipCodec,
     MemberCodec,
     Writer,
     codec_for_format,
     detect,
     find_codec,
 )
-from savefmt.format.members import MemberWriter
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -12,7 +13,6 @@ from types import FrameType
 from typing import NoReturn
 
 import savefmt
-from savefmt.cli import check, compare, completion, convert, info, mapping, xml
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import Parser, common_options
 from savefmt.cli.ui import Ui, is_broken_pipe
@@ -32,6 +32,18 @@ examples:
 """
 
 
+_HOMES = {
+    "info": ("info",),
+    "check": ("check",),
+    "convert": ("convert",),
+    "compare": ("compare",),
+    "map": ("mapping",),
+    "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
+    "completion": ("completion",),
+}
+"""Commands in the order of the help: the module of each, and its other names."""
+
+
 class Terminated(BaseException):
     """A signal asked us to end; no ``except Exception`` may swallow it."""
 
@@ -40,8 +52,14 @@ class Terminated(BaseException):
         self.number = number
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of all commands, which completion and the docs use, too.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The command line, if there is one: a command that it names is loaded alone, since
+        `savefmt info` must be instant.
 
     Returns
     -------
@@ -57,12 +75,20 @@ def build_parser() -> argparse.ArgumentParser:
     common_options(parser, top=True)
     parser.add_argument("--version", action="version", version=f"savefmt {savefmt.__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser, prog="savefmt"
     )
-    for module in (info, check, convert, compare, mapping, xml, completion):
-        module.add(commands)
+    for name in _modules_for(words):
+        importlib.import_module(f"savefmt.cli.{name}").add(commands)
     _add_help(commands, parser)
     return parser
+
+
+def _modules_for(words: Sequence[str]) -> list[str]:
+    first = next((word for word in words if not word.startswith("-")), None)
+    for command, (module, *aliases) in _HOMES.items():
+        if first in (command, *aliases):
+            return [module]
+    return [module for module, *_ in _HOMES.values()]
 
 
 def _add_help(commands: argparse._SubParsersAction[Parser], parser: Parser) -> None:
@@ -117,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        args = build_parser(words).parse_args(words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     ui = Ui(args)

@@ -26,7 +26,8 @@ FLAG_MASK = (1 << 10) - 1
 
 DEFAULT_PAGE_SIZE = 4096
 MAX_BLOCKS = 4096
-MAX_TOTAL_LENGTH = 1 << 52
+MAX_TOTAL_LENGTH = 1 << 44
+"""16 TiB: beyond what hosts save, and small enough to keep one bit a page in memory."""
 
 
 class RamFlag(enum.IntFlag):
@@ -259,7 +260,9 @@ def read_block_list(
         raise CorruptError(message, offset=at)
     total = total_word & ~FLAG_MASK
     if total > MAX_TOTAL_LENGTH:
-        raise CorruptError(f"guest memory of {total:#x} bytes", offset=at)
+        raise UnsupportedError(
+            f"guest memory of {total:#x} bytes; this release goes up to 16 TiB", offset=at
+        )
     if mapped and postcopy is not None:
         raise UnsupportedError("mapped-ram and postcopy-ram in one stream", offset=at)
 
