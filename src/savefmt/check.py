@@ -172,9 +172,7 @@ class _Checker:
             )
         if envelope.cookie is not None:
             try:
-                check_document(
-                    envelope.cookie, "cookie", at=HEADER_LENGTH + envelope.cookie_offset
-                )
+                check_document(envelope.cookie, "cookie", at=HEADER_LENGTH + envelope.cookie_offset)
             except FormatError as error:
                 self._note(
                     "envelope.cookie",
@@ -183,15 +181,15 @@ class _Checker:
                     error.offset,
                     "libvirt takes the CPU model of the running guest from it",
                 )
-        if domain is not None and domain.machine and self._image.machine:
-            if domain.machine != self._image.machine:
-                self._note(
-                    "envelope.machine",
-                    Severity.WARNING,
-                    f"the XML names machine {domain.machine}, the stream {self._image.machine}",
-                    self._image.stream_offset,
-                    "QEMU refuses a machine that differs",
-                )
+        machines = domain.machine if domain is not None else None, self._image.machine
+        if all(machines) and machines[0] != machines[1]:
+            self._note(
+                "envelope.machine",
+                Severity.WARNING,
+                f"the XML names machine {machines[0]}, the stream {machines[1]}",
+                self._image.stream_offset,
+                "QEMU refuses a machine that differs",
+            )
 
     def _capabilities(self) -> None:
         configuration = self._image.configuration
@@ -308,15 +306,15 @@ class _Checker:
         visitor = TallyVisitor(None, image.path)
         meter = Meter(self._progress, image.length, "reading")
         with pass_over(image, visitor, self._io, meter, findings=self.findings) as tail:
-            if visitor.scanner is not None and visitor.scanner.counts.flushes:
-                if not visitor.scanner.counts.pages:
-                    self._note(
-                        "ram.multifd-capture",
-                        Severity.ERROR,
-                        "the pages went through other multifd channels and are not here",
-                        image.head.ram.offset,
-                        "save the guest to a file instead of capturing a socket",
-                    )
+            counts = visitor.scanner.counts if visitor.scanner is not None else None
+            if counts is not None and counts.flushes and not counts.pages:
+                self._note(
+                    "ram.multifd-capture",
+                    Severity.ERROR,
+                    "the pages went through other multifd channels and are not here",
+                    image.head.ram.offset,
+                    "save the guest to a file instead of capturing a socket",
+                )
             self._missing_pages(visitor)
             self._tail(tail)
 
@@ -386,5 +384,3 @@ class _Checker:
             }
         description = self._image.description
         return set(description.sections) if description is not None else set()
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import (
     BlockDifference,
@@ -52,11 +53,10 @@ def compare(
     key = SumKey.random()
     with ExitStack() as stack:
         images = [
-            image
-            if isinstance(image, SaveImage)
-            else stack.enter_context(SaveImage(image, io=io))
+            image if isinstance(image, SaveImage) else stack.enter_context(SaveImage(image, io=io))
             for image in (left, right)
         ]
+        _refuse_page_sizes(*images)
         states = [
             read_state(image, key, io, Meter(progress, 0, f"reading {image.path.name}"))
             for image in images
@@ -76,6 +76,15 @@ def compare(
             tuple(_compare_blocks(images, states)),
             tuple(sections),
             tuple(notes + note),
+        )
+
+
+def _refuse_page_sizes(left: SaveImage, right: SaveImage) -> None:
+    if left.page_size != right.page_size:
+        raise UnsupportedError(
+            f"its pages have {right.page_size} bytes and those of {left.path} have "
+            f"{left.page_size}, so they cannot be compared; they are different guests",
+            path=right.path,
         )
 
 

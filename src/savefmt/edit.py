@@ -150,5 +150,3 @@ def _write_in_place(image: SaveImage, envelope: Envelope) -> None:
             file.sync()
     finally:
         os.close(fd)
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -47,13 +47,11 @@ from savefmt.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from savefmt.memory import GuestMemory
+    from savefmt.prefetch import Pipe
 
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
-
-Pipe = Callable[[Iterator[bytes | memoryview]], Iterator[bytes | memoryview]]
-"""What `SaveImage.stream` wraps around the pieces on their way."""
 
 
 class SaveImage:
@@ -86,9 +84,7 @@ class SaveImage:
         Oddities met on the way; filled only without `strict`.
     """
 
-    def __init__(
-        self, path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True
-    ) -> None:
+    def __init__(self, path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> None:
         self.path = Path(path)
         self.findings: list[Finding] = []
         self._io = io
@@ -337,9 +333,10 @@ class SaveImage:
             ]
             try:
                 return (*early, *self.mapped.tail.sections())
-            except SavefmtError:
+            except SavefmtError as error:
                 if self.description is None:
                     return None
+                error.path = error.path or self.path
                 raise
         if self.description is None:
             return None
@@ -380,7 +377,9 @@ class SaveImage:
 
         file = self.file
         base: Iterator[bytes | memoryview] = (
-            self._small_pieces() if look else file.chunks(self.stream_offset, self.length, io or self._io)
+            self._small_pieces()
+            if look
+            else file.chunks(self.stream_offset, self.length, io or self._io)
         )
         pieces = stored(base) if stored is not None else base
         if self.codec != "raw":
@@ -492,7 +491,9 @@ def _open_file(path: StrPath, io: IOOptions) -> File:
         raise ImageIOError.from_os(error, path=path) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsupportedError("not a regular file; save images are opened by seeking", path=path)
+            raise UnsupportedError(
+                "not a regular file; save images are opened by seeking", path=path
+            )
         return File(fd, path=path, direct=bool(io.direct))
     finally:
         os.close(fd)
@@ -517,9 +518,7 @@ def _format_uuid(raw: bytes) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def open(  # noqa: A001
-    path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True
-) -> SaveImage:
+def open(path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> SaveImage:
     """Open a save image for reading.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from savefmt.format.stream import Command, EndOfStream, ItemType, SectionHead, S
 from savefmt.format.vmstate import Description
 from savefmt.model import Finding, Severity
 from savefmt.native.file import File
-from savefmt.native.pages import BlockPages
+from savefmt.native.pages import BlockPages, is_zero
 from savefmt.tail import Tail
 from savefmt.traverse import StreamHead, take_payload
 
@@ -166,22 +166,38 @@ def _read_bitmaps(
 def _bitmap_order(
     file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytes], hint: ByteOrder
 ) -> ByteOrder:
-    """Let each block in turn say who wrote it, the largest first (format.md 5.3)."""
-    for block, bitmap in sorted(
-        zip(blocks, raw, strict=True), key=lambda pair: -pair[0].used_length
-    ):
-        if not bitmap or block.header is None:
-            continue
-        pages_offset = block.header.pages_offset
-        size = block.page_size
+    """Let each block in turn say who wrote it, the largest first (format.md 5.3).
 
-        def has_data(page: int, at: int = pages_offset, size: int = size) -> bool:
-            return any(file.extents(at + page * size, at + (page + 1) * size))
+    The cheapest witness speaks first: bits behind the last page, then holes in the file,
+    then the content of pages, which alone is left where a copy filled the holes.
+    """
 
-        guess = guess_bitmap_order(bitmap, block.page_count, has_data)
-        if guess is not None:
-            return guess
+    def is_stored(offset: int, length: int) -> bool:
+        return any(file.extents(offset, offset + length))
+
+    def has_content(offset: int, length: int) -> bool:
+        return not is_zero(file.read(length, offset))
+
+    pairs = sorted(zip(blocks, raw, strict=True), key=lambda pair: -pair[0].used_length)
+    for witness in (None, is_stored, has_content):
+        for block, bitmap in pairs:
+            guess = _block_order(block, bitmap, witness)
+            if guess is not None:
+                return guess
     return hint
+
+
+def _block_order(
+    block: ListedBlock, bitmap: bytes, witness: Callable[[int, int], bool] | None
+) -> ByteOrder | None:
+    if not bitmap or block.header is None:
+        return None
+    first, size = block.header.pages_offset, block.page_size
+
+    def has_data(page: int) -> bool:
+        return witness is not None and witness(first + page * size, size)
+
+    return guess_bitmap_order(bitmap, block.page_count, has_data if witness else None)
 
 
 def _block_pages(

@@ -6,14 +6,18 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.format.cursor import ChunkCursor
 from savefmt.format.ram import BlockList, ListedBlock
-from savefmt.format.stream import Command, Configuration, SectionHead
+from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, SectionHead
+from savefmt.format.vmstate import Description
+from savefmt.mapped import MappedStream
 from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, RamBlock
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
@@ -24,16 +28,50 @@ from savefmt.native.records import (
     RecordCounts,
     Scanner,
     Scatter,
+    Skim,
     Tally,
     index_runs,
 )
+from savefmt.prefetch import Pipe, close_pieces
 from savefmt.progress import Meter
 from savefmt.tail import Tail
-from savefmt.prefetch import close_pieces
-from savefmt.traverse import Visitor, traverse
+from savefmt.traverse import StreamHead, Visitor, has_capability, traverse
 
-if TYPE_CHECKING:
-    from savefmt.image import Pipe, SaveImage
+
+class StoredImage(Protocol):
+    """What memory needs of the image that it lies in; `SaveImage` is one."""
+
+    path: Path
+    layout: Layout
+    codec: str
+    length: int
+    stream_offset: int
+    head: StreamHead
+
+    @property
+    def file(self) -> File:
+        """The file behind the image."""
+
+    @property
+    def mapped(self) -> MappedStream:
+        """The skeleton of a mapped-ram image."""
+
+    @property
+    def description(self) -> Description | None:
+        """The vmdescription, where it can be known beforehand."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Capabilities that the stream lists."""
+
+    def stream(
+        self,
+        io: IOOptions | None = None,
+        *,
+        stored: Pipe | None = None,
+        plain: Pipe | None = None,
+    ) -> AbstractContextManager[ChunkCursor]:
+        """A cursor over the decompressed stream."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +109,14 @@ class PageIndex:
         return [table.count - table.count_nonzero() for table in self.tables]
 
 
+def _spooled_length(block: ListedBlock) -> int:
+    """Room for a block in the temporary file: whole MiB, for direct I/O."""
+    return -(-block.used_length // (1 << 20)) << 20
+
+
 def scanner_for(blocks: BlockList) -> Scanner:
     """Return a scanner for the pages of these blocks."""
-    return Scanner(
-        blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks]
-    )
+    return Scanner(blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks])
 
 
 class TallyVisitor:
@@ -96,9 +137,11 @@ class TallyVisitor:
         self.scanner: Scanner | None = None
         self.blocks: BlockList | None = None
         self.early: dict[tuple[str, int], str] = {}
+        self._ignores = False
 
     def begin(self, configuration: Configuration | None) -> None:
-        """Nothing to do."""
+        """Note whether memory may have been left out."""
+        self._ignores = has_capability(configuration, IGNORE_SHARED)
 
     def command(self, command: Command) -> None:
         """Nothing to do."""
@@ -125,6 +168,33 @@ class TallyVisitor:
         """One a block."""
         return self.tally.tables if self.tally is not None else []
 
+    @property
+    def sums(self) -> dict[str, Table]:
+        """The tables by idstr, without those of blocks that the stream left out.
+
+        Such a block is listed and none of its pages come, which by sums looks like a
+        block of zeros: with x-ignore-shared it is taken to be left out.
+        """
+        blocks = self.blocks.blocks if self.blocks is not None else ()
+        return {
+            block.idstr: table
+            for block, table in zip(blocks, self.tables, strict=True)
+            if table.count_nonzero() or not self._ignores
+        }
+
+
+class SkimVisitor(TallyVisitor):
+    """Checks all pages and keeps nothing of them, not even a table."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(None, path)
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Skim:  # type: ignore[override]
+        """Make nothing but a scanner."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        return Skim(self.scanner, self._path)
+
 
 class ScatterVisitor(TallyVisitor):
     """Writes all pages to an unlinked temporary file instead."""
@@ -148,7 +218,7 @@ class ScatterVisitor(TallyVisitor):
             self.pages.append(
                 BlockPages(block.name, block.page_count, block.page_size, offset, bitmap)
             )
-            offset += -(-block.used_length // (1 << 20)) << 20
+            offset += _spooled_length(block)
         self.scatter = Scatter(
             self.scanner, self._spool, self.pages, self._io, key=self._key, path=self._path
         )
@@ -168,7 +238,7 @@ class GuestMemory:
     those with XBZRLE deltas, are spooled once into an unlinked temporary file.
     """
 
-    def __init__(self, image: SaveImage, io: IOOptions) -> None:
+    def __init__(self, image: StoredImage, io: IOOptions) -> None:
         self._image = image
         self._io = io
         self._index: PageIndex | None = None
@@ -224,21 +294,17 @@ class GuestMemory:
             pages = image.mapped.pages
             meter.total = sum(block.present * block.page_size for block in pages)
             tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
-        else:
-            tables = self._sequential_sums(key, meter)
-        return {
-            block.idstr: table
-            for block, table in zip(image.head.blocks.blocks, tables, strict=True)
-            if not block.ignored
-        }
-
-    def _sequential_sums(self, key: SumKey, meter: Meter) -> list[Table]:
-        visitor = TallyVisitor(key, self._image.path)
+            return {
+                block.idstr: table
+                for block, table in zip(image.head.blocks.blocks, tables, strict=True)
+                if not block.ignored
+            }
+        visitor = TallyVisitor(key, image.path)
         try:
-            with pass_over(self._image, visitor, self._io, meter):
-                return visitor.tables
+            with pass_over(image, visitor, self._io, meter):
+                return visitor.sums
         except NeedContentError:
-            return self._spool(meter, key).tables
+            return self._spool(meter, key).sums
 
     def digest(self, *, meter: Meter | None = None) -> str:
         """Return a number for all of the guest's memory.
@@ -253,9 +319,7 @@ class GuestMemory:
         str
             64 hexadecimal digits.
         """
-        return combine(
-            self._image.head.blocks, self.sums(SumKey.fixed(), meter or Meter(None))
-        )
+        return combine(self._image.head.blocks, self.sums(SumKey.fixed(), meter or Meter(None)))
 
     # --- random access ---
 
@@ -306,7 +370,7 @@ class GuestMemory:
         """
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
-        if listed.ignored:
+        if listed.ignored or number in self._left_out:
             raise UnsupportedError(f"the content of {block!r} is not in this image")
         if offset < 0 or length < 0 or offset + length > listed.used_length:
             raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
@@ -338,6 +402,19 @@ class GuestMemory:
                 return index
         return self._spool(Meter(None), None).pages
 
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        """Blocks that a sequential stream with x-ignore-shared lists and never sends."""
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM or IGNORE_SHARED not in image.capabilities:
+            return frozenset()
+        store = self._store
+        if isinstance(store, PageIndex):
+            held = [table.count_nonzero() for table in store.tables]
+        else:
+            held = [pages.present for pages in store]
+        return frozenset(number for number, pages in enumerate(held) if not pages)
+
     def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
         data = bytearray(count * index.page_size)
         table = index.tables[number]
@@ -351,8 +428,9 @@ class GuestMemory:
 
     def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
         meter.phase = "spooling"
-        spool = self._resources.enter_context(tempfile.TemporaryFile())
-        spool.truncate(sum(-(-b.used_length // (1 << 20)) << 20 for b in self._image.head.blocks.blocks))
+        spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        blocks = self._image.head.blocks.blocks
+        spool.truncate(sum(_spooled_length(block) for block in blocks))
         file = self._resources.enter_context(
             File(spool.fileno(), path=tempfile.gettempdir(), write=True)
         )
@@ -370,7 +448,7 @@ class GuestMemory:
 
 
 def pass_over(
-    image: SaveImage,
+    image: StoredImage,
     visitor: Visitor,
     io: IOOptions,
     meter: Meter,

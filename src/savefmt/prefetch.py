@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+Pipe = Callable[[Iterator[bytes | memoryview]], Iterator[bytes | memoryview]]
+"""What is wrapped around pieces on their way, to watch or copy them."""
 
 _DEPTH = 4
 _POLL_SECONDS = 0.1
@@ -24,9 +27,7 @@ def close_pieces(pieces: Iterator[bytes | memoryview]) -> None:
         close()
 
 
-def prefetch(
-    pieces: Iterator[bytes | memoryview], *, patient: bool = True
-) -> Iterator[bytes]:
+def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> Iterator[bytes]:
     """Yield the same pieces, fetched up to four ahead.
 
     Closing the generator stops the thread and closes `pieces`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from savefmt.errors import FormatError, UnsupportedError
+from savefmt.errors import FormatError, SavefmtError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import IOOptions, Layout
@@ -56,6 +56,14 @@ def read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> Gu
     GuestState
         Complete.
     """
+    try:
+        return _read_state(image, key, io, meter)
+    except SavefmtError as error:
+        error.path = error.path or image.path
+        raise
+
+
+def _read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> GuestState:
     if image.layout is Layout.MAPPED_RAM:
         tail = image.mapped.tail
         tail.check_end()
@@ -69,8 +77,7 @@ def read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> Gu
         visitor = TallyVisitor(None, image.path)
         tail = pass_over(image, visitor, io, meter)
     else:
-        names = [block.idstr for block in image.head.blocks.blocks]
-        sums = dict(zip(names, visitor.tables, strict=True))
+        sums = visitor.sums
     with tail:
         return GuestState(sums, _sections(tail, visitor.early), tail.devices_digest())
 

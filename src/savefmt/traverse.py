@@ -309,9 +309,7 @@ class _Pass:
             if self._sink is not None:
                 raise UnsupportedError("a second START of ram", offset=head.offset)
             size = stream_page_size(configuration, self._description)
-            blocks = _read_blocks(
-                self._cursor, head, configuration, postcopy, size, self._findings
-            )
+            blocks = _read_blocks(self._cursor, head, configuration, postcopy, size, self._findings)
             self._sink = self._visitor.ram_start(head, blocks)
         if self._sink is None:
             raise CorruptError("RAM pages come before the block list", offset=head.offset)
@@ -326,4 +324,3 @@ class _Pass:
 def section_of(head: SectionHead, offset: int | None, length: int | None) -> Section:
     """Return the public value for a section head."""
     return Section(head.idstr, head.instance_id, head.version, head.section_id, offset, length)
-

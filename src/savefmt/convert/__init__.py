@@ -1,3 +1,5 @@
 """Another layout, codec or envelope for the same guest."""
 
+from __future__ import annotations
+
 from savefmt.convert.run import convert as convert

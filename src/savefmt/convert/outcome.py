@@ -24,4 +24,3 @@ class Outcome:
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
-

@@ -93,9 +93,7 @@ class Target:
     changes: tuple[str, ...]
 
 
-def plan_target(
-    request: Request, envelope: Envelope | None, layout: Layout, codec: str
-) -> Target:
+def plan_target(request: Request, envelope: Envelope | None, layout: Layout, codec: str) -> Target:
     """Choose layout, codec and envelope of the target.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from savefmt.convert.plan import Target
@@ -33,7 +34,6 @@ def rewrap(
     conversion.overwrite = True
     conversion.run()
     os.chmod(image.path, status.st_mode & 0o7777)
-    try:
+    # Without root the file is the caller's now, as after any editor.
+    with contextlib.suppress(PermissionError):
         os.chown(image.path, status.st_uid, status.st_gid)
-    except PermissionError:
-        pass  # not root: the file is the caller's now, as after any editor

@@ -19,13 +19,13 @@ from savefmt.format.stream import (
     Configuration,
     SectionHead,
 )
-from savefmt.image import Pipe, SaveImage
-from savefmt.memory import TallyVisitor, pass_over, scanner_for
+from savefmt.image import SaveImage
+from savefmt.memory import SkimVisitor, TallyVisitor, pass_over, scanner_for
 from savefmt.model import IOOptions
 from savefmt.native.pages import BlockPages, SumKey
 from savefmt.native.records import Scatter
 from savefmt.output import OutputFile
-from savefmt.prefetch import close_pieces
+from savefmt.prefetch import Pipe, close_pieces
 from savefmt.progress import Meter
 from savefmt.tail import Tail
 from savefmt.traverse import Visitor, traverse
@@ -236,7 +236,7 @@ def copy_stream(
         finally:
             close_pieces(pieces)
 
-    visitor = TallyVisitor(key, source.path)
+    visitor = TallyVisitor(key, source.path) if key else SkimVisitor(source.path)
     if isinstance(sink, NullSink):
         tail = _pass(source, visitor, io, meter)
     elif codec == source.codec and isinstance(source, SaveImage):
@@ -246,10 +246,9 @@ def copy_stream(
     with tail:
         if visitor.blocks is None or visitor.scanner is None:
             raise AssertionError("a stream without RAM passed")
-        names = [block.idstr for block in visitor.blocks.blocks]
         counts = visitor.scanner.counts
         return Outcome(
-            dict(zip(names, visitor.tables, strict=True)) if key else None,
+            visitor.sums if key else None,
             tail.devices_digest(),
             counts.pages + counts.deltas,
         )
@@ -261,9 +260,7 @@ def _pass(
     if isinstance(source, SaveImage):
         return pass_over(source, visitor, io, meter, plain=plain)
     with source.stream(plain) as cursor:
-        tail = traverse(
-            cursor, visitor, lambda _: meter.update(source.received), path=source.path
-        )
+        tail = traverse(cursor, visitor, lambda _: meter.update(source.received), path=source.path)
     try:
         tail.check_end()
     except BaseException:

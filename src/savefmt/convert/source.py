@@ -12,9 +12,8 @@ from savefmt.format.codec import codec_for_format, detect, find_codec
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
-from savefmt.image import Pipe
 from savefmt.model import Layout
-from savefmt.prefetch import close_pieces, prefetch
+from savefmt.prefetch import Pipe, close_pieces, prefetch
 
 _PIECE_LENGTH = 1 << 20
 _MAGIC_LENGTH = 16

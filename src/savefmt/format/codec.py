@@ -2,8 +2,7 @@
 
 A reader takes what the program's own decoder takes, within bounds on memory and less
 its leniency towards garbage, and a writer's output is read by that program (format.md
-2.5).  Codec libraries are imported on first use only,
-because `savefmt info` on a raw image must not pay for them.
+2.5).  Codec libraries are imported on first use only: most commands need none.
 """
 
 from __future__ import annotations
@@ -181,10 +180,13 @@ class MemberCodec(Codec):
         What the format calls a member, for messages.
     member_length : int
         Plain bytes that the writer puts into one.
+    most_threads : int
+        More would go beyond the bound on memory.
     """
 
     noun: ClassVar[str]
     member_length: ClassVar[int]
+    most_threads: ClassVar[int] = 8
 
     def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
         """Decompress a stream, lazily; see `Codec.open_reader`."""
@@ -209,7 +211,7 @@ class MemberCodec(Codec):
             write,
             lambda length: self._compressor(checked, length),
             member_length=self.member_length,
-            threads=threads,
+            threads=min(threads, self.most_threads),
         )
 
     def _read_member(self, source: Cursor) -> Iterator[bytes]:
@@ -226,8 +228,7 @@ class MemberCodec(Codec):
                     f"{source.tell():#x}; it was cut short, so get a complete copy",
                     offset=source.tell(),
                 )
-            # The slice is consumed only once it is used up, since the member may end
-            # within it and the next one begin.
+            # Consumed only once it is used up: the member may end within the slice.
             unfed: Bytes = fed
             while True:
                 try:
@@ -368,7 +369,8 @@ class XzCodec(MemberCodec):
     levels = range(10)
     default_level = 3
     noun = "xz stream"
-    member_length = 8 << 20
+    member_length = 4 << 20
+    most_threads = 2  # level 3 takes 32 MiB for each, besides the member
 
     def _allows_padding(self, zeros: int, *, last: bool) -> bool:
         return zeros % 4 == 0  # .xz file format 1.2.1, section 2.2

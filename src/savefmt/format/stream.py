@@ -531,13 +531,7 @@ class StreamWalker:
         return head
 
     def announce(self, head: SectionHead) -> None:
-        """Take note of a START that was read elsewhere.
-
-        Parameters
-        ----------
-        head : SectionHead
-            Its head.
-        """
+        """Take note of a START that was read elsewhere."""
         self._announced[head.section_id] = head
         self._ids[head.idstr, head.instance_id] = head.section_id
 

@@ -17,7 +17,7 @@ from savefmt.errors import (
 from savefmt.model import StrPath
 from savefmt.native._core import ffi, lib
 
-__all__ = ["NeedContentError", "WAIT_MS", "call", "ffi", "lib", "new_handle", "raise_for"]
+__all__ = ["WAIT_MS", "NeedContentError", "call", "ffi", "lib", "new_handle", "raise_for"]
 
 WAIT_MS = 100
 """How long one wait in C may take: signals are served in between."""

@@ -179,6 +179,31 @@ class Tally(_Sink):
         call(lib.sf_tally_feed, self._handle, view, length, used, done, path=self._path)
 
 
+class Skim(_Sink):
+    """Check page records and keep nothing of them."""
+
+    _BATCH = 1024
+
+    def __init__(self, scanner: Scanner, path: StrPath) -> None:
+        super().__init__(scanner, path)
+        self._records = ffi.new("struct sf_record[]", self._BATCH)
+        self._count = ffi.new("size_t *")
+
+    def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
+        call(
+            lib.sf_scan_feed,
+            self._scanner.handle,
+            view,
+            length,
+            self._records,
+            self._BATCH,
+            used,
+            self._count,
+            done,
+            path=self._path,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class IndexRun:
     """Pages of one kind in an index: ``absent``, ``zero``, ``delta`` or ``data``.
