@@ -1,0 +1,3 @@
+"""Tests against the real QEMU and libvirt, and the harness that drives them."""
+
+from __future__ import annotations

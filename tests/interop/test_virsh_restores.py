@@ -1,0 +1,233 @@
+"""`virsh restore` brings back what `convert` wrote, and the guest goes on where it stood."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from golden import load
+
+import savefmt
+from interop import linux
+from interop.conftest import need_direct_io, need_machine
+from interop.libvirt import Libvirt
+from interop.qemu import wait_for
+
+pytestmark = pytest.mark.interop
+
+SEQUENTIAL, MAPPED = savefmt.Layout.SEQUENTIAL, savefmt.Layout.MAPPED_RAM
+CONSOLE = "/var/lib/libvirt/console/ticker.log"
+FORMATS = ("raw", "gzip", "bzip2", "xz", "lzop", "zstd", "sparse")
+DOMAIN = f"""\
+<domain type='qemu'>
+  <name>ticker</name>
+  <uuid>7c9e6679-7425-40de-944b-e07fc1f90ae7</uuid>
+  <memory unit='MiB'>96</memory>
+  <vcpu>2</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>/var/lib/libvirt/images/vmlinuz</kernel>
+    <initrd>/var/lib/libvirt/images/initramfs.cpio</initrd>
+    <cmdline>{linux.APPEND}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <serial type='file'><source path='{CONSOLE}'/><target port='0'/></serial>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An image of the Linux guest, and its console up to the save."""
+
+    path: Path
+    console: str
+
+
+def format_of(image: Path) -> str:
+    """Return the name of the format that an image's header gives."""
+    with image.open("rb") as file:
+        return FORMATS[struct.unpack_from("<I", file.read(32), 28)[0]]
+
+
+def console_text(libvirt: Libvirt) -> str:
+    path = libvirt.path(CONSOLE)
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def saves(
+    libvirt: Libvirt, linux_guest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Saved]]:
+    """Images of one guest, which is restored and runs on in between."""
+    directory = tmp_path_factory.mktemp("saves")
+    for name in ("vmlinuz", "initramfs.cpio"):
+        shutil.copy(linux_guest / name, libvirt.path(f"/var/lib/libvirt/images/{name}"))
+    libvirt.start(DOMAIN)
+    try:
+        wait_for(lambda: "tick 5\n" in console_text(libvirt), "tick on the console")
+        libvirt.snapshot("ticker", directory / "mislabelled")
+        result, console = {}, ""
+        for name in ("raw", "zstd", "sparse"):
+            libvirt.save("ticker", directory / name, name)
+            console += console_text(libvirt)
+            result[name] = Saved(directory / name, console)
+            if name != "sparse":
+                libvirt.restore(directory / name)
+                wait_for(lambda: "tick" in console_text(libvirt), "tick on the console")
+        # The snapshot as libvirt would have written it without its defect.
+        shutil.copy(directory / "mislabelled", directory / "live")
+        with (directory / "live").open("r+b") as file:
+            file.seek(28)
+            file.write(struct.pack("<I", FORMATS.index("raw")))
+        before = console_before(libvirt, directory / "live")
+        for name in ("live", "mislabelled"):
+            result[name] = Saved(directory / name, before)
+        yield result
+    finally:
+        libvirt.destroy("ticker")
+        shutil.rmtree(directory)
+
+
+def console_before(libvirt: Libvirt, image: Path) -> str:
+    """Find out how far a guest had counted at a live save: a restored copy shows it."""
+    libvirt.restore(image)
+    wait_for(lambda: console_text(libvirt).count("\n") >= 3, "ticks on the console")
+    libvirt.destroy("ticker")
+    before, found, _ = linux.transcript(1000).partition(console_text(libvirt))
+    assert found
+    return before
+
+
+def restore_and_watch(libvirt: Libvirt, saved: Saved, image: Path, *options: str) -> None:
+    """Restore, and see the guest count on from where it stood."""
+    try:
+        libvirt.restore(image, *options)
+        assert libvirt.state("ticker") == "running"
+        wait_for(
+            lambda: linux.goes_on(saved.console, console_text(libvirt)),
+            "tick and report on memory",
+        )
+    finally:
+        libvirt.destroy("ticker")
+
+
+CASES = [
+    ("raw", "sparse"),
+    ("raw", "bzip2"),
+    ("zstd", "sparse"),
+    ("zstd", "gzip"),
+    ("sparse", "raw"),
+    ("sparse", "zstd"),
+    ("sparse", "lzop"),
+    ("live", "sparse"),
+    ("live", "xz"),
+    ("mislabelled", "sparse"),
+    ("mislabelled", "raw"),
+]
+
+
+def convert(source: Path, target: Path, format: str) -> None:
+    """Convert to one of libvirt's formats."""
+    layout = MAPPED if format == "sparse" else SEQUENTIAL
+    codec = "raw" if format == "sparse" else format
+    savefmt.convert(source, target, layout=layout, codec=codec)
+    assert format_of(target) == format
+
+
+@pytest.mark.parametrize(("source", "format"), CASES, ids=["-to-".join(case) for case in CASES])
+def test_a_converted_image_is_restored(
+    source: str, format: str, saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    target = tmp_path / "converted.save"
+
+    convert(saves[source].path, target, format)
+
+    restore_and_watch(libvirt, saves[source], target)
+    target.unlink()
+
+
+@pytest.mark.parametrize("source", ["raw", "zstd", "live"])
+def test_a_sparse_image_is_restored_past_the_cache(
+    source: str, saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    need_direct_io(tmp_path)
+    target = tmp_path / "converted.save"
+
+    convert(saves[source].path, target, "sparse")
+
+    options = ("--bypass-cache", "--parallel-channels", "4")
+    restore_and_watch(libvirt, saves[source], target, *options)
+    target.unlink()
+
+
+def blocks_after_restore(libvirt: Libvirt, image: Path, domain: str) -> dict[str, str]:
+    """Restore without letting the guest run, and hash all its RAM blocks."""
+    try:
+        libvirt.restore(image, "--paused")
+        assert libvirt.state(domain) == "paused"
+        return libvirt.block_hashes(domain)
+    finally:
+        libvirt.destroy(domain)
+
+
+@pytest.mark.parametrize(("source", "format"), [("raw", "sparse"), ("sparse", "zstd")])
+def test_every_byte_of_memory_comes_back(
+    source: str, format: str, saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    image = saves[source].path
+    target = tmp_path / "converted.save"
+
+    convert(image, target, format)
+
+    assert blocks_after_restore(libvirt, target, "ticker") == blocks_after_restore(
+        libvirt, image, "ticker"
+    )
+    target.unlink()
+
+
+@pytest.mark.parametrize("name", load.names(lambda facts: facts["kind"] == "libvirt"))
+def test_golden_images_are_restored(name: str, libvirt: Libvirt, tmp_path: Path) -> None:
+    facts = load.manifest()[name]
+    need_machine(facts["machine"])
+    load.firmware("libvirt", libvirt.root / "lib/images").rename(
+        libvirt.path("/var/lib/libvirt/images/firmware.bin")
+    )
+    libvirt.path("/var/lib/libvirt/images/boot.img").write_bytes(bytes(1 << 20))
+    source, target = load.unpack(name, tmp_path), tmp_path / "converted.save"
+
+    convert(source, target, "zstd" if facts["layout"] == "mapped-ram" else "sparse")
+
+    blocks = {name: block["sha256"] for name, block in facts["blocks"].items()}
+    assert blocks_after_restore(libvirt, target, facts["domain"]) == blocks
+
+
+@pytest.mark.parametrize("name", ["libvirt-raw", "libvirt-zstd"])
+def test_the_run_state_is_kept(name: str, libvirt: Libvirt, tmp_path: Path) -> None:
+    """One of the two was saved to go on by itself, the other to stay paused."""
+    facts = load.manifest()[name]
+    need_machine(facts["machine"])
+    load.firmware("libvirt", libvirt.root / "lib/images").rename(
+        libvirt.path("/var/lib/libvirt/images/firmware.bin")
+    )
+    target = tmp_path / "converted.save"
+
+    convert(load.unpack(name, tmp_path), target, "sparse")
+
+    try:
+        libvirt.restore(target)
+        state = libvirt.state(facts["domain"])
+    finally:
+        libvirt.destroy(facts["domain"])
+    assert state == ("running" if facts["was_running"] else "paused")
