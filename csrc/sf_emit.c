@@ -30,7 +30,8 @@ struct sf_emit {
 };
 
 /* Offset of page PAGE's record inside its block, PRESENT pages lying before it. */
-static uint64_t record_offset(const struct block *block, uint64_t page, uint64_t present)
+static uint64_t record_offset(const struct block *block, uint64_t page,
+                              uint64_t present)
 {
     const uint64_t name = page != 0 ? 1u + block->emit.name_length : 0;
     return name + page * ZERO_RECORD + present * (block->emit.pages.page_size - 1);
@@ -49,15 +50,17 @@ static enum sf_status rank_block(struct block *block, struct sf_err *err)
     for (uint64_t i = 0; i < nranks; i++) {
         const uint64_t first = i * RANK_STEP;
         block->ranks[i] = present;
-        present += sf_page_count(pages->bitmap, first, sf_min(RANK_STEP, pages->count - first));
+        present += sf_page_count(pages->bitmap, first,
+                                 sf_min(RANK_STEP, pages->count - first));
     }
     block->length = pages->count != 0 ? record_offset(block, pages->count, present) : 0;
     return SF_OK;
 }
 
 enum sf_status sf_emit_new(struct sf_file *source, const struct sf_emit_block *blocks,
-                           uint32_t nblocks, struct sf_table **sums, const uint64_t *key,
-                           struct sf_emit **out, struct sf_err *err)
+                           uint32_t nblocks, struct sf_table **sums,
+                           const uint64_t *key, struct sf_emit **out,
+                           struct sf_err *err)
 {
     struct sf_emit *emit = calloc(1, sizeof *emit);
     if (emit == NULL) {
@@ -76,7 +79,10 @@ enum sf_status sf_emit_new(struct sf_file *source, const struct sf_emit_block *b
         struct block *block = &emit->blocks[i];
         block->emit = blocks[i];
         block->start = emit->length;
-        const enum sf_status status = rank_block(block, err);
+        const enum sf_status status =
+            blocks[i].name_length > 255
+                ? sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "block name too long")
+                : rank_block(block, err);
         if (status != SF_OK) {
             sf_emit_free(emit);
             return status;
@@ -152,18 +158,20 @@ struct span {
 };
 
 /* Put LEN bytes that belong at AT, as far as they lie in the span. */
-static void put(const struct span *span, uint64_t at, const uint8_t *bytes, uint64_t len)
+static void put(const struct span *span, uint64_t at, const uint8_t *bytes,
+                uint64_t len)
 {
     const uint64_t first = sf_max(at, span->from);
     const uint64_t end = sf_min(at + len, span->until);
     if (first < end) {
-        memcpy(span->out + (first - span->from), bytes + (first - at), (size_t)(end - first));
+        memcpy(span->out + (first - span->from), bytes + (first - at),
+               (size_t)(end - first));
     }
 }
 
 /* Put the record of page PAGE that belongs at AT and return where the next belongs. */
-static uint64_t put_record(const struct span *span, const struct block *block, uint64_t page,
-                           uint64_t at, const uint8_t *data)
+static uint64_t put_record(const struct span *span, const struct block *block,
+                           uint64_t page, uint64_t at, const uint8_t *data)
 {
     const uint32_t page_size = block->emit.pages.page_size;
     uint8_t head[WORD_LENGTH + 256];
@@ -202,7 +210,8 @@ static void sum_page(const struct sf_emit *emit, uint32_t number, uint64_t page,
 /* Build the part of the span that block NUMBER gives, from offset *AT on. */
 static enum sf_status build_block(const struct sf_emit *emit, uint32_t number,
                                   const struct span *span, uint8_t *scratch,
-                                  uint64_t scratch_length, uint64_t *at, struct sf_err *err)
+                                  uint64_t scratch_length, uint64_t *at,
+                                  struct sf_err *err)
 {
     const struct block *block = &emit->blocks[number];
     const struct sf_pages *pages = &block->emit.pages;
@@ -245,7 +254,8 @@ static enum sf_status build_span(const struct sf_emit *emit, const struct span *
 {
     uint64_t at = span->from;
 
-    for (uint32_t i = find_block(emit, at); i < emit->nblocks && at < span->until; i++) {
+    for (uint32_t i = find_block(emit, at); i < emit->nblocks && at < span->until;
+         i++) {
         if (emit->blocks[i].length == 0) {
             continue;
         }
@@ -271,7 +281,8 @@ static uint64_t count_windows(const struct output *output)
 {
     const uint64_t base = sf_align_down(output->offset, output->window);
     const uint64_t end = output->offset + output->emit->length;
-    return output->emit->length ? (end - base + output->window - 1) / output->window : 0;
+    return output->emit->length ? (end - base + output->window - 1) / output->window
+                                : 0;
 }
 
 /* Build output window NUMBER; *START is its first byte's place inside the window. */
@@ -298,8 +309,8 @@ static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer
     const struct output *output = context;
     size_t start = 0;
     size_t len = 0;
-    enum sf_status status = build_window(output, item, buffer, buffer + output->window,
-                                         &start, &len, err);
+    enum sf_status status =
+        build_window(output, item, buffer, buffer + output->window, &start, &len, err);
     if (status == SF_OK) {
         const uint64_t base = sf_align_down(output->offset, output->window);
         status = sf_file_write(output->target, buffer + start, len,
@@ -345,12 +356,13 @@ enum sf_status sf_emit_write_start(struct sf_emit *emit, struct sf_file *target,
     if (output == NULL) {
         return err->status;
     }
-    return sf_job_start(&ops, output, count_windows(output), emit->length, nthreads, out,
-                        err);
+    return sf_job_start(&ops, output, count_windows(output), emit->length, nthreads,
+                        out, err);
 }
 
-enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window, unsigned nthreads,
-                                  struct sf_ring **out, struct sf_err *err)
+enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window,
+                                  unsigned nthreads, struct sf_ring **out,
+                                  struct sf_err *err)
 {
     const struct sf_ring_ops ops = {fill_window, free, window, window};
     struct output *output = new_output(emit, NULL, 0, window, err);

@@ -22,8 +22,9 @@ struct sf_emit;
 /* SOURCE, names, bitmaps, tables and key are borrowed until sf_emit_free().  SUMS (one
  * table a block) may be NULL. */
 enum sf_status sf_emit_new(struct sf_file *source, const struct sf_emit_block *blocks,
-                           uint32_t nblocks, struct sf_table **sums, const uint64_t *key,
-                           struct sf_emit **out, struct sf_err *err);
+                           uint32_t nblocks, struct sf_table **sums,
+                           const uint64_t *key, struct sf_emit **out,
+                           struct sf_err *err);
 void sf_emit_free(struct sf_emit *emit);
 /* Bytes of all records. */
 uint64_t sf_emit_length(const struct sf_emit *emit);
@@ -33,7 +34,8 @@ enum sf_status sf_emit_write_start(struct sf_emit *emit, struct sf_file *target,
                                    uint64_t offset, size_t window, unsigned nthreads,
                                    struct sf_job **out, struct sf_err *err);
 /* Produce all records in order.  EMIT is borrowed until finish. */
-enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window, unsigned nthreads,
-                                  struct sf_ring **out, struct sf_err *err);
+enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window,
+                                  unsigned nthreads, struct sf_ring **out,
+                                  struct sf_err *err);
 
 #endif

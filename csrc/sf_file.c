@@ -14,6 +14,7 @@
 
 #define FALLBACK_ALIGN 4096u
 #define PUNCH_CHUNK 65536u
+#define SMALL_WRITE 65536u
 
 struct sf_file {
     int fd;
@@ -43,8 +44,8 @@ static uint32_t ask_alignment(int fd)
         if (st.offset_align == 0) {
             return 0;
         }
-        const uint32_t align = st.mem_align > st.offset_align ? st.mem_align
-                                                              : st.offset_align;
+        const uint32_t align =
+            st.mem_align > st.offset_align ? st.mem_align : st.offset_align;
         /* A length that is a whole number of pages never splits a block. */
         return align > FALLBACK_ALIGN ? align : FALLBACK_ALIGN;
     }
@@ -139,7 +140,8 @@ static size_t direct_part(const struct sf_file *file, const void *buf, size_t le
     return (size_t)sf_align_down(len, align);
 }
 
-/* The file system changed its mind (EINVAL): use the buffered descriptor from now on. */
+/* The file system changed its mind (EINVAL): use the buffered descriptor from now on.
+ */
 static bool gave_up_direct(struct sf_file *file, size_t direct)
 {
     if (direct != 0 && errno == EINVAL) {
@@ -157,8 +159,9 @@ enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
     while (done < len) {
         uint8_t *at = (uint8_t *)buf + done;
         const size_t direct = direct_part(file, at, len - done, offset + done);
-        const ssize_t n = direct ? pread(file->direct_fd, at, direct, (off_t)(offset + done))
-                                 : pread(file->fd, at, len - done, (off_t)(offset + done));
+        const ssize_t n =
+            direct ? pread(file->direct_fd, at, direct, (off_t)(offset + done))
+                   : pread(file->fd, at, len - done, (off_t)(offset + done));
         if (n < 0) {
             if (errno == EINTR || gave_up_direct(file, direct)) {
                 continue;
@@ -174,8 +177,8 @@ enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
     return SF_OK;
 }
 
-enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len, uint64_t offset,
-                            struct sf_err *err)
+enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
+                            uint64_t offset, struct sf_err *err)
 {
     size_t got = 0;
     const enum sf_status status = sf_file_read_some(file, buf, len, offset, &got, err);
@@ -194,10 +197,14 @@ enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
 
     while (done < len) {
         const uint8_t *at = (const uint8_t *)buf + done;
-        const size_t direct = direct_part(file, at, len - done, offset + done);
-        const ssize_t n = direct
-                              ? pwrite(file->direct_fd, at, direct, (off_t)(offset + done))
-                              : pwrite(file->fd, at, len - done, (off_t)(offset + done));
+        /* The page cache gathers small writes and sends them out many at a time; a
+         * direct one waits for the disk each. */
+        const size_t direct = len < SMALL_WRITE
+                                  ? 0
+                                  : direct_part(file, at, len - done, offset + done);
+        const ssize_t n =
+            direct ? pwrite(file->direct_fd, at, direct, (off_t)(offset + done))
+                   : pwrite(file->fd, at, len - done, (off_t)(offset + done));
         if (n < 0) {
             if (errno == EINTR || gave_up_direct(file, direct)) {
                 continue;
@@ -217,8 +224,13 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
 {
     static const uint8_t zeros[PUNCH_CHUNK];
 
-    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                  (off_t)len) == 0) {
+    int failed;
+
+    do {
+        failed = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           (off_t)offset, (off_t)len);
+    } while (failed && errno == EINTR);
+    if (!failed) {
         return SF_OK;
     }
     if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) {
@@ -234,8 +246,8 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
     return SF_OK;
 }
 
-enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset, uint64_t *start,
-                                   uint64_t *len, struct sf_err *err)
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
+                                   uint64_t *start, uint64_t *len, struct sf_err *err)
 {
     const off_t data = lseek(file->fd, (off_t)offset, SEEK_DATA);
 
@@ -274,7 +286,8 @@ enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err)
 
 void *sf_buffer_alloc(size_t len)
 {
-    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p =
+        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 

@@ -26,16 +26,16 @@ uint32_t sf_file_direct_align(const struct sf_file *file);
 enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
                                  uint64_t offset, size_t *got, struct sf_err *err);
 /* Read exactly LEN bytes; the end of the file is TRUNCATED. */
-enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len, uint64_t offset,
-                            struct sf_err *err);
+enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
+                            uint64_t offset, struct sf_err *err);
 enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
                              uint64_t offset, struct sf_err *err);
 /* Make [OFFSET, OFFSET + LEN) read as zeros, as a hole where that is possible. */
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
                              struct sf_err *err);
 /* Find the data extent at or after OFFSET; *LEN = 0 when there is none. */
-enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset, uint64_t *start,
-                                   uint64_t *len, struct sf_err *err);
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
+                                   uint64_t *start, uint64_t *len, struct sf_err *err);
 enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);
 
 /* Page-aligned memory, good for every direct transfer; NULL when there is none. */

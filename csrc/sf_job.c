@@ -55,9 +55,9 @@ static void *work(void *argument)
     return NULL;
 }
 
-enum sf_status sf_job_start(const struct sf_job_ops *ops, void *context, uint64_t nitems,
-                            uint64_t total, unsigned nthreads, struct sf_job **out,
-                            struct sf_err *err)
+enum sf_status sf_job_start(const struct sf_job_ops *ops, void *context,
+                            uint64_t nitems, uint64_t total, unsigned nthreads,
+                            struct sf_job **out, struct sf_err *err)
 {
     struct sf_job *job = calloc(1, sizeof *job);
     if (job == NULL) {

@@ -127,6 +127,6 @@ enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
     /* Behind the pages: one bit a page, of the smallest page size. */
     const struct sf_job_ops ops = {move_window, destroy_plan,
                                    (size_t)(move->window + move->window / SF_MIN_PAGE)};
-    return sf_job_start(&ops, plan, plan->first_item[move->nblocks], total, move->nthreads,
-                        out, err);
+    return sf_job_start(&ops, plan, plan->first_item[move->nblocks], total,
+                        move->nthreads, out, err);
 }

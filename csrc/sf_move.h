@@ -9,11 +9,11 @@
 /* All that is pointed to is borrowed until sf_job_finish(). */
 struct sf_move {
     struct sf_file *source;
-    const struct sf_pages *from; /* NBLOCKS of them */
-    struct sf_file *target;      /* NULL: only read */
+    const struct sf_pages *from;    /* NBLOCKS of them */
+    struct sf_file *target;         /* NULL: only read */
     const uint64_t *target_offsets; /* of each block's pages in a fresh target */
-    struct sf_table **sums;      /* one table a block, or NULL */
-    const uint64_t *key;         /* for the sums */
+    struct sf_table **sums;         /* one table a block, or NULL */
+    const uint64_t *key;            /* for the sums */
     uint32_t nblocks;
     uint32_t nthreads;
     uint64_t window; /* bytes, at least 8 pages */

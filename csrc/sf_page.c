@@ -66,7 +66,8 @@ static uint64_t load_bits(const uint8_t *bitmap, uint64_t npages, uint64_t from)
 }
 
 /* First page at or after FROM whose bit equals VALUE, else NPAGES. */
-static uint64_t find_bit(const uint8_t *bitmap, uint64_t npages, uint64_t from, bool value)
+static uint64_t find_bit(const uint8_t *bitmap, uint64_t npages, uint64_t from,
+                         bool value)
 {
     uint64_t base = sf_align_down(from, 8);
     uint64_t skip = from - base;
@@ -89,7 +90,8 @@ static uint64_t find_bit(const uint8_t *bitmap, uint64_t npages, uint64_t from, 
 bool sf_page_next_run(const uint8_t *bitmap, uint64_t npages, uint64_t from,
                       struct sf_run *run)
 {
-    const uint64_t first = from < npages ? find_bit(bitmap, npages, from, true) : npages;
+    const uint64_t first =
+        from < npages ? find_bit(bitmap, npages, from, true) : npages;
 
     if (first >= npages) {
         return false;

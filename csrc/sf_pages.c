@@ -3,8 +3,10 @@
 
 #include <string.h>
 
-/* Reading or writing a gap this small costs less than another request. */
-#define MERGE_GAP 65536u
+/* Reading a gap this small costs less than another request. */
+#define READ_GAP 65536u
+/* Writing one costs disk space besides: never more than the data take. */
+#define WRITE_GAP 4096u
 
 /* Grow RUN over gaps of at most LIMIT pages, up to END; the gaps must be set in ALLOWED
  * when that is given. */
@@ -38,7 +40,8 @@ static void zero_clear_pages(const uint8_t *bits, uint64_t first, uint64_t count
             run.first = first + count;
             run.count = 0;
         }
-        memset(buf + (at - first) * page_size, 0, (size_t)((run.first - at) * page_size));
+        memset(buf + (at - first) * page_size, 0,
+               (size_t)((run.first - at) * page_size));
         at = run.first + run.count;
     }
 }
@@ -48,7 +51,7 @@ enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages
                               struct sf_err *err)
 {
     const uint64_t end = first + count;
-    const uint64_t limit = MERGE_GAP / pages->page_size;
+    const uint64_t limit = READ_GAP / pages->page_size;
     struct sf_run run = {first, 0};
 
     while (sf_page_next_run(pages->bitmap, end, run.first + run.count, &run)) {
@@ -76,10 +79,10 @@ enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
 }
 
 enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t page_size,
-                              uint64_t count, const uint8_t *bits, const uint8_t *fillable,
-                              uint8_t *buf, struct sf_err *err)
+                              uint64_t count, const uint8_t *bits,
+                              const uint8_t *fillable, uint8_t *buf, struct sf_err *err)
 {
-    const uint64_t limit = MERGE_GAP / page_size;
+    const uint64_t limit = WRITE_GAP / page_size;
     struct sf_run run = {0, 0};
 
     while (sf_page_next_run(bits, count, run.first + run.count, &run)) {
@@ -89,10 +92,9 @@ enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t pa
                 memset(buf + page * page_size, 0, page_size);
             }
         }
-        const enum sf_status status =
-            sf_file_write(file, buf + run.first * page_size,
-                          (size_t)(run.count * page_size), offset + run.first * page_size,
-                          err);
+        const enum sf_status status = sf_file_write(
+            file, buf + run.first * page_size, (size_t)(run.count * page_size),
+            offset + run.first * page_size, err);
         if (status != SF_OK) {
             return status;
         }

@@ -30,7 +30,8 @@ enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
  * file offset OFFSET.  Clear pages whose bit is set in FILLABLE (NULL: all of them) may
  * be overwritten with zeros where that saves a write; BUF is zeroed there. */
 enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t page_size,
-                              uint64_t count, const uint8_t *bits, const uint8_t *fillable,
-                              uint8_t *buf, struct sf_err *err);
+                              uint64_t count, const uint8_t *bits,
+                              const uint8_t *fillable, uint8_t *buf,
+                              struct sf_err *err);
 
 #endif

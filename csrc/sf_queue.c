@@ -37,7 +37,8 @@ static enum sf_status write_parcel(struct sf_queue *queue, struct sf_parcel *par
     struct sf_run run = {0, 0};
 
     if (parcel->page_size == 0) {
-        return sf_file_write(queue->file, parcel->buffer, parcel->len, parcel->offset, err);
+        return sf_file_write(queue->file, parcel->buffer, parcel->len, parcel->offset,
+                             err);
     }
     if (parcel->has_data) {
         status = sf_pages_write(queue->file, parcel->offset, parcel->page_size,
@@ -47,8 +48,9 @@ static enum sf_status write_parcel(struct sf_queue *queue, struct sf_parcel *par
     while (status == SF_OK && parcel->has_punch &&
            sf_page_next_run(parcel->punch_bits, parcel->npages, run.first + run.count,
                             &run)) {
-        status = sf_file_punch(queue->file, parcel->offset + run.first * parcel->page_size,
-                               run.count * parcel->page_size, err);
+        status =
+            sf_file_punch(queue->file, parcel->offset + run.first * parcel->page_size,
+                          run.count * parcel->page_size, err);
     }
     return status;
 }
@@ -110,7 +112,8 @@ static enum sf_status make_parcels(struct sf_queue *queue, uint32_t page_size,
         if (queue->bits_length != 0) {
             parcel->data_bits = calloc(3, queue->bits_length);
         }
-        if (parcel->buffer == NULL || (queue->bits_length != 0 && parcel->data_bits == NULL)) {
+        if (parcel->buffer == NULL ||
+            (queue->bits_length != 0 && parcel->data_bits == NULL)) {
             return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "%zu bytes of buffer",
                               queue->window);
         }
@@ -143,8 +146,8 @@ static enum sf_status start_writer(struct sf_queue *queue, struct sf_err *err)
 }
 
 enum sf_status sf_queue_start(struct sf_file *file, size_t window, uint32_t page_size,
-                              unsigned nbuffers, unsigned nthreads, struct sf_queue **out,
-                              struct sf_err *err)
+                              unsigned nbuffers, unsigned nthreads,
+                              struct sf_queue **out, struct sf_err *err)
 {
     enum sf_status status;
     struct sf_queue *queue = calloc(1, sizeof *queue);
@@ -244,8 +247,8 @@ static bool is_pending(const struct sf_queue *queue, bool any, uint64_t offset)
     return false;
 }
 
-static enum sf_status wait_pending(struct sf_queue *queue, unsigned timeout_ms, bool any,
-                                   uint64_t offset, struct sf_err *err)
+static enum sf_status wait_pending(struct sf_queue *queue, unsigned timeout_ms,
+                                   bool any, uint64_t offset, struct sf_err *err)
 {
     struct timespec deadline;
     bool pending;
@@ -260,8 +263,8 @@ static enum sf_status wait_pending(struct sf_queue *queue, unsigned timeout_ms, 
     return status == SF_OK && pending ? SF_AGAIN : status;
 }
 
-enum sf_status sf_queue_settle(struct sf_queue *queue, unsigned timeout_ms, uint64_t offset,
-                               struct sf_err *err)
+enum sf_status sf_queue_settle(struct sf_queue *queue, unsigned timeout_ms,
+                               uint64_t offset, struct sf_err *err)
 {
     return wait_pending(queue, timeout_ms, false, offset, err);
 }

@@ -23,18 +23,19 @@ struct sf_parcel {
 
 struct sf_queue;
 
-/* NBUFFERS parcels of WINDOW bytes each exist in all; PAGE_SIZE 0 leaves out the bits. */
+/* NBUFFERS parcels of WINDOW bytes each exist in all; PAGE_SIZE 0 leaves out the bits.
+ */
 enum sf_status sf_queue_start(struct sf_file *file, size_t window, uint32_t page_size,
-                              unsigned nbuffers, unsigned nthreads, struct sf_queue **out,
-                              struct sf_err *err);
+                              unsigned nbuffers, unsigned nthreads,
+                              struct sf_queue **out, struct sf_err *err);
 /* An empty parcel; AGAIN when none came free within TIMEOUT_MS, or the first error. */
 enum sf_status sf_queue_take(struct sf_queue *queue, unsigned timeout_ms,
                              struct sf_parcel **out, struct sf_err *err);
 /* Hand a parcel over to the writers. */
 void sf_queue_put(struct sf_queue *queue, struct sf_parcel *parcel);
 /* Wait until no parcel for window offset OFFSET is queued or being written. */
-enum sf_status sf_queue_settle(struct sf_queue *queue, unsigned timeout_ms, uint64_t offset,
-                               struct sf_err *err);
+enum sf_status sf_queue_settle(struct sf_queue *queue, unsigned timeout_ms,
+                               uint64_t offset, struct sf_err *err);
 /* Wait until everything handed over is written. */
 enum sf_status sf_queue_drain(struct sf_queue *queue, unsigned timeout_ms,
                               struct sf_err *err);

@@ -34,9 +34,9 @@ struct sf_scan {
     struct block *blocks;
     uint32_t nblocks;
     uint32_t page_size;
-    uint32_t current;   /* block of the last page word */
-    uint32_t carried;   /* bytes of a cut element kept in carry */
-    uint64_t offset;    /* stream offset of the next byte to consume */
+    uint32_t current; /* block of the last page word */
+    uint32_t carried; /* bytes of a cut element kept in carry */
+    uint64_t offset;  /* stream offset of the next byte to consume */
     struct sf_scan_counts counts;
     uint8_t carry[MAX_ELEMENT];
 };
@@ -60,7 +60,8 @@ static uint32_t hash_name(const char *name, uint32_t length)
 enum sf_status sf_scan_new(uint32_t page_size, const struct sf_scan_block *blocks,
                            uint32_t nblocks, struct sf_scan **out, struct sf_err *err)
 {
-    if (!sf_is_power_of_2(page_size) || page_size < SF_MIN_PAGE || page_size > SF_MAX_PAGE) {
+    if (!sf_is_power_of_2(page_size) || page_size < SF_MIN_PAGE ||
+        page_size > SF_MAX_PAGE) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "page size %u", page_size);
     }
     struct sf_scan *scan = calloc(1, sizeof *scan);
@@ -109,7 +110,8 @@ void sf_scan_get_counts(const struct sf_scan *scan, struct sf_scan_counts *out)
     *out = scan->counts;
 }
 
-static uint32_t find_block(const struct sf_scan *scan, const char *name, uint32_t length)
+static uint32_t find_block(const struct sf_scan *scan, const char *name,
+                           uint32_t length)
 {
     const uint32_t hash = hash_name(name, length);
     for (uint32_t i = 0; i < scan->nblocks; i++) {
@@ -166,9 +168,9 @@ static enum sf_status check_address(const struct sf_scan *scan, uint32_t block,
 
 /* Body of a ZERO, PAGE or XBZRLE element from AT on; element->length stays 0 when
  * more bytes are needed. */
-static enum sf_status parse_body(const struct sf_scan *scan, const uint8_t *p, size_t avail,
-                                 size_t at, uint64_t type, struct element *element,
-                                 struct sf_err *err)
+static enum sf_status parse_body(const struct sf_scan *scan, const uint8_t *p,
+                                 size_t avail, size_t at, uint64_t type,
+                                 struct element *element, struct sf_err *err)
 {
     struct sf_record *record = &element->record;
 
@@ -178,7 +180,8 @@ static enum sf_status parse_body(const struct sf_scan *scan, const uint8_t *p, s
         }
         if (p[at] != 0) {
             return sf_err_set(err, SF_E_FORMAT, scan->offset + at,
-                              "zero page with fill byte 0x%02x, which QEMU refuses", p[at]);
+                              "zero page with fill byte 0x%02x, which QEMU refuses",
+                              p[at]);
         }
         record->kind = SF_RECORD_ZERO;
         record->offset = scan->offset;
@@ -292,12 +295,12 @@ static void account(struct sf_scan *scan, const struct element *element)
 
 /* Complete the element whose first bytes are in the carry.  What of BUF it needs is
  * unknown until its head is there, so bytes are offered in growing steps. */
-static enum sf_status complete_carry(struct sf_scan *scan, const uint8_t *buf, size_t len,
-                                     struct element *element, size_t *used,
+static enum sf_status complete_carry(struct sf_scan *scan, const uint8_t *buf,
+                                     size_t len, struct element *element, size_t *used,
                                      struct sf_err *err)
 {
-    static const size_t steps[] = {WORD_LENGTH, WORD_LENGTH + 1, WORD_LENGTH + 256 + XBZRLE_HEAD,
-                                   MAX_ELEMENT};
+    static const size_t steps[] = {WORD_LENGTH, WORD_LENGTH + 1,
+                                   WORD_LENGTH + 256 + XBZRLE_HEAD, MAX_ELEMENT};
     const uint32_t before = scan->carried;
 
     *used = 0;
@@ -308,7 +311,8 @@ static enum sf_status complete_carry(struct sf_scan *scan, const uint8_t *buf, s
             scan->carried += (uint32_t)take;
             *used += take;
         }
-        const enum sf_status status = parse(scan, scan->carry, scan->carried, element, err);
+        const enum sf_status status =
+            parse(scan, scan->carry, scan->carried, element, err);
         if (status != SF_OK) {
             return status;
         }
@@ -322,8 +326,8 @@ static enum sf_status complete_carry(struct sf_scan *scan, const uint8_t *buf, s
 }
 
 enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len,
-                            struct sf_record *out, size_t cap, size_t *used, size_t *nrec,
-                            bool *done, struct sf_err *err)
+                            struct sf_record *out, size_t cap, size_t *used,
+                            size_t *nrec, bool *done, struct sf_err *err)
 {
     struct element element;
     enum sf_status status;
@@ -331,7 +335,7 @@ enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len
     size_t count = 0;
 
     *done = false;
-    if (scan->carried != 0 && len != 0) {
+    if (scan->carried != 0 && len != 0 && cap != 0) {
         status = complete_carry(scan, buf, len, &element, &at, err);
         if (status != SF_OK) {
             return status;
@@ -352,7 +356,10 @@ enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len
         return SF_OK;
     }
     while (at < len && count < cap && !*done) {
-        status = parse(scan, buf + at, len - at, &element, err);
+        status = parse(scan, buf + at, len - at, &element, count != 0 ? NULL : err);
+        if (status != SF_OK && count != 0) {
+            break; /* the records before it first; the next feed says what is wrong */
+        }
         if (status != SF_OK) {
             return status;
         }
@@ -375,7 +382,8 @@ enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len
 }
 
 /* One length of a delta: one byte below 0x80, else two; false past the end. */
-static bool take_length(const uint8_t *delta, uint32_t length, uint32_t *at, uint32_t *value)
+static bool take_length(const uint8_t *delta, uint32_t length, uint32_t *at,
+                        uint32_t *value)
 {
     if (*at >= length) {
         return false;
@@ -425,7 +433,8 @@ enum sf_status sf_xbzrle_apply(uint8_t *page, uint32_t page_size, const uint8_t 
                                uint32_t length, uint64_t offset, struct sf_err *err)
 {
     if (!walk_delta(NULL, page_size, delta, length)) {
-        return sf_err_set(err, SF_E_FORMAT, offset, "XBZRLE delta breaks its own rules");
+        return sf_err_set(err, SF_E_FORMAT, offset,
+                          "XBZRLE delta breaks its own rules");
     }
     (void)walk_delta(page, page_size, delta, length);
     return SF_OK;

@@ -47,10 +47,11 @@ void sf_scan_begin(struct sf_scan *scan, uint64_t offset);
 
 /* Consume up to LEN bytes and hand out up to CAP records.  *USED says how much was
  * consumed, *DONE that the end marker was among it.  Records may point into BUF or
- * into the scanner; both stay valid until the next feed. */
+ * into the scanner; both stay valid until the next feed.  What breaks the format is
+ * told once all records before it are handed out. */
 enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len,
-                            struct sf_record *out, size_t cap, size_t *used, size_t *nrec,
-                            bool *done, struct sf_err *err);
+                            struct sf_record *out, size_t cap, size_t *used,
+                            size_t *nrec, bool *done, struct sf_err *err);
 
 void sf_scan_get_counts(const struct sf_scan *scan, struct sf_scan_counts *out);
 

@@ -54,9 +54,9 @@ enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
         goto fail;
     }
     memcpy(scatter->pages, pages, nblocks * sizeof *pages);
-    status = sf_queue_start(target, options->window, nblocks ? pages[0].page_size : SF_MAX_PAGE,
-                            OPEN_WINDOWS + 2 * options->nthreads, options->nthreads,
-                            &scatter->queue, err);
+    status = sf_queue_start(
+        target, options->window, nblocks ? pages[0].page_size : SF_MAX_PAGE,
+        OPEN_WINDOWS + 2 * options->nthreads, options->nthreads, &scatter->queue, err);
     if (status != SF_OK) {
         goto fail;
     }
@@ -105,7 +105,8 @@ static void retire(struct sf_scatter *scatter, unsigned slot)
     sf_queue_put(scatter->queue, parcel);
 }
 
-/* A slot for another window: an empty one, else the one unused for longest is retired. */
+/* A slot for another window: an empty one, else the one unused for longest is retired.
+ */
 static unsigned free_slot(struct sf_scatter *scatter)
 {
     unsigned oldest = 0;
@@ -139,8 +140,9 @@ static struct sf_parcel *find_open(struct sf_scatter *scatter, uint64_t offset)
 }
 
 /* Open the window of page PAGE; AGAIN when the writers are behind. */
-static enum sf_status open_window(struct sf_scatter *scatter, const struct sf_pages *pages,
-                                  uint64_t first, struct sf_parcel **out, struct sf_err *err)
+static enum sf_status open_window(struct sf_scatter *scatter,
+                                  const struct sf_pages *pages, uint64_t first,
+                                  struct sf_parcel **out, struct sf_err *err)
 {
     const uint64_t offset = pages->offset + first * pages->page_size;
     enum sf_status status;
@@ -183,9 +185,9 @@ static uint8_t *keep_page(struct sf_parcel *parcel, uint64_t i)
 }
 
 /* Bring the present content of page PAGE, the I-th of the window, into the buffer. */
-static enum sf_status load_page(struct sf_scatter *scatter, const struct sf_pages *pages,
-                                struct sf_parcel *parcel, uint64_t page, uint64_t i,
-                                struct sf_err *err)
+static enum sf_status load_page(struct sf_scatter *scatter,
+                                const struct sf_pages *pages, struct sf_parcel *parcel,
+                                uint64_t page, uint64_t i, struct sf_err *err)
 {
     uint8_t *at = parcel->buffer + i * parcel->page_size;
 
@@ -193,8 +195,10 @@ static enum sf_status load_page(struct sf_scatter *scatter, const struct sf_page
         return SF_OK;
     }
     if (sf_bit_test(pages->bitmap, page) && !sf_bit_test(parcel->punch_bits, i)) {
-        return sf_file_read(scatter->target, at, parcel->page_size,
-                            parcel->offset + i * parcel->page_size, err);
+        const enum sf_status status =
+            sf_file_read(scatter->target, at, parcel->page_size,
+                         parcel->offset + i * parcel->page_size, err);
+        return status == SF_OK ? SF_OK : sf_err_wrap(err, "read back");
     }
     memset(at, 0, parcel->page_size);
     return SF_OK;
@@ -215,8 +219,8 @@ static enum sf_status store(struct sf_scatter *scatter, const struct sf_pages *p
     if (record->kind == SF_RECORD_XBZRLE) {
         enum sf_status status = load_page(scatter, pages, parcel, record->page, i, err);
         if (status == SF_OK) {
-            status = sf_xbzrle_apply(at, parcel->page_size, record->data, record->length,
-                                     record->offset, err);
+            status = sf_xbzrle_apply(at, parcel->page_size, record->data,
+                                     record->length, record->offset, err);
         }
         if (status != SF_OK) {
             return status;
@@ -289,8 +293,8 @@ static enum sf_status apply_batch(struct sf_scatter *scatter, struct sf_err *err
     return SF_OK;
 }
 
-enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf, size_t len,
-                               size_t *used, bool *done, struct sf_err *err)
+enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf,
+                               size_t len, size_t *used, bool *done, struct sf_err *err)
 {
     enum sf_status status = SF_OK;
     size_t at = 0;
@@ -298,8 +302,9 @@ enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf, s
     *done = false;
     while (at < len && !*done) {
         if (scatter->nrecords == 0) {
-            status = sf_scan_feed(scatter->scan, buf + at, len - at, scatter->records, BATCH,
-                                  &scatter->used, &scatter->nrecords, &scatter->done, err);
+            status =
+                sf_scan_feed(scatter->scan, buf + at, len - at, scatter->records, BATCH,
+                             &scatter->used, &scatter->nrecords, &scatter->done, err);
         }
         if (status == SF_OK) {
             status = apply_batch(scatter, err);

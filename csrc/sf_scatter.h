@@ -20,8 +20,8 @@ struct sf_scatter_options {
 
 struct sf_scatter;
 
-/* TARGET is fresh: it reads as zeros where the pages go.  The PAGES array is copied; its
- * bitmaps (all clear at the start), SCAN and the options' arrays are borrowed until
+/* TARGET is fresh: it reads as zeros where the pages go.  The PAGES array is copied;
+ * its bitmaps (all clear at the start), SCAN and the options' arrays are borrowed until
  * finish. */
 enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
                                 const struct sf_pages *pages, uint32_t nblocks,
@@ -29,8 +29,9 @@ enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
                                 struct sf_scatter **out, struct sf_err *err);
 /* Consume RAM payload.  *USED may be 0 when the writers are behind: call again with the
  * same buffer, so that signals are served in between. */
-enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf, size_t len,
-                               size_t *used, bool *done, struct sf_err *err);
+enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf,
+                               size_t len, size_t *used, bool *done,
+                               struct sf_err *err);
 /* Write out what is still open; AGAIN until all is written. */
 enum sf_status sf_scatter_flush(struct sf_scatter *scatter, unsigned timeout_ms,
                                 struct sf_err *err);

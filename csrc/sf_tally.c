@@ -78,8 +78,9 @@ enum sf_status sf_tally_feed(struct sf_tally *tally, const uint8_t *buf, size_t 
     *done = false;
     while (at < len && !*done) {
         size_t took = 0;
-        enum sf_status status = sf_scan_feed(tally->scan, buf + at, len - at,
-                                             tally->records, BATCH, &took, &nrec, done, err);
+        enum sf_status status =
+            sf_scan_feed(tally->scan, buf + at, len - at, tally->records, BATCH, &took,
+                         &nrec, done, err);
         for (size_t i = 0; status == SF_OK && i < nrec; i++) {
             if (tally->key == NULL) {
                 index_record(tally, &tally->records[i]);
@@ -96,9 +97,9 @@ enum sf_status sf_tally_feed(struct sf_tally *tally, const uint8_t *buf, size_t 
     return SF_OK;
 }
 
-bool sf_index_next_run(const struct sf_table *index, uint64_t npages, uint32_t page_size,
-                       uint64_t from, struct sf_run *run, uint64_t *kind, uint64_t *offset,
-                       uint64_t *stride)
+bool sf_index_next_run(const struct sf_table *index, uint64_t npages,
+                       uint32_t page_size, uint64_t from, struct sf_run *run,
+                       uint64_t *kind, uint64_t *offset, uint64_t *stride)
 {
     const uint64_t *entries = sf_table_entries((struct sf_table *)(uintptr_t)index);
     uint64_t at = from + 1;

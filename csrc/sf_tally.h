@@ -23,8 +23,8 @@ enum sf_status sf_tally_feed(struct sf_tally *tally, const uint8_t *buf, size_t 
 
 /* The first run at or after FROM of pages of one kind: both ABSENT, ZERO or DELTA, or
  * data whose offsets grow by a constant *STRIDE from *OFFSET. */
-bool sf_index_next_run(const struct sf_table *index, uint64_t npages, uint32_t page_size,
-                       uint64_t from, struct sf_run *run, uint64_t *kind, uint64_t *offset,
-                       uint64_t *stride);
+bool sf_index_next_run(const struct sf_table *index, uint64_t npages,
+                       uint32_t page_size, uint64_t from, struct sf_run *run,
+                       uint64_t *kind, uint64_t *offset, uint64_t *stride);
 
 #endif

@@ -190,7 +190,7 @@ def pack_records(
     records: Iterable[Record], page_size: int = PAGE_SIZE, previous: str = ""
 ) -> bytes:
     """Return records as sent, each naming its block only where it changes."""
-    wire = b""
+    wire = bytearray()
     for record in records:
         again = record.block == previous
         name = b"" if again else counted(record.block)
@@ -203,7 +203,7 @@ def pack_records(
             wire += word(address, 0x08 | go_on) + name + record.data
         else:
             wire += word(address, 0x02 | go_on) + name + b"\0"
-    return wire
+    return bytes(wire)
 
 
 @dataclass(frozen=True)

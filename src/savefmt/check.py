@@ -13,8 +13,9 @@ from savefmt.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from savefmt.format.domain import check_document, parse_domain
+from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.ram import IDSTR as RAM_IDSTR
 from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
 from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
@@ -33,6 +34,7 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.records import index_runs
 from savefmt.progress import Meter
+from savefmt.state import SectionKey
 from savefmt.tail import FOOTER_AND_EOF, Tail
 
 _ESSENTIAL = ("timer", "cpu_common")
@@ -159,17 +161,7 @@ class _Checker:
         envelope = self._image.envelope
         if envelope is None:
             return
-        domain = None
-        try:
-            domain = parse_domain(envelope.xml, at=HEADER_LENGTH)
-        except FormatError as error:
-            self._note(
-                "envelope.xml",
-                Severity.ERROR,
-                f"the domain XML is damaged: {error.message}",
-                error.offset,
-                "put a sound one in with `savefmt xml set`",
-            )
+        domain = self._image.domain  # notes what is wrong with it
         if envelope.cookie is not None:
             try:
                 check_document(envelope.cookie, "cookie", at=HEADER_LENGTH + envelope.cookie_offset)
@@ -238,7 +230,8 @@ class _Checker:
                 stream.head.ram.offset,
                 "a background snapshot or a failed save does that; save the guest again",
             )
-        if not any(part.head and part.head.kind.name == "END" for part in stream.parts):
+        heads = [part.head for part in stream.parts if part.head is not None]
+        if not any(head.idstr == RAM_IDSTR and head.kind is ItemType.END for head in heads):
             self._no_end(stream.tail.start)
         stale = self._stale_bytes()
         if stale:
@@ -249,7 +242,7 @@ class _Checker:
                 None,
                 "normal after a live save; `savefmt convert -O sparse` leaves them out",
             )
-        self._tail(stream.tail)
+        self._tail(stream.tail, {(head.idstr, head.instance_id) for head in heads})
         if self._full:
             total = sum(pages.present * pages.page_size for pages in stream.pages)
             meter = Meter(self._progress, total, "reading")
@@ -316,7 +309,9 @@ class _Checker:
                     "save the guest to a file instead of capturing a socket",
                 )
             self._missing_pages(visitor)
-            self._tail(tail)
+            if not visitor.ram_ended:
+                self._no_end(tail.start)
+            self._tail(tail, set(visitor.early))
 
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
@@ -341,7 +336,8 @@ class _Checker:
                 "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
             )
 
-    def _tail(self, tail: Tail) -> None:
+    def _tail(self, tail: Tail, early: set[SectionKey]) -> None:
+        """Check what follows RAM; `early` are the sections that came before its end."""
         tail.check_end()
         if tail.description is None:
             self._note(
@@ -364,7 +360,7 @@ class _Checker:
                     "QEMU would load the image and run a guest without that state",
                 )
         described = set(tail.description.sections)
-        extra = described - {(s.idstr, s.instance_id) for s in walked} - self._early()
+        extra = described - {(s.idstr, s.instance_id) for s in walked} - early
         if extra:
             idstr, instance = min(extra)
             self._note(
@@ -374,13 +370,3 @@ class _Checker:
                 tail.description.offset,
                 "the image may be forged or damaged",
             )
-
-    def _early(self) -> set[tuple[str, int]]:
-        if self._image.layout is Layout.MAPPED_RAM:
-            return {
-                (part.head.idstr, part.head.instance_id)
-                for part in self._image.mapped.parts
-                if part.head is not None
-            }
-        description = self._image.description
-        return set(description.sections) if description is not None else set()

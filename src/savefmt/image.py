@@ -49,6 +49,10 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from savefmt.memory import GuestMemory
     from savefmt.prefetch import Pipe
 
+DIRECT_FROM = 256 << 20
+"""Images and guests from this size on bypass the page cache unless told otherwise: they
+would push everything else out of it."""
+
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
@@ -237,8 +241,9 @@ class SaveImage:
             return parse_domain(self.envelope.xml, at=HEADER_LENGTH)
         except FormatError as error:
             if self._notes is not None:
+                advice = "put a sound one in with `savefmt xml set`"
                 self._notes.append(
-                    Finding("envelope.xml", Severity.ERROR, error.message, error.offset)
+                    Finding("envelope.xml", Severity.ERROR, error.message, error.offset, advice)
                 )
             return None
 
@@ -494,7 +499,8 @@ def _open_file(path: StrPath, io: IOOptions) -> File:
             raise UnsupportedError(
                 "not a regular file; save images are opened by seeking", path=path
             )
-        return File(fd, path=path, direct=bool(io.direct))
+        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
+        return File(fd, path=path, direct=direct)
     finally:
         os.close(fd)
 

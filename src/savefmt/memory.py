@@ -15,7 +15,7 @@ from typing import Protocol
 from savefmt.errors import SavefmtError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.ram import BlockList, ListedBlock
-from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, SectionHead
+from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
 from savefmt.format.vmstate import Description
 from savefmt.mapped import MappedStream
 from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, RamBlock
@@ -137,6 +137,7 @@ class TallyVisitor:
         self.scanner: Scanner | None = None
         self.blocks: BlockList | None = None
         self.early: dict[tuple[str, int], str] = {}
+        self.ram_ended = False
         self._ignores = False
 
     def begin(self, configuration: Configuration | None) -> None:
@@ -161,7 +162,8 @@ class TallyVisitor:
         return self.tally
 
     def ram_section(self, head: SectionHead, footer: bytes) -> None:
-        """Nothing to do."""
+        """Note whether RAM comes to its END."""
+        self.ram_ended = head.kind is ItemType.END
 
     @property
     def tables(self) -> list[Table]:

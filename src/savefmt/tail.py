@@ -216,17 +216,17 @@ def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = T
     import tempfile
 
     spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_LIMIT)  # noqa: SIM115
-    try:
-        spool.write(prefix)
-        while len(window := cursor.window()):
-            spool.write(window)
-            cursor.advance(len(window))
-    except BaseException:
-        spool.close()
-        raise
 
     def pread(length: int, at: int) -> bytes:
         spool.seek(at - offset)
         return spool.read(length)
 
-    return Tail(offset, cursor.tell(), pread, has_footers, spool.close)
+    try:
+        spool.write(prefix)
+        while len(window := cursor.window()):
+            spool.write(window)
+            cursor.advance(len(window))
+        return Tail(offset, cursor.tell(), pread, has_footers, spool.close)
+    except BaseException:
+        spool.close()
+        raise

@@ -16,7 +16,7 @@ from savefmt.convert.source import PipeImage
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import ByteOrder
-from savefmt.image import SaveImage
+from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.memory import combine
 from savefmt.model import ConversionReport, IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
@@ -27,9 +27,7 @@ from savefmt.progress import Meter
 from savefmt.state import read_state
 
 _PIPE = "-"
-_DIRECT_FROM = 256 << 20
-"""Images and guests from this size on bypass the page cache unless told otherwise: they
-would push everything else out of it."""
+
 
 
 def convert(
@@ -118,11 +116,6 @@ def _open_source(
         return source
     if os.fspath(source) == _PIPE:
         return PipeImage(sys.stdin.fileno(), "standard input")
-    if io.direct is None:
-        try:
-            io = replace(io, direct=os.stat(source).st_size >= _DIRECT_FROM)
-        except OSError as error:
-            raise ImageIOError.from_os(error, path=source) from error
     return stack.enter_context(SaveImage(source, io=io))
 
 
@@ -167,7 +160,7 @@ class Conversion:
         if self._io.direct is not None:
             return self._io.direct
         if isinstance(self._source, SaveImage):
-            return self._source.head.blocks.total >= _DIRECT_FROM
+            return self._source.head.blocks.total >= DIRECT_FROM
         return True
 
     def dry_run(self) -> ConversionReport:

@@ -395,12 +395,14 @@ def _note_oddities(blocks: tuple[ListedBlock, ...], findings: list[Finding] | No
             continue
         if block.header.ignored:
             code, message = "mappedram.ignored-block", "its content is not in this file"
+            advice = "keep the file that backs this memory together with the image"
         elif block.header.pages_offset % PAGES_ALIGN:
             code, message = "mappedram.unaligned-pages", "its pages begin at no 1 MiB boundary"
+            advice = "direct I/O may be refused; `savefmt convert -O sparse` aligns them"
         else:
             continue
         message = f"RAM block {block.idstr!r}: {message}"
-        findings.append(Finding(code, Severity.NOTE, message, block.header_offset))
+        findings.append(Finding(code, Severity.NOTE, message, block.header_offset, advice))
 
 
 def xbzrle_apply(page: bytearray, delta: bytes, *, at: int = 0) -> None:

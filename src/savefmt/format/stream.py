@@ -475,7 +475,8 @@ class StreamWalker:
             first = self.cursor.peek(1)
             self.has_footers = not first or first[0] not in _ITEMS_AFTER_SECTION
             if not self.has_footers:
-                self._note("stream.no-footers", Severity.WARNING, "sections lack footers", offset)
+                advice = "QEMU loads it with migration.send-section-footer=off only"
+                self._warn("stream.no-footers", "sections lack footers", offset, advice)
         if not self.has_footers:
             return
         mark = self.cursor.u8(f"the footer of the {head}")
@@ -505,7 +506,7 @@ class StreamWalker:
             )
         if number in _NEVER_IN_FILES:
             message = f"command {name} belongs to live migration, not into a file"
-            self._note("stream.postcopy-command", Severity.WARNING, message, offset)
+            self._warn("stream.postcopy-command", message, offset, "QEMU may refuse to load it")
         return Command(offset, number, self.cursor.read(length, f"command {name}"))
 
     def _announcement(self, offset: int, kind: ItemType) -> SectionHead:
@@ -527,7 +528,7 @@ class StreamWalker:
         known_id = self._ids.setdefault((idstr, instance_id), section_id)
         if known_id != section_id:
             message = f"{idstr!r} instance {instance_id} has two ids: {known_id} and {section_id}"
-            self._note("stream.two-ids", Severity.WARNING, message, offset)
+            self._warn("stream.two-ids", message, offset, "the image may be forged or damaged")
         return head
 
     def announce(self, head: SectionHead) -> None:
@@ -553,9 +554,9 @@ class StreamWalker:
             message = f"nothing tells the length of the {head}: {why}"
             raise NeedDescription(message, offset=head.offset)
 
-    def _note(self, code: str, severity: Severity, message: str, offset: int) -> None:
+    def _warn(self, code: str, message: str, offset: int, advice: str) -> None:
         if self._findings is not None:
-            self._findings.append(Finding(code, severity, message, offset))
+            self._findings.append(Finding(code, Severity.WARNING, message, offset, advice))
 
 
 def guess_payload_length(data: bytes, section_id: int, start: int = 0) -> int | None:

@@ -31,6 +31,9 @@ _ADVICE = {
     errno.EFBIG: "this file system cannot hold a file of that size",
 }
 
+# What the C core says of a call on the file being written.
+_TARGET_CALLS = ("write", "fallocate", "fsync", "read back")
+
 
 class NeedContentError(UnsupportedError):
     """A delta came up where no page content is kept; spooling the image helps."""
@@ -45,8 +48,17 @@ _ERRORS: dict[int, type[SavefmtError]] = {
 }
 
 
-def raise_for(err: Any, path: StrPath | None = None) -> None:
+def raise_for(err: Any, path: StrPath | None = None, target: StrPath | None = None) -> None:
     """Raise what the error value says.
+
+    Parameters
+    ----------
+    err : cdata
+        The error value.
+    path : str or os.PathLike, optional
+        The file concerned.
+    target : str or os.PathLike, optional
+        The file concerned where writing failed, if that is another one.
 
     Raises
     ------
@@ -57,6 +69,8 @@ def raise_for(err: Any, path: StrPath | None = None) -> None:
     """
     message = ffi.string(err.message).decode(errors="replace")
     offset = None if err.offset == _NO_OFFSET else err.offset
+    if target is not None and message.startswith(_TARGET_CALLS):
+        path = target
     if err.status == lib.SF_E_OS:
         reason = f"cannot {message}: {os.strerror(err.errnum)}"
         if advice := _ADVICE.get(err.errnum):
@@ -69,7 +83,9 @@ def raise_for(err: Any, path: StrPath | None = None) -> None:
     raise _ERRORS[err.status](message, path=path, offset=offset)
 
 
-def call(function: Any, *args: Any, path: StrPath | None = None) -> bool:
+def call(
+    function: Any, *args: Any, path: StrPath | None = None, target: StrPath | None = None
+) -> bool:
     """Call a fallible function of the C core, whose last argument is the error value.
 
     Returns
@@ -83,7 +99,7 @@ def call(function: Any, *args: Any, path: StrPath | None = None) -> bool:
         return True
     if status == lib.SF_AGAIN:
         return False
-    raise_for(err, path)
+    raise_for(err, path, target)
     raise AssertionError("unreachable")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from savefmt.errors import ClosedImageError
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 
@@ -31,7 +32,7 @@ class File:
         flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
         handle = new_handle("sf_file", lib.sf_file_adopt, fd, flags, path=path)
         self.path = path
-        self.handle = ffi.gc(handle, lib.sf_file_close)
+        self._handle = ffi.gc(handle, lib.sf_file_close)
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +47,22 @@ class File:
 
     def close(self) -> None:
         """Close both descriptors; harmless when repeated."""
-        ffi.release(self.handle)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            ffi.release(handle)
+
+    @property
+    def handle(self) -> Any:
+        """The C core's file.
+
+        Raises
+        ------
+        ClosedImageError
+            After `close()`.
+        """
+        if self._handle is None:
+            raise ClosedImageError("the file was closed", path=self.path)
+        return self._handle
 
     @property
     def length(self) -> int:
@@ -61,14 +77,14 @@ class File:
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes; TruncatedError where the file ends sooner."""
         data = bytearray(length)
-        view = ffi.from_buffer(data)
-        call(lib.sf_file_read, self.handle, view, length, offset, path=self.path)
+        with ffi.from_buffer(data) as view:
+            call(lib.sf_file_read, self.handle, view, length, offset, path=self.path)
         return bytes(data)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
-        view = ffi.from_buffer(data)
-        call(lib.sf_file_write, self.handle, view, len(data), offset, path=self.path)
+        with ffi.from_buffer(data) as view:
+            call(lib.sf_file_write, self.handle, view, len(data), offset, path=self.path)
 
     def sync(self) -> None:
         """Return when the content is on the disk."""
@@ -129,25 +145,29 @@ class Appender:
 
     def write(self, data: bytes | memoryview) -> None:
         """Take all of `data`; returns when it is copied, not when it is on the disk."""
+        if not self._handle:
+            raise ValueError("write to a closed appender")
         used = ffi.new("size_t *")
-        view = ffi.from_buffer("uint8_t[]", data)
         done = 0
-        while done < len(data):
-            call(
-                lib.sf_append_feed,
-                self._handle,
-                view + done,
-                len(data) - done,
-                used,
-                path=self._file.path,
-            )
-            done += used[0]
+        with ffi.from_buffer("uint8_t[]", data) as view:
+            while done < len(data):
+                call(
+                    lib.sf_append_feed,
+                    self._handle,
+                    view + done,
+                    len(data) - done,
+                    used,
+                    path=self._file.path,
+                )
+                done += used[0]
         self.offset += done
 
     def close(self) -> None:
-        """Write out the rest, then stop the threads."""
+        """Write out the rest, then stop the threads; harmless when repeated."""
         try:
-            while not call(lib.sf_append_flush, self._handle, WAIT_MS, path=self._file.path):
+            while self._handle and not call(
+                lib.sf_append_flush, self._handle, WAIT_MS, path=self._file.path
+            ):
                 pass
         finally:
             self.abort()

@@ -14,7 +14,7 @@ OnBytes = Callable[[int], None]
 """Called with the bytes done so far; what it raises ends the job."""
 
 
-def _run(job: Any, on_bytes: OnBytes, path: StrPath) -> None:
+def _run(job: Any, on_bytes: OnBytes, path: StrPath, target: StrPath | None) -> None:
     """Wait for a job; any exception in between cancels it first."""
     progress = ffi.new("struct sf_progress *")
     try:
@@ -25,7 +25,7 @@ def _run(job: Any, on_bytes: OnBytes, path: StrPath) -> None:
         lib.sf_job_cancel(job)
         lib.sf_job_finish(job, ffi.NULL)
         raise
-    call(lib.sf_job_finish, job, path=path)
+    call(lib.sf_job_finish, job, path=path, target=target)
 
 
 def move_pages(
@@ -77,7 +77,7 @@ def move_pages(
     move.nthreads = io.worker_count
     move.window = io.window
     job = new_handle("sf_job", lib.sf_move_start, move, path=source.path)
-    _run(job, on_bytes, source.path)
+    _run(job, on_bytes, source.path, target.path if target else None)
     del views
     return tables
 
@@ -134,7 +134,7 @@ class Emitter:
             io.window,
             io.worker_count,
         )
-        _run(job, on_bytes, target.path)
+        _run(job, on_bytes, self._source.path, target.path)
 
     def chunks(self, io: IOOptions) -> Iterator[memoryview]:
         """Yield all records in order; each piece is valid until the next is asked for."""

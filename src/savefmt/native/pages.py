@@ -16,7 +16,8 @@ _KEY_LENGTH = _MAX_PAGE + 32
 
 def is_zero(data: bytes | bytearray | memoryview) -> bool:
     """Tell whether all bytes are zero."""
-    return bool(lib.sf_page_is_zero(ffi.from_buffer(data), len(data)))
+    with ffi.from_buffer(data) as view:
+        return bool(lib.sf_page_is_zero(view, len(data)))
 
 
 def page_runs(bitmap: bytes | bytearray, count: int) -> Iterator[PageRun]:
@@ -157,5 +158,5 @@ class SumKey:
 
     def sum(self, page: bytes | bytearray | memoryview) -> int:
         """Sum of one page: zero for a zero page, and only for one."""
-        view = ffi.from_buffer("uint8_t[]", page)
-        return int(lib.sf_sum_page(self.handle, view, len(page)))
+        with ffi.from_buffer("uint8_t[]", page) as view:
+            return int(lib.sf_sum_page(self.handle, view, len(page)))

@@ -136,9 +136,10 @@ class _Sink:
                     path=self._path,
                     offset=cursor.tell(),
                 )
-            view = ffi.from_buffer("uint8_t[]", window)
-            self._feed(view, len(window), used, done)
-            ffi.release(view)
+            # Not left to the garbage collector: CPython dies when it finds an error's
+            # traceback with a memoryview and, unreleased, what cffi made of it.
+            with ffi.from_buffer("uint8_t[]", window) as view:
+                self._feed(view, len(window), used, done)
             cursor.advance(used[0])
             yield cursor.tell()
 
@@ -286,12 +287,25 @@ class Scatter(_Sink):
         )
 
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
-        call(lib.sf_scatter_feed, self._handle, view, length, used, done, path=self._path)
+        if not self._handle:
+            raise ValueError("records for a closed scatter")
+        call(
+            lib.sf_scatter_feed,
+            self._handle,
+            view,
+            length,
+            used,
+            done,
+            path=self._path,
+            target=self._target.path,
+        )
 
     def close(self) -> None:
-        """Write out all that is still open, then stop the threads."""
+        """Write out all that is still open, then stop the threads; harmless when repeated."""
         try:
-            while not call(lib.sf_scatter_flush, self._handle, WAIT_MS, path=self._target.path):
+            while self._handle and not call(
+                lib.sf_scatter_flush, self._handle, WAIT_MS, path=self._target.path
+            ):
                 pass
         finally:
             self.abort()
