@@ -42,8 +42,10 @@ def page_contents(seed: int, compressible: bool) -> Iterator[bytes]:
     source = random.Random(seed)
     pool = [source.randbytes(_PAGE) for _ in range(256)]
     if compressible:
-        pool = [(page[:512] + b"The quick brown fox %08d. " % i * 200)[:_PAGE] if i % 2 else page
-                for i, page in enumerate(pool)]
+        pool = [
+            (page[:512] + b"The quick brown fox %08d. " % i * 200)[:_PAGE] if i % 2 else page
+            for i, page in enumerate(pool)
+        ]
     for number in itertools.count():
         page = pool[number % len(pool)]
         yield number.to_bytes(8, "little") + page[8:]

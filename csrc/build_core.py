@@ -1,5 +1,7 @@
 """How cffi builds the C core: the cdef beside this file against our own headers."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from cffi import FFI

@@ -199,9 +199,8 @@ enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
         const uint8_t *at = (const uint8_t *)buf + done;
         /* The page cache gathers small writes and sends them out many at a time; a
          * direct one waits for the disk each. */
-        const size_t direct = len < SMALL_WRITE
-                                  ? 0
-                                  : direct_part(file, at, len - done, offset + done);
+        const size_t direct =
+            len < SMALL_WRITE ? 0 : direct_part(file, at, len - done, offset + done);
         const ssize_t n =
             direct ? pwrite(file->direct_fd, at, direct, (off_t)(offset + done))
                    : pwrite(file->fd, at, len - done, (off_t)(offset + done));

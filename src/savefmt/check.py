@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 
 from savefmt.errors import (
     CorruptError,
@@ -34,8 +35,7 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.records import index_runs
 from savefmt.progress import Meter
-from savefmt.state import SectionKey
-from savefmt.tail import FOOTER_AND_EOF, Tail
+from savefmt.tail import FOOTER_AND_EOF, SectionKey, Tail
 
 _ESSENTIAL = ("timer", "cpu_common")
 """QEMU notices no missing section (format.md 3.3); these exist on every machine."""
@@ -311,7 +311,7 @@ class _Checker:
             self._missing_pages(visitor)
             if not visitor.ram_ended:
                 self._no_end(tail.start)
-            self._tail(tail, set(visitor.early))
+            self._tail(tail, visitor.early.keys())
 
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
@@ -336,7 +336,7 @@ class _Checker:
                 "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
             )
 
-    def _tail(self, tail: Tail, early: set[SectionKey]) -> None:
+    def _tail(self, tail: Tail, early: Set[SectionKey]) -> None:
         """Check what follows RAM; `early` are the sections that came before its end."""
         tail.check_end()
         if tail.description is None:
@@ -349,7 +349,7 @@ class _Checker:
             )
             return
         walked: list[Section] = list(tail.sections(self.findings))
-        names = {section.idstr for section in walked}
+        names = {section.idstr for section in walked} | {idstr for idstr, _ in early}
         for essential in _ESSENTIAL:
             if essential not in names:
                 self._note(

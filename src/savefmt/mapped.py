@@ -132,7 +132,7 @@ def read_mapped(
         tuple(parts),
         pages,
         order,
-        Tail(tail_start, cursor.end, cursor.pread, bool(walker.has_footers)),
+        Tail(tail_start, cursor.end, cursor.pread, bool(walker.has_footers), walker.announced),
         5 if walker.has_footers else 0,
     )
 

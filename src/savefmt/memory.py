@@ -34,7 +34,7 @@ from savefmt.native.records import (
 )
 from savefmt.prefetch import Pipe, close_pieces
 from savefmt.progress import Meter
-from savefmt.tail import Tail
+from savefmt.tail import SectionDigests, Tail
 from savefmt.traverse import StreamHead, Visitor, has_capability, traverse
 
 
@@ -136,7 +136,7 @@ class TallyVisitor:
         self.tally: Tally | None = None
         self.scanner: Scanner | None = None
         self.blocks: BlockList | None = None
-        self.early: dict[tuple[str, int], str] = {}
+        self.early = SectionDigests()
         self.ram_ended = False
         self._ignores = False
 
@@ -149,9 +149,7 @@ class TallyVisitor:
 
     def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
         """Remember the digest of a section that came before RAM ended."""
-        key = (head.idstr, head.instance_id)
-        before = self.early.get(key, "")
-        self.early[key] = before + hashlib.sha256(payload).hexdigest()
+        self.early.update(head.idstr, head.instance_id, payload)
 
     def ram_start(self, head: SectionHead, blocks: BlockList) -> Tally:
         """Make the tables."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from savefmt.errors import FormatError, SavefmtError, UnsupportedError
@@ -12,9 +11,7 @@ from savefmt.model import IOOptions, Layout
 from savefmt.native.core import NeedContentError
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.tail import Tail
-
-SectionKey = tuple[str, int]
+from savefmt.tail import SectionDigests, SectionKey, Tail
 
 
 @dataclass(frozen=True)
@@ -82,27 +79,25 @@ def _read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> G
         return GuestState(sums, _sections(tail, visitor.early), tail.devices_digest())
 
 
-def _early_of(image: SaveImage) -> dict[SectionKey, str]:
+def _early_of(image: SaveImage) -> SectionDigests:
     """Digests of the sections that come before RAM ends, as `TallyVisitor` makes them."""
-    early: dict[SectionKey, str] = {}
+    early = SectionDigests()
     for part in image.mapped.parts:
-        if part.head is None or part.is_ram:
-            continue
-        end = part.end - image.mapped.footer_length
-        payload = image.file.read(end - part.payload, part.payload)
-        key = (part.head.idstr, part.head.instance_id)
-        early[key] = early.get(key, "") + hashlib.sha256(payload).hexdigest()
+        if part.head is not None and not part.is_ram:
+            end = part.end - image.mapped.footer_length
+            payload = image.file.read(end - part.payload, part.payload)
+            early.update(part.head.idstr, part.head.instance_id, payload)
     return early
 
 
-def _sections(tail: Tail, early: dict[SectionKey, str]) -> dict[SectionKey, str] | None:
+def _sections(tail: Tail, digests: SectionDigests) -> dict[SectionKey, str] | None:
     try:
-        found = dict(early)
         for section in tail.sections():
             if section.offset is None or section.length is None:
                 raise AssertionError("a walked section without place")
-            key = (section.idstr, section.instance_id)
-            found[key] = found.get(key, "") + tail.digest(section.offset, section.length)
+            digests.update(section.idstr, section.instance_id, b"")  # it may be empty
+            for piece in tail.chunks(section.offset, section.offset + section.length):
+                digests.update(section.idstr, section.instance_id, piece)
     except (FormatError, UnsupportedError):
         return None
-    return found
+    return digests.finish()

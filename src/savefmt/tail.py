@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from savefmt.errors import CorruptError, FormatError, TruncatedError
 from savefmt.format.cursor import Cursor, FileCursor
@@ -23,6 +23,32 @@ _SEARCH_LIMIT = 64 << 20
 FOOTER_AND_EOF = 6
 
 Pread = Callable[[int, int], bytes]
+SectionKey = tuple[str, int]
+"""Idstr and instance."""
+
+
+class SectionDigests:
+    """SHA-256 of what each section holds, over all parts that carry its name."""
+
+    def __init__(self) -> None:
+        self._states: dict[SectionKey, Any] = {}
+
+    def update(self, idstr: str, instance_id: int, payload: bytes) -> None:
+        """Add a payload, or a piece of one, in the order of the stream."""
+        state = self._states.get((idstr, instance_id))
+        if state is None:
+            import hashlib  # late: `savefmt info` comes by here, too
+
+            state = self._states[idstr, instance_id] = hashlib.sha256()
+        state.update(payload)
+
+    def keys(self) -> set[SectionKey]:
+        """Return idstr and instance of all sections."""
+        return set(self._states)
+
+    def finish(self) -> dict[SectionKey, str]:
+        """Return the digests."""
+        return {key: state.hexdigest() for key, state in self._states.items()}
 
 
 @dataclass
@@ -39,12 +65,15 @@ class Tail:
         The vmdescription, if the stream has one.
     has_footers : bool
         Whether sections of this stream end in footers.
+    announced : tuple of SectionHead
+        Iterable sections that were started before, and may end here.
     """
 
     start: int
     end: int
     pread: Pread
     has_footers: bool = True
+    announced: tuple[SectionHead, ...] = ()
     _close: Callable[[], None] | None = None
     description: Description | None = field(init=False)
 
@@ -149,6 +178,8 @@ class Tail:
         cursor = FileCursor(self.pread, self.start, self.end)
         walker = StreamWalker(cursor, description=self.description, findings=findings)
         walker.has_footers = self.has_footers
+        for head in self.announced:
+            walker.announce(head)
         while True:
             item = walker.next_item()
             if isinstance(item, EndOfStream):
@@ -194,7 +225,13 @@ class Tail:
         return self.digest(self.start, end - self.start)
 
 
-def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = True) -> Tail:
+def spool_tail(
+    cursor: Cursor,
+    offset: int,
+    prefix: bytes,
+    has_footers: bool,
+    announced: tuple[SectionHead, ...],
+) -> Tail:
     """Keep what is left of a stream that can be read only once.
 
     Parameters
@@ -205,8 +242,8 @@ def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = T
         Stream offset of the first byte of the tail.
     prefix : bytes
         Bytes at `offset` that were consumed already.
-    has_footers : bool
-        Whether sections of this stream end in footers.
+    has_footers, announced
+        As for `Tail`.
 
     Returns
     -------
@@ -226,7 +263,7 @@ def spool_tail(cursor: Cursor, offset: int, prefix: bytes, has_footers: bool = T
         while len(window := cursor.window()):
             spool.write(window)
             cursor.advance(len(window))
-        return Tail(offset, cursor.tell(), pread, has_footers, spool.close)
+        return Tail(offset, cursor.tell(), pread, has_footers, announced, spool.close)
     except BaseException:
         spool.close()
         raise

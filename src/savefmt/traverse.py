@@ -318,7 +318,8 @@ class _Pass:
         self._visitor.ram_section(head, self._footer(head))
 
     def _tail(self, offset: int, prefix: bytes = b"") -> Tail:
-        return spool_tail(self._cursor, offset, prefix, bool(self._walker.has_footers))
+        walker = self._walker
+        return spool_tail(self._cursor, offset, prefix, bool(walker.has_footers), walker.announced)
 
 
 def section_of(head: SectionHead, offset: int | None, length: int | None) -> Section:

@@ -4,7 +4,10 @@
 # and then halts; built with LIVE=1 it keeps dirtying pages instead, until an
 # "s" arrives, on which it writes zeros over the pages at 5 MiB and says "Z".
 #
-# Symbols to define: LAST, address of the last page of low memory; LIVE.
+# Built with VIRTIO_MEM=1 it has the virtio-mem device in slot 0x10 plug its 2 MiB
+# blocks 1, 3 and 4 first.
+#
+# Symbols to define: LAST, address of the last page of low memory; LIVE; VIRTIO_MEM.
 
 .set CODE, 0xf0000              # the copy of the firmware below 1 MiB
 .code32
@@ -69,6 +72,65 @@ start32:
     mov $0x22222222, %ebp
     mov $0x33333333, %esi
 
+.if VIRTIO_MEM
+# Modern virtio over PCI, with the register offsets that QEMU always uses: the
+# common ones at BAR 4, the device's own at + 0x2000, the doorbell at + 0x3000.
+.set BAR, 0xfe000000
+.set QUEUE, 0x10000             # descriptors; available, used, request, answer follow
+.macro config register, value
+    mov $0xcf8, %edx
+    mov $0x80008000 + \register, %eax
+    out %eax, %dx
+    mov $0xcfc, %edx
+    mov $\value, %eax
+    out %eax, %dx
+.endm
+    config 0x20, BAR
+    config 0x24, 0
+    config 0x04, 6              # answer to memory accesses, be bus master
+    mov $BAR, %edi
+    movb $0, 0x14(%edi)         # reset
+    movb $3, 0x14(%edi)         # seen, and driven
+    movl $0, 8(%edi)
+    movl $2, 0xc(%edi)          # unplugged memory is inaccessible
+    movl $1, 8(%edi)
+    movl $1, 0xc(%edi)          # virtio 1
+    movb $0xb, 0x14(%edi)       # features settled
+    movw $0, 0x16(%edi)
+    movw $8, 0x18(%edi)
+    movl $QUEUE, 0x20(%edi)
+    movl $0, 0x24(%edi)
+    movl $QUEUE + 0x100, 0x28(%edi)
+    movl $0, 0x2c(%edi)
+    movl $QUEUE + 0x200, 0x30(%edi)
+    movl $0, 0x34(%edi)
+    movw $1, 0x1c(%edi)
+    movb $0xf, 0x14(%edi)       # ready
+    movl $QUEUE + 0x300, QUEUE
+    movl $24, QUEUE + 8
+    movl $0x10001, QUEUE + 12   # goes on in descriptor 1
+    movl $QUEUE + 0x400, QUEUE + 16
+    movl $16, QUEUE + 24
+    movl $2, QUEUE + 28         # for the device to write
+    movw $1, QUEUE + 0x100      # no interrupts
+.macro plug block, count, turn
+    mov BAR + 0x2010, %eax
+    add $\block << 21, %eax
+    mov %eax, QUEUE + 0x308
+    mov BAR + 0x2014, %eax
+    mov %eax, QUEUE + 0x30c
+    movw $\count, QUEUE + 0x310
+    movw $\turn, QUEUE + 0x102
+    movw $0, BAR + 0x3000
+1:  cmpw $\turn, QUEUE + 0x202
+    jne 1b
+    cmpw $0, QUEUE + 0x400
+    jne halt
+.endm
+    plug 1, 1, 1
+    plug 3, 2, 2
+.endif
+
     mov $0x3f8, %edx
     mov $'R', %al
     out %al, %dx
@@ -105,11 +167,10 @@ again:
     mov $'Z', %al
     out %al, %dx
     jmp again
-.else
+.endif
 halt:
     hlt
     jmp halt
-.endif
 
 .align 16
 pattern:

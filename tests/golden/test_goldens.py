@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import xml.etree.ElementTree as ET
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_no_image_tells_of_the_machine_that_made_it(name: str, tmp_path: Path) -
     head = load.unpack(name, tmp_path).read_bytes()[: 1 << 16]
     places = ("/var/lib/libvirt/", "/usr/bin/qemu", "/dev/urandom", "/machine")
 
-    domain = ElementTree.fromstring(head[92:].split(b"\0")[0])
+    domain = ET.fromstring(head[92:].split(b"\0")[0])
     words = [w for e in domain.iter() for w in (e.text or "", *e.attrib.values())]
     paths = [word for word in words if word.startswith("/")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from interop import linux
-from interop.libvirt import Libvirt, namespace_command
+from interop.libvirt import LIBVIRTD, Libvirt, namespace_command
 from interop.qemu import EMULATOR
 
 HINT = "tools/install-interop gets it on Debian"
@@ -44,13 +44,15 @@ def lack_of_libvirt() -> str:
     """Say why no libvirtd can be run, or nothing."""
     if lack_of_qemu():
         return lack_of_qemu()
-    if shutil.which("libvirtd") is None:
+    if LIBVIRTD is None:
         return f"no libvirtd; {HINT}"
     version = version_of("virsh")
     if version is None:
         return f"no virsh; {HINT}"
     if version < (11, 2):
         return f"virsh is {'.'.join(map(str, version))}, the tests need 11.2; {HINT}"
+    if os.geteuid() != 0:
+        return "not root, and a system libvirtd of our own needs that"
     done = subprocess.run(
         [*namespace_command(), "mount", "-t", "tmpfs", "none", "/mnt"],
         capture_output=True,

@@ -21,6 +21,9 @@ from typing import Any, Self
 
 from interop.qemu import HostBlock, hash_blocks, parse_ramblocks, wait_for
 
+# An ordinary user's PATH may lack the place of daemons.
+LIBVIRTD = shutil.which("libvirtd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
 QEMU_CONF = """\
 security_driver = "none"
 user = "root"
@@ -50,15 +53,10 @@ class VirshError(RuntimeError):
 
 
 def namespace_command() -> list[str]:
-    """Return the words that run a command in private namespaces, as root in there."""
+    """Return the words that, for root, run a command in private namespaces."""
     # Killing unshare takes down the first process of the PID namespace, and so all.
-    command = ["setpriv", "--pdeathsig", "KILL", "unshare"]
-    if os.geteuid() != 0:
-        command += ["--user", "--map-root-user"]
-    return [
-        *command,
-        *("--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "--mount-proc"),
-    ]
+    tied = ("setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child")
+    return [*tied, "--mount", "--pid", "--net", "--ipc", "--mount-proc"]
 
 
 class Libvirt:
@@ -96,7 +94,9 @@ class Libvirt:
             )
         # The shell stays the namespace's init: someone must reap the guests, or
         # libvirtd takes the zombies for guests that refuse to die.
-        steps.append("libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid & wait")
+        steps.append(
+            f"{LIBVIRTD} -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid & wait"
+        )
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*namespace_command(), "sh", "-c", "\n".join(steps)],
@@ -161,10 +161,19 @@ class Libvirt:
 
     def snapshot(self, domain: str, image: Path) -> None:
         """Take a live external snapshot of the memory, the guest running on."""
-        self.virsh(
-            *("snapshot-create-as", domain, "--live", "--no-metadata"),
-            *("--memspec", f"file={image},snapshot=external"),
-        )
+        words = ["snapshot-create-as", domain, "--live", "--no-metadata"]
+        words += ["--memspec", f"file={image},snapshot=external"]
+        for last in (False, False, False, True):
+            try:
+                self.virsh(*words)
+                return
+            except VirshError as error:
+                # On a busy host libvirt wakes the guest before QEMU 10 is ready for
+                # that, and leaves it paused.
+                if last or "not finalized yet" not in str(error):
+                    raise
+            image.unlink(missing_ok=True)
+            self.virsh("resume", domain)
 
     def restore(self, image: Path, *options: str) -> None:
         """Restore a domain from `image`."""

@@ -29,7 +29,6 @@ from savefmt.state import read_state
 _PIPE = "-"
 
 
-
 def convert(
     source: StrPath | SaveImage,
     target: StrPath,
@@ -305,6 +304,8 @@ class Conversion:
         else:
             source_length, label = source.received, False
         changes = list(plan.changes)
+        if outcome is not None and outcome.data_pages == 0:
+            changes.append("no page of the source has content: its RAM was lost when it was saved")
         if label and plan.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(

@@ -456,7 +456,7 @@ class StreamWalker:
         return bytes(recorder.kept)
 
     def skip_payload(self, head: SectionHead) -> None:
-        """Consume a payload unseen; raises as `read_payload`."""
+        """Consume a payload unseen."""
         self._pass_over(self.cursor, head)
 
     def finish_section(self, head: SectionHead) -> None:
@@ -530,6 +530,11 @@ class StreamWalker:
             message = f"{idstr!r} instance {instance_id} has two ids: {known_id} and {section_id}"
             self._warn("stream.two-ids", message, offset, "the image may be forged or damaged")
         return head
+
+    @property
+    def announced(self) -> tuple[SectionHead, ...]:
+        """Iterable sections that were started."""
+        return tuple(h for h in self._announced.values() if h.kind is ItemType.START)
 
     def announce(self, head: SectionHead) -> None:
         """Take note of a START that was read elsewhere."""

@@ -1,0 +1,290 @@
+"""A file that appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builder import MIB, make_envelope, make_stream, page
+
+import savefmt
+from savefmt import ConversionError, ImageIOError, IOOptions, Layout, OperationCancelled, Progress
+from savefmt.errors import SavefmtError
+from savefmt.native.file import File
+from savefmt.output import OutputFile, check_target
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def image(folder: Path, pages: int = 16) -> Path:
+    path = folder / "source"
+    blocks = {"pc.ram": b"".join(page(i) for i in range(pages))}
+    path.write_bytes(make_envelope() + make_stream(blocks=blocks))
+    return path
+
+
+# The file itself.
+
+
+def test_nothing_stands_under_the_name_before_commit(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    with OutputFile(target, overwrite=False, direct=False) as output:
+        output.file.write(b"content", 0)
+        assert not target.exists()
+        (hidden,) = names(tmp_path)
+        assert hidden.startswith(".target.savefmt-")
+        assert stat.S_IMODE((tmp_path / hidden).stat().st_mode) == 0o600
+        output.commit()
+
+    assert names(tmp_path) == ["target"]
+    assert target.read_bytes() == b"content"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with OutputFile(tmp_path / "target", overwrite=False, direct=False) as output:
+            output.commit()
+    finally:
+        os.umask(old)
+
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o600
+
+
+def test_without_commit_nothing_is_left(tmp_path: Path) -> None:
+    with OutputFile(tmp_path / "target", overwrite=False, direct=False) as output:
+        output.set_length(MIB)
+    output.abort()
+
+    assert names(tmp_path) == []
+
+
+def test_a_target_that_came_up_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    with (
+        OutputFile(target, overwrite=False, direct=False) as output,
+        pytest.raises(ImageIOError) as caught,
+    ):
+        target.write_bytes(b"other")
+        output.commit()
+
+    assert caught.value.errno == errno.EEXIST
+    assert target.read_bytes() == b"other"
+    assert names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_where_hard_links_are_refused(
+    taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    target = tmp_path / "target"
+
+    with OutputFile(target, overwrite=False, direct=False) as output:
+        output.file.write(b"content", 0)
+        if taken:
+            target.write_bytes(b"other")
+            with pytest.raises(ImageIOError):
+                output.commit()
+        else:
+            output.commit()
+
+    assert target.read_bytes() == (b"other" if taken else b"content")
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+
+    with OutputFile(tmp_path / "link", overwrite=True, direct=False) as output:
+        output.file.write(b"new", 0)
+        output.commit()
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_the_longest_name_still_gets_a_hidden_one(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 255)
+
+    with OutputFile(target, overwrite=False, direct=False) as output:
+        output.commit()
+
+    assert names(tmp_path) == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "kind", "message"),
+    [
+        (Path.touch, ConversionError, "the target exists; --force"),
+        (Path.mkdir, ConversionError, "not a regular file"),
+        (os.mkfifo, ConversionError, "not a regular file"),
+    ],
+)
+def test_targets_that_are_refused(
+    prepare: Callable[[Path], None], kind: type[SavefmtError], message: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    prepare(target)
+
+    with pytest.raises(kind, match=message) as caught:
+        check_target(target, overwrite=False)
+    assert caught.value.path == target
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ImageIOError, match="folder does not exist") as caught:
+        check_target(tmp_path / "missing" / "target", overwrite=True)
+
+    assert caught.value.errno == errno.ENOENT
+
+
+# What a conversion makes of it.
+
+
+def test_the_part_magic_stands_while_it_is_written(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def look(progress: Progress) -> None:
+        seen.extend(path.read_bytes()[:16] for path in tmp_path.glob(".target.*"))
+
+    savefmt.convert(
+        image(tmp_path), tmp_path / "target", layout=Layout.MAPPED_RAM, progress=look, verify=True
+    )
+
+    assert set(seen) == {b"LibvirtQemudPart"}
+    assert (tmp_path / "target").read_bytes()[:16] == b"LibvirtQemudSave"
+
+
+def test_an_existing_target_is_untouched(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+
+    with pytest.raises(ConversionError, match="the target exists"):
+        savefmt.convert(image(tmp_path), target, codec="raw")
+
+    assert target.read_bytes() == b"precious"
+
+
+def test_an_existing_target_survives_a_failure(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    source = image(tmp_path)
+    source.write_bytes(source.read_bytes()[:-20])
+
+    with pytest.raises(SavefmtError):
+        savefmt.convert(source, target, layout=Layout.MAPPED_RAM, overwrite=True)
+
+    assert target.read_bytes() == b"precious"
+    assert names(tmp_path) == ["source", "target"]
+
+
+@pytest.mark.parametrize("alias", ["same", "symbolic link", "hard link"])
+def test_source_and_target_the_same(alias: str, tmp_path: Path) -> None:
+    source = image(tmp_path)
+    before = source.read_bytes()
+    target = tmp_path / "source"
+    if alias == "symbolic link":
+        target = tmp_path / "link"
+        target.symlink_to(source)
+    elif alias == "hard link":
+        target = tmp_path / "link"
+        target.hardlink_to(source)
+
+    with pytest.raises(ConversionError, match="source and target are the same file"):
+        savefmt.convert(source, target, codec="zstd", overwrite=True)
+
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"layout": Layout.MAPPED_RAM}, {"codec": "xz"}])
+def test_cancelling_leaves_nothing(options: dict[str, object], tmp_path: Path) -> None:
+    source = image(tmp_path, 3000)
+
+    with pytest.raises(OperationCancelled):
+        savefmt.convert(
+            source,
+            tmp_path / "target",
+            progress=lambda progress: False,
+            io=IOOptions(threads=2, window=MIB),
+            **options,  # type: ignore[arg-type]
+        )
+
+    assert names(tmp_path) == ["source"]
+    assert not [thread for thread in threading.enumerate() if "savefmt" in thread.name]
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    source = image(tmp_path, 3000)
+    savefmt.convert(source, tmp_path / "sparse", layout=Layout.MAPPED_RAM)
+
+    for path, layout in ((source, Layout.MAPPED_RAM), (tmp_path / "sparse", Layout.SEQUENTIAL)):
+        told: list[Progress] = []
+
+        savefmt.convert(path, tmp_path / "target", layout=layout, progress=told.append)
+
+        work = [progress for progress in told if progress.phase == "converting"]
+        assert work[-1].done == work[-1].total > 0
+        assert [p.done for p in work] == sorted(p.done for p in work)
+        (tmp_path / "target").unlink()
+
+
+def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
+    source = image(tmp_path)
+
+    def touch(progress: Progress) -> None:
+        os.utime(source, (1, 1))
+
+    with pytest.raises(ConversionError, match="the source changed while it was read"):
+        savefmt.convert(source, tmp_path / "target", layout=Layout.MAPPED_RAM, progress=touch)
+    assert names(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize("layout", ["sequential", "mapped-ram"])
+def test_a_source_that_shrinks_is_noticed(layout: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    blocks = {"pc.ram": b"".join(page(i) for i in range(6000))}
+    source.write_bytes(make_stream(layout=layout, blocks=blocks))
+    target = Layout.MAPPED_RAM if layout == "sequential" else Layout.SEQUENTIAL
+
+    with savefmt.open(source) as opened:
+        os.truncate(source, source.stat().st_size // 2)
+        with pytest.raises(SavefmtError, match="cut short|shorter|ends|changed") as caught:
+            savefmt.convert(opened, tmp_path / "target", layout=target)
+
+    assert caught.value.path is not None
+    assert names(tmp_path) == ["source"]
+
+
+def test_a_failed_verification_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that forgets: the page area is overwritten between writing and reading back."""
+    sync = File.sync
+
+    def forget(file: Any) -> None:
+        file.write(b"\xff", file.read(1 << 16, 0).index(b"QEVM") + 3 * MIB // 2)
+        sync(file)
+
+    monkeypatch.setattr("savefmt.native.file.File.sync", forget)
+
+    with pytest.raises(ConversionError, match="verification failed: page .* differs"):
+        savefmt.convert(
+            image(tmp_path, 200), tmp_path / "target", layout=Layout.MAPPED_RAM, verify=True
+        )
+    assert names(tmp_path) == ["source"]
