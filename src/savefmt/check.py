@@ -28,7 +28,6 @@ from savefmt.model import (
     IOOptions,
     Layout,
     OnProgress,
-    Section,
     Severity,
     StrPath,
 )
@@ -110,7 +109,7 @@ class _Checker:
         self, image: SaveImage, level: CheckLevel, io: IOOptions, progress: OnProgress | None
     ) -> None:
         self._image = image
-        self._full = level is CheckLevel.FULL
+        self._full = level == CheckLevel.FULL
         self._io = io
         self._progress = progress
         self.findings = image.findings
@@ -348,8 +347,9 @@ class _Checker:
                 "QEMU needs none",
             )
             return
-        walked: list[Section] = list(tail.sections(self.findings))
-        names = {section.idstr for section in walked} | {idstr for idstr, _ in early}
+        walked = tail.sections(self.findings)
+        present = early | {(section.idstr, section.instance_id) for section in walked}
+        names = {idstr for idstr, _ in present}
         for essential in _ESSENTIAL:
             if essential not in names:
                 self._note(
@@ -359,8 +359,7 @@ class _Checker:
                     tail.start,
                     "QEMU would load the image and run a guest without that state",
                 )
-        described = set(tail.description.sections)
-        extra = described - {(s.idstr, s.instance_id) for s in walked} - early
+        extra = set(tail.description.sections) - present
         if extra:
             idstr, instance = min(extra)
             self._note(

@@ -140,8 +140,10 @@ class Tail:
         at = self.description.offset if self.description is not None else self.end
         last = self.pread(min(FOOTER_AND_EOF, at - self.start), max(at - 6, self.start))
         whole = last[-1:] == bytes([ItemType.EOF])
-        if whole and self.has_footers and len(last) == FOOTER_AND_EOF:
-            whole = last[0] == ItemType.FOOTER
+        if self.has_footers and len(last) == FOOTER_AND_EOF:
+            whole = whole and last[0] == ItemType.FOOTER
+        elif self.has_footers:  # no room for a section
+            whole = whole and len(last) == 1
         if not whole:
             raise TruncatedError(
                 "the stream ends among the device sections, without its EOF mark; "

@@ -164,7 +164,6 @@ SHAPES: list[dict[str, Any]] = [
     {"dirty_bitmaps": True, "commands": [(3, b"")]},
     {"rounds": LIVE},
     {"ram_end": False},
-    {"footers": False, "description": False},
     {"configuration": False},
     {"uuid": bytes(16), "page_bits": 12},
 ]
@@ -193,6 +192,9 @@ def whole_images() -> list[bytes]:
 
 
 IMAGES = whole_images()
+# Without footers and description nothing tells where the device sections end.
+WITH_FOOTERS = len(IMAGES)
+IMAGES.append(make_stream(blocks=BLOCKS, footers=False, description=False))
 
 
 def attempt(function: Callable[[], Result]) -> Result | SavefmtError:
@@ -269,7 +271,7 @@ PLACES = [interesting(data) for data in IMAGES]
 @MANY
 @given(st.data())
 def test_a_truncation_anywhere_ends_well(data: st.DataObject) -> None:
-    number = data.draw(st.integers(0, len(IMAGES) - 1))
+    number = data.draw(st.integers(0, WITH_FOOTERS - 1))
     whole = IMAGES[number]
     cut = data.draw(st.one_of(st.sampled_from(PLACES[number]), st.integers(0, len(whole) - 1)))
 
@@ -323,3 +325,18 @@ def test_a_sequential_stream_cut_inside_tells_where() -> None:
         with image(whole[:cut]) as path, pytest.raises(TruncatedError) as caught:
             savefmt.convert(path, path.with_name("target"), layout=Layout.MAPPED_RAM, io=IO)
         assert caught.value.offset == cut
+
+
+@pytest.mark.parametrize("layout", ["sequential", "mapped-ram"])
+def test_no_cut_among_the_devices_passes(layout: str) -> None:
+    whole = make_stream(layout=layout, blocks=BLOCKS, align=PAGE_SIZE)
+    first = whole.index(b"\x04\0\0\0\n\5timer")
+    eof = whole.index(b"\x06", whole.index(b"\x7e\0\0\0\x0c")) - 1
+    assert whole[eof] == 0
+
+    for cut in range(first, eof + 1):
+        with image(whole[:cut]) as path:
+            assert isinstance(
+                attempt(partial(savefmt.convert, path, "unused", codec="null", io=IO)),
+                TruncatedError,
+            )

@@ -279,6 +279,18 @@ def test_unplugged_and_shared_memory_may_be_missing(tmp_path: Path) -> None:
         assert report.ok
 
 
+def test_without_the_end_of_ram_all_sections_are_early(tmp_path: Path) -> None:
+    assert codes(check(tmp_path, make_stream(ram_end=False))) == ["ram.no-end"]
+    assert codes(check(tmp_path, mapped(ram_end=False))) == ["ram.no-end"]
+
+
+def test_a_level_may_be_spelled_out(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(make_stream(footers=False))
+
+    assert not savefmt.check(tmp_path / "image", level=CheckLevel("full")).ok
+    assert not savefmt.check(tmp_path / "image", level="full").ok  # type: ignore[arg-type]
+
+
 def test_what_stops_the_check_is_a_finding_too(tmp_path: Path) -> None:
     report = check(tmp_path, make_envelope(format=9) + STREAM)
 

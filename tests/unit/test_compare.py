@@ -116,7 +116,7 @@ def test_blocks_of_another_length(tmp_path: Path) -> None:
 def test_other_page_sizes_are_refused(tmp_path: Path) -> None:
     blocks = {"ram": bytes(3 << 13) + page(1, 1 << 13)}
 
-    with pytest.raises(UnsupportedError, match="pages have 8192 bytes and those of .* 4096"):
+    with pytest.raises(UnsupportedError, match=r"pages have 8192 bytes and those of .* 4096"):
         compare(tmp_path, make_stream(blocks=blocks), make_stream(page_bits=13, blocks=blocks))
 
 

@@ -407,7 +407,7 @@ def test_what_is_beyond_us(data: bytes, message: str, tmp_path: Path) -> None:
 def test_a_compressed_stream_under_an_uncompressed_label(tmp_path: Path) -> None:
     data = make_envelope(format=0) + compress("zstd", make_stream())
 
-    with pytest.raises(CorruptError, match="the envelope says raw, but .* zstd"):
+    with pytest.raises(CorruptError, match=r"the envelope says raw, but .* zstd"):
         convert(tmp_path, data, "raw")
 
 

@@ -146,7 +146,7 @@ def test_memory_left_out_is_not_read(tmp_path: Path) -> None:
         compress("xz", make_stream(guest_addresses=SHARED, rounds=[rest])),
     ):
         with opened(tmp_path, data) as image:
-            with pytest.raises(UnsupportedError, match="'pc.ram' is not in this image"):
+            with pytest.raises(UnsupportedError, match=r"'pc.ram' is not in this image"):
                 image.memory.read("pc.ram", 0, 1)
             assert list(image.memory.runs("pc.ram")) == []
             assert image.memory.read("pc.bios", 0, 8) == page(16)[:8]

@@ -8,7 +8,6 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builder import MIB, make_envelope, make_stream, page
@@ -72,12 +71,10 @@ def test_without_commit_nothing_is_left(tmp_path: Path) -> None:
 def test_a_target_that_came_up_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
-    with (
-        OutputFile(target, overwrite=False, direct=False) as output,
-        pytest.raises(ImageIOError) as caught,
-    ):
+    with OutputFile(target, overwrite=False, direct=False) as output:
         target.write_bytes(b"other")
-        output.commit()
+        with pytest.raises(ImageIOError) as caught:
+            output.commit()
 
     assert caught.value.errno == errno.EEXIST
     assert target.read_bytes() == b"other"
@@ -91,7 +88,7 @@ def test_where_hard_links_are_refused(
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "target"
 
     with OutputFile(target, overwrite=False, direct=False) as output:
@@ -264,7 +261,7 @@ def test_a_source_that_shrinks_is_noticed(layout: str, tmp_path: Path) -> None:
 
     with savefmt.open(source) as opened:
         os.truncate(source, source.stat().st_size // 2)
-        with pytest.raises(SavefmtError, match="cut short|shorter|ends|changed") as caught:
+        with pytest.raises(SavefmtError, match=r"cut short|shorter|ends|changed") as caught:
             savefmt.convert(opened, tmp_path / "target", layout=target)
 
     assert caught.value.path is not None
@@ -277,13 +274,13 @@ def test_a_failed_verification_leaves_nothing(
     """A disk that forgets: the page area is overwritten between writing and reading back."""
     sync = File.sync
 
-    def forget(file: Any) -> None:
+    def forget(file: File) -> None:
         file.write(b"\xff", file.read(1 << 16, 0).index(b"QEVM") + 3 * MIB // 2)
         sync(file)
 
-    monkeypatch.setattr("savefmt.native.file.File.sync", forget)
+    monkeypatch.setattr(File, "sync", forget)
 
-    with pytest.raises(ConversionError, match="verification failed: page .* differs"):
+    with pytest.raises(ConversionError, match=r"verification failed: page .* differs"):
         savefmt.convert(
             image(tmp_path, 200), tmp_path / "target", layout=Layout.MAPPED_RAM, verify=True
         )

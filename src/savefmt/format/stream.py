@@ -434,12 +434,7 @@ class StreamWalker:
         return self.description.sections.get((head.idstr, head.instance_id))
 
     def read_payload(self, head: SectionHead) -> bytes:
-        """Consume a payload and return it.
-
-        Parameters
-        ----------
-        head : SectionHead
-            As `next_item` gave it.
+        """Consume the payload of a section and return it.
 
         Returns
         -------
