@@ -237,7 +237,7 @@ def test_stale_pages_are_noted(tmp_path: Path) -> None:
     (finding,) = savefmt.check(path, level=QUICK).findings
 
     assert (finding.code, finding.severity) == ("mappedram.stale", NOTE)
-    assert re.search(r"up to \d+ bytes", finding.message)
+    assert re.search(r"at least \d+ bytes", finding.message)
 
 
 SOUND = [
