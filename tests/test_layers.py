@@ -19,14 +19,17 @@ MAX_LINES = 600
 PYTHON_ROWS = (
     "errors",
     "model",
-    "format native progress prefetch",
+    "format native progress prefetch qmp",
     "output tail",
     "traverse",
     "mapped",
+    "stored",
     "memory",
+    "devices",
+    "guest",
     "image",
     "state",
-    "compat guest",
+    "compat",
     "check compare convert export bench qemu",
     "edit",
     "cli",
@@ -39,7 +42,7 @@ C_ROWS = (
     "sf_file sf_scan sf_sum",
     "sf_job sf_pages sf_ring",
     "sf_queue sf_tally",
-    "sf_append sf_emit sf_move sf_scatter",
+    "sf_append sf_emit sf_fill sf_move sf_scatter",
 )
 # These alone may take names from the package itself, which reaches everything.
 MAY_USE_FACADE = {"cli", "__main__"}

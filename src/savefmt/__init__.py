@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from savefmt.check import check as check
     from savefmt.compare import compare as compare
     from savefmt.convert import convert as convert
+    from savefmt.errors import AddressError as AddressError
     from savefmt.errors import ClosedImageError as ClosedImageError
     from savefmt.errors import ConversionError as ConversionError
     from savefmt.errors import CorruptError as CorruptError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from savefmt.model import MapExtent as MapExtent
     from savefmt.model import OnProgress as OnProgress
     from savefmt.model import PageRun as PageRun
+    from savefmt.model import PhysicalRange as PhysicalRange
     from savefmt.model import Progress as Progress
     from savefmt.model import RamBlock as RamBlock
     from savefmt.model import Section as Section
@@ -51,13 +53,13 @@ _HOMES = {
     "savefmt.check": "check",
     "savefmt.compare": "compare",
     "savefmt.convert": "convert",
-    "savefmt.errors": "ClosedImageError ConversionError CorruptError FormatError ImageIOError"
-    " IncompleteImageError NotASaveImageError OperationCancelled SavefmtError TruncatedError"
-    " UnsupportedError",
+    "savefmt.errors": "AddressError ClosedImageError ConversionError CorruptError FormatError"
+    " ImageIOError IncompleteImageError NotASaveImageError OperationCancelled SavefmtError"
+    " TruncatedError UnsupportedError",
     "savefmt.image": "SaveImage open probe",
     "savefmt.model": "BlockDifference CheckLevel CheckReport Comparison ConversionReport EditReport"
     " EnvelopeSummary Finding IOOptions ImageSummary Layout MapExtent OnProgress PageRun"
-    " Progress RamBlock Section SectionDifference Severity",
+    " PhysicalRange Progress RamBlock Section SectionDifference Severity",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

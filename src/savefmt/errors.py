@@ -65,6 +65,10 @@ class ConversionError(SavefmtError):
     """The target cannot hold the source, or the options exclude each other."""
 
 
+class AddressError(SavefmtError, LookupError):
+    """Nothing that the image holds lies at an address of the guest."""
+
+
 class ClosedImageError(SavefmtError, ValueError):
     """An image was used after `close()`."""
 

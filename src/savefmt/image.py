@@ -46,6 +46,8 @@ from savefmt.progress import Meter
 from savefmt.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
+    from savefmt.devices import Devices
+    from savefmt.guest.view import Guest
     from savefmt.memory import GuestMemory
     from savefmt.prefetch import Pipe
 
@@ -414,6 +416,24 @@ class SaveImage:
         from savefmt.memory import GuestMemory
 
         return GuestMemory(self, self._io)
+
+    @cached_property
+    def guest(self) -> Guest:
+        """The guest's vCPUs, and its memory by physical and virtual address."""
+        from savefmt.guest.view import Guest
+
+        return Guest(self)
+
+    @cached_property
+    def devices(self) -> Devices:
+        """The guest's devices: their sections, payloads and fields."""
+        from savefmt.devices import Devices
+
+        return Devices(self, self._io)
+
+    def device_state(self, section: Section) -> memoryview:
+        """Return the payload of a device section, read-only; KeyError if there is none."""
+        return self.devices.payload(section)
 
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
         """Yield stretches of all blocks: data, zero, or never sent.

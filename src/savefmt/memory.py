@@ -6,18 +6,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol
 
 from savefmt.errors import SavefmtError, UnsupportedError
-from savefmt.format.cursor import ChunkCursor
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.format.vmstate import Description
-from savefmt.mapped import MappedStream
 from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, RamBlock
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
@@ -34,44 +29,9 @@ from savefmt.native.records import (
 )
 from savefmt.prefetch import Pipe, close_pieces
 from savefmt.progress import Meter
+from savefmt.stored import StoredImage
 from savefmt.tail import SectionDigests, Tail
-from savefmt.traverse import StreamHead, Visitor, has_capability, traverse
-
-
-class StoredImage(Protocol):
-    """What memory needs of the image that it lies in; `SaveImage` is one."""
-
-    path: Path
-    layout: Layout
-    codec: str
-    length: int
-    stream_offset: int
-    head: StreamHead
-
-    @property
-    def file(self) -> File:
-        """The file behind the image."""
-
-    @property
-    def mapped(self) -> MappedStream:
-        """The skeleton of a mapped-ram image."""
-
-    @property
-    def description(self) -> Description | None:
-        """The vmdescription, where it can be known beforehand."""
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """Capabilities that the stream lists."""
-
-    def stream(
-        self,
-        io: IOOptions | None = None,
-        *,
-        stored: Pipe | None = None,
-        plain: Pipe | None = None,
-    ) -> AbstractContextManager[ChunkCursor]:
-        """A cursor over the decompressed stream."""
+from savefmt.traverse import Visitor, has_capability, traverse
 
 
 @dataclass(frozen=True)
@@ -383,6 +343,10 @@ class GuestMemory:
         else:
             data = store[number].read(self._store_file, first, count)
         return bytes(data[offset - first * size :][:length])
+
+    def read_physical(self, address: int, length: int) -> bytes:
+        """Read by guest-physical address; see `guest.physical.PhysicalMemory.read`."""
+        return self._image.guest.physical.read(address, length)
 
     def _number(self, block: str) -> int:
         for number, listed in enumerate(self._image.head.blocks.blocks):

@@ -302,6 +302,40 @@ class MapExtent:
 
 
 @dataclass(frozen=True, slots=True)
+class PhysicalRange:
+    """A stretch of guest-physical addresses behind which a RAM block lies.
+
+    Attributes
+    ----------
+    start, length : int
+        Guest-physical, in bytes.
+    block : str
+        idstr of the RAM block.
+    offset : int
+        Where in the block the first byte lies.
+    kind : str
+        ``ram``, ``rom``, ``vram``, ``dimm`` or ``virtio-mem``.
+    source : str
+        Where that was learned: ``stream``, ``xml`` or ``rule`` (of the machine type).
+    detail : str
+        How, in words.
+    """
+
+    start: int
+    length: int
+    block: str
+    offset: int
+    kind: str
+    source: str
+    detail: str = ""
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
 class EditReport:
     """What `edit.set_xml` did; `moved` when the stream had to make room.
 
@@ -312,3 +346,130 @@ class EditReport:
     changed: bool
     moved: bool = False
     changes: tuple[str, ...] = ()
+
+
+class Answer(enum.StrEnum):
+    """Whether a reader can load an image."""
+
+    YES = "yes"
+    YES_BUT = "yes-but"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one release of libvirt or QEMU makes of an image.
+
+    `conversion` holds the options of ``savefmt convert`` that turn a no into a yes, and
+    is empty where none is needed or none helps.
+    """
+
+    program: str
+    release: str
+    answer: Answer
+    reasons: tuple[str, ...] = ()
+    conversion: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompatReport:
+    """Who can load an image: one verdict a reader."""
+
+    path: str
+    machine: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SavePlan:
+    """How a running guest is to be saved.
+
+    Attributes
+    ----------
+    form : str
+        ``3``, ``2`` or ``upstream``, as it was chosen.
+    version : int
+        Of libvirt's header.
+    format : int
+        The header's field.
+    features : int
+        The header's word, 0 but in version 3.
+    layout, codec
+        Of the stream.
+    capabilities : tuple of str
+        To be switched on in QEMU, and off afterwards.
+    channels : int
+        Of multifd; 0 without it.
+    direct : bool
+        Whether the page cache is bypassed.
+    writer : str
+        ``qemu`` where QEMU writes the file itself, ``savefmt`` where the stream goes
+        through us.
+    descriptors : tuple of str
+        Kinds of the descriptors QEMU gets: ``plain``, ``direct``, ``pipe``.
+    notes : tuple of str
+        What was asked for and is done otherwise.
+    """
+
+    form: str
+    version: int
+    format: int
+    features: int
+    layout: Layout
+    codec: str
+    capabilities: tuple[str, ...]
+    channels: int
+    direct: bool
+    writer: str
+    descriptors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a guest is not saved as asked; `code` is stable, `advice` says what to change."""
+
+    code: str
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What this host has for loading an image; None where it could not be learned.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    libvirt : str or None
+        Release of the libvirt installed.
+    qemu, qemu_release : str or None
+        Program or socket that was asked, and its release.
+    mapped_ram, direct_io, multifd : bool or None
+        What that QEMU can do.
+    machine : str
+        ``known``, ``deprecated``, ``absent`` or ``unasked``.
+    default_ram_id : str or None
+        Name that QEMU gives the main memory of this machine type.
+    program : str or None
+        Path of the program that decompresses the image, where libvirt needs one.
+    memory_available, memory_needed : int or None
+        Bytes of the host and of the guest.
+    findings : tuple of Finding
+        What stands in the way.
+    """
+
+    path: str
+    libvirt: str | None
+    qemu: str | None
+    qemu_release: str | None
+    mapped_ram: bool | None
+    direct_io: bool | None
+    multifd: bool | None
+    machine: str
+    default_ram_id: str | None
+    program: str | None
+    memory_available: int | None
+    memory_needed: int
+    findings: tuple[Finding, ...]

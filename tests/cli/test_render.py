@@ -17,8 +17,10 @@ import savefmt
 from savefmt import model
 from savefmt.cli import render
 from savefmt.errors import CorruptError
+from savefmt.format import devicetree
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
+HOMES = (model, devicetree)
 
 
 def valid(name: str, text: str) -> Any:
@@ -36,7 +38,8 @@ def test_schemas_know_every_field(path: Path) -> None:
     computed = {"CheckReport": {"ok", "worst"}, "Comparison": {"same"}}
     for name, entry in json.loads(path.read_text())["$defs"].items():
         if name not in ("Error", "Failed"):
-            names = {field.name for field in fields(getattr(model, name))}
+            home = next(module for module in HOMES if hasattr(module, name))
+            names = {field.name for field in fields(getattr(home, name))}
             assert set(entry["properties"]) == names | computed.get(name, set())
 
 

@@ -48,10 +48,9 @@ def test_findings_are_what_the_manifest_says(name: str, tmp_path: Path) -> None:
         report = savefmt.check(path, level=level)
 
         assert {finding.code for finding in report.findings} == expected_codes(facts, level)
-        amiss = {"mislabelled", "ram_lost"} & facts.keys() or "stream.no-footers" in {
-            finding.code for finding in report.findings
-        }
-        assert report.ok == (not amiss)
+        notes = {"stream.no-configuration", "vmdescription.missing", "ram.no-end"}
+        notes |= {"mappedram.stale", "ram.missing-pages"}
+        assert report.ok == (expected_codes(facts, level) <= notes)
         assert report.summary is not None
 
 
@@ -91,10 +90,10 @@ def test_seven_formats_hold_one_guest(tmp_path: Path) -> None:
         assert result.blocks == ()
 
 
-@pytest.mark.parametrize("name", load.names(lambda facts: "twin" in facts))
+@pytest.mark.parametrize(
+    "name", load.names(lambda facts: "twin" in facts and facts["layout"] == "sequential")
+)
 def test_twins_have_the_same_memory(name: str, tmp_path: Path) -> None:
-    if ALL[name]["layout"] == "mapped-ram":
-        return
     pair = [load.unpack(each, tmp_path) for each in (name, ALL[name]["twin"])]
 
     assert savefmt.compare(*pair).blocks == ()

@@ -21,7 +21,15 @@ TARGETS: dict[str, dict[str, Any]] = {
     "sparse": {"layout": Layout.MAPPED_RAM},
 }
 NUMBERS = dict(zip([*CODECS, "sparse"], range(7), strict=True))
-ALL = {name: facts for name, facts in load.manifest().items() if not facts.get("ram_lost")}
+ALL = load.manifest()
+# Hundreds of thousands of tiny sections, through which the reference goes byte by byte.
+SLOW = "dirty-bitmaps"
+FORMS = [
+    (name, target)
+    for name in ALL
+    for target in TARGETS
+    if not name.startswith(SLOW) or target == "sparse"
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,8 @@ def can_become_sparse(facts: Facts) -> bool:
 
 def expected_blocks(facts: Facts) -> dict[str, str]:
     """What QEMU said that its memory holds; an ignored block's content is not in the image."""
+    if facts.get("ram_lost"):
+        return {}
     return {
         name: block["sha256"]
         for name, block in facts["blocks"].items()
@@ -82,8 +92,7 @@ def read_clear_pages_as_zeros(held: Held, base: int) -> bytes:
     return bytes(stream)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "target"), FORMS)
 def test_every_form(name: str, target: str, unpack: Unpack, tmp_path: Path) -> None:
     facts = ALL[name]
     source, before = unpack(name)
@@ -106,9 +115,7 @@ def test_every_form(name: str, target: str, unpack: Unpack, tmp_path: Path) -> N
     assert (wrong in report.changes) == facts.get("mislabelled", False)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, facts in ALL.items() if facts["layout"] == "mapped-ram"]
-)
+@pytest.mark.parametrize("name", load.names(lambda facts: facts["layout"] == "mapped-ram"))
 def test_mapped_to_sequential_and_back_is_the_same_file(
     name: str, unpack: Unpack, tmp_path: Path
 ) -> None:
@@ -123,12 +130,17 @@ def test_mapped_to_sequential_and_back_is_the_same_file(
     expected = before.envelope + read_clear_pages_as_zeros(before, len(before.envelope))
     assert_bytes(tmp_path / "back", expected)
     assert_bytes(tmp_path / "copy", expected)
-    if not ALL[name].get("stale"):
+    if not (ALL[name].get("stale") or ALL[name].get("ram_lost")):
         assert_bytes(source, expected)
 
 
 @pytest.mark.parametrize(
-    "name", load.names(lambda facts: facts["layout"] == "sequential" and can_become_sparse(facts))
+    "name",
+    [
+        name
+        for name in load.names(lambda facts: facts["layout"] == "sequential")
+        if can_become_sparse(ALL[name]) and name != SLOW
+    ],
 )
 def test_sequential_to_mapped_and_back_keeps_the_guest(
     name: str, unpack: Unpack, tmp_path: Path
@@ -146,7 +158,12 @@ def test_sequential_to_mapped_and_back_keeps_the_guest(
 
 
 @pytest.mark.parametrize(
-    "name", load.names(lambda facts: facts["layout"] == "sequential" and "twin" in facts)
+    "name",
+    [
+        name
+        for name in load.names(lambda facts: facts["layout"] == "sequential" and "twin" in facts)
+        if name != SLOW
+    ],
 )
 def test_a_twin_lies_as_qemu_laid_it(name: str, unpack: Unpack, tmp_path: Path) -> None:
     """What QEMU wrote itself has the same blocks at the same places with the same pages."""

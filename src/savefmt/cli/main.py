@@ -29,6 +29,8 @@ examples:
   savefmt check --full guest.save
   savefmt convert guest.save guest.sparse -O sparse --verify
   savefmt compare guest.save guest.sparse
+  savefmt regs guest.save
+  savefmt read guest.save --physical 0x100000 256
 """
 
 
@@ -38,6 +40,10 @@ _HOMES = {
     "convert": ("convert",),
     "compare": ("compare",),
     "map": ("mapping",),
+    "devices": ("devices",),
+    "regs": ("regs",),
+    "memmap": ("memmap",),
+    "read": ("read", "vtop"),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "completion": ("completion",),
 }

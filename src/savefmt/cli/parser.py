@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -161,7 +162,7 @@ def io_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-T",
         "--threads",
-        type=_threads,
+        type=threads_argument,
         default=0,
         metavar="N",
         help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
@@ -170,6 +171,13 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         "--direct",
         action=argparse.BooleanOptionalAction,
         help="bypass the page cache where the file system allows it",
+    )
+    group.add_argument(
+        "--window",
+        type=window_argument,
+        default=IOOptions().window,
+        metavar="SIZE",
+        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 4M)",
     )
     progress_options(group)
 
@@ -205,10 +213,48 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    return IOOptions(threads=args.threads, direct=args.direct)
+    return IOOptions(threads=args.threads, direct=args.direct, window=args.window)
 
 
-def _threads(text: str) -> int:
+def number(text: str) -> int:
+    """Read an address or a length: decimal, ``0x``, or with a unit K, M, G or T."""
+    match = re.fullmatch(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGT]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    digits, unit = match.groups()
+    value = int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
+    return value << 10 * " KMGT".index(unit or " ")
+
+
+def cpu_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses page tables.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--cpu", type=number, metavar="N", help="vCPU whose page tables count (default: the first)"
+    )
+    parser.add_argument(
+        "--cr3",
+        type=number,
+        metavar="ADDRESS",
+        help="page table root instead of the vCPU's own (Arm: TTBR0)",
+    )
+
+
+def window_argument(text: str) -> int:
+    """Parse the size of a window, as an option's type."""
+    try:
+        return IOOptions(window=number(text)).window
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def threads_argument(text: str) -> int:
+    """Parse a number of threads, as an option's type."""
     if not (text.isascii() and text.isdigit() and int(text) <= 64):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
     return int(text)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from savefmt.errors import SavefmtError
+from savefmt.format.features import name_bits
 from savefmt.model import (
     CheckReport,
     Comparison,
@@ -148,7 +149,7 @@ def _summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
             + _STATES[summary.state],
         )
         if envelope.features:
-            yield "features", f"{envelope.features:#x}"
+            yield "features", f"{envelope.features:#x}: {', '.join(name_bits(envelope.features))}"
         yield "domain", summary.domain_name or "not named in the XML"
         yield "domain type", summary.domain_type or "unknown"
         yield "UUID", summary.domain_uuid or "unknown"
@@ -251,11 +252,18 @@ def check_lines(
     counts = Counter(finding.severity for finding in report.findings)
     parts = [many(counts[level], level) for level in reversed(Severity) if counts[level]]
     verdict = {
-        Severity.ERROR: "damaged",
+        Severity.ERROR: _worst_word(report),
         Severity.WARNING: "usable, with findings",
     }.get(report.worst or Severity.NOTE, "sound")
     tally = f" ({', '.join(parts)})" if parts else ""
     yield f"{plain(report.path)}: {verdict}, {report.level} check{tally}"
+
+
+def _worst_word(report: CheckReport) -> str:
+    """Say what errors mean: the image may be sound, and the wrong one for a reader."""
+    errors = (f.code for f in report.findings if f.severity is Severity.ERROR)
+    others = any(code.partition(".")[0] not in ("libvirt", "qemu", "host") for code in errors)
+    return "damaged" if others else "not loadable there"
 
 
 def _finding_lines(finding: Finding, *, color: bool) -> Iterator[str]:

@@ -29,7 +29,7 @@ class Ui:
     def __init__(self, args: argparse.Namespace) -> None:
         self.quiet: bool = args.quiet
         self.verbosity: int = args.verbose
-        self.json: bool = getattr(args, "output", "human") != "human"
+        self.json: bool = getattr(args, "output", "human") in ("json", "jsonl")
         self.color = not self.json and wants_color(args.color, sys.stdout)
         self._error_color = wants_color(args.color, sys.stderr)
         self._show_progress: bool = getattr(args, "show_progress", False)

@@ -57,13 +57,16 @@ class Domain:
 
 
 @dataclass(slots=True)
-class _Element:
+class Element:
+    """An element with its path from the root; `pieces` join to its own text."""
+
     path: tuple[str, ...]
     attributes: dict[str, str]
     pieces: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
+        """Its text, without that of its children."""
         return "".join(self.pieces)
 
 
@@ -93,7 +96,7 @@ def parse_domain(xml: bytes, *, at: int = 0) -> Domain:
     CorruptError
         If the document is not well-formed, not plain, or no domain.
     """
-    return _domain(_elements(xml, "domain", at, deepest=3))
+    return _domain(read_elements(xml, "domain", at, deepest=3))
 
 
 def check_document(xml: bytes, root: str, *, at: int = 0) -> None:
@@ -113,7 +116,7 @@ def check_document(xml: bytes, root: str, *, at: int = 0) -> None:
     CorruptError
         With the offset of the first offence.
     """
-    _elements(xml, root, at, deepest=0)
+    read_elements(xml, root, at, deepest=0)
 
 
 def running_abi_changes(old: bytes, new: bytes) -> list[str]:
@@ -137,8 +140,8 @@ def running_abi_changes(old: bytes, new: bytes) -> list[str]:
     CorruptError
         If one of the documents is not well-formed, not plain, or no domain.
     """
-    before = _elements(old, "domain", 0, deepest=4)
-    after = _elements(new, "domain", 0, deepest=4)
+    before = read_elements(old, "domain", 0, deepest=4)
+    after = read_elements(new, "domain", 0, deepest=4)
     changes = list(_compare("", _guest_facts(before), _guest_facts(after)))
 
     old_devices = {device.label: device.facts for device in _devices(before)}
@@ -151,13 +154,35 @@ def running_abi_changes(old: bytes, new: bytes) -> list[str]:
     return changes
 
 
-def _elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[_Element]:
-    # Returns the elements of the outer `deepest` levels in document order.  The encoding
-    # is fixed here to keep the document from naming one of Python's codecs.
+def read_elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[Element]:
+    """Return the elements of the outer `deepest` levels in document order.
+
+    Parameters
+    ----------
+    xml : bytes
+        The document, UTF-8, without the NUL that ends it in an image.
+    root : str
+        Name that the outermost element must have.
+    at : int
+        Offset of the document in the file, added to the offset of every error.
+    deepest : int
+        Elements deeper than this are checked only.
+
+    Returns
+    -------
+    list of Element
+        A parent before its children.
+
+    Raises
+    ------
+    CorruptError
+        If the document is not well-formed, not plain, or of another kind.
+    """
+    # The encoding is fixed here to keep the document from naming one of Python's codecs.
     parser = expat.ParserCreate("UTF-8")
     parser.buffer_text = True
-    kept: list[_Element] = []
-    opened: list[_Element | None] = []
+    kept: list[Element] = []
+    opened: list[Element | None] = []
     count = 0
 
     def refuse(problem: str) -> CorruptError:
@@ -180,7 +205,7 @@ def _elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[_Element]
         element = None
         if len(opened) < deepest:
             parent = opened[-1].path if opened and opened[-1] else ()
-            element = _Element((*parent, name), attributes)
+            element = Element((*parent, name), attributes)
             kept.append(element)
         opened.append(element)
 
@@ -209,12 +234,12 @@ def _elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[_Element]
     return kept
 
 
-def _domain(elements: list[_Element]) -> Domain:
-    def first(*path: str) -> _Element | None:
+def _domain(elements: list[Element]) -> Domain:
+    def first(*path: str) -> Element | None:
         whole = ("domain", *path)
         return next((element for element in elements if element.path == whole), None)
 
-    def words(element: _Element | None) -> str | None:
+    def words(element: Element | None) -> str | None:
         return (element.text.strip() or None) if element else None
 
     name, os_type = first("name"), first("os", "type")
@@ -228,17 +253,34 @@ def _domain(elements: list[_Element]) -> Domain:
     )
 
 
-def _kibibytes(element: _Element | None) -> int | None:
+def _kibibytes(element: Element | None) -> int | None:
     if element is None:
         return None
-    number = element.text.strip()
-    unit = _UNITS.get(element.attributes.get("unit", "KiB").lower())
-    if unit is None or not re.fullmatch(r"[0-9]{1,20}", number):
+    return kibibytes(element.text, element.attributes.get("unit"))
+
+
+def kibibytes(number: str, unit: str | None) -> int | None:
+    """Read one of libvirt's scaled integers.
+
+    Parameters
+    ----------
+    number : str
+        Decimal.
+    unit : str or None
+        As libvirt spells it; None means KiB.
+
+    Returns
+    -------
+    int or None
+        In KiB, rounded up as libvirt does; None where it is no such number.
+    """
+    factor = _UNITS.get((unit or "KiB").lower())
+    if factor is None or not re.fullmatch(r"[0-9]{1,20}", number.strip()):
         return None
-    return -(-int(number) * unit // 1024)  # rounded up, as libvirt does
+    return -(-int(number) * factor // 1024)
 
 
-def _guest_facts(elements: list[_Element]) -> dict[str, str]:
+def _guest_facts(elements: list[Element]) -> dict[str, str]:
     domain = _domain(elements)
     facts = {
         "name": domain.name or "",
@@ -255,7 +297,7 @@ def _guest_facts(elements: list[_Element]) -> dict[str, str]:
     return facts
 
 
-def _devices(elements: list[_Element]) -> Iterator[_Device]:
+def _devices(elements: list[Element]) -> Iterator[_Device]:
     # What the guest sees of each device, under a label that occurs once.
     seen: dict[str, int] = {}
     for device, children in _device_elements(elements):
@@ -277,9 +319,9 @@ def _devices(elements: list[_Element]) -> Iterator[_Device]:
         yield _Device(label if seen[label] == 1 else f"{label} #{seen[label]}", facts)
 
 
-def _device_elements(elements: list[_Element]) -> Iterator[tuple[_Element, list[_Element]]]:
-    device: _Element | None = None
-    children: list[_Element] = []
+def _device_elements(elements: list[Element]) -> Iterator[tuple[Element, list[Element]]]:
+    device: Element | None = None
+    children: list[Element] = []
     for element in elements:
         if element.path[:2] != ("domain", "devices") or len(element.path) < 3:
             continue

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.cursor import Cursor
+from savefmt.format.features import FEATURES, name_bits, unreadable_bits
 from savefmt.model import Finding, Severity
 
 MAGIC_FINISHED = b"LibvirtQemudSave"
@@ -35,7 +36,7 @@ FORMATS: dict[int, str] = {
 """Names of the stream encodings, by number (format.md 2.5)."""
 FORMAT_NUMBERS: dict[str, int] = {name: number for number, name in FORMATS.items()}
 """The same the other way round."""
-FEATURE_MAPPED_RAM = 1 << 0
+FEATURE_MAPPED_RAM = FEATURES[0].mask
 """Bit of `Envelope.features` in the proposed version 3 (format.md 2.13)."""
 
 ByteOrder = Literal["little", "big"]
@@ -192,10 +193,10 @@ class Envelope:
         features = 0
         if version == _LATEST_VERSION:
             features, unused = int.from_bytes(unused[:_WORD], order), unused[_WORD:]
-            if strange := features & ~FEATURE_MAPPED_RAM:
-                bit = (strange & -strange).bit_length() - 1
+            if strange := unreadable_bits(features):
                 raise UnsupportedError(
-                    f"unknown feature bit {bit}; a reader must know every bit that is set",
+                    f"unknown feature bit {', '.join(name_bits(strange))}; a reader must know "
+                    "every bit that is set",
                     offset=at + _SPARE_OFFSET,
                 )
         _check_lengths(length, cookie_offset, at)
@@ -343,7 +344,7 @@ class Envelope:
             not 1 <= version <= _LATEST_VERSION
             or (version > 1 and format not in FORMATS)
             or (version < _LATEST_VERSION and features)
-            or (features or 0) & ~FEATURE_MAPPED_RAM
+            or unreadable_bits(features or 0)
         ):
             raise ConversionError(
                 f"no save image has version {version}, format {format} and features "

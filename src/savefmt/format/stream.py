@@ -451,7 +451,7 @@ class StreamWalker:
         return bytes(recorder.kept)
 
     def skip_payload(self, head: SectionHead) -> None:
-        """Consume a payload unseen."""
+        """Consume a payload unseen; raises as `read_payload`."""
         self._pass_over(self.cursor, head)
 
     def finish_section(self, head: SectionHead) -> None:

@@ -1,0 +1,154 @@
+"""What the domain XML says about processor and memory of the guest (format.md 9.6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from savefmt.format.domain import Element, kibibytes, read_elements
+
+_DEEPEST = 6  # domain/devices/memory/target/label/size
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDevice:
+    """A ``<memory>`` device; None where the XML is silent.
+
+    Attributes
+    ----------
+    model : str
+        ``dimm``, ``nvdimm``, ``virtio-mem`` and the like.
+    slot, base : int or None
+        Where it is plugged: number of the slot, guest-physical address.
+    length : int or None
+        Bytes, a label area included.
+    label_length : int
+        Bytes at its end that the guest does not see as memory.
+    """
+
+    model: str
+    slot: int | None
+    base: int | None
+    length: int | None
+    label_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Facts that decide where memory lies; None where the XML is silent.
+
+    Attributes
+    ----------
+    architecture, machine : str or None
+        Such as ``x86_64`` and ``pc-q35-9.2``.
+    cpu_model, cpu_vendor : str or None
+        Such as ``EPYC`` and ``AMD``.
+    max_memory : int or None
+        Bytes up to which memory could be plugged.
+    slots : int
+        Slots for that.
+    devices : tuple of MemoryDevice
+        In the order of the XML.
+    """
+
+    architecture: str | None = None
+    machine: str | None = None
+    cpu_model: str | None = None
+    cpu_vendor: str | None = None
+    max_memory: int | None = None
+    slots: int = 0
+    devices: tuple[MemoryDevice, ...] = ()
+
+
+def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> Hardware:
+    """Read the facts from a domain XML.
+
+    Parameters
+    ----------
+    xml : bytes
+        The document, UTF-8, without the NUL that ends it in an image.
+    cookie : bytes, optional
+        Tells the processor that the guest really had.
+    at : int
+        Offset of the document in the file, added to the offset of every error.
+
+    Returns
+    -------
+    Hardware
+        First occurrences win.
+
+    Raises
+    ------
+    CorruptError
+        If a document is not well-formed, not plain, or of another kind.
+    """
+    elements = read_elements(xml, "domain", at, deepest=_DEEPEST)
+
+    def first(*path: str) -> Element | None:
+        whole = ("domain", *path)
+        return next((element for element in elements if element.path == whole), None)
+
+    saved = read_elements(cookie, "cookie", 0, deepest=3) if cookie else []
+    saved = [element for element in saved if element.path[:2] == ("cookie", "cpu")]
+
+    def processor(name: str) -> str | None:
+        found = (element for element in saved if element.path[2:] == (name,))
+        return _words(next(found, first("cpu", name)))
+
+    os_type, most = first("os", "type"), first("maxMemory")
+    return Hardware(
+        architecture=os_type.attributes.get("arch") if os_type else None,
+        machine=os_type.attributes.get("machine") if os_type else None,
+        cpu_model=processor("model"),
+        cpu_vendor=processor("vendor"),
+        max_memory=_bytes(most),
+        slots=(_number(most.attributes.get("slots")) or 0) if most else 0,
+        devices=tuple(_memory_devices(elements)),
+    )
+
+
+def _memory_devices(elements: list[Element]) -> Iterator[MemoryDevice]:
+    here = ("domain", "devices", "memory")
+    current: Element | None = None
+    parts: dict[tuple[str, ...], Element] = {}
+    for element in elements:
+        if element.path == here:
+            if current is not None:
+                yield _memory_device(current, parts)
+            current, parts = element, {}
+        elif element.path[:3] == here:
+            parts.setdefault(element.path[3:], element)
+    if current is not None:
+        yield _memory_device(current, parts)
+
+
+def _memory_device(device: Element, parts: dict[tuple[str, ...], Element]) -> MemoryDevice:
+    address = parts.get(("address",))
+    place = address.attributes if address else {}
+    if place.get("type") != "dimm":
+        place = {}
+    return MemoryDevice(
+        device.attributes.get("model", ""),
+        _number(place.get("slot")),
+        _number(place.get("base")),
+        _bytes(parts.get(("target", "size"))),
+        _bytes(parts.get(("target", "label", "size"))) or 0,
+    )
+
+
+def _words(element: Element | None) -> str | None:
+    return (element.text.strip() or None) if element else None
+
+
+def _bytes(element: Element | None) -> int | None:
+    if element is None:
+        return None
+    count = kibibytes(element.text, element.attributes.get("unit"))
+    return None if count is None else count << 10
+
+
+def _number(text: str | None) -> int | None:
+    if text is None or not re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text.strip()):
+        return None
+    return int(text, 16 if text.strip().startswith("0x") else 10)

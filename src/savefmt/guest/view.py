@@ -1,0 +1,87 @@
+"""The guest in an image: its vCPUs and its memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.guest.physical import PhysicalMemory
+from savefmt.guest.registers import Registers, read_registers
+from savefmt.guest.source import GuestSource
+from savefmt.guest.space import AddressSpace
+
+
+class Guest:
+    """What the image means to the guest; made by `SaveImage.guest`.
+
+    Parameters
+    ----------
+    source : GuestSource
+        The image.
+    """
+
+    def __init__(self, source: GuestSource) -> None:
+        self._source = source
+
+    @cached_property
+    def physical(self) -> PhysicalMemory:
+        """Memory by guest-physical address."""
+        return PhysicalMemory(self._source)
+
+    @cached_property
+    def cpus(self) -> tuple[Registers, ...]:
+        """Registers of all vCPUs, in the order of the stream.
+
+        Raises
+        ------
+        UnsupportedError
+            If the stream has no vCPU, or one of an unknown architecture.
+        """
+        try:
+            return read_registers(self._source)
+        except SavefmtError as error:
+            error.path = error.path or self._source.path
+            raise
+
+    def cpu(self, index: int | None = None) -> Registers:
+        """Return the registers of a vCPU.
+
+        Parameters
+        ----------
+        index : int, optional
+            As QEMU counts them; the first one by default.
+
+        Returns
+        -------
+        X86Registers or Arm64Registers
+            As the architecture has it.
+
+        Raises
+        ------
+        UnsupportedError
+            If there is no such vCPU.
+        """
+        for registers in self.cpus:
+            if index is None or registers.cpu == index:
+                return registers
+        there = ", ".join(str(registers.cpu) for registers in self.cpus)
+        raise UnsupportedError(
+            f"the image has no vCPU {index}, only {there}", path=self._source.path
+        )
+
+    def space(self, cpu: int | None = None, root: int | None = None) -> AddressSpace:
+        """Return virtual memory as a vCPU sees it.
+
+        Parameters
+        ----------
+        cpu : int, optional
+            Its index; the first one by default.
+        root : int, optional
+            Another page table root than its own: CR3, or TTBR0.
+
+        Returns
+        -------
+        AddressSpace
+            In the vCPU's mode.
+        """
+        return AddressSpace.of(self.cpu(cpu), self.physical.read, root)
