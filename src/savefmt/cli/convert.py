@@ -18,6 +18,7 @@ from savefmt.cli.parser import (
     output_options,
     usage_error,
 )
+from savefmt.cli.saving import reader_option
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.model import Layout
@@ -38,7 +39,8 @@ SAVE_VERSIONS = ("keep", "1", "2", "3")
 _EPILOG = """\
 The names after -O are those of `virsh save --image-format`, and null, which reads
 the source and writes nothing.  SRC or DST may be - for standard input or output,
-except that sparse output needs a file.  DST appears under its name only when it
+except that sparse output needs a file.  --for chooses what is left open so that the reader
+can load the result, and refuses where nothing helps.  DST appears under its name only when it
 is whole.
 
 exit codes: 0 converted, 1 failed and nothing was left behind, 64 wrong usage
@@ -64,6 +66,7 @@ def add(commands: Commands) -> None:
         default="keep",
         help="version of the libvirt header (default: keep)",
     )
+    reader_option(parser)
     parser.add_argument("--bare", action="store_true", help="write no libvirt header")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
@@ -101,6 +104,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 dry_run=args.dry_run,
                 io=io,
                 progress=progress,
+                **({"readers": args.readers} if args.readers else {}),
             )
     except (SavefmtError, OSError) as error:
         ui.fail(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.sinks import Sink
 from savefmt.format.mappedram import Placement, encode_bitmap, plan
@@ -24,8 +25,9 @@ Pieces = Iterator[bytes | None]
 class _Rewriter:
     """The sequential form of a mapped-ram stream, piece by piece (format.md 6.2)."""
 
-    def __init__(self, image: SaveImage) -> None:
+    def __init__(self, image: SaveImage, cuts: Cuts) -> None:
         self._image = image
+        self._cuts = cuts
         self._mapped = image.mapped
 
     def pieces(self) -> Pieces:
@@ -64,13 +66,14 @@ class _Rewriter:
         return parts[0].offset if parts else self._mapped.tail.start
 
     def _copy(self, start: int, end: int) -> Iterator[bytes]:
-        return _copy(self._image, start, end)
+        return _copy(self._image, start, end, self._cuts)
 
 
-def _copy(image: SaveImage, start: int, end: int) -> Iterator[bytes]:
+def _copy(image: SaveImage, start: int, end: int, cuts: Cuts = ()) -> Iterator[bytes]:
     while start < end:
         length = min(COPY_LENGTH, end - start)
-        yield image.file.read(length, start)
+        for piece in kept(image.file.read(length, start), start, cuts):
+            yield bytes(piece)
         start += length
 
 
@@ -98,6 +101,7 @@ def emit_to_file(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
+    cuts: Cuts = (),
 ) -> Outcome:
     """Write the sequential form to a file, pages in parallel.
 
@@ -111,6 +115,8 @@ def emit_to_file(
         Where the stream begins in it.
     io, key, meter
         As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
 
     Returns
     -------
@@ -120,7 +126,7 @@ def emit_to_file(
     image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
-    for piece in _Rewriter(image).pieces():
+    for piece in _Rewriter(image, cuts).pieces():
         if piece is None:
             emitter.write(output.file, offset, io, meter.update)
             offset += emitter.length
@@ -131,7 +137,12 @@ def emit_to_file(
 
 
 def emit_to_sink(
-    image: SaveImage, sink: Sink, io: IOOptions, key: SumKey | None, meter: Meter
+    image: SaveImage,
+    sink: Sink,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
 ) -> Outcome:
     """Send the sequential form to a sink, in order.
 
@@ -143,6 +154,8 @@ def emit_to_sink(
         Takes the stream.
     io, key, meter
         As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
 
     Returns
     -------
@@ -153,7 +166,7 @@ def emit_to_sink(
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     done = 0
-    for piece in _Rewriter(image).pieces():
+    for piece in _Rewriter(image, cuts).pieces():
         if piece is not None:
             sink.write(piece)
             continue
@@ -180,6 +193,7 @@ def relocate(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
+    cuts: Cuts = (),
 ) -> Outcome:
     """Write the same mapped-ram stream at another offset, stale pages left out.
 
@@ -193,6 +207,8 @@ def relocate(
         Where the stream begins in it.
     io, key, meter
         As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
 
     Returns
     -------
@@ -230,7 +246,7 @@ def relocate(
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
             file.write(encode_bitmap(bytes(pages.bitmap), mapped.byte_order), place.bitmap_offset)
-    for piece in _copy(image, mapped.list_end, image.length):
+    for piece in _copy(image, mapped.list_end, image.length, cuts):
         file.write(piece, at)
         at += len(piece)
     return _outcome(image, tables)

@@ -85,12 +85,15 @@ class Target:
         None for a bare stream.
     changes : tuple of str
         What differs from the source, in words, but for layout and codec.
+    cuts : tuple of (int, int)
+        Stretches of the decompressed source that are left out: start and end.
     """
 
     layout: Layout
     codec: str
     envelope: Envelope | None
     changes: tuple[str, ...]
+    cuts: tuple[tuple[int, int], ...] = ()
 
 
 def plan_target(request: Request, envelope: Envelope | None, layout: Layout, codec: str) -> Target:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from savefmt.compat.releases import Reader
 from savefmt.convert import mapped, sequential
+from savefmt.convert.fit import fit
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.plan import DISCARD, Request, Target, plan_target
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
@@ -40,6 +43,7 @@ def convert(
     overwrite: bool = False,
     verify: bool = False,
     dry_run: bool = False,
+    readers: Sequence[Reader] = (),
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> ConversionReport:
@@ -69,6 +73,9 @@ def convert(
         Read the result back and compare all pages and devices with the source's.
     dry_run : bool
         Plan and check only.
+    readers : sequence of Reader
+        Choose what is left open so that each of them loads the result, and leave out of
+        the stream what they do not know.
     io : IOOptions
         Threads, window, direct I/O.
     progress : callable, optional
@@ -96,7 +103,9 @@ def convert(
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
-        plan = plan_target(request, opened.envelope, opened.layout, opened.codec)
+        fitted = fit(request, opened, readers, io, progress)
+        plan = plan_target(fitted.request, opened.envelope, opened.layout, opened.codec)
+        plan = replace(plan, cuts=fitted.cuts, changes=plan.changes + fitted.changes)
         work = Conversion(opened, os.fspath(target), plan, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
@@ -216,17 +225,26 @@ class Conversion:
 
     def _stream_codec(self) -> str:
         """The codec that a sequential stream still has to go through."""
-        same = isinstance(self._source, SaveImage) and self._source.codec == self._plan.codec
-        return "raw" if same else self._plan.codec
+        plan = self._plan
+        same = isinstance(self._source, SaveImage) and self._source.codec == plan.codec
+        return "raw" if same and not plan.cuts else plan.codec
 
     def _stream_to(self, sink: Sink) -> Outcome:
         meter = self._meter("converting")
         try:
             if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
-                outcome = mapped.emit_to_sink(self._source, sink, self._io, self._key, meter)
+                outcome = mapped.emit_to_sink(
+                    self._source, sink, self._io, self._key, meter, self._plan.cuts
+                )
             else:
                 outcome = sequential.copy_stream(
-                    self._source, sink, self._plan.codec, self._io, self._key, meter
+                    self._source,
+                    sink,
+                    self._plan.codec,
+                    self._io,
+                    self._key,
+                    meter,
+                    self._plan.cuts,
                 )
             sink.close()
         finally:
@@ -251,21 +269,21 @@ class Conversion:
         return replace(self._report(outcome, digest), direct=direct)
 
     def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
-        source, io, key = self._source, self._io, self._key
+        source, io, key, cuts = self._source, self._io, self._key, self._plan.cuts
         from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
         to_mapped = self._plan.layout is Layout.MAPPED_RAM
         if to_mapped and not from_mapped:
             meter = self._meter("converting")
             order = _bitmap_order(self._plan.envelope)
-            return sequential.scatter_stream(source, output, offset, order, io, key, meter)
+            return sequential.scatter_stream(source, output, offset, order, io, key, meter, cuts)
         if isinstance(source, SaveImage) and from_mapped:
             meter = self._meter("converting")
             if to_mapped:
-                return mapped.relocate(source, output, offset, io, key, meter)
+                return mapped.relocate(source, output, offset, io, key, meter, cuts)
             if self._plan.codec == "raw":
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
-                return mapped.emit_to_file(source, output, offset, io, key, meter)
+                return mapped.emit_to_file(source, output, offset, io, key, meter, cuts)
         return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.sinks import NullSink, Sink
 from savefmt.convert.source import PipeImage
@@ -53,6 +54,8 @@ class MappedWriter:
         Sum the pages on the way.
     source : str
         For error messages.
+    cuts : tuple of (int, int)
+        Commands to leave out, by their place in the source.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class MappedWriter:
         byte_order: ByteOrder,
         key: SumKey | None,
         source: str,
+        cuts: Cuts = (),
     ) -> None:
+        self._dropped = {start for start, _ in cuts}
         self._file = output.file
         self._output = output
         self._at = offset
@@ -100,6 +105,8 @@ class MappedWriter:
     def command(self, command: Command) -> None:
         """Copy a command, unless it makes no sense in front of fixed pages."""
         if command.number in _RETURN_PATH_COMMANDS or command.page_size_summary is not None:
+            return
+        if command.offset in self._dropped:
             return
         self._write(command.pack())
 
@@ -176,6 +183,7 @@ def scatter_stream(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
+    cuts: Cuts = (),
 ) -> Outcome:
     """Write the mapped-ram form of a sequential image, in one pass.
 
@@ -191,13 +199,15 @@ def scatter_stream(
         Of the bitmaps.
     io, key, meter
         As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream.
 
     Returns
     -------
     Outcome
         For verification.
     """
-    writer = MappedWriter(output, offset, io, byte_order, key, str(source.path))
+    writer = MappedWriter(output, offset, io, byte_order, key, str(source.path), cuts)
     try:
         with _pass(source, writer, io, meter) as tail:
             meter.phase = "finishing"
@@ -207,7 +217,13 @@ def scatter_stream(
 
 
 def copy_stream(
-    source: Source, sink: Sink, codec: str, io: IOOptions, key: SumKey | None, meter: Meter
+    source: Source,
+    sink: Sink,
+    codec: str,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
 ) -> Outcome:
     """Send a sequential stream on as it is, checking it on the way.
 
@@ -221,6 +237,8 @@ def copy_stream(
         Of the target: equal codecs are copied without being compressed anew.
     io, key, meter
         As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the decompressed stream.
 
     Returns
     -------
@@ -229,9 +247,12 @@ def copy_stream(
     """
 
     def copy(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        at = source.stream_offset
         try:
             for piece in pieces:
-                sink.write(piece)
+                for part in kept(piece, at, cuts):
+                    sink.write(part)
+                at += len(piece)
                 yield piece
         finally:
             close_pieces(pieces)
@@ -239,7 +260,7 @@ def copy_stream(
     visitor = TallyVisitor(key, source.path) if key else SkimVisitor(source.path)
     if isinstance(sink, NullSink):
         tail = _pass(source, visitor, io, meter)
-    elif codec == source.codec and isinstance(source, SaveImage):
+    elif codec == source.codec and isinstance(source, SaveImage) and not cuts:
         tail = pass_over(source, visitor, io, meter, stored=copy)
     else:
         tail = _pass(source, visitor, io, meter, copy)

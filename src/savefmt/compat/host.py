@@ -1,0 +1,269 @@
+"""Can this host load an image: its libvirt, its QEMU, its programs and its memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from savefmt.compat import rules
+from savefmt.compat.ask import QemuAnswers, ask, started
+from savefmt.compat.findings import as_findings
+from savefmt.compat.releases import Reader, Release
+from savefmt.compat.traits import Traits
+from savefmt.errors import ConversionError, SavefmtError
+from savefmt.image import SaveImage
+from savefmt.model import Finding, HostReport, Severity
+from savefmt.qmp import Monitor
+
+_MEMINFO = Path("/proc/meminfo")
+_VERSION_SECONDS = 20
+_EMULATOR = re.compile(r"(qemu|kvm)[\w.-]*")
+
+
+@dataclass
+class HostQuestion:
+    """Whom to ask.
+
+    Attributes
+    ----------
+    binary : str or None
+        A QEMU program instead of the one that the image's XML names.
+    socket : str or None
+        The QMP socket of a running QEMU instead of a program.
+    timeout : float
+        Seconds for it to answer.
+    """
+
+    binary: str | None = None
+    socket: str | None = None
+    timeout: float = 10.0
+
+
+@dataclass
+class _Host:
+    libvirt: Release | None = None
+    qemu: str | None = None
+    answers: QemuAnswers | None = None
+    program: str | None = None
+    available: int | None = None
+    needed: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> HostReport:
+    """Ask this host whether it can load an image.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    traits : Traits
+        What `savefmt.compat.traits.examine` made of it.
+    question : HostQuestion
+        Whom to ask.
+
+    Returns
+    -------
+    HostReport
+        What could not be asked is a finding, too.
+    """
+    host = _Host(libvirt=installed_libvirt())
+    host.findings += _judge_libvirt(traits, host)
+    _ask_qemu(image, question, host)
+    if host.answers is not None:
+        host.findings += _judge_qemu(image, traits, host.answers)
+    host.findings += _judge_memory(image, host)
+    return _report(image, traits, host)
+
+
+def installed_libvirt() -> Release | None:
+    """Return the release of the libvirt on this host, None without one."""
+    for program in ("libvirtd", "virtqemud", "virsh"):
+        path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        if path is None:
+            continue
+        try:
+            done = subprocess.run(
+                [path, "--version"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_VERSION_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        found = re.search(r"\d+\.\d+\.\d+", done.stdout)
+        if found:
+            return Release.parse(found[0])
+    return None
+
+
+def _judge_libvirt(traits: Traits, host: _Host) -> Iterator[Finding]:
+    if traits.form.version is None:
+        return
+    if host.libvirt is None:
+        yield Finding("host.libvirt", Severity.NOTE, "no libvirt is installed here")
+    else:
+        reader = Reader("libvirt", host.libvirt)
+        found = [o for o in rules.obstacles(traits, reader) if o.code not in ("qemu", "program")]
+        yield from as_findings(traits, reader, found)
+    if traits.form.codec != "raw":
+        host.program = shutil.which(traits.form.codec)
+        if host.program is None:
+            yield Finding(
+                "host.program",
+                Severity.ERROR,
+                f"the program {traits.form.codec}, which libvirt decompresses with, is not here",
+                advice=f"install {traits.form.codec}, or savefmt convert -O raw",
+            )
+
+
+def _ask_qemu(image: SaveImage, question: HostQuestion, host: _Host) -> None:
+    try:
+        if question.socket is not None:
+            host.qemu = question.socket
+            with Monitor(question.socket, timeout=question.timeout) as monitor:
+                host.answers = ask(monitor)
+            return
+        host.qemu = question.binary or trusted_emulator(image)
+        with started(host.qemu, timeout=question.timeout) as monitor:
+            host.answers = ask(monitor)
+    except SavefmtError as error:
+        host.findings.append(
+            Finding("host.qemu", Severity.ERROR, str(error), advice="name one with --qemu-binary")
+        )
+
+
+def trusted_emulator(image: SaveImage) -> str:
+    """Return the QEMU that the image's XML names, if only root could have put it there.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Whoever wrote it chose that name, so a script of theirs must not be run.
+
+    Returns
+    -------
+    str
+        Its path.
+
+    Raises
+    ------
+    ConversionError
+        If the XML names none, or one that is not to be trusted.
+    """
+    domain = image.domain
+    name = domain.emulator if domain is not None else None
+    if name is None:
+        raise ConversionError("the image does not name a QEMU")
+    path = os.path.realpath(name)
+    if not os.path.exists(path):
+        raise ConversionError(f"the QEMU that the image names, {name}, is not here")
+    if not _EMULATOR.fullmatch(os.path.basename(path)) or not _is_roots(path):
+        raise ConversionError(
+            f"the image names {name} as its QEMU, which is not run unasked: it is not "
+            "called like a QEMU, or others than root could have changed it"
+        )
+    return path
+
+
+def _is_roots(path: str) -> bool:
+    """Whether a file and all folders above it are root's alone to write."""
+    places = [path, *map(str, Path(path).parents)]
+    return all(
+        status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        for status in map(os.stat, places)
+    )
+
+
+def _judge_qemu(image: SaveImage, traits: Traits, answers: QemuAnswers) -> Iterator[Finding]:
+    reader = Reader("qemu", answers.release)
+    asked = {"machine", "layout", "direct-io"}  # it told us itself, below
+    yield from as_findings(
+        traits, reader, [o for o in rules.obstacles(traits, reader) if o.code not in asked]
+    )
+    name = traits.machine.name
+    entry = answers.machines.get(name)
+    if name and entry is None:
+        yield Finding("host.machine", Severity.ERROR, f"{reader} here has no machine type {name}")
+    elif entry is not None and entry.deprecated:
+        yield Finding(
+            "host.machine",
+            Severity.NOTE,
+            f"{reader} calls the machine type {name} deprecated",
+            advice="a later release will not load this image",
+        )
+    ram = entry.default_ram_id if entry is not None else None
+    if ram is not None and ram not in image.blocks:
+        yield Finding(
+            "host.ram-id",
+            Severity.NOTE,
+            f"this QEMU calls the main memory {ram!r}, and the image has no such block",
+            advice="give the memory back end the name that the image has",
+        )
+    if traits.form.mapped and not answers.abilities.mapped_ram:
+        yield Finding(
+            "host.mapped-ram",
+            Severity.ERROR,
+            f"{reader} here has no mapped-ram",
+            advice="savefmt convert -O raw",
+        )
+    elif traits.form.mapped and not answers.abilities.direct_io:
+        yield Finding(
+            "host.direct-io", Severity.NOTE, f"{reader} here reads through the page cache"
+        )
+
+
+def _judge_memory(image: SaveImage, host: _Host) -> Iterator[Finding]:
+    blocks = image.blocks.values()
+    host.needed = sum(block.used_length for block in blocks if not block.ignored)
+    host.available = _available_memory()
+    if host.available is not None and host.needed > host.available:
+        yield Finding(
+            "host.memory",
+            Severity.WARNING,
+            f"the guest has {host.needed} bytes of memory and this host {host.available} free",
+            advice="make room first, or the host swaps or kills something",
+        )
+
+
+def _available_memory() -> int | None:
+    try:
+        text = _MEMINFO.read_text()
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _report(image: SaveImage, traits: Traits, host: _Host) -> HostReport:
+    answers = host.answers
+    abilities = answers.abilities if answers is not None else None
+    entry = answers.machines.get(traits.machine.name) if answers is not None else None
+    if answers is None:
+        machine = "unasked"
+    elif entry is None:
+        machine = "absent"
+    else:
+        machine = "deprecated" if entry.deprecated else "known"
+    return HostReport(
+        path=str(image.path),
+        libvirt=str(host.libvirt) if host.libvirt is not None else None,
+        qemu=host.qemu,
+        qemu_release=str(answers.release) if answers is not None else None,
+        mapped_ram=abilities.mapped_ram if abilities is not None else None,
+        direct_io=abilities.direct_io if abilities is not None else None,
+        multifd=abilities.multifd if abilities is not None else None,
+        machine=machine,
+        default_ram_id=entry.default_ram_id if entry is not None else None,
+        program=host.program,
+        memory_available=host.available,
+        memory_needed=host.needed,
+        findings=tuple(host.findings),
+    )

@@ -1,0 +1,135 @@
+"""Machine types: in which releases of QEMU each of them can be had."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from savefmt.compat.releases import Release
+
+UNVERSIONED = frozenset({"microvm", "isapc", "none", "x-remote", "xenfv", "xenpv"})
+"""x86 machines without a version, of which QEMU promises nothing from release to release."""
+
+_VERSIONED = re.compile(r"(?P<family>.+)-(?P<version>\d{1,3}\.\d{1,3}(\.\d{1,3})?)")
+
+_UPSTREAM = frozenset({"pc", "pc-i440fx", "pc-q35", "virt", "pseries", "s390-ccw-virtio"})
+
+_REMOVED: tuple[tuple[str, Release, Release], ...] = (
+    ("pc", Release(0, 11), Release(4, 0)),
+    ("pc", Release(0, 15), Release(5, 0)),
+    ("pc", Release(1, 3), Release(6, 0)),
+    ("pc-q35", Release(2, 3), Release(7, 2)),
+    ("pc-i440fx", Release(1, 7), Release(8, 2)),
+    ("pc-i440fx", Release(2, 3), Release(9, 1)),
+)
+"""Family, its newest version that went, and the first release without it.
+
+Sources: QEMU's commits of removal and its "Removed features"; QEMU 7.2 lists pc-i440fx from
+1.4 and pc-q35 from 2.4 on (tried; the latter went earlier), 9.0 pc-i440fx from 2.0 on
+(libvirt's tests/qemucapabilitiesdata), 10.0 from 2.4 on (tried).
+"""
+
+AGEING_SINCE = Release(10, 1)
+"""From here on age alone removes a type (QEMU include/hw/boards.h, 10.1)."""
+DELETED_AFTER = 6
+"""Major releases, one a year, after which a type is deleted (same place)."""
+DEPRECATED_AFTER = 3
+"""Major releases after which a type is deprecated; 10.0.2 marks up to 7.0 so (tried)."""
+DEPRECATING_SINCE = Release(9, 1)
+"""The first release that deprecates by age (same place)."""
+
+
+class Standing(enum.StrEnum):
+    """What a release of QEMU makes of a machine type."""
+
+    KNOWN = "known"
+    DEPRECATED = "deprecated"
+    REMOVED = "removed"
+    TOO_NEW = "too new"
+    UNVERSIONED = "unversioned"
+    FOREIGN = "foreign"
+    UNNAMED = "unnamed"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine type taken apart.
+
+    Attributes
+    ----------
+    name : str
+        As the stream spells it.
+    family : str
+        The name without its version.
+    version : Release or None
+        None where the name has none.
+    """
+
+    name: str
+    family: str
+    version: Release | None
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Take a name apart."""
+        found = _VERSIONED.fullmatch(name)
+        if found is None:
+            return cls(name, name, None)
+        return cls(name, found["family"], Release.parse(found["version"]))
+
+    @property
+    def is_upstream(self) -> bool:
+        """Whether the version is one of QEMU's own, not of a distribution."""
+        return self.version is not None and self.family in _UPSTREAM
+
+    def standing(self, release: Release) -> Standing:
+        """Tell whether a release has this machine type.
+
+        Parameters
+        ----------
+        release : Release
+            Of QEMU.
+
+        Returns
+        -------
+        Standing
+            By the tables above; `FOREIGN` where they do not reach.
+        """
+        if not self.name:
+            return Standing.UNNAMED
+        if self.version is None or not self.is_upstream:
+            known = self.name in UNVERSIONED
+            return Standing.UNVERSIONED if known else Standing.FOREIGN
+        if (self.version.major, self.version.minor) > (release.major, release.minor):
+            return Standing.TOO_NEW
+        if self._removed(self.version, release):
+            return Standing.REMOVED
+        if release >= DEPRECATING_SINCE and _expired(self.version, release, DEPRECATED_AFTER):
+            return Standing.DEPRECATED
+        return Standing.KNOWN
+
+    def _removed(self, version: Release, release: Release) -> bool:
+        if release >= AGEING_SINCE and _expired(version, release, DELETED_AFTER):
+            return True
+        return any(
+            family == self.family and version <= newest and release >= gone
+            for family, newest, gone in _REMOVED
+        )
+
+
+def gone_in(machine: Machine) -> Release | None:
+    """Return the first release that no longer has a machine type, None if none is known."""
+    if machine.version is None or not machine.is_upstream:
+        return None
+    for family, newest, gone in _REMOVED:
+        if family == machine.family and machine.version <= newest:
+            return gone
+    aged = Release(machine.version.major + DELETED_AFTER, machine.version.minor)
+    return max(aged, AGEING_SINCE)
+
+
+def _expired(version: Release, release: Release, cutoff: int) -> bool:
+    age = release.major - version.major
+    return age > cutoff or (age == cutoff and release.minor >= version.minor)

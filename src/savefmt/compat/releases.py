@@ -1,0 +1,242 @@
+"""Facts about released libvirt and QEMU: what came when, what went when, and who says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from savefmt.errors import ConversionError
+
+Program = Literal["libvirt", "qemu"]
+
+PROGRAMS: tuple[Program, ...] = ("libvirt", "qemu")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Release:
+    """A release number such as 10.0.2; what is left out counts as zero."""
+
+    major: int
+    minor: int = 0
+    micro: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``9``, ``9.0`` or ``9.0.0``.
+
+        Parameters
+        ----------
+        text : str
+            Up to three numbers with dots between them.
+
+        Returns
+        -------
+        Release
+            With zeros for what was left out.
+
+        Raises
+        ------
+        ConversionError
+            If it is something else.
+        """
+        if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", text):
+            raise ConversionError(f"{text!r} is no release; write it like 9.0.0")
+        return cls(*map(int, text.split(".")))
+
+    def __str__(self) -> str:
+        micro = f".{self.micro}" if self.micro else ""
+        return f"{self.major}.{self.minor}{micro}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A program in a release, which is to load an image."""
+
+    program: Program
+    release: Release
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``libvirt=9.0.0`` or ``qemu=8.2.2``.
+
+        Parameters
+        ----------
+        text : str
+            Name of the program, equals sign, release.
+
+        Returns
+        -------
+        Reader
+            Of that program and release.
+
+        Raises
+        ------
+        ConversionError
+            If it names no program, or no release of it.
+        """
+        name, _, number = text.partition("=")
+        for program in PROGRAMS:
+            if name.strip().lower() == program:
+                return cls(program, Release.parse(number.strip()))
+        raise ConversionError(f"{text!r} is no reader; write libvirt=9.0.0 or qemu=8.2.2")
+
+    def __str__(self) -> str:
+        return f"{'QEMU' if self.program == 'qemu' else 'libvirt'} {self.release}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that releases of one program can do.
+
+    Attributes
+    ----------
+    key : str
+        Name of the fact in the rules.
+    program : str
+        ``libvirt`` or ``qemu``.
+    since : Release or None
+        The first release that can; None if none ever could.
+    until : Release or None
+        The first release that no longer can.
+    what : str
+        The ability, in words.
+    source : str
+        Who says so.
+    certain : bool
+        False where release notes and sources leave the exact number open.
+    """
+
+    key: str
+    program: Program
+    since: Release | None
+    what: str
+    source: str
+    until: Release | None = None
+    certain: bool = True
+
+    def holds(self, release: Release) -> bool:
+        """Whether a release can."""
+        if self.since is None or release < self.since:
+            return False
+        return self.until is None or release < self.until
+
+
+_NEWS = "libvirt release notes (NEWS.rst)"
+_REMOVED = "QEMU, About, Removed features"
+_LISTS = "libvirt's record of QEMU's machine lists (tests/qemucapabilitiesdata)"
+
+FACTS: tuple[Fact, ...] = (
+    Fact(
+        "version-2",
+        "libvirt",
+        Release(0, 7),
+        "header version 2: gzip, bzip2, xz and lzop",
+        "libvirt sources",
+        certain=False,
+    ),
+    Fact(
+        "cookie",
+        "libvirt",
+        Release(3, 6),
+        "the cookie, which keeps the guest's exact CPU",
+        "libvirt sources",
+        certain=False,
+    ),
+    Fact("padding", "libvirt", Release(6, 3), "64 KiB of room for later edits of the XML", _NEWS),
+    Fact("zstd", "libvirt", Release(10, 4), "compression with zstd", _NEWS + ", 10.4.0"),
+    Fact(
+        "sparse",
+        "libvirt",
+        Release(11, 2),
+        "the sparse format (mapped-ram) and parallel channels",
+        _NEWS + ", 11.2.0",
+    ),
+    Fact(
+        "version-3",
+        "libvirt",
+        None,
+        "header version 3 with a word of features",
+        "proposed on the libvirt list in 2024; 11.3.0 refuses it (tried)",
+    ),
+    Fact(
+        "configuration",
+        "qemu",
+        Release(2, 4),
+        "the configuration section, which names the machine",
+        "QEMU machine types from 2.4 on send it (tried)",
+    ),
+    Fact("ignore-shared", "qemu", Release(4, 0), "x-ignore-shared", "QEMU 4.0 change log"),
+    Fact("multifd", "qemu", Release(4, 0), "multifd channels", "QEMU 4.0 change log"),
+    Fact(
+        "uuid",
+        "qemu",
+        Release(4, 2),
+        "the guest's UUID in the stream (validate-uuid)",
+        "QEMU 4.2 change log",
+    ),
+    Fact("file-uri", "qemu", Release(8, 2), "the URI file:, with an offset", "QEMU 8.2 change log"),
+    Fact("mapped-ram", "qemu", Release(9, 0), "mapped-ram", "QEMU 9.0 change log"),
+    Fact("direct-io", "qemu", Release(9, 1), "direct I/O for mapped-ram", "QEMU 9.1 change log"),
+    Fact(
+        "exit-on-error",
+        "qemu",
+        Release(9, 1),
+        "surviving a load that fails",
+        _LISTS + ", 9.1.0",
+    ),
+    Fact(
+        "block-migration",
+        "qemu",
+        Release(0, 12),
+        "block migration (-b), whose section is `block`",
+        _REMOVED,
+        until=Release(9, 1),
+        certain=False,
+    ),
+    Fact(
+        "switchover-start",
+        "qemu",
+        Release(10, 0),
+        "command 11, SWITCHOVER_START",
+        "QEMU 10.0.2 sends it from 10.0 machine types on (tried); 7.2 refuses it (tried)",
+    ),
+)
+"""All facts that the rules use.  Machine types have a table of their own in `machines`."""
+
+_BY_KEY = {(fact.program, fact.key): fact for fact in FACTS}
+
+MILESTONES: tuple[Reader, ...] = (
+    Reader("libvirt", Release(1, 0)),
+    Reader("libvirt", Release(3, 6)),
+    Reader("libvirt", Release(6, 3)),
+    Reader("libvirt", Release(10, 4)),
+    Reader("libvirt", Release(11, 2)),
+    Reader("qemu", Release(2, 4)),
+    Reader("qemu", Release(4, 0)),
+    Reader("qemu", Release(4, 2)),
+    Reader("qemu", Release(7, 2)),
+    Reader("qemu", Release(8, 2)),
+    Reader("qemu", Release(9, 0)),
+    Reader("qemu", Release(9, 1)),
+    Reader("qemu", Release(10, 0)),
+    Reader("qemu", Release(10, 1)),
+    Reader("qemu", Release(11, 0)),
+)
+"""Releases between which behaviour changed: the rows of ``savefmt compat``."""
+
+
+def fact(program: Program, key: str) -> Fact:
+    """Return the fact of that name; KeyError if there is none."""
+    return _BY_KEY[program, key]
+
+
+def can(reader: Reader, key: str) -> bool:
+    """Tell whether a reader has an ability of its program."""
+    return fact(reader.program, key).holds(reader.release)
+
+
+def facts_of(program: Program) -> Iterator[Fact]:
+    """Yield the facts about one program."""
+    return (fact for fact in FACTS if fact.program == program)

@@ -1,0 +1,200 @@
+"""What keeps a release of libvirt or QEMU from loading an image, one rule a function."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from savefmt.compat.machines import Standing, gone_in
+from savefmt.compat.releases import Reader, can, fact
+from savefmt.compat.traits import Traits
+from savefmt.format.stream import IGNORE_SHARED
+
+
+class Weight(enum.Enum):
+    """How much an obstacle weighs."""
+
+    NEED = "loads where something else is given"
+    RISK = "loads, and may turn out other than it was"
+    BLOCK = "does not load"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Something in the way of a reader; `code` is stable."""
+
+    code: str
+    weight: Weight
+    reason: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the image cannot be loaded."""
+        return self.weight is Weight.BLOCK
+
+
+Rule = Callable[[Traits, Reader], Iterator[Obstacle]]
+
+
+def _no(code: str, reason: str) -> Obstacle:
+    return Obstacle(code, Weight.BLOCK, reason)
+
+
+def _risk(code: str, reason: str) -> Obstacle:
+    return Obstacle(code, Weight.RISK, reason)
+
+
+def _need(code: str, reason: str) -> Obstacle:
+    return Obstacle(code, Weight.NEED, reason)
+
+
+def _since(reader: Reader, key: str) -> str:
+    known = fact(reader.program, key)
+    about = "" if known.certain else "about "
+    return f"came with {about}{'QEMU' if known.program == 'qemu' else 'libvirt'} {known.since}"
+
+
+# libvirt
+
+
+def _is_an_image(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.form.version is None:
+        yield _no("bare", "it is a bare QEMU stream without libvirt's header and domain XML")
+    if not traits.finished:
+        yield _no("unfinished", "the save never finished")
+
+
+def _version(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.form.version == 3:
+        yield _no("version", "header version 3 was proposed and never released")
+    elif traits.form.version == 2 and not can(reader, "version-2"):
+        yield _no("version", f"header version 2 {_since(reader, 'version-2')}")
+
+
+def _format(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    form = traits.form
+    if form.mapped and not can(reader, "sparse"):
+        yield _no("format", f"the sparse format {_since(reader, 'sparse')}")
+    elif form.codec == "zstd" and not can(reader, "zstd"):
+        yield _no("format", f"the zstd format {_since(reader, 'zstd')}")
+    if form.mapped and can(reader, "sparse"):
+        yield _need("qemu", "the QEMU it starts must be 9.0 or later")
+    if form.codec != "raw":
+        yield _need("program", f"the program {form.codec} must be in libvirt's PATH")
+
+
+def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.form.mislabelled and traits.form.version != 3:
+        yield _no("label", "the header names another layout than the stream has")
+
+
+def _extras(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.has_cookie and not can(reader, "cookie"):
+        yield _risk(
+            "cookie", f"it ignores the cookie, which {_since(reader, 'cookie')}: the CPU may differ"
+        )
+    if traits.unused:
+        yield _risk("unused", "it ignores spare words of the header that are not zero")
+
+
+# QEMU
+
+
+def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    machine = traits.machine
+    match machine.standing(reader.release):
+        case Standing.TOO_NEW:
+            yield _no(
+                "machine", f"the machine type {machine.name} came with QEMU {machine.version}"
+            )
+        case Standing.REMOVED:
+            yield _no(
+                "machine", f"the machine type {machine.name} went with QEMU {gone_in(machine)}"
+            )
+        case Standing.DEPRECATED:
+            gone = gone_in(machine)
+            yield _need(
+                "machine",
+                f"the machine type {machine.name} is deprecated and goes with QEMU {gone}",
+            )
+        case Standing.UNVERSIONED:
+            yield _risk(
+                "machine",
+                f"the machine type {machine.name} has no version, so its devices may differ "
+                "from release to release",
+            )
+        case Standing.FOREIGN:
+            yield _risk(
+                "machine",
+                f"no table tells which QEMU has the machine type {machine.name}; try --host",
+            )
+        case Standing.UNNAMED:
+            yield _risk(
+                "machine", "the stream does not name its machine type, which must be the same"
+            )
+        case Standing.KNOWN:
+            return
+
+
+def _finished(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if not traits.finished:
+        yield _no("unfinished", "the save never finished")
+
+
+def _layout(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    form = traits.form
+    if form.mapped and not can(reader, "mapped-ram"):
+        yield _no("layout", f"mapped-ram {_since(reader, 'mapped-ram')}")
+    elif form.mapped and not can(reader, "direct-io"):
+        yield _need(
+            "direct-io",
+            f"it reads through the page cache: direct I/O {_since(reader, 'direct-io')}",
+        )
+    if form.codec != "raw":
+        yield _need("codec", f"the {form.codec} stream must be decompressed on its way in")
+    elif not form.mapped and not can(reader, "file-uri"):
+        yield _need(
+            "file-uri", f"it must be given a descriptor: the URI file: {_since(reader, 'file-uri')}"
+        )
+
+
+def _capabilities(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    shared = IGNORE_SHARED in traits.capabilities
+    if shared and not can(reader, "ignore-shared"):
+        yield _no("capability", f"x-ignore-shared {_since(reader, 'ignore-shared')}")
+    if shared and traits.form.mapped:
+        yield _no("capability", "no released QEMU loads x-ignore-shared together with mapped-ram")
+    elif shared:
+        yield _need(
+            "capability", "the memory left out (x-ignore-shared) must still be where it was"
+        )
+    if traits.has_uuid and not can(reader, "uuid"):
+        yield _no("uuid", f"the UUID in the stream {_since(reader, 'uuid')}")
+
+
+def _commands(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.form.switchover and not can(reader, "switchover-start"):
+        yield _no("command", f"command 11 in the stream {_since(reader, 'switchover-start')}")
+
+
+def _removed(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if "block" in traits.sections and not can(reader, "block-migration"):
+        yield _no("block-migration", "it holds disks of block migration, which went with QEMU 9.1")
+
+
+def _configuration(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.configured and not can(reader, "configuration"):
+        yield _no("configuration", f"the configuration section {_since(reader, 'configuration')}")
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "libvirt": (_is_an_image, _version, _format, _label, _extras),
+    "qemu": (_finished, _machine, _configuration, _layout, _capabilities, _commands, _removed),
+}
+"""The rules of each program; an image is loadable where none of them blocks."""
+
+
+def obstacles(traits: Traits, reader: Reader) -> list[Obstacle]:
+    """Return all that stands between an image and a reader."""
+    return [found for rule in RULES[reader.program] for found in rule(traits, reader)]

@@ -1,0 +1,177 @@
+"""What of an image decides who can load it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from savefmt.compat.machines import Machine
+from savefmt.format.stream import Command
+from savefmt.image import SaveImage
+from savefmt.memory import SkimVisitor, pass_over
+from savefmt.model import IOOptions, Layout, OnProgress
+from savefmt.progress import Meter
+
+SWITCHOVER_START = 11
+"""The command that QEMU before 10.0 does not know (format.md 3.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The part that a conversion can change.
+
+    Attributes
+    ----------
+    version : int or None
+        Of libvirt's header; None for a bare stream.
+    layout : Layout
+        Of the stream.
+    codec : str
+        ``raw`` or the name of the compression.
+    switchover : bool
+        Whether the stream holds command 11.
+    mislabelled : bool
+        Whether the header tells another layout than the stream.
+    """
+
+    version: int | None
+    layout: Layout
+    codec: str
+    switchover: bool = False
+    mislabelled: bool = False
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the layout is mapped-ram."""
+        return self.layout is Layout.MAPPED_RAM
+
+    @property
+    def name(self) -> str:
+        """What ``-O`` calls it."""
+        return "sparse" if self.mapped else self.codec
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """All that the rules look at.
+
+    Attributes
+    ----------
+    form : Form
+        What a conversion can change.
+    machine : Machine
+        As the stream names it; an empty name where it does not.
+    configured : bool
+        Whether the stream has a configuration section.
+    capabilities : frozenset of str
+        As the stream lists them.
+    finished : bool
+        False with libvirt's "Part" magic.
+    has_cookie, has_uuid : bool
+        Cookie in the envelope; UUID in the stream.
+    unused : bool
+        Whether spare words of the header are in use.
+    sections : frozenset of str
+        Device sections, as far as they are known.
+    cuts : tuple of (int, int)
+        Where in the decompressed file command 11 stands: start and end.
+    """
+
+    form: Form
+    machine: Machine
+    configured: bool = True
+    capabilities: frozenset[str] = frozenset()
+    finished: bool = True
+    has_cookie: bool = False
+    has_uuid: bool = False
+    unused: bool = False
+    sections: frozenset[str] = frozenset()
+    cuts: tuple[tuple[int, int], ...] = ()
+
+    def shaped(self, form: Form) -> Self:
+        """The same guest in another form."""
+        return replace(self, form=form)
+
+
+def examine(
+    image: SaveImage, *, io: IOOptions = IOOptions(), progress: OnProgress | None = None
+) -> Traits:
+    """Gather what decides who can load an image.
+
+    The headers tell nearly all.  Only where the machine type has no version of QEMU's
+    own is a sequential image read whole, to find command 11: versioned machines have it
+    from 10.0 on, and a QEMU that has those knows the command.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of any form; one opened with ``strict=False`` may be unfinished.
+    io, progress
+        For that reading.
+
+    Returns
+    -------
+    Traits
+        For `savefmt.compat.verdict.judge`.
+    """
+    envelope = image.envelope
+    machine = Machine.parse(image.machine)
+    cuts = find_switchover(image, machine, io, progress)
+    configuration = image.configuration
+    return Traits(
+        form=Form(
+            version=envelope.version if envelope else None,
+            layout=image.layout,
+            codec=image.codec,
+            switchover=bool(cuts),
+            mislabelled=image.mislabelled,
+        ),
+        machine=machine,
+        configured=configuration is not None,
+        capabilities=image.capabilities,
+        finished=envelope is None or envelope.finished,
+        has_cookie=bool(envelope and envelope.cookie),
+        has_uuid=bool(configuration and configuration.uuid),
+        unused=bool(envelope and any(envelope.unused)),
+        sections=_section_names(image),
+        cuts=cuts,
+    )
+
+
+def find_switchover(
+    image: SaveImage, machine: Machine, io: IOOptions, progress: OnProgress | None
+) -> tuple[tuple[int, int], ...]:
+    """Tell where command 11 stands in the decompressed file, if that can matter."""
+    if image.layout is Layout.MAPPED_RAM:
+        return tuple(
+            (part.offset, part.end)
+            for part in image.mapped.parts
+            if part.head is None and _command_at(image, part.offset) == SWITCHOVER_START
+        )
+    if machine.is_upstream:
+        return ()
+    visitor = _CommandVisitor(image)
+    with pass_over(image, visitor, io, Meter(progress, 0, "looking for commands")):
+        return tuple(visitor.places)
+
+
+def _command_at(image: SaveImage, offset: int) -> int:
+    return int.from_bytes(image.file.read(2, offset + 1), "big")
+
+
+class _CommandVisitor(SkimVisitor):
+    """Notes where command 11 stands."""
+
+    def __init__(self, image: SaveImage) -> None:
+        super().__init__(image.path)
+        self.places: list[tuple[int, int]] = []
+
+    def command(self, command: Command) -> None:
+        """Note the place of one."""
+        if command.number == SWITCHOVER_START:
+            self.places.append((command.offset, command.offset + len(command.pack())))
+
+
+def _section_names(image: SaveImage) -> frozenset[str]:
+    sections = image.sections
+    return frozenset(section.idstr for section in sections or ())

@@ -1,0 +1,192 @@
+"""A QEMU monitor as plain calls, over the library qemu.qmp (extra ``qmp``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from savefmt.errors import SavefmtError, UnsupportedError
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+T = TypeVar("T")
+
+SLOW_SECONDS = 60.0
+"""What a command may take: QEMU answers them one by one, with its big lock held."""
+
+
+class MonitorError(SavefmtError):
+    """No monitor answers there, or it refuses a command."""
+
+
+class CommandError(MonitorError):
+    """QEMU answered a command with an error."""
+
+
+class MonitorLostError(MonitorError):
+    """The monitor went away: QEMU ended, or somebody closed its socket."""
+
+
+class Monitor:
+    """One connection to a QEMU, with its capabilities negotiated.
+
+    Parameters
+    ----------
+    address : str or socket
+        Path of a UNIX socket, or a connected one.
+    timeout : float
+        Seconds for the connection and the greeting.
+
+    Raises
+    ------
+    MonitorError
+        If nobody answers there in time, or not in QMP.
+    UnsupportedError
+        If the extra ``qmp`` is not installed.
+    """
+
+    def __init__(self, address: str | socket.socket, *, timeout: float = 10.0) -> None:
+        self.name = address if isinstance(address, str) else "QEMU"
+        self._client = _new_client()
+        self._runner = asyncio.Runner()
+        try:
+            self._connect(address, timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address: str | socket.socket, timeout: float) -> None:
+        from qemu.qmp import QMPError
+
+        try:
+            self._run(asyncio.wait_for(self._client.connect(address), timeout))
+        except TimeoutError as error:
+            raise MonitorError(
+                f"nobody greeted in QMP within {timeout:g} s; another client may hold this "
+                "socket, or it speaks something else, such as TLS",
+                path=self.name,
+            ) from error
+        except (QMPError, OSError) as error:
+            raise MonitorError(_why_unconnected(error), path=self.name) from error
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; harmless when repeated, or when QEMU has gone."""
+        with contextlib.suppress(Exception):
+            self._run(asyncio.wait_for(self._client.disconnect(), 2))
+        self._runner.close()
+
+    @property
+    def greeting(self) -> Mapping[str, Any]:
+        """What QEMU said when it answered."""
+        greeting = self._client.greeting
+        return greeting._asdict() if greeting is not None else {}
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, **more: object
+    ) -> Any:
+        """Run one command.
+
+        Parameters
+        ----------
+        command : str
+            QMP's name for it.
+        arguments : mapping, optional
+            By QMP's names.
+        **more
+            The same, with ``_`` for ``-``.
+
+        Returns
+        -------
+        object
+            What QEMU returned.
+
+        Raises
+        ------
+        CommandError
+            If QEMU refuses.
+        MonitorLostError
+            If it went away.
+        """
+        from qemu.qmp import ExecuteError, QMPError
+
+        joined = dict(arguments or {}) | {key.replace("_", "-"): v for key, v in more.items()}
+        try:
+            return self._run(
+                asyncio.wait_for(self._client.execute(command, joined or None), SLOW_SECONDS)
+            )
+        except ExecuteError as error:
+            raise CommandError(f"QEMU refuses {command}: {error}", path=self.name) from error
+        except TimeoutError as error:
+            raise MonitorError(
+                f"QEMU gave no answer to {command} within {SLOW_SECONDS:g} s", path=self.name
+            ) from error
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    def send_fd(self, fd: int) -> None:
+        """Send a descriptor, which the next command of QMP takes; ours stays open."""
+        from qemu.qmp import QMPError
+
+        try:
+            self._client.send_fd_scm(fd)
+        except (QMPError, OSError) as error:
+            raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    def add_fd(self, fd: int, fdset: int | None = None) -> int:
+        """Put a copy of a descriptor into a set and return the number of the set."""
+        self.send_fd(fd)
+        chosen = {} if fdset is None else {"fdset-id": fdset}
+        return int(self.execute("add-fd", chosen)["fdset-id"])
+
+    @property
+    def status(self) -> str:
+        """The run state, such as ``running`` or ``paused``."""
+        return str(self.execute("query-status")["status"])
+
+
+def _new_client() -> QMPClient:
+    try:
+        from qemu.qmp import QMPClient
+    except ImportError as error:
+        raise UnsupportedError("needs: pip install 'savefmt[qmp]'") from error
+    import logging
+
+    # A library must not print: what matters comes as an exception.
+    logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+    return QMPClient("savefmt")
+
+
+def _why_unconnected(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FileNotFoundError):
+            return "there is no such socket; start QEMU with -qmp unix:PATH,server=on,wait=off"
+        if isinstance(cause, PermissionError):
+            return "this user may not use the socket; become the user that QEMU runs as, or root"
+        if isinstance(cause, ConnectionRefusedError):
+            return "nobody listens on the socket any more; the QEMU behind it has ended"
+        if isinstance(cause, OSError) and cause.errno:
+            return f"no monitor answers: {os.strerror(cause.errno)}"
+        inner = getattr(cause, "exc", None)
+        cause = inner if inner is not None else cause.__cause__
+    return f"what answers does not speak QMP: {str(error).splitlines()[0]}"
