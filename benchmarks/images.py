@@ -20,6 +20,11 @@ from savefmt.image import SaveImage
 PATTERNS = ("dense", "alternate", "scattered")
 _PAGE = 4096
 _BATCH = 1024  # pages made at a time
+_POOL = 4096  # different pages
+_WORDS = (
+    b"the of and to in is that for it as was with be by on not he his but at are this have from"
+    b" inode mount bridge domain page block memory device driver kernel module thread table"
+).split()
 
 
 def page_numbers(pattern: str, pages: int, data_pages: int) -> Iterator[range]:
@@ -38,17 +43,27 @@ def page_numbers(pattern: str, pages: int, data_pages: int) -> Iterator[range]:
 
 
 def page_contents(seed: int, compressible: bool) -> Iterator[bytes]:
-    """Yield pages without end: random bytes, or a mix that a codec halves."""
-    source = random.Random(seed)
-    pool = [source.randbytes(_PAGE) for _ in range(256)]
-    if compressible:
-        pool = [
-            (page[:512] + b"The quick brown fox %08d. " % i * 200)[:_PAGE] if i % 2 else page
-            for i, page in enumerate(pool)
-        ]
+    """Yield pages without end: random bytes, or a mix that a codec halves.
+
+    Content comes again after 16 MiB, farther back than zstd and gzip look by default.
+    """
+    dice = random.Random(seed)
+    make = _mixed_page if compressible else random.Random.randbytes
+    pool = [make(dice, _PAGE) for _ in range(_POOL)]
     for number in itertools.count():
-        page = pool[number % len(pool)]
-        yield number.to_bytes(8, "little") + page[8:]
+        yield number.to_bytes(8, "little") + pool[number % _POOL][8:]
+
+
+def _mixed_page(dice: random.Random, length: int) -> bytes:
+    """Make what memory is full of: noise, kernel pointers, words, small numbers."""
+    quarter = length // 4
+    pointers = (b"%b\x88\x88\xff\xff" % dice.randbytes(4) for _ in range(quarter // 8))
+    words = b" ".join(dice.choices(_WORDS, k=quarter // 4))[:quarter]
+    numbers = bytes(
+        itertools.chain.from_iterable((n, 0, 0, 0) for n in dice.randbytes(quarter // 4))
+    )
+    page = dice.randbytes(quarter) + b"".join(pointers) + words + numbers
+    return page.ljust(length, b"\0")
 
 
 def make_mapped(

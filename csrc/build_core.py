@@ -18,6 +18,7 @@ HEADERS = (
     "sf_sum.h",
     "sf_append.h",
     "sf_move.h",
+    "sf_fill.h",
     "sf_emit.h",
     "sf_tally.h",
     "sf_scatter.h",

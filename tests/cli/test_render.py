@@ -15,12 +15,13 @@ from jsonschema import Draft202012Validator
 
 import savefmt
 from savefmt import model
+from savefmt.bench import values
 from savefmt.cli import render
 from savefmt.errors import CorruptError
 from savefmt.format import devicetree
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, devicetree)
+HOMES = (model, devicetree, values)
 
 
 def valid(name: str, text: str) -> Any:

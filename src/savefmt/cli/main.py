@@ -48,6 +48,7 @@ _HOMES = {
     "memmap": ("memmap",),
     "read": ("read", "vtop"),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
+    "bench": ("bench",),
     "completion": ("completion",),
 }
 """Commands in the order of the help: the module of each, and its other names."""

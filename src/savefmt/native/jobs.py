@@ -82,6 +82,37 @@ def move_pages(
     return tables
 
 
+def fill_pages(
+    target: File, blocks: Sequence[BlockPages], io: IOOptions, on_bytes: OnBytes
+) -> None:
+    """Write made-up content for all present pages, no two alike, for measuring.
+
+    Parameters
+    ----------
+    target : File
+        Where the pages go.
+    blocks : sequence of BlockPages
+        Their places.
+    io : IOOptions
+        Window and threads.
+    on_bytes : callable
+        Progress.
+    """
+    pages, views = pack_blocks(blocks)
+    job = new_handle(
+        "sf_job",
+        lib.sf_fill_start,
+        target.handle,
+        pages,
+        len(blocks),
+        io.window,
+        io.worker_count,
+        path=target.path,
+    )
+    _run(job, on_bytes, target.path, None)
+    del views
+
+
 class Emitter:
     """The pages of a mapped-ram image as sequential page records.
 

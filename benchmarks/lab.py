@@ -1,0 +1,140 @@
+"""The images that the benchmarks work on, made when first wanted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from turns import ROOT, process, savefmt
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is, in bytes, and how many turns each side takes."""
+
+    ram: int
+    data: int
+    codec_data: int
+    fragment_data: int
+    growth_data: int
+    small_ram: int
+    large_ram: int
+    curve: tuple[int, ...]
+    turns: int
+
+
+SCALES = {
+    "full": Scale(
+        ram=4 * GIB,
+        data=2 * GIB,
+        codec_data=GIB,
+        fragment_data=256 * MIB,
+        growth_data=256 * MIB,
+        small_ram=GIB,
+        large_ram=256 * GIB,
+        curve=(GIB, 4 * GIB, 16 * GIB, 64 * GIB),
+        turns=5,
+    ),
+    "quick": Scale(
+        ram=GIB,
+        data=512 * MIB,
+        codec_data=64 * MIB,
+        fragment_data=64 * MIB,
+        growth_data=128 * MIB,
+        small_ram=GIB,
+        large_ram=64 * GIB,
+        curve=(GIB, 16 * GIB),
+        turns=3,
+    ),
+    "tiny": Scale(
+        ram=16 * MIB,
+        data=8 * MIB,
+        codec_data=8 * MIB,
+        fragment_data=MIB,
+        growth_data=MIB,
+        small_ram=16 * MIB,
+        large_ram=64 * MIB,
+        curve=(16 * MIB, 64 * MIB),
+        turns=1,
+    ),
+}
+
+
+class Lab:
+    """A folder with images that are made on demand and shared by all cases.
+
+    Parameters
+    ----------
+    folder : Path
+        On the disk to measure.
+    scale : Scale
+        How large everything is.
+    memory : Path
+        A folder in memory.
+    """
+
+    def __init__(self, folder: Path, scale: Scale, memory: Path) -> None:
+        self.folder = folder
+        self.memory = memory
+        self.scale = scale
+        self.out = folder / "out"
+        self.other = folder / "other"
+
+    def sparse(
+        self, ram: int, data: int, pattern: str = "dense", *, compressible: bool = False
+    ) -> Path:
+        """A mapped-ram image."""
+        kind = "mix" if compressible else "noise"
+        path = self.folder / f"{ram // MIB}-{data // MIB}-{pattern}-{kind}.sparse"
+        if not path.exists():
+            words = [f"--ram={ram}", f"--data={data}", f"--pattern={pattern}"]
+            words += ["--compressible"] if compressible else []
+            # In a process of its own, lest its memory count as somebody's peak.
+            maker = ROOT / "benchmarks" / "images.py"
+            subprocess.run([sys.executable, maker, self._template(), path, *words], check=True)
+        return path
+
+    def raw(self, sparse: Path, *, bare: bool = False) -> Path:
+        """The sequential form of an image; bare: without libvirt's header."""
+        path = sparse.with_suffix(".bare" if bare else ".raw")
+        if not path.exists():
+            savefmt("convert", sparse, path, "-O", "raw", *(["--bare"] if bare else []))
+        return path
+
+    def packed(self, codec: str, data: int) -> Path:
+        """A bare stream compressed by the tool that libvirt runs, as libvirt runs it."""
+        sparse = self.sparse(2 * data, data, compressible=True)
+        path = sparse.with_suffix(f".{codec}")
+        if not path.exists():
+            process(codec, "-c", self.raw(sparse, bare=True), to=path)
+        return path
+
+    def into_memory(self, path: Path) -> Path:
+        """A copy in memory."""
+        copy = self.memory / path.name
+        if not copy.exists():
+            process("cp", path, copy)
+        return copy
+
+    def main_sparse(self) -> Path:
+        """The large guest."""
+        return self.sparse(self.scale.ram, self.scale.data)
+
+    def main_raw(self) -> Path:
+        """Its sequential form."""
+        return self.raw(self.main_sparse())
+
+    def _template(self) -> Path:
+        from golden.load import unpack
+
+        path = self.folder / "template"
+        if not path.exists():
+            unpack("libvirt-sparse", self.folder).rename(path)
+        return path

@@ -1,0 +1,71 @@
+"""The programs to compare with, each at its best."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from turns import Turn, process
+
+DEPTHS = (1, 2, 4, 8, 16)
+_BLOCK = "4M"
+
+
+def missing(*programs: str) -> str | None:
+    """Name the programs that are not on PATH, None if all are."""
+    absent = [name for name in programs if shutil.which(name) is None]
+    return f"{', '.join(absent)} not installed" if absent else None
+
+
+def version(program: str) -> str | None:
+    """Return the first line of what a program says of its version."""
+    if missing(program):
+        return None
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return next(iter((done.stdout or done.stderr).splitlines()), None)
+
+
+def dd(source: Path, target: Path) -> Turn:
+    """Copy past the page cache and sync."""
+    words = ["bs=4M", "iflag=direct", "oflag=direct", "conv=fsync"]
+    return process("dd", f"if={source}", f"of={target}", *words)
+
+
+def cp(source: Path, target: Path) -> Turn:
+    """Copy as cp does it best; the sync is ours, since savefmt syncs too."""
+    turn = process("cp", "--reflink=auto", source, target)
+    synced = process("sync", target)
+    return Turn(turn.seconds + synced.seconds, turn.cpu_seconds + synced.cpu_seconds, turn.peak_kib)
+
+
+@cache
+def best_depth(source: Path, target: Path | None) -> int:
+    """Find the queue depth at which fio is fastest here."""
+    return min(DEPTHS, key=lambda depth: _fio(source, target, depth).seconds)
+
+
+def fio(source: Path, target: Path | None = None) -> Turn:
+    """Read a dense file, direct; write as many bytes elsewhere at the same time."""
+    return _fio(source, target, best_depth(source, target))
+
+
+def _fio(source: Path, target: Path | None, depth: int) -> Turn:
+    length = os.path.getsize(source) >> 22 << 22
+    words = ["fio", "--output-format=json", f"--bs={_BLOCK}", "--direct=1", f"--size={length}"]
+    words += ["--ioengine=libaio", f"--iodepth={depth}", "--fallocate=none"]
+    words += ["--name=read", "--rw=read", f"--filename={source}"]
+    if target is not None:
+        target.unlink(missing_ok=True)
+        words += ["--name=write", "--rw=write", f"--filename={target}", "--end_fsync=1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"fio ended with {done.returncode}: {done.stderr}")
+    jobs: list[dict[str, Any]] = json.loads(done.stdout)["jobs"]
+    spans = [job[kind]["runtime"] / 1000 for job in jobs for kind in ("read", "write")]
+    cpu = sum(job["job_runtime"] * (job["usr_cpu"] + job["sys_cpu"]) for job in jobs) / 100_000
+    return Turn(max(*spans, 0.001), cpu)

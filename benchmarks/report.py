@@ -1,0 +1,197 @@
+"""From raw figures to a table and a picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import peers
+from turns import Pair, Turn
+
+import savefmt
+from savefmt.bench.scratch import file_system_of
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: raw figures of each turn, and what they come to."""
+
+    key: str
+    work: str
+    against: str
+    goal: str
+    ours: list[float]
+    theirs: list[float]
+    our_cpu: list[float]
+    their_cpu: list[float]
+    our_peak_kib: int
+    value: float | None
+    met: bool | None
+    note: str = ""
+
+    @classmethod
+    def of(cls, key: str, work: str, against: str, goal: str, pair: Pair, **verdict: Any) -> Row:
+        """Keep a pair's figures."""
+        return cls(
+            key,
+            work,
+            against,
+            goal,
+            [round(turn.seconds, 4) for turn in pair.ours],
+            [round(turn.seconds, 4) for turn in pair.theirs],
+            [round(turn.cpu_seconds, 3) for turn in pair.ours],
+            [round(turn.cpu_seconds, 3) for turn in pair.theirs],
+            max(turn.peak_kib for turn in pair.ours),
+            **verdict,
+        )
+
+    @classmethod
+    def skipped(cls, key: str, work: str, against: str, goal: str, reason: str) -> Row:
+        """Say why there are no figures."""
+        return cls(key, work, against, goal, [], [], [], [], 0, None, None, reason)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """Say what machine this is, and which programs took part."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    programs = ("dd", "cp", "fio", "zstd", "gzip", "qemu-img", "qemu-system-x86_64")
+    return {
+        "savefmt": savefmt.__version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpu": model,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB,
+        "file_system": file_system_of(folder),
+        "load_before": round(os.getloadavg()[0], 2),
+        "programs": {name: peers.version(name) for name in programs},
+    }
+
+
+def document(
+    machine: Mapping[str, Any],
+    scale: str,
+    rows: Sequence[Row],
+    curves: Mapping[str, Mapping[int, Turn]],
+) -> dict[str, Any]:
+    """Gather everything for JSON."""
+    return {
+        "facts": dict(machine),
+        "scale": scale,
+        "rows": [asdict(row) for row in rows],
+        "curves": {
+            work: [
+                {"ram": ram, "seconds": round(turn.seconds, 4), "peak_kib": turn.peak_kib}
+                for ram, turn in points.items()
+            ]
+            for work, points in curves.items()
+        },
+    }
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """Return the page of the manual that shows a run."""
+    return "\n".join([*_opening(content), *_table(content["rows"]), *_curves(content), ""])
+
+
+def _opening(content: Mapping[str, Any]) -> Iterator[str]:
+    machine = content["facts"]
+    yield "# Benchmarks"
+    yield ""
+    yield "Written by `make bench`, raw figures in `benchmarks/results`. In each row both sides"
+    yield "took turns on the same file system with a cold page cache; the medians count. Syncs and,"
+    yield "but for the rows against fio, the start of the interpreter are part of our time."
+    yield ""
+    yield f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_mib']} MiB of memory"
+    yield (
+        f"- Linux {machine['kernel']}, {machine['file_system']}, Python {machine['python']}, "
+        f"savefmt {machine['savefmt']}, load {machine['load_before']} at the start"
+    )
+    versions = [v for v in machine["programs"].values() if v]
+    yield f"- {'; '.join(versions)}"
+    yield f"- scale: {content['scale']} (`benchmarks/lab.py` has the sizes)"
+    yield ""
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| work | against | ours, s | theirs, s | ratio | goal | met | our CPU, s | peak, MiB |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    notes = []
+    for row in rows:
+        mark = ""
+        if row["note"]:
+            notes.append(row["note"])
+            mark = f" [{len(notes)}]"
+        cells = [row["work"] + mark, row["against"], *_figures(row)]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    for number, note in enumerate(notes, 1):
+        yield f"{number}. {note}"
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    if row["value"] is None:
+        return ["-", "-", "-", row["goal"], "not measured", "-", "-"]
+    middle = statistics.median
+    theirs = f"{middle(row['theirs']):.3g}" if row["theirs"] else "-"
+    return [
+        f"{middle(row['ours']):.3g}" if row["ours"] else "-",
+        theirs,
+        f"{row['value']:.3g}",
+        row["goal"],
+        "yes" if row["met"] else "**no**",
+        f"{middle(row['our_cpu']):.2f}" if row["our_cpu"] else "-",
+        f"{row['our_peak_kib'] / 1024:.0f}" if row["our_peak_kib"] else "-",
+    ]
+
+
+def _curves(content: Mapping[str, Any]) -> Iterator[str]:
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] = content["curves"]
+    if not curves:
+        return
+    sizes = [point["ram"] for point in next(iter(curves.values()))]
+    yield ""
+    yield "## Cost against size"
+    yield ""
+    yield "Seconds for guests of the size above the column, all with the same data."
+    yield ""
+    yield f"| work | {' | '.join(f'{size / (1 << 30):g} GiB' for size in sizes)} |"
+    yield f"|---|{'---|' * len(sizes)}"
+    for work, points in curves.items():
+        yield f"| {work} | {' | '.join('%.2f' % point['seconds'] for point in points)} |"
+
+
+def draw(content: Mapping[str, Any], path: Path) -> bool:
+    """Draw cost against size; False where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for work, points in content["curves"].items():
+        sizes = [point["ram"] / (1 << 30) for point in points]
+        axes.plot(sizes, [point["seconds"] for point in points], marker="o", label=work)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="guest memory, GiB (the same data at every size)", ylabel="seconds")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return True

@@ -1,0 +1,136 @@
+"""Two programs taking turns at the same work, and what each turn took."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from savefmt.bench.scratch import forget
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMED = Path(__file__).with_name("timed.py")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn took."""
+
+    seconds: float
+    cpu_seconds: float = 0.0
+    peak_kib: int = 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: its work, the files it reads and the files it leaves behind.
+
+    `go` does the work once.  Before that, out of the clock, `reads` leave the page
+    cache and `writes` are removed.
+    """
+
+    go: Callable[[], Turn]
+    reads: Sequence[Path] = ()
+    writes: Sequence[Path] = ()
+
+    def turn(self) -> Turn:
+        """Take one turn from a clean start."""
+        remove(self.writes)
+        for path in self.reads:
+            cool(path)
+        return self.go()
+
+
+@dataclass
+class Pair:
+    """What both sides took, turn by turn."""
+
+    ours: list[Turn] = field(default_factory=list)
+    theirs: list[Turn] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Our median time over theirs."""
+        return middle(self.ours) / middle(self.theirs)
+
+
+def middle(turns: Sequence[Turn]) -> float:
+    """Median seconds."""
+    return statistics.median(turn.seconds for turn in turns)
+
+
+def alternate(ours: Side, theirs: Side, turns: int) -> Pair:
+    """Let the sides take turns; who begins changes, too."""
+    pair = Pair()
+    for number in range(turns):
+        order = [(pair.theirs, theirs), (pair.ours, ours)]
+        for taken, side in order if number % 2 else reversed(order):
+            taken.append(side.turn())
+    remove([*ours.writes, *theirs.writes])
+    return pair
+
+
+def process(*words: str | Path, to: Path | None = None) -> Turn:
+    """Run a process to its end, its output going to a file or nowhere."""
+    command = [os.fspath(word) for word in words]
+    with open(to or os.devnull, "wb") as out:
+        began = time.perf_counter()
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
+        turn = _wait(child, began)
+        if to is not None:
+            os.fsync(out.fileno())
+            seconds = time.perf_counter() - began
+            turn = Turn(seconds, turn.cpu_seconds, turn.peak_kib)
+    return turn
+
+
+def _wait(child: subprocess.Popen[bytes], began: float) -> Turn:
+    assert child.stderr is not None
+    with child.stderr:
+        said = child.stderr.read().decode(errors="replace")
+    # wait4, because no other call tells the peak of one child alone.
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{child.args!r} ended with {child.returncode}: {said}")
+    return Turn(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+
+
+def savefmt(*words: str | Path) -> Turn:
+    """Run our command as a user would, start-up and all."""
+    return process(sys.executable, "-m", "savefmt", "-q", *words)
+
+
+def savefmt_inside(*words: str | Path) -> Turn:
+    """Run our command and count from where it begins, as fio counts for itself."""
+    command = [sys.executable, os.fspath(TIMED), *(os.fspath(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command!r} ended with {done.returncode}: {done.stderr}")
+    seconds, cpu, peak = done.stderr.splitlines()[-1].split()
+    return Turn(float(seconds), float(cpu), int(peak))
+
+
+def cool(path: Path) -> None:
+    """Write a file back and drop it from the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        forget(fd)
+    finally:
+        os.close(fd)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files, and let the file system finish that now rather than later."""
+    for folder in {path.parent for path in paths if path.exists()}:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)

@@ -1,0 +1,7 @@
+"""Measure what a disk gives for save images: timed runs with a record of the environment."""
+
+from __future__ import annotations
+
+from savefmt.bench.run import bench
+
+__all__ = ["bench"]

@@ -1,0 +1,100 @@
+"""Measure a disk by writing files to it and reading them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from savefmt.bench.patterns import ALIGN, data_length, file_length, pattern_blocks
+from savefmt.bench.record import Recorder
+from savefmt.bench.scratch import nameless_file, require_space
+from savefmt.bench.stream import PIECE, write_stream
+from savefmt.bench.values import BenchOptions, Setting
+from savefmt.model import IOOptions
+from savefmt.native.file import File
+from savefmt.native.jobs import fill_pages, move_pages
+
+
+class FolderBench:
+    """Writes and reads nameless files in a folder.
+
+    Parameters
+    ----------
+    path : str
+        The folder.
+    options : BenchOptions
+        What to measure.
+
+    Raises
+    ------
+    ImageIOError
+        If there is too little room.
+    """
+
+    def __init__(self, path: str, options: BenchOptions) -> None:
+        self._path = path
+        self._options = options
+        self._blocks = pattern_blocks(options.pattern, options.length)
+        self._length = data_length(self._blocks)
+        self._stream_length = self._length // PIECE * PIECE
+        require_space(path, self._length + ALIGN, fill=options.fill)
+
+    def total(self) -> int:
+        """Bytes that one round of all settings moves, fio's included."""
+        modes = len(self._options.direct)
+        pairs = modes * len(self._options.threads) * len(self._options.windows)
+        return 4 * pairs * self._length + modes * self._stream_length
+
+    def grants_direct(self) -> bool:
+        """Whether the file system has direct I/O."""
+        with (
+            nameless_file(self._path, ALIGN) as fd,
+            File(fd, path=self._path, write=True, direct=True) as file,
+        ):
+            return file.direct
+
+    def run(self, direct: bool, record: Recorder) -> None:
+        """Run every setting of one mode once."""
+        self._run_stream(Setting("stream", direct, 1, PIECE), record)
+        for threads, window in self._combinations():
+            write = Setting("write", direct, threads, window)
+            read = Setting("read", direct, threads, window)
+            self._run_engine(write, read, record)
+            self._run_fio(write, read, record)
+
+    def _combinations(self) -> Iterator[tuple[int, int]]:
+        for window in self._options.windows:
+            for threads in self._options.threads:
+                yield threads, window
+
+    def _run_stream(self, setting: Setting, record: Recorder) -> None:
+        if not self._stream_length:
+            return
+        mode = os.O_WRONLY | os.O_CLOEXEC | (os.O_DIRECT if setting.direct else 0)
+        with nameless_file(self._path, 0) as fd:
+            out = os.open(f"/proc/self/fd/{fd}", mode)
+            try:
+                with record.timed(setting, self._stream_length):
+                    write_stream(out, self._stream_length, record.on_bytes)
+            finally:
+                os.close(out)
+
+    def _run_engine(self, write: Setting, read: Setting, record: Recorder) -> None:
+        io = IOOptions(threads=write.threads, window=write.window, direct=write.direct)
+        with (
+            nameless_file(self._path, file_length(self._blocks)) as fd,
+            File(fd, path=self._path, write=True, direct=write.direct) as file,
+        ):
+            with record.timed(write, self._length):
+                fill_pages(file, self._blocks, io, record.on_bytes)
+                file.sync()
+            record.cool(fd)
+            with record.timed(read, self._length):
+                move_pages(file, self._blocks, io, record.on_bytes)
+
+    def _run_fio(self, write: Setting, read: Setting, record: Recorder) -> None:
+        """Let fio write as many bytes, without gaps, and read them back."""
+        with nameless_file(self._path, self._length) as fd:
+            record.run_fio(fd, write, 0, self._length)
+            record.cool(fd)
+            record.run_fio(fd, read, 0, self._length)

@@ -1,0 +1,98 @@
+"""Measure a disk by reading an image that lies on it."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+from savefmt.bench.patterns import data_length
+from savefmt.bench.record import Recorder
+from savefmt.bench.values import BenchOptions, Setting
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions, Layout
+from savefmt.native.jobs import move_pages
+
+_ALIGN = 1 << 20
+_FIO_NEEDS = 64 << 20
+"""A shorter stretch without holes would tell little of a disk."""
+
+
+class ImageBench:
+    """Reads one image, over and over, and never opens it for anything else.
+
+    Parameters
+    ----------
+    path : str
+        The image.
+    options : BenchOptions
+        What to measure.
+    """
+
+    def __init__(self, path: str, options: BenchOptions) -> None:
+        self._path = path
+        self._options = options
+        with SaveImage(path, io=IOOptions(direct=True)) as image:
+            self._mapped = image.layout is Layout.MAPPED_RAM
+            self._length = (
+                data_length(image.mapped.pages)
+                if self._mapped
+                else image.length - image.stream_offset
+            )
+            self._direct = image.file.direct
+            self._stretch = _longest_stretch(image)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def total(self) -> int:
+        """Bytes that one round of all settings moves, fio's included."""
+        count = len(self._options.direct) * len(self._options.threads) * len(self._options.windows)
+        return count * (self._length + self._stretch[1])
+
+    def grants_direct(self) -> bool:
+        """Whether the file system has direct I/O."""
+        return self._direct
+
+    def run(self, direct: bool, record: Recorder) -> None:
+        """Run every setting of one mode once."""
+        for window in self._options.windows:
+            for threads in self._options.threads:
+                setting = Setting("read", direct, threads, window)
+                record.cool(self._fd)
+                self._read(setting, record)
+                if self._stretch[1]:
+                    record.cool(self._fd)
+                    record.run_fio(self._fd, setting, *self._stretch)
+
+    def _read(self, setting: Setting, record: Recorder) -> None:
+        io = IOOptions(threads=setting.threads, window=setting.window, direct=setting.direct)
+        with SaveImage(self._path, io=io) as image:
+            if self._mapped:
+                pages = image.mapped.pages
+                with record.timed(setting, self._length):
+                    move_pages(image.file, pages, io, record.on_bytes)
+                return
+            with record.timed(setting, self._length):
+                done = 0
+                for piece in image.file.chunks(image.stream_offset, image.length, io):
+                    done += len(piece)
+                    record.on_bytes(done)
+
+
+def _longest_stretch(image: SaveImage) -> tuple[int, int]:
+    """Find what fio can read without meeting a hole: offset and length, 0 for nothing."""
+    extents = image.file.extents(0, image.length)
+    offset, length = max(extents, key=lambda extent: extent[1], default=(0, 0))
+    begin = -(-offset // _ALIGN) * _ALIGN
+    end = (offset + length) // _ALIGN * _ALIGN
+    return (begin, end - begin) if end - begin >= _FIO_NEEDS else (0, 0)

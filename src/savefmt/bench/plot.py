@@ -1,0 +1,133 @@
+"""A picture of a report: rate over threads, one line per window and mode."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from savefmt.bench.values import BenchReport, Measurement
+from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.model import StrPath
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+_TITLES = {"write": "writing pages", "read": "reading pages"}
+_MIB = 1 << 20
+
+
+def require_matplotlib() -> None:
+    """Tell before the work rather than after it that a plot cannot be made.
+
+    Raises
+    ------
+    UnsupportedError
+        If matplotlib is missing.
+    """
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise UnsupportedError("plots need: pip install 'savefmt[plot]'") from error
+
+
+def draw(report: BenchReport, path: StrPath) -> None:
+    """Write the picture; the suffix tells the kind.
+
+    Parameters
+    ----------
+    report : BenchReport
+        What to show.
+    path : str or os.PathLike
+        One of `SUFFIXES`; an older picture is replaced.
+
+    Raises
+    ------
+    ImageIOError
+        If the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    works = [work for work in _TITLES if any(m.work == work for m in report.measurements)]
+    figure = Figure(figsize=(6.4 * len(works), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(works), squeeze=False, sharey=True)[0]
+    for work, panel in zip(works, panels, strict=True):
+        _draw_panel(panel, report, work)
+    panels[0].set_ylim(bottom=0)  # the others share it
+    panels[0].set_ylabel("MiB/s (median; whiskers: slowest and fastest run)")
+    facts = report.facts
+    figure.suptitle(f"{report.path} ({facts.file_system}, {facts.cpus} CPUs)", fontsize="medium")
+    try:
+        figure.savefig(os.fspath(path))
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+
+
+def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
+    measured = [m for m in report.measurements if m.work == work]
+    windows = sorted({m.window for m in measured})
+    for color, window in enumerate(windows):
+        for direct, style in ((True, "-"), (False, "--")):
+            line = [m for m in measured if (m.window, m.direct) == (window, direct)]
+            if line:
+                _draw_line(panel, line, f"C{color}", style)
+    _draw_ceiling(panel, measured)
+    if work == "write":
+        _draw_streams(panel, report)
+    threads = sorted({m.threads for m in measured})
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(threads, [str(count) for count in threads])
+    panel.minorticks_off()
+    panel.set(xlabel="threads", title=_TITLES[work])
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="small")
+
+
+def _mode(direct: bool) -> str:
+    return "direct" if direct else "buffered"
+
+
+def _draw_line(panel: Any, line: Sequence[Measurement], color: str, style: str) -> None:
+    ordered = sorted(line, key=lambda m: m.threads)
+    rates = [m.rate.median / _MIB for m in ordered]
+    below = [(m.rate.median - m.rate.minimum) / _MIB for m in ordered]
+    above = [(m.rate.maximum - m.rate.median) / _MIB for m in ordered]
+    panel.errorbar(
+        [m.threads for m in ordered],
+        rates,
+        yerr=[below, above],
+        color=color,
+        linestyle=style,
+        marker="o",
+        capsize=3,
+        label=f"{ordered[0].window // _MIB} MiB, {_mode(ordered[0].direct)}",
+    )
+
+
+def _draw_ceiling(panel: Any, measured: Sequence[Measurement]) -> None:
+    best: dict[int, float] = {}
+    for m in measured:
+        if m.fio_rate is not None:
+            best[m.threads] = max(best.get(m.threads, 0), m.fio_rate.median / _MIB)
+    if best:
+        threads = sorted(best)
+        panel.plot(
+            threads,
+            [best[count] for count in threads],
+            color="0.4",
+            linewidth=4,
+            alpha=0.5,
+            label="fio, best",
+        )
+
+
+def _draw_streams(panel: Any, report: BenchReport) -> None:
+    for m in report.measurements:
+        if m.work == "stream":
+            panel.axhline(
+                m.rate.median / _MIB,
+                color="k",
+                linewidth=1,
+                linestyle="-" if m.direct else "--",
+                label=f"one stream, {_mode(m.direct)}",
+            )

@@ -1,0 +1,113 @@
+"""Samples as they come in: rates, CPU time, progress."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from savefmt.bench.fio import fio_rate, fio_version
+from savefmt.bench.scratch import forget
+from savefmt.bench.values import Measurement, Setting, Spread
+from savefmt.errors import ImageIOError
+from savefmt.progress import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    rate: float
+    cpu_seconds: float
+
+
+class Recorder:
+    """Collects what the runs give.
+
+    Parameters
+    ----------
+    meter : Meter
+        Told of all bytes moved, by fio too.
+
+    Attributes
+    ----------
+    fio : str or None
+        fio's version; None where it is missing.
+    cold : bool
+        Whether every file was out of the page cache before it was read.
+    notes : list of str
+        What went wrong without being fatal.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.fio = fio_version()
+        self.cold = True
+        self.notes: list[str] = []
+        self._meter = meter
+        self._fio_works = self.fio is not None
+        self._before = 0
+        self._ours: dict[Setting, list[_Sample]] = defaultdict(list)
+        self._theirs: dict[Setting, list[float]] = defaultdict(list)
+        self._lengths: dict[Setting, int] = {}
+
+    def on_bytes(self, done: int) -> None:
+        """Pass on the progress of the run at hand."""
+        self._meter.update(self._before + done)
+
+    @contextmanager
+    def timed(self, setting: Setting, length: int) -> Iterator[None]:
+        """Time the body as one run of a setting."""
+        cpu = _cpu_seconds()
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        self._ours[setting].append(_Sample(length / seconds, _cpu_seconds() - cpu))
+        self._lengths[setting] = length
+        self._advance(length)
+
+    def run_fio(self, fd: int, setting: Setting, offset: int, length: int) -> None:
+        """Let fio do the same; its failing is worth a note, once, and no more."""
+        if not self._fio_works:
+            return
+        try:
+            self._theirs[setting].append(fio_rate(fd, setting, offset, length))
+        except ImageIOError as error:
+            self.notes.append(error.message)
+            self._fio_works = False
+        self._advance(length)
+
+    def cool(self, fd: int) -> None:
+        """Put a file out of the page cache."""
+        self.cold &= forget(fd)
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Summarize all settings, in the order of their first run."""
+        return tuple(self._summary(setting) for setting in self._ours)
+
+    def _summary(self, setting: Setting) -> Measurement:
+        samples = self._ours[setting]
+        rate = Spread.of([sample.rate for sample in samples])
+        theirs = self._theirs.get(setting)
+        fio = Spread.of(theirs) if theirs else None
+        return Measurement(
+            setting.work,
+            setting.direct,
+            setting.threads,
+            setting.window,
+            self._lengths[setting],
+            rate,
+            statistics.median(sample.cpu_seconds for sample in samples),
+            fio,
+            rate.median / fio.median if fio else None,
+        )
+
+    def _advance(self, length: int) -> None:
+        self._before += length
+        self.on_bytes(0)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,134 @@
+"""Files without a name, which vanish with the process however it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from savefmt.errors import ImageIOError
+from savefmt.model import StrPath
+
+_KEEP = 10
+"""Percent of a disk that stay free unless told otherwise."""
+
+_PROBES = 64
+
+
+@contextmanager
+def nameless_file(folder: StrPath, length: int) -> Iterator[int]:
+    """Open a file that no folder lists.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        On the disk to measure.
+    length : int
+        It reads as so many zeros.
+
+    Yields
+    ------
+    int
+        The descriptor.
+
+    Raises
+    ------
+    ImageIOError
+        If the folder cannot be written.
+    """
+    try:
+        fd = _open_nameless(folder)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=folder) from error
+    try:
+        os.ftruncate(fd, length)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_nameless(folder: StrPath) -> int:
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
+    fd, name = tempfile.mkstemp(prefix=".savefmt-bench-", dir=folder)
+    os.unlink(name)
+    return fd
+
+
+def require_space(folder: StrPath, length: int, *, fill: bool) -> None:
+    """Refuse to fill a disk.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        On it.
+    length : int
+        Bytes that will be taken at once.
+    fill : bool
+        Let it get as full as it can, rather than keep 10 % free.
+
+    Raises
+    ------
+    ImageIOError
+        ENOSPC, before anything is written.
+    """
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    keep = 0 if fill else room.f_blocks * room.f_frsize * _KEEP // 100
+    if length > free - keep:
+        usable = max(free - keep, 0) >> 20
+        raise ImageIOError(
+            f"a run takes {length >> 20} MiB and only {usable} MiB may be used"
+            + ("" if fill else f", since {_KEEP} % of the disk stay free; --fill allows more"),
+            errno=errno.ENOSPC,
+            path=folder,
+        )
+
+
+def forget(fd: int) -> bool:
+    """Drop a file from the page cache.
+
+    This asks for the one file; dropping all caches, as root could, would cost every
+    guest on the host.
+
+    Parameters
+    ----------
+    fd : int
+        The file; what is dirty is written first.
+
+    Returns
+    -------
+    bool
+        Whether nothing of it seems to be cached any more.
+    """
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    length = os.fstat(fd).st_size
+    return not any(_is_cached(fd, length * n // _PROBES) for n in range(_PROBES))
+
+
+def _is_cached(fd: int, offset: int) -> bool:
+    """Whether a byte can be had without waiting; a hole can, but says so by being one."""
+    try:
+        if os.lseek(fd, offset, os.SEEK_DATA) != offset:
+            return False
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
+    except OSError:  # EAGAIN: it must come from the disk; else it cannot be told
+        return False
+
+
+def file_system_of(path: StrPath) -> str:
+    """Name the type of the file system that a path lies on, as ``/proc`` calls it."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0]
+    return "unknown"

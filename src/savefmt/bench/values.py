@@ -1,0 +1,177 @@
+"""The frozen values of a measurement."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+WORKS = ("write", "read", "stream")
+"""Pages written as mapped-ram, read back, and one sequential stream written."""
+
+ENGINES = ("psync",)
+"""What moves the bytes; there is only this one (see docs/commands/bench.md)."""
+
+PATTERNS = ("dense", "sparse")
+"""Guests that can be made up; any other name is an image's."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure, and how often.
+
+    Attributes
+    ----------
+    length : int
+        Bytes of pages that each run moves; a pattern taken from an image ignores it.
+    threads, windows, direct : tuple
+        Every combination is measured.
+    engine : str
+        One of `ENGINES`.
+    pattern : str
+        One of `PATTERNS`, or the path of an image whose present pages to imitate.
+    repeat : int
+        Runs of each combination.
+    fill : bool
+        Use the last 10 % of the disk, too.
+    """
+
+    length: int = 1 << 30
+    threads: tuple[int, ...] = (1, 2, 4)
+    windows: tuple[int, ...] = (1 << 20, 4 << 20)
+    direct: tuple[bool, ...] = (True, False)
+    engine: str = "psync"
+    pattern: str = "dense"
+    repeat: int = 3
+    fill: bool = False
+
+    def __post_init__(self) -> None:
+        if self.length < 1 << 20:
+            raise ValueError("a run must move 1 MiB at least")
+        if not (self.threads and self.windows and self.direct and self.repeat > 0):
+            raise ValueError("nothing to measure")
+        if self.engine not in ENGINES:
+            raise ValueError(f"no engine {self.engine!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Bytes per second: the slowest run, the middle one, the fastest."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+    @classmethod
+    def of(cls, rates: Sequence[float]) -> Self:
+        """Summarize at least one rate."""
+        return cls(min(rates), statistics.median(rates), max(rates))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One combination: what is done, and how."""
+
+    work: str
+    direct: bool
+    threads: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one combination gave.
+
+    Attributes
+    ----------
+    work, direct, threads, window
+        The combination; `work` is one of `WORKS`.
+    length : int
+        Bytes that each run moved.
+    rate : Spread
+        Bytes per second, the final sync included.
+    cpu_seconds : float
+        Of the middle run, user and system together.
+    fio_rate : Spread or None
+        fio with the same block size and as many requests at once, in turn with ours.
+    fio_share : float or None
+        Our median over fio's.
+    baseline_ratio : float or None
+        Our median over that of the same combination in an earlier report.
+    """
+
+    work: str
+    direct: bool
+    threads: int
+    window: int
+    length: int
+    rate: Spread
+    cpu_seconds: float
+    fio_rate: Spread | None = None
+    fio_share: float | None = None
+    baseline_ratio: float | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """The combination alone."""
+        return Setting(self.work, self.direct, self.threads, self.window)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchFacts:
+    """The machine: what a rate depends on besides the settings."""
+
+    savefmt: str
+    python: str
+    kernel: str
+    machine: str
+    cpus: int
+    file_system: str
+    free_length: int
+    fio: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The settings to choose, why, and the command lines that use them."""
+
+    direct: bool
+    threads: int
+    window: int
+    reason: str
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """All that `savefmt.bench.bench` found.
+
+    Attributes
+    ----------
+    path : str
+        The folder written to, or the image read.
+    is_image : bool
+        Which of the two.
+    options : BenchOptions
+        As measured.
+    facts : BenchFacts
+        The machine.
+    cold : bool
+        Whether the page cache held nothing of a file before it was read.
+    notes : tuple of str
+        What could not be measured, and why.
+    measurements : tuple of Measurement
+        In the order of the options.
+    advice : Advice
+        The conclusion.
+    """
+
+    path: str
+    is_image: bool
+    options: BenchOptions
+    facts: BenchFacts
+    cold: bool
+    notes: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
+    advice: Advice
