@@ -65,18 +65,21 @@ class StreamHead:
     ----------
     configuration : Configuration or None
         None for machine types older than QEMU 2.4.
-    items : tuple of Command
-        Commands before the first section.
+    commands : tuple of Command
+        Commands before the block list.
     ram : SectionHead
         The START of `ram`.
     blocks : BlockList
         What it lists.
+    early : tuple of str
+        Names of the sections before it.
     """
 
     configuration: Configuration | None
     commands: tuple[Command, ...]
     ram: SectionHead
     blocks: BlockList
+    early: tuple[str, ...] = ()
 
     @property
     def mapped(self) -> bool:
@@ -165,6 +168,7 @@ def read_head(
     _check_capabilities(configuration)
     walker = StreamWalker(cursor, description=description, findings=findings)
     commands: list[Command] = []
+    early: list[str] = []
     postcopy = None
     while True:
         item = walker.next_item()
@@ -176,8 +180,9 @@ def read_head(
         elif item.idstr == ram.IDSTR:
             size = stream_page_size(configuration, description)
             blocks = _read_blocks(cursor, item, configuration, postcopy, size, findings)
-            return StreamHead(configuration, tuple(commands), item, blocks)
+            return StreamHead(configuration, tuple(commands), item, blocks, tuple(early))
         else:
+            early.append(item.idstr)
             take_payload(walker, item, findings)
             walker.finish_section(item)
 

@@ -14,7 +14,7 @@ import pytest
 
 from interop import linux
 from interop.libvirt import LIBVIRTD, Libvirt, namespace_command
-from interop.qemu import EMULATOR
+from interop.qemu import EMULATOR, OLDER
 
 HINT = "tools/install-interop gets it on Debian"
 
@@ -37,6 +37,17 @@ def lack_of_qemu() -> str:
     if version < (9, 1):
         return f"{EMULATOR} is {'.'.join(map(str, version))}, the tests need 9.1; {HINT}"
     return "" if shutil.which("setpriv") else "no setpriv (util-linux) to tie guests to the tests"
+
+
+@cache
+def lack_of_older_qemu() -> str:
+    """Say why no QEMU 7.2 can be run beside the other, or nothing."""
+    if lack_of_qemu():
+        return lack_of_qemu()
+    version = version_of(OLDER)
+    if version is None or version[:2] != (7, 2):
+        return f"no QEMU 7.2 at {OLDER}; tools/install-qemu-7.2 gets it on Debian 12"
+    return ""
 
 
 @cache
@@ -87,6 +98,13 @@ def qemu() -> None:
     """QEMU is there and new enough."""
     if lack_of_qemu():
         pytest.skip(lack_of_qemu())
+
+
+@pytest.fixture(scope="session")
+def older_qemu(qemu: None) -> None:
+    """QEMU 7.2 is there, too."""
+    if lack_of_older_qemu():
+        pytest.skip(lack_of_older_qemu())
 
 
 @pytest.fixture(scope="session")

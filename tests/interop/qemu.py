@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 EMULATOR = "qemu-system-x86_64"
+OLDER = "/var/lib/savefmt-qemu-7.2/qemu-system-x86_64"
+"""QEMU 7.2, where tools/install-qemu-7.2 puts it."""
 TIMEOUT = 60.0
 
 
@@ -87,6 +89,10 @@ class Guest:
         Prefix of the files in `directory`.
     incoming : bool
         Start with ``-incoming defer``, for `load`.
+    program : str
+        The QEMU to run.
+    keyboard : bool
+        Whether `type` shall work; QEMU before 8.1 cannot read a file that it does not write.
     """
 
     def __init__(
@@ -96,6 +102,8 @@ class Guest:
         *,
         name: str = "guest",
         incoming: bool = False,
+        program: str = EMULATOR,
+        keyboard: bool = True,
     ) -> None:
         self.directory = directory
         self.console = directory / f"{name}.console"
@@ -106,17 +114,17 @@ class Guest:
         self._monitor, far_monitor = socket.socketpair()
         # A FIFO opened both ways, so that neither side waits for the other.  (A socket
         # with logfile= would log characters twice whenever it is full.)
-        keyboard = directory / f"{name}.keyboard"
-        keyboard.unlink(missing_ok=True)
-        os.mkfifo(keyboard, 0o600)
-        self._keyboard = os.open(keyboard, os.O_RDWR | os.O_NONBLOCK)
+        keys = directory / f"{name}.keyboard"
+        keys.unlink(missing_ok=True)
+        os.mkfifo(keys, 0o600)
+        self._keyboard = os.open(keys, os.O_RDWR | os.O_NONBLOCK)
+        serial = f"file,id=ser,path={self.console}" + f",input-path={keys}" * keyboard
         monitor = far_monitor.fileno()
         command = [
-            *("setpriv", "--pdeathsig", "KILL", EMULATOR),
+            *("setpriv", "--pdeathsig", "KILL", program),
             *("-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none", "-S"),
             *("-chardev", f"socket,id=qmp,fd={monitor}", "-mon", "chardev=qmp,mode=control"),
-            *("-chardev", f"file,id=ser,path={self.console},input-path={keyboard}"),
-            *("-serial", "chardev:ser"),
+            *("-chardev", serial, "-serial", "chardev:ser"),
             *arguments,
             *(("-incoming", "defer") if incoming else ()),
         ]

@@ -196,6 +196,14 @@ FACTS: tuple[Fact, ...] = (
         certain=False,
     ),
     Fact(
+        "compress",
+        "qemu",
+        Release(2, 4),
+        "pages that QEMU itself compressed one by one (`compress`)",
+        "QEMU 2.4 change log; " + _REMOVED + "; 7.2 loads them, 10.0 does not (tried)",
+        until=Release(9, 1),
+    ),
+    Fact(
         "switchover-start",
         "qemu",
         Release(10, 0),

@@ -11,6 +11,9 @@ from savefmt.compat.releases import Reader, can, fact
 from savefmt.compat.traits import Traits
 from savefmt.format.stream import IGNORE_SHARED
 
+BLOCK_SECTION = "block"
+"""Where block migration puts the contents of disks (format.md 3.7)."""
+
 
 class Weight(enum.Enum):
     """How much an obstacle weighs."""
@@ -49,10 +52,14 @@ def _need(code: str, reason: str) -> Obstacle:
     return Obstacle(code, Weight.NEED, reason)
 
 
-def _since(reader: Reader, key: str) -> str:
+def _when(reader: Reader, key: str) -> str:
+    """Say when the ability came that a reader lacks, or went."""
     known = fact(reader.program, key)
+    if known.until is not None and reader.release >= known.until:
+        return f"went with {Reader(reader.program, known.until)}"
+    assert known.since is not None
     about = "" if known.certain else "about "
-    return f"came with {about}{'QEMU' if known.program == 'qemu' else 'libvirt'} {known.since}"
+    return f"came with {about}{Reader(reader.program, known.since)}"
 
 
 # libvirt
@@ -69,15 +76,15 @@ def _version(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.form.version == 3:
         yield _no("version", "header version 3 was proposed and never released")
     elif traits.form.version == 2 and not can(reader, "version-2"):
-        yield _no("version", f"header version 2 {_since(reader, 'version-2')}")
+        yield _no("version", f"header version 2 {_when(reader, 'version-2')}")
 
 
 def _format(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     form = traits.form
     if form.mapped and not can(reader, "sparse"):
-        yield _no("format", f"the sparse format {_since(reader, 'sparse')}")
+        yield _no("format", f"the sparse format {_when(reader, 'sparse')}")
     elif form.codec == "zstd" and not can(reader, "zstd"):
-        yield _no("format", f"the zstd format {_since(reader, 'zstd')}")
+        yield _no("format", f"the zstd format {_when(reader, 'zstd')}")
     if form.mapped and can(reader, "sparse"):
         yield _need("qemu", "the QEMU it starts must be 9.0 or later")
     if form.codec != "raw":
@@ -92,7 +99,7 @@ def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 def _extras(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.has_cookie and not can(reader, "cookie"):
         yield _risk(
-            "cookie", f"it ignores the cookie, which {_since(reader, 'cookie')}: the CPU may differ"
+            "cookie", f"it ignores the cookie, which {_when(reader, 'cookie')}: the CPU may differ"
         )
     if traits.unused:
         yield _risk("unused", "it ignores spare words of the header that are not zero")
@@ -145,24 +152,24 @@ def _finished(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 def _layout(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     form = traits.form
     if form.mapped and not can(reader, "mapped-ram"):
-        yield _no("layout", f"mapped-ram {_since(reader, 'mapped-ram')}")
+        yield _no("layout", f"mapped-ram {_when(reader, 'mapped-ram')}")
     elif form.mapped and not can(reader, "direct-io"):
         yield _need(
             "direct-io",
-            f"it reads through the page cache: direct I/O {_since(reader, 'direct-io')}",
+            f"it reads through the page cache: direct I/O {_when(reader, 'direct-io')}",
         )
     if form.codec != "raw":
         yield _need("codec", f"the {form.codec} stream must be decompressed on its way in")
     elif not form.mapped and not can(reader, "file-uri"):
         yield _need(
-            "file-uri", f"it must be given a descriptor: the URI file: {_since(reader, 'file-uri')}"
+            "file-uri", f"it must be given a descriptor: the URI file: {_when(reader, 'file-uri')}"
         )
 
 
 def _capabilities(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     shared = IGNORE_SHARED in traits.capabilities
     if shared and not can(reader, "ignore-shared"):
-        yield _no("capability", f"x-ignore-shared {_since(reader, 'ignore-shared')}")
+        yield _no("capability", f"x-ignore-shared {_when(reader, 'ignore-shared')}")
     if shared and traits.form.mapped:
         yield _no("capability", "no released QEMU loads x-ignore-shared together with mapped-ram")
     elif shared:
@@ -170,22 +177,31 @@ def _capabilities(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
             "capability", "the memory left out (x-ignore-shared) must still be where it was"
         )
     if traits.has_uuid and not can(reader, "uuid"):
-        yield _no("uuid", f"the UUID in the stream {_since(reader, 'uuid')}")
+        yield _no("uuid", f"the UUID in the stream {_when(reader, 'uuid')}")
 
 
 def _commands(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.form.switchover and not can(reader, "switchover-start"):
-        yield _no("command", f"command 11 in the stream {_since(reader, 'switchover-start')}")
+        yield _no("command", f"command 11 in the stream {_when(reader, 'switchover-start')}")
 
 
 def _removed(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
-    if "block" in traits.sections and not can(reader, "block-migration"):
-        yield _no("block-migration", "it holds disks of block migration, which went with QEMU 9.1")
+    if BLOCK_SECTION in traits.sections and not can(reader, "block-migration"):
+        yield _no(
+            "block-migration",
+            f"it holds disks of block migration, which {_when(reader, 'block-migration')}",
+        )
+    if traits.compressed_pages and not can(reader, "compress"):
+        yield _no(
+            "compress", f"QEMU's `compress`, with which it was saved, {_when(reader, 'compress')}"
+        )
+    elif traits.compressed_pages:
+        yield _need("compress", "the migration capability `compress` must be on")
 
 
 def _configuration(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.configured and not can(reader, "configuration"):
-        yield _no("configuration", f"the configuration section {_since(reader, 'configuration')}")
+        yield _no("configuration", f"the configuration section {_when(reader, 'configuration')}")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from savefmt.compat.machines import Machine
+from savefmt.compat.releases import fact
+from savefmt.compat.relics import has_compressed_pages
 from savefmt.format.stream import Command
 from savefmt.image import SaveImage
 from savefmt.memory import SkimVisitor, pass_over
@@ -60,7 +62,7 @@ class Traits:
     form : Form
         What a conversion can change.
     machine : Machine
-        As the stream names it; an empty name where it does not.
+        As the stream names it, or else the XML; an empty name where neither does.
     configured : bool
         Whether the stream has a configuration section.
     capabilities : frozenset of str
@@ -73,6 +75,8 @@ class Traits:
         Whether spare words of the header are in use.
     sections : frozenset of str
         Device sections, as far as they are known.
+    compressed_pages : bool
+        Whether QEMU itself has compressed pages one by one.
     cuts : tuple of (int, int)
         Where in the decompressed file command 11 stands: start and end.
     """
@@ -86,6 +90,7 @@ class Traits:
     has_uuid: bool = False
     unused: bool = False
     sections: frozenset[str] = frozenset()
+    compressed_pages: bool = False
     cuts: tuple[tuple[int, int], ...] = ()
 
     def shaped(self, form: Form) -> Self:
@@ -98,9 +103,9 @@ def examine(
 ) -> Traits:
     """Gather what decides who can load an image.
 
-    The headers tell nearly all.  Only where the machine type has no version of QEMU's
-    own is a sequential image read whole, to find command 11: versioned machines have it
-    from 10.0 on, and a QEMU that has those knows the command.
+    The headers tell nearly all, and of sequential images the first pages.  Only where the
+    machine type has no version of QEMU's own is one read whole, to find command 11:
+    versioned machines have it from 10.0 on, and a QEMU that has those knows the command.
 
     Parameters
     ----------
@@ -115,8 +120,10 @@ def examine(
         For `savefmt.compat.verdict.judge`.
     """
     envelope = image.envelope
-    machine = Machine.parse(image.machine)
-    cuts = find_switchover(image, machine, io, progress)
+    machine = Machine.parse(_machine_name(image))
+    compressed = _may_have_compressed(image, machine) and has_compressed_pages(image)
+    # The one went before the other came.
+    cuts = () if compressed else find_switchover(image, machine, io, progress)
     configuration = image.configuration
     return Traits(
         form=Form(
@@ -134,8 +141,14 @@ def examine(
         has_uuid=bool(configuration and configuration.uuid),
         unused=bool(envelope and any(envelope.unused)),
         sections=_section_names(image),
+        compressed_pages=compressed,
         cuts=cuts,
     )
+
+
+def _machine_name(image: SaveImage) -> str:
+    """The stream's word, or that of the XML: machine types before 2.4 send none."""
+    return image.machine or (image.domain.machine or "" if image.domain is not None else "")
 
 
 def find_switchover(
@@ -172,6 +185,13 @@ class _CommandVisitor(SkimVisitor):
             self.places.append((command.offset, command.offset + len(command.pack())))
 
 
+def _may_have_compressed(image: SaveImage, machine: Machine) -> bool:
+    if image.layout is not Layout.SEQUENTIAL:
+        return False
+    gone = fact("qemu", "compress").until
+    newer = machine.version is not None and gone is not None and machine.version >= gone
+    return not (machine.is_upstream and newer)
+
+
 def _section_names(image: SaveImage) -> frozenset[str]:
-    sections = image.sections
-    return frozenset(section.idstr for section in sections or ())
+    return frozenset(image.head.early).union(section.idstr for section in image.sections or ())

@@ -151,4 +151,4 @@ def compatibility(
             return compatibility(image, readers, io=io, progress=progress)
     traits = examine(source, io=io, progress=progress)
     verdicts = tuple(judge(traits, reader) for reader in readers)
-    return CompatReport(str(source.path), source.machine, verdicts)
+    return CompatReport(str(source.path), traits.machine.name, verdicts)
