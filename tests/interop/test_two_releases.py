@@ -16,7 +16,9 @@ from oracle import compress
 import savefmt
 from interop.conftest import version_of
 from interop.qemu import EMULATOR, OLDER, Guest, MigrationFailed, QmpError, wait_for
-from savefmt.compat.releases import Reader, Release
+from savefmt.compat.ask import ask, started
+from savefmt.compat.machines import Machine, Standing
+from savefmt.compat.releases import Reader, Release, can, facts_of
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import ConversionError
 from savefmt.format.envelope import FORMAT_NUMBERS
@@ -143,6 +145,14 @@ def in_envelope(stream: bytes, case: Case) -> bytes:
     return envelope + (stream if case.codec == "raw" else compress(case.codec, stream))
 
 
+def machines_of(program: str) -> dict[str, bool]:
+    """Machine types by name, and whether QEMU calls them deprecated."""
+    with started(program) as monitor:
+        listed = {entry.name: entry.deprecated for entry in ask(monitor).machines.values()}
+    listed.pop("none")
+    return listed
+
+
 def release_of(program: str) -> Release:
     version = version_of(program)
     assert version is not None
@@ -249,3 +259,73 @@ def test_the_verdict_is_what_happens(
     assert verdict.conversion
     savefmt.convert(image.path, tmp_path / "converted", readers=[reader], verify=True)
     goes_on(tmp_path / "converted", image, case, program, tmp_path)
+
+
+@pytest.mark.parametrize("program", READERS.values(), ids=READERS)
+def test_the_table_of_machine_types(program: str) -> None:
+    """Each type that either of them lists, and what the table says of this one."""
+    reader = release_of(program)
+    listed = machines_of(program)
+
+    for name in {*machines_of(OLDER), *machines_of(EMULATOR)}:
+        machine = Machine.parse(name)
+        if machine.is_upstream:
+            standing = machine.standing(reader)
+            assert (standing in (Standing.KNOWN, Standing.DEPRECATED)) is (name in listed), name
+            if program == EMULATOR and name in listed:
+                assert (standing is Standing.DEPRECATED) is listed[name], name
+        else:
+            assert machine.standing(reader) is Standing.UNVERSIONED, name
+
+
+@pytest.mark.parametrize("program", READERS.values(), ids=READERS)
+def test_the_table_of_abilities(program: str) -> None:
+    reader = Reader("qemu", release_of(program))
+    with started(program) as monitor:
+        answers = ask(monitor)
+        schema = monitor.execute("query-qmp-schema")
+    members = {member.get("name") for entry in schema for member in entry.get("members", ())}
+
+    found = {
+        "mapped-ram": "mapped-ram" in answers.capabilities,
+        "multifd": "multifd" in answers.capabilities,
+        "ignore-shared": "x-ignore-shared" in answers.capabilities,
+        "uuid": "validate-uuid" in answers.capabilities,
+        "compress": "compress" in answers.capabilities,
+        "block-migration": "block" in answers.capabilities,
+        "direct-io": "direct-io" in answers.parameters,
+        "exit-on-error": "exit-on-error" in members,
+    }
+
+    assert found == {key: can(reader, key) for key in found}
+    # The others stand in the images above, or below.
+    assert {fact.key for fact in facts_of("qemu")} - set(found) == {
+        *("configuration", "switchover-start", "file-uri")
+    }
+
+
+@pytest.mark.parametrize("program", READERS.values(), ids=READERS)
+def test_the_table_of_addresses(program: str, tmp_path: Path) -> None:
+    """Saving to `file:` is refused by name where the table says so."""
+    case = Case(BUT, BUT, "pc-q35-7.2")
+    (tmp_path / "image").write_bytes(b"kept")
+
+    with Guest(tmp_path, arguments(case, tmp_path), program=program, keyboard=False) as guest:
+        if can(Reader("qemu", release_of(program)), "file-uri"):
+            guest.migrate_to(f"file:{tmp_path}/image,offset=4")
+            assert (tmp_path / "image").read_bytes()[4:8] == b"QEVM"
+        else:
+            with pytest.raises(QmpError, match="protocol"):
+                guest.migrate_to(f"file:{tmp_path}/image,offset=4")
+
+
+def test_nobody_writes_what_nobody_loads(tmp_path: Path) -> None:
+    """Ignored memory in a mapped-ram image: QEMU 10.0 cannot even save it."""
+    both = {"x-ignore-shared": True, **MAPPED}
+    case = Case(NO, NO, "pc-q35-7.2", arguments=SHARED, capabilities=both)
+
+    with Guest(tmp_path, arguments(case, tmp_path)) as guest, pytest.raises(MigrationFailed):
+        guest.cont()
+        guest.wait_console("R")
+        guest.stop()
+        save(guest, tmp_path / "image", case)

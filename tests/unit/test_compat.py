@@ -67,7 +67,15 @@ def test_readers(text: str) -> None:
     assert Reader.parse(text) == Reader("qemu", Release(8, 2, 2))
 
 
-@pytest.mark.parametrize("text", ["xen=4.0", "libvirt", "libvirt=", "qemu 8.2"])
+def test_the_libvirt_that_never_was() -> None:
+    reader = Reader.parse("libvirt=proposed")
+
+    assert (str(reader), reader.name) == ("libvirt proposed", "proposed")
+    assert can(reader, "version-3")
+    assert not can(Reader("libvirt", reader.release), "version-3")
+
+
+@pytest.mark.parametrize("text", ["xen=4.0", "qemu=proposed", "libvirt", "libvirt=", "qemu 8.2"])
 def test_what_is_no_reader(text: str) -> None:
     with pytest.raises(ConversionError):
         Reader.parse(text)
@@ -133,6 +141,7 @@ def test_facts(reader: str, key: str, holds: bool) -> None:
         ("pc-0.11", "4.0", Standing.REMOVED),
         ("virt-9.2", "9.1", Standing.TOO_NEW),
         ("microvm", "7.2", Standing.UNVERSIONED),
+        ("microvm", "4.1", Standing.TOO_NEW),
         ("pc-q35-rhel9.4.0", "9.0", Standing.FOREIGN),
         ("pc-i440fx-jammy", "9.0", Standing.FOREIGN),
         ("", "9.0", Standing.UNNAMED),
@@ -156,6 +165,18 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
         (traits("gzip"), "libvirt=1.0", BUT, "gzip must be in", ()),
         (traits("zstd"), "libvirt=10.3", NO, "10.4", ("-O raw",)),
         (traits("zstd"), "libvirt=10.4", BUT, "zstd must be in", ()),
+        (traits(), "libvirt=proposed", YES, "", ()),
+        (traits(version=3), "libvirt=proposed", YES, "", ()),
+        (traits("zstd", version=3), "libvirt=proposed", BUT, "zstd must be in", ()),
+        (traits("sparse"), "libvirt=proposed", NO, "11.2", ("--save-version 3",)),
+        (traits("sparse", version=3), "libvirt=proposed", BUT, "9.0 or later", ()),
+        (
+            traits(version=3, mislabelled=True),
+            "libvirt=proposed",
+            NO,
+            "another layout",
+            ("-O raw",),
+        ),
         (traits("sparse"), "libvirt=11.1", NO, "11.2", ("-O raw",)),
         (traits("sparse"), "libvirt=11.2", BUT, "9.0 or later", ()),
         (traits(version=3), "libvirt=12.5", NO, "never released", ("--save-version 2",)),
@@ -214,6 +235,9 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
             "together",
             ("-O raw",),
         ),
+        (traits(machine="microvm"), "qemu=4.1", NO, "came with QEMU 4.2", ()),
+        (traits(compressed_pages=True), "qemu=9.1", NO, "went with QEMU 9.1", ()),
+        (traits(compressed_pages=True), "qemu=9.0", BUT, "must be on", ()),
         (traits(sections=frozenset({"block"})), "qemu=9.1", NO, "block migration", ()),
         (traits(machine="pc-i440fx-2.4"), "qemu=2.3", NO, "configuration", ()),
     ],

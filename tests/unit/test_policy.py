@@ -223,6 +223,8 @@ def test_a_character_device_takes_a_stream() -> None:
         (("libvirt=11.3.0",), "upstream"),
         (("libvirt=9.0.0",), "upstream"),
         (("qemu=9.0",), "3"),
+        (("libvirt=proposed",), "3"),
+        (("libvirt=proposed", "libvirt=11.3"), "upstream"),
         (("qemu=9.0", "libvirt=11.3"), "upstream"),
     ],
 )

@@ -28,12 +28,12 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
     for verdict in report.verdicts:
         reader = f"{_NAMES[verdict.program]} {verdict.release}"
         first, *others = (*map(plain, verdict.reasons), "")
-        yield f"  {reader:<14}{verdict.answer:<9}{first}".rstrip()
+        yield f"  {reader:<18}{verdict.answer:<9}{first}".rstrip()
         for reason in filter(None, others):
-            yield f"{'':<25}{reason}"
+            yield f"{'':<29}{reason}"
         if verdict.conversion:
             options = " ".join(verdict.conversion)
-            yield f"{'':<25}savefmt convert {options} makes it a yes"
+            yield f"{'':<29}savefmt convert {options} makes it loadable"
 
 
 def host_lines(report: HostReport) -> Iterator[str]:

@@ -9,8 +9,16 @@ from typing import Self
 
 from savefmt.compat.releases import Release
 
-UNVERSIONED = frozenset({"microvm", "isapc", "none", "x-remote", "xenfv", "xenpv"})
-"""x86 machines without a version, of which QEMU promises nothing from release to release."""
+UNVERSIONED = {
+    "isapc": Release(0),
+    "microvm": Release(4, 2),
+    "none": Release(0),
+    "x-remote": Release(6, 0),
+    "xenfv": Release(0),
+    "xenpv": Release(0),
+}
+"""x86 machines without a version, of which QEMU promises nothing from release to release,
+and the releases they came with (QEMU change logs); 0 means long before 2.4."""
 
 _VERSIONED = re.compile(r"(?P<family>.+)-(?P<version>\d{1,3}\.\d{1,3}(\.\d{1,3})?)")
 
@@ -100,8 +108,10 @@ class Machine:
         if not self.name:
             return Standing.UNNAMED
         if self.version is None or not self.is_upstream:
-            known = self.name in UNVERSIONED
-            return Standing.UNVERSIONED if known else Standing.FOREIGN
+            since = UNVERSIONED.get(self.name)
+            if since is None:
+                return Standing.FOREIGN
+            return Standing.UNVERSIONED if release >= since else Standing.TOO_NEW
         if (self.version.major, self.version.minor) > (release.major, release.minor):
             return Standing.TOO_NEW
         if self._removed(self.version, release):
@@ -117,6 +127,11 @@ class Machine:
             family == self.family and version <= newest and release >= gone
             for family, newest, gone in _REMOVED
         )
+
+
+def came_in(machine: Machine) -> Release | None:
+    """Return the first release that has a machine type, None if none is known."""
+    return machine.version if machine.is_upstream else UNVERSIONED.get(machine.name)
 
 
 def gone_in(machine: Machine) -> Release | None:

@@ -63,8 +63,8 @@ class SaveRequest:
         """The save version that counts."""
         if self.save_version is not None:
             return self.save_version
-        libvirt = any(reader.program == "libvirt" for reader in self.readers)
-        return "upstream" if libvirt else "3"
+        released = any(r.program == "libvirt" and not r.proposed for r in self.readers)
+        return "upstream" if released else "3"
 
     @property
     def needs_mapped(self) -> bool:

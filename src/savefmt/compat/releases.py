@@ -50,12 +50,29 @@ class Release:
         return f"{self.major}.{self.minor}{micro}"
 
 
+_PROPOSED_UPON = Release(10, 4)
+"""What libvirt had released when the proposal was posted (June 2024, RFC of mapped-ram)."""
+PROPOSED = "proposed"
+"""What the libvirt is called that never was: the one with save version 3."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A program in a release, which is to load an image."""
+    """A program in a release, which is to load an image.
+
+    Attributes
+    ----------
+    program : str
+        ``libvirt`` or ``qemu``.
+    release : Release
+        Which one.
+    proposed : bool
+        Whether it is that release with the version 3 that was proposed on top of it.
+    """
 
     program: Program
     release: Release
+    proposed: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -76,14 +93,21 @@ class Reader:
         ConversionError
             If it names no program, or no release of it.
         """
-        name, _, number = text.partition("=")
+        name, _, number = (part.strip() for part in text.lower().partition("="))
+        if name == "libvirt" and number == PROPOSED:
+            return cls("libvirt", _PROPOSED_UPON, proposed=True)
         for program in PROGRAMS:
-            if name.strip().lower() == program:
-                return cls(program, Release.parse(number.strip()))
+            if name == program:
+                return cls(program, Release.parse(number))
         raise ConversionError(f"{text!r} is no reader; write libvirt=9.0.0 or qemu=8.2.2")
 
+    @property
+    def name(self) -> str:
+        """The release as it is written behind ``--for``."""
+        return PROPOSED if self.proposed else str(self.release)
+
     def __str__(self) -> str:
-        return f"{'QEMU' if self.program == 'qemu' else 'libvirt'} {self.release}"
+        return f"{'QEMU' if self.program == 'qemu' else 'libvirt'} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +121,7 @@ class Fact:
     program : str
         ``libvirt`` or ``qemu``.
     since : Release or None
-        The first release that can; None if none ever could.
+        The first release that can; None if none ever could but the proposed one.
     until : Release or None
         The first release that no longer can.
     what : str
@@ -158,7 +182,7 @@ FACTS: tuple[Fact, ...] = (
         "libvirt",
         None,
         "header version 3 with a word of features",
-        "proposed on the libvirt list in 2024; 11.3.0 refuses it (tried)",
+        "RFC of mapped-ram on the libvirt list, June 2024; 11.3.0 refuses it (tried)",
     ),
     Fact(
         "configuration",
@@ -221,6 +245,7 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("libvirt", Release(6, 3)),
     Reader("libvirt", Release(10, 4)),
     Reader("libvirt", Release(11, 2)),
+    Reader("libvirt", _PROPOSED_UPON, proposed=True),
     Reader("qemu", Release(2, 4)),
     Reader("qemu", Release(4, 0)),
     Reader("qemu", Release(4, 2)),
@@ -242,7 +267,8 @@ def fact(program: Program, key: str) -> Fact:
 
 def can(reader: Reader, key: str) -> bool:
     """Tell whether a reader has an ability of its program."""
-    return fact(reader.program, key).holds(reader.release)
+    known = fact(reader.program, key)
+    return reader.proposed if known.since is None else known.holds(reader.release)
 
 
 def facts_of(program: Program) -> Iterator[Fact]:

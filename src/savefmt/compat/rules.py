@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from savefmt.compat.machines import Standing, gone_in
+from savefmt.compat.machines import Standing, came_in, gone_in
 from savefmt.compat.releases import Reader, can, fact
 from savefmt.compat.traits import Traits
 from savefmt.format.stream import IGNORE_SHARED
@@ -73,7 +73,7 @@ def _is_an_image(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 
 
 def _version(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
-    if traits.form.version == 3:
+    if traits.form.version == 3 and not can(reader, "version-3"):
         yield _no("version", "header version 3 was proposed and never released")
     elif traits.form.version == 2 and not can(reader, "version-2"):
         yield _no("version", f"header version 2 {_when(reader, 'version-2')}")
@@ -81,18 +81,19 @@ def _version(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 
 def _format(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     form = traits.form
-    if form.mapped and not can(reader, "sparse"):
+    by_feature = form.version == 3
+    if form.mapped and not by_feature and not can(reader, "sparse"):
         yield _no("format", f"the sparse format {_when(reader, 'sparse')}")
     elif form.codec == "zstd" and not can(reader, "zstd"):
         yield _no("format", f"the zstd format {_when(reader, 'zstd')}")
-    if form.mapped and can(reader, "sparse"):
+    if form.mapped and can(reader, "version-3" if by_feature else "sparse"):
         yield _need("qemu", "the QEMU it starts must be 9.0 or later")
     if form.codec != "raw":
         yield _need("program", f"the program {form.codec} must be in libvirt's PATH")
 
 
 def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
-    if traits.form.mislabelled and traits.form.version != 3:
+    if traits.form.mislabelled:
         yield _no("label", "the header names another layout than the stream has")
 
 
@@ -113,7 +114,7 @@ def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     match machine.standing(reader.release):
         case Standing.TOO_NEW:
             yield _no(
-                "machine", f"the machine type {machine.name} came with QEMU {machine.version}"
+                "machine", f"the machine type {machine.name} came with QEMU {came_in(machine)}"
             )
         case Standing.REMOVED:
             yield _no(

@@ -40,7 +40,7 @@ def judge(traits: Traits, reader: Reader) -> Verdict:
     else:
         answer = Answer.YES_BUT if found else Answer.YES
     reasons = blocking or [obstacle.reason for obstacle in found]
-    return Verdict(reader.program, str(reader.release), answer, tuple(reasons), conversion)
+    return Verdict(reader.program, reader.name, answer, tuple(reasons), conversion)
 
 
 def loadable(traits: Traits, readers: Iterable[Reader]) -> bool:
@@ -119,7 +119,7 @@ def options_for(old: Form, new: Form, reader: Reader) -> tuple[str, ...]:
     if old.version != new.version:
         options.append(f"--save-version {new.version}")
     if old.switchover != new.switchover:
-        options.append(f"--for {reader.program}={reader.release}")
+        options.append(f"--for {reader.program}={reader.name}")
     return tuple(options)
 
 
