@@ -58,7 +58,8 @@ def host_lines(report: HostReport) -> Iterator[str]:
         }
         named = ", ".join(name for name, there in has.items() if there) or "none of the new"
         yield f"host: QEMU {report.qemu_release} ({plain(report.qemu or '')}): {named}"
-        yield f"host: machine type {report.machine}, main memory {report.default_ram_id}"
+        memory = f", main memory {plain(report.default_ram_id)}" if report.default_ram_id else ""
+        yield f"host: machine type {report.machine}{memory}"
     if report.program is not None:
         yield f"host: decompresses with {report.program}"
     if report.memory_available is not None:

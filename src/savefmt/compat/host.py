@@ -16,14 +16,14 @@ from savefmt.compat.ask import QemuAnswers, ask, started
 from savefmt.compat.findings import as_findings
 from savefmt.compat.releases import Reader, Release
 from savefmt.compat.traits import Traits
-from savefmt.errors import ConversionError, SavefmtError
+from savefmt.errors import ConversionError
 from savefmt.image import SaveImage
 from savefmt.model import Finding, HostReport, Severity
 from savefmt.qmp import Monitor
 
 _MEMINFO = Path("/proc/meminfo")
 _VERSION_SECONDS = 20
-_EMULATOR = re.compile(r"(qemu|kvm)[\w.-]*")
+_EMULATOR = re.compile(r"qemu-system-[\w.-]+|qemu-kvm|qemu|kvm")
 
 
 @dataclass
@@ -71,7 +71,12 @@ def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> Host
     Returns
     -------
     HostReport
-        What could not be asked is a finding, too.
+        What stands in the way is among its findings.
+
+    Raises
+    ------
+    SavefmtError
+        If a QEMU that is here, or was named, cannot be asked.
     """
     host = _Host(libvirt=installed_libvirt())
     host.findings += _judge_libvirt(traits, host)
@@ -125,19 +130,23 @@ def _judge_libvirt(traits: Traits, host: _Host) -> Iterator[Finding]:
 
 
 def _ask_qemu(image: SaveImage, question: HostQuestion, host: _Host) -> None:
-    try:
-        if question.socket is not None:
-            host.qemu = question.socket
-            with Monitor(question.socket, timeout=question.timeout) as monitor:
-                host.answers = ask(monitor)
-            return
-        host.qemu = question.binary or trusted_emulator(image)
-        with started(host.qemu, timeout=question.timeout) as monitor:
+    if question.socket is not None:
+        host.qemu = question.socket
+        with Monitor(question.socket, timeout=question.timeout) as monitor:
             host.answers = ask(monitor)
-    except SavefmtError as error:
-        host.findings.append(
-            Finding("host.qemu", Severity.ERROR, str(error), advice="name one with --qemu-binary")
-        )
+        return
+    try:
+        host.qemu = question.binary or trusted_emulator(image)
+    except NoSuchEmulatorError as error:
+        advice = "install it, or name another with --qemu-binary"
+        host.findings.append(Finding("host.qemu", Severity.ERROR, error.message, advice=advice))
+        return
+    with started(host.qemu, timeout=question.timeout) as monitor:
+        host.answers = ask(monitor)
+
+
+class NoSuchEmulatorError(ConversionError):
+    """The QEMU that an image names is not on this host."""
 
 
 def trusted_emulator(image: SaveImage) -> str:
@@ -155,20 +164,25 @@ def trusted_emulator(image: SaveImage) -> str:
 
     Raises
     ------
+    NoSuchEmulatorError
+        If it is not here.
     ConversionError
         If the XML names none, or one that is not to be trusted.
     """
     domain = image.domain
     name = domain.emulator if domain is not None else None
-    if name is None:
-        raise ConversionError("the image does not name a QEMU")
+    if name is None or not os.path.isabs(name):
+        raise ConversionError(
+            "the image does not name a QEMU by its path; name one with --qemu-binary"
+        )
     path = os.path.realpath(name)
     if not os.path.exists(path):
-        raise ConversionError(f"the QEMU that the image names, {name}, is not here")
+        raise NoSuchEmulatorError(f"the QEMU that the image names, {name}, is not here")
     if not _EMULATOR.fullmatch(os.path.basename(path)) or not _is_roots(path):
         raise ConversionError(
             f"the image names {name} as its QEMU, which is not run unasked: it is not "
-            "called like a QEMU, or others than root could have changed it"
+            "called like a QEMU, or others than root could have changed it; name one with "
+            "--qemu-binary"
         )
     return path
 
