@@ -10,9 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST_ARGS ?=
 
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
-PY_EXTRA := $(wildcard benchmarks/*.py)
+PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
 
-.PHONY: demo test check csan format docs setup build clean
+.PHONY: demo test check csan format docs tables setup build clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -37,6 +37,10 @@ format: setup
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
+
+# The tables of docs/choosing-a-format.md, from the data that savefmt judges by.
+tables: build
+	$(BIN)/python docs/generate.py
 
 docs: build
 	$(PIP) install --no-build-isolation --editable '.[docs]'

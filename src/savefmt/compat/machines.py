@@ -22,21 +22,22 @@ and the releases they came with (QEMU change logs); 0 means long before 2.4."""
 
 _VERSIONED = re.compile(r"(?P<family>.+)-(?P<version>\d{1,3}\.\d{1,3}(\.\d{1,3})?)")
 
-_UPSTREAM = frozenset({"pc", "pc-i440fx", "pc-q35", "virt", "pseries", "s390-ccw-virtio"})
+_X86 = frozenset({"pc", "pc-i440fx", "pc-q35"})
+_UPSTREAM = _X86 | {"virt", "pseries", "s390-ccw-virtio"}
 
-_REMOVED: tuple[tuple[str, Release, Release], ...] = (
+REMOVED: tuple[tuple[str, Release, Release], ...] = (
     ("pc", Release(0, 11), Release(4, 0)),
     ("pc", Release(0, 15), Release(5, 0)),
     ("pc", Release(1, 3), Release(6, 0)),
-    ("pc-q35", Release(2, 3), Release(7, 2)),
+    ("pc-q35", Release(2, 3), Release(2, 6)),
     ("pc-i440fx", Release(1, 7), Release(8, 2)),
     ("pc-i440fx", Release(2, 3), Release(9, 1)),
 )
 """Family, its newest version that went, and the first release without it.
 
-Sources: QEMU's commits of removal and its "Removed features"; QEMU 7.2 lists pc-i440fx from
-1.4 and pc-q35 from 2.4 on (tried; the latter went earlier), 9.0 pc-i440fx from 2.0 on
-(libvirt's tests/qemucapabilitiesdata), 10.0 from 2.4 on (tried).
+Sources: QEMU's commits of removal and its "Removed features"; libvirt's record of QEMU's machine
+lists (tests/qemucapabilitiesdata): 2.5 has pc-q35 from 1.4 on and 2.6 from 2.4 on, 9.0 has
+pc-i440fx from 2.0 on.  Tried: the lists of 7.2 and 10.0.
 """
 
 AGEING_SINCE = Release(10, 1)
@@ -116,6 +117,8 @@ class Machine:
             return Standing.TOO_NEW
         if self._removed(self.version, release):
             return Standing.REMOVED
+        if self.family not in _X86 and _expired(self.version, release, DELETED_AFTER):
+            return Standing.FOREIGN  # some of these went before age alone removed them
         if release >= DEPRECATING_SINCE and _expired(self.version, release, DEPRECATED_AFTER):
             return Standing.DEPRECATED
         return Standing.KNOWN
@@ -125,7 +128,7 @@ class Machine:
             return True
         return any(
             family == self.family and version <= newest and release >= gone
-            for family, newest, gone in _REMOVED
+            for family, newest, gone in REMOVED
         )
 
 
@@ -138,7 +141,7 @@ def gone_in(machine: Machine) -> Release | None:
     """Return the first release that no longer has a machine type, None if none is known."""
     if machine.version is None or not machine.is_upstream:
         return None
-    for family, newest, gone in _REMOVED:
+    for family, newest, gone in REMOVED:
         if family == machine.family and machine.version <= newest:
             return gone
     aged = Release(machine.version.major + DELETED_AFTER, machine.version.minor)

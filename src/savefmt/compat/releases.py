@@ -149,7 +149,9 @@ class Fact:
 
 _NEWS = "libvirt release notes (NEWS.rst)"
 _REMOVED = "QEMU, About, Removed features"
-_LISTS = "libvirt's record of QEMU's machine lists (tests/qemucapabilitiesdata)"
+_RECORD = "libvirt's record of what QEMU answers (tests/qemucapabilitiesdata)"
+_CAME = "; 7.2 lacks it, 10.0 has it (tried)"
+_WENT = "; 7.2 has it, 10.0 lacks it (tried)"
 
 FACTS: tuple[Fact, ...] = (
     Fact(
@@ -189,7 +191,7 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(2, 4),
         "the configuration section, which names the machine",
-        "QEMU machine types from 2.4 on send it (tried)",
+        "QEMU machine types from 2.4 on send it, those of 2.3 do not (tried)",
     ),
     Fact("ignore-shared", "qemu", Release(4, 0), "x-ignore-shared", "QEMU 4.0 change log"),
     Fact("multifd", "qemu", Release(4, 0), "multifd channels", "QEMU 4.0 change log"),
@@ -200,22 +202,40 @@ FACTS: tuple[Fact, ...] = (
         "the guest's UUID in the stream (validate-uuid)",
         "QEMU 4.2 change log",
     ),
-    Fact("file-uri", "qemu", Release(8, 2), "the URI file:, with an offset", "QEMU 8.2 change log"),
-    Fact("mapped-ram", "qemu", Release(9, 0), "mapped-ram", "QEMU 9.0 change log"),
-    Fact("direct-io", "qemu", Release(9, 1), "direct I/O for mapped-ram", "QEMU 9.1 change log"),
+    Fact(
+        "file-uri",
+        "qemu",
+        Release(8, 2),
+        "the URI file:, with an offset",
+        "QEMU 8.2 change log; 7.2 has it not, 10.0 has it (tried)",
+    ),
+    Fact(
+        "mapped-ram",
+        "qemu",
+        Release(9, 0),
+        "mapped-ram",
+        "QEMU 9.0 change log; 7.2 refuses it, 10.0 loads it (tried)",
+    ),
+    Fact(
+        "direct-io",
+        "qemu",
+        Release(9, 1),
+        "direct I/O for mapped-ram",
+        "QEMU 9.1 change log; 7.2 has it not, 10.0 has it (tried)",
+    ),
     Fact(
         "exit-on-error",
         "qemu",
         Release(9, 1),
         "surviving a load that fails",
-        _LISTS + ", 9.1.0",
+        _RECORD + ", 9.1.0" + _CAME,
     ),
     Fact(
         "block-migration",
         "qemu",
         Release(0, 12),
         "block migration (-b), whose section is `block`",
-        _REMOVED,
+        _REMOVED + _WENT,
         until=Release(9, 1),
         certain=False,
     ),
@@ -224,7 +244,7 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(2, 4),
         "pages that QEMU itself compressed one by one (`compress`)",
-        "QEMU 2.4 change log; " + _REMOVED + "; 7.2 loads them, 10.0 does not (tried)",
+        "QEMU 2.4 change log; " + _REMOVED + _WENT,
         until=Release(9, 1),
     ),
     Fact(
@@ -232,7 +252,7 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(10, 0),
         "command 11, SWITCHOVER_START",
-        "QEMU 10.0.2 sends it from 10.0 machine types on (tried); 7.2 refuses it (tried)",
+        "QEMU hw/core/machine.c (hw_compat_9_2)" + _CAME,
     ),
 )
 """All facts that the rules use.  Machine types have a table of their own in `machines`."""
