@@ -56,7 +56,10 @@ def host_lines(report: HostReport) -> Iterator[str]:
             "direct I/O": report.direct_io,
             "multifd": report.multifd,
         }
-        named = ", ".join(name for name, there in has.items() if there) or "none of the new"
+        named = (
+            ", ".join(name for name, there in has.items() if there)
+            or "neither mapped-ram nor multifd"
+        )
         yield f"host: QEMU {report.qemu_release} ({plain(report.qemu or '')}): {named}"
         memory = f", main memory {plain(report.default_ram_id)}" if report.default_ram_id else ""
         yield f"host: machine type {report.machine}{memory}"

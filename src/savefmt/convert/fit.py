@@ -96,8 +96,6 @@ def fit(
     changes = [f"{len(traits.cuts)} x command 11 left out for {whom}"] if dropped else []
     if form.name != traits.form.name and request.layout is None and request.codec is None:
         changes.append(f"format {traits.form.name} became {form.name} for {whom}")
-    if form.version != traits.form.version and request.save_version is None and not request.bare:
-        changes.append(f"save version {traits.form.version} became {form.version} for {whom}")
     return Fitted(changed, traits.cuts if dropped else (), tuple(changes))
 
 
