@@ -51,6 +51,8 @@ class Monitor:
     ----------
     patience : float or None
         Seconds for an answer; None waits as long as QEMU lives.
+    lost : bool
+        The connection is broken, and no command can be run any more.
 
     Raises
     ------
@@ -63,6 +65,8 @@ class Monitor:
     def __init__(self, address: str | socket.socket, *, timeout: float = 10.0) -> None:
         self.name = address if isinstance(address, str) else "QEMU"
         self.patience: float | None = SLOW_SECONDS
+        self.lost = False
+        self._address = address
         self._client = _new_client()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
@@ -157,7 +161,28 @@ class Monitor:
                 f"QEMU gave no answer to {command} within {self.patience:g} s", path=self.name
             ) from error
         except (QMPError, OSError, EOFError) as error:
+            self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    def reconnect(self, *, timeout: float = 2.0) -> bool:
+        """Try to get a broken connection back, and tell whether that worked.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for the connection and the greeting.
+
+        Returns
+        -------
+        bool
+            False where QEMU has ended, or the connection was a socket given to us.
+        """
+        if isinstance(self._address, str):
+            self._client = _new_client()
+            with contextlib.suppress(MonitorError):
+                self._connect(self._address, timeout)
+                self.lost = False
+        return not self.lost
 
     def send_fd(self, fd: int) -> None:
         """Send a descriptor, which the next command of QMP takes; ours stays open."""
@@ -166,6 +191,7 @@ class Monitor:
         try:
             self._client.send_fd_scm(fd)
         except (QMPError, OSError) as error:
+            self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
 
     def add_fd(self, fd: int, fdset: int | None = None) -> int:

@@ -1,0 +1,9 @@
+"""A live QEMU: save its guest into an image, and restore one from it."""
+
+from __future__ import annotations
+
+from savefmt.qemu.report import MigrationError, RestoreReport, SaveReport
+from savefmt.qemu.restoring import restore
+from savefmt.qemu.saving import Afterwards, save
+
+__all__ = ["Afterwards", "MigrationError", "RestoreReport", "SaveReport", "restore", "save"]
