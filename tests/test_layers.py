@@ -30,8 +30,8 @@ PYTHON_ROWS = (
     "image",
     "state",
     "compat",
-    "check compare convert export bench qemu",
-    "edit",
+    "check compare convert export bench",
+    "edit qemu",
     "cli",
     "__main__",
 )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -36,12 +37,22 @@ class MonitorLostError(MonitorError):
 class Monitor:
     """One connection to a QEMU, with its capabilities negotiated.
 
+    It lives in a thread of its own: Ctrl-C ends our waiting for an answer, and leaves the
+    connection as good as it was.
+
     Parameters
     ----------
     address : str or socket
         Path of a UNIX socket, or a connected one.
     timeout : float
         Seconds for the connection and the greeting.
+
+    Attributes
+    ----------
+    patience : float or None
+        Seconds for an answer; None waits as long as QEMU lives.
+    lost : bool
+        The connection is broken, and no command can be run any more.
 
     Raises
     ------
@@ -53,8 +64,13 @@ class Monitor:
 
     def __init__(self, address: str | socket.socket, *, timeout: float = 10.0) -> None:
         self.name = address if isinstance(address, str) else "QEMU"
+        self.patience: float | None = SLOW_SECONDS
+        self.lost = False
+        self._address = address
         self._client = _new_client()
-        self._runner = asyncio.Runner()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
         try:
             self._connect(address, timeout)
         except BaseException:
@@ -76,7 +92,7 @@ class Monitor:
             raise MonitorError(_why_unconnected(error), path=self.name) from error
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def __enter__(self) -> Self:
         return self
@@ -91,9 +107,13 @@ class Monitor:
 
     def close(self) -> None:
         """Hang up; harmless when repeated, or when QEMU has gone."""
+        if self._loop.is_closed():
+            return
         with contextlib.suppress(Exception):
             self._run(asyncio.wait_for(self._client.disconnect(), 2))
-        self._runner.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     @property
     def greeting(self) -> Mapping[str, Any]:
@@ -132,16 +152,37 @@ class Monitor:
         joined = dict(arguments or {}) | {key.replace("_", "-"): v for key, v in more.items()}
         try:
             return self._run(
-                asyncio.wait_for(self._client.execute(command, joined or None), SLOW_SECONDS)
+                asyncio.wait_for(self._client.execute(command, joined or None), self.patience)
             )
         except ExecuteError as error:
             raise CommandError(f"QEMU refuses {command}: {error}", path=self.name) from error
         except TimeoutError as error:
             raise MonitorError(
-                f"QEMU gave no answer to {command} within {SLOW_SECONDS:g} s", path=self.name
+                f"QEMU gave no answer to {command} within {self.patience:g} s", path=self.name
             ) from error
         except (QMPError, OSError, EOFError) as error:
+            self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    def reconnect(self, *, timeout: float = 2.0) -> bool:
+        """Try to get a broken connection back, and tell whether that worked.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for the connection and the greeting.
+
+        Returns
+        -------
+        bool
+            False where QEMU has ended, or the connection was a socket given to us.
+        """
+        if isinstance(self._address, str):
+            self._client = _new_client()
+            with contextlib.suppress(MonitorError):
+                self._connect(self._address, timeout)
+                self.lost = False
+        return not self.lost
 
     def send_fd(self, fd: int) -> None:
         """Send a descriptor, which the next command of QMP takes; ours stays open."""
@@ -150,6 +191,7 @@ class Monitor:
         try:
             self._client.send_fd_scm(fd)
         except (QMPError, OSError) as error:
+            self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
 
     def add_fd(self, fd: int, fdset: int | None = None) -> int:

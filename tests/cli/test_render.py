@@ -19,9 +19,10 @@ from savefmt.bench import values
 from savefmt.cli import render
 from savefmt.errors import CorruptError
 from savefmt.format import devicetree
+from savefmt.qemu import report
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, devicetree, values)
+HOMES = (model, devicetree, values, report)
 
 
 def valid(name: str, text: str) -> Any:

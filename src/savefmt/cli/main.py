@@ -31,6 +31,7 @@ examples:
   savefmt compare guest.save guest.sparse
   savefmt regs guest.save
   savefmt read guest.save --physical 0x100000 256
+  savefmt save guest.save --qmp guest.qmp
 """
 
 
@@ -40,6 +41,8 @@ _HOMES = {
     "convert": ("convert",),
     "compat": ("compat",),
     "plan": ("plan",),
+    "save": ("save",),
+    "restore": ("restore",),
     "config": ("config",),
     "compare": ("compare",),
     "map": ("mapping",),

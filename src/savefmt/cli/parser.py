@@ -159,14 +159,7 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         The command's parser.
     """
     group = parser.add_argument_group("reading and writing")
-    group.add_argument(
-        "-T",
-        "--threads",
-        type=threads_argument,
-        default=0,
-        metavar="N",
-        help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
-    )
+    threads_option(group)
     group.add_argument(
         "--direct",
         action=argparse.BooleanOptionalAction,
@@ -180,6 +173,24 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 4M)",
     )
     progress_options(group)
+
+
+def threads_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``-T``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    parser.add_argument(
+        "-T",
+        "--threads",
+        type=threads_argument,
+        default=0,
+        metavar="N",
+        help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
+    )
 
 
 def progress_options(parser: argparse._ActionsContainer) -> None:

@@ -72,15 +72,8 @@ def request_options(parser: argparse.ArgumentParser) -> None:
         choices=SAVE_VERSIONS,
         help="3 as proposed, 2 sequential, upstream for a released libvirt",
     )
-    group.add_argument(
-        "--parallel", type=_channels, metavar="N", help="channels that QEMU writes with"
-    )
-    group.add_argument(
-        "--bypass-cache",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keep the page cache out of it",
-    )
+    channels_option(group)
+    bypass_option(group)
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--prefer",
@@ -97,6 +90,23 @@ def request_options(parser: argparse.ArgumentParser) -> None:
         help="refuse where something cannot be had",
     )
     reader_option(parser)
+
+
+def channels_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--parallel``."""
+    parser.add_argument(
+        "--parallel", type=_channels, metavar="N", help="channels that QEMU reads or writes with"
+    )
+
+
+def bypass_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--bypass-cache``."""
+    parser.add_argument(
+        "--bypass-cache",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep the page cache out of it",
+    )
 
 
 def _channels(text: str) -> int:

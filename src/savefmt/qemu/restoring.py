@@ -1,0 +1,335 @@
+"""Restore a guest into a QEMU that waits for one: compare, load, resume."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from savefmt.compat.ask import ask, read_capabilities
+from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
+from savefmt.compat.target import grants_direct
+from savefmt.errors import ConversionError, SavefmtError
+from savefmt.format.cursor import Cursor
+from savefmt.format.stream import MAPPED_RAM
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions, Layout, OnProgress, StrPath
+from savefmt.progress import Meter
+from savefmt.qemu import migration
+from savefmt.qemu.descriptors import file_in_set, pipe_end
+from savefmt.qemu.guest import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qemu.pump import Pump, to_qemu
+from savefmt.qemu.report import MigrationError, RestoreReport
+from savefmt.qemu.settings import configured, parameters_for
+from savefmt.qmp import CommandError, Monitor
+
+_WAITING = "inmigrate"
+_MUST_MATCH = "x-ignore-shared"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How an image is to be loaded.
+
+    Attributes
+    ----------
+    capabilities : frozenset of str
+        To be on in QEMU.
+    channels : int
+        Of multifd; 0 without it.
+    direct : bool
+        Whether the page cache is bypassed.
+    notes : tuple of str
+        What was asked for and is done otherwise.
+    """
+
+    capabilities: frozenset[str]
+    channels: int
+    direct: bool
+    notes: tuple[str, ...] = ()
+
+
+def restore(
+    image: StrPath,
+    *,
+    qmp: str,
+    parallel: int | None = None,
+    bypass_cache: bool = False,
+    running: bool | None = None,
+    io: IOOptions = IOOptions(),
+    timeout: float = 10.0,
+    progress: OnProgress | None = None,
+) -> RestoreReport:
+    """Load a saved guest into a QEMU that was started with ``-incoming defer``.
+
+    Parameters
+    ----------
+    image : str or os.PathLike
+        A libvirt save image or a bare stream, in any layout and codec.
+    qmp : str
+        Path of QEMU's QMP socket, a UNIX one.
+    parallel : int, optional
+        Channels that QEMU reads a mapped-ram image with.
+    bypass_cache : bool
+        Keep the page cache out of it, where it can be had.
+    running : bool, optional
+        Let the guest run, or keep it paused; by default as the image's header says, and
+        paused where there is no header.
+    io : IOOptions
+        How a sequential image is read.
+    timeout : float
+        Seconds for the socket to answer.
+    progress : callable, optional
+        As for `savefmt.convert`.
+
+    Returns
+    -------
+    RestoreReport
+        What was done.
+
+    Raises
+    ------
+    FormatError
+        If the image is damaged or unfinished.
+    ConversionError
+        If the options do not go with the image.
+    MigrationError
+        If this QEMU is not made for this guest, or cannot load it.
+    MonitorError
+        If nobody answers on the socket, or QEMU ends on the way.
+    OperationCancelled
+        If the progress callback returned False.
+    """
+    began = time.monotonic()
+    reading = IOOptions(io.threads, True if bypass_cache else io.direct, io.window)
+    with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
+        abilities = ask(monitor).abilities
+        plan = plan_load(
+            saved, abilities, parallel, bypass_cache and _direct(saved), wanted=bypass_cache
+        )
+        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
+        _Load(monitor, saved, plan, progress).run()
+        if running is None:
+            running = saved.envelope is not None and bool(saved.envelope.was_running)
+        if running:
+            migration.resume(monitor)
+        return RestoreReport(
+            image=os.fspath(image),
+            machine=saved.machine,
+            layout=saved.layout,
+            codec=saved.codec,
+            channels=plan.channels,
+            direct=plan.direct,
+            state="running" if running else "paused",
+            ram_length=saved.head.blocks.total,
+            seconds=time.monotonic() - began,
+            notes=plan.notes,
+        )
+
+
+def _direct(image: SaveImage) -> bool:
+    """Whether the image can be read past the page cache."""
+    if image.layout is Layout.MAPPED_RAM:
+        return grants_direct(os.path.dirname(os.path.realpath(image.path)))
+    return image.file.direct
+
+
+def plan_load(
+    image: SaveImage, abilities: Abilities, parallel: int | None, direct: bool, *, wanted: bool
+) -> LoadPlan:
+    """Decide how an image is loaded.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    abilities : Abilities
+        Of the QEMU.
+    parallel : int or None
+        Channels asked for.
+    direct : bool
+        Whether the file can be read past the page cache and shall be.
+    wanted : bool
+        Whether that was asked for.
+
+    Returns
+    -------
+    LoadPlan
+        Complete.
+
+    Raises
+    ------
+    ConversionError
+        If image or QEMU cannot do what was asked for.
+    """
+    capabilities = {_MUST_MATCH} & image.capabilities
+    if parallel is not None and not 1 <= parallel <= MAX_CHANNELS:
+        raise ConversionError(
+            f"{parallel} parallel channels make no sense; ask for 1 to {MAX_CHANNELS}"
+        )
+    if image.layout is Layout.SEQUENTIAL:
+        if parallel is not None:
+            raise ConversionError(
+                "the image is one stream, which parallel channels cannot load; leave them out, "
+                "or make it sparse first with savefmt convert -O sparse",
+                path=image.path,
+            )
+        return LoadPlan(frozenset(capabilities), 0, direct, _cache_note(wanted, direct))
+    if not abilities.mapped_ram:
+        raise ConversionError(
+            "this QEMU has no mapped-ram, which came with 9.0; use a newer one, or "
+            "savefmt convert -O raw",
+            path=image.path,
+        )
+    if parallel is not None and not abilities.multifd:
+        raise ConversionError("this QEMU has no multifd, which parallel channels need")
+    direct = direct and abilities.direct_io and abilities.multifd
+    channels = parallel or int(direct)
+    capabilities |= {MAPPED_RAM, MULTIFD} if channels else {MAPPED_RAM}
+    return LoadPlan(frozenset(capabilities), channels, direct, _cache_note(wanted, direct))
+
+
+def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
+    if wanted and not direct:
+        return ("through the page cache: QEMU or the file system cannot bypass it",)
+    return ()
+
+
+def refuse_other_guest(
+    image: SaveImage, guest: HostedGuest, blocks: Mapping[str, HostedBlock]
+) -> None:
+    """Refuse a QEMU that was not made for the guest in an image.
+
+    QEMU itself notices some of this, and not before it has begun; RAM of another length it
+    does not notice in a mapped-ram image at all (format.md 11).
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    guest : HostedGuest
+        What QEMU says of itself.
+    blocks : mapping of str to HostedBlock
+        Its RAM blocks; empty where they are not known.
+
+    Raises
+    ------
+    MigrationError
+        With the first difference.
+    """
+    if guest.status != _WAITING:
+        raise MigrationError(
+            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
+            "-incoming defer",
+        )
+    if image.machine and guest.machine != image.machine:
+        raise MigrationError(
+            f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "
+            f"start it with -machine {image.machine}",
+        )
+    if not blocks:
+        return
+    for saved in image.head.blocks.blocks:
+        there = blocks.get(saved.idstr)
+        if there is None:
+            raise MigrationError(
+                f"the image has the RAM block {saved.idstr!r} and this QEMU has not; its "
+                "devices or its memory back end differ",
+            )
+        if not there.takes(saved.used_length):
+            raise MigrationError(
+                f"the RAM block {saved.idstr!r} has {saved.used_length} bytes in the image and "
+                f"{there.used_length} in this QEMU; give it the memory that the guest had",
+            )
+
+
+def _pieces(cursor: Cursor) -> Iterator[memoryview]:
+    while len(window := cursor.window()):
+        yield window
+        cursor.advance(len(window))
+
+
+@dataclass
+class _Load:
+    """One load."""
+
+    monitor: Monitor
+    image: SaveImage
+    plan: LoadPlan
+    progress: OnProgress | None
+
+    def run(self) -> None:
+        """Load, and leave the guest paused."""
+        plain = self.image.layout is Layout.SEQUENTIAL and self.image.codec == "raw"
+        total = self.image.length - self.image.stream_offset if plain else 0
+        self._meter = Meter(self.progress, total, "loading")
+        migration.refuse_second(self.monitor)
+        # In this state it means: do not run by yourself once all is there.
+        self.monitor.execute("stop")
+        # While QEMU reads a file it may answer nobody.
+        patience, self.monitor.patience = self.monitor.patience, None
+        try:
+            self._migrate()
+            migration.settle(self.monitor)
+        except BaseException as error:
+            state = self._remains()
+            if isinstance(error, SavefmtError):
+                error.message = f"{error.message}; {state}"
+            else:
+                error.add_note(state)
+            raise
+        finally:
+            self.monitor.patience = patience
+
+    def _remains(self) -> str:
+        if self.monitor.lost and not self.monitor.reconnect():
+            return "QEMU has ended; the image is unharmed"
+        return "this QEMU holds no whole guest: quit it, and start another; the image is unharmed"
+
+    def _migrate(self) -> None:
+        monitor, plan, image = self.monitor, self.plan, self.image
+        by_qemu = image.layout is Layout.MAPPED_RAM
+        with contextlib.ExitStack() as stack:
+            # What else its owner has switched on was meant for this load.
+            keep = set(read_capabilities(monitor)) - {MAPPED_RAM, MULTIFD, _MUST_MATCH}
+            parameters = parameters_for(plan.channels, by_qemu and plan.direct)
+            stack.enter_context(configured(monitor, plan.capabilities, parameters, keep=keep))
+            pump: Pump | None = None
+            if by_qemu:
+                kinds = ("plain", "direct") if plan.direct else ("plain",)
+                files = file_in_set(monitor, image.path, image.stream_offset, os.O_RDONLY, kinds)
+                uri = stack.enter_context(files)
+            else:
+                cursor = stack.enter_context(image.stream())
+                pump = stack.enter_context(to_qemu(_pieces(cursor)))
+                uri = stack.enter_context(pipe_end(monitor, pump))
+            self._start(uri)
+            self._follow(pump)
+
+    def _start(self, uri: str) -> None:
+        try:
+            self.monitor.execute("migrate-incoming", {"uri": uri, "exit-on-error": False})
+        except CommandError as error:
+            if "exit-on-error" not in error.message:
+                raise
+            # QEMU before 9.1 ends on a failed load.
+            self.monitor.execute("migrate-incoming", {"uri": uri})
+
+    def _follow(self, pump: Pump | None) -> None:
+        def watch(answer: dict[str, Any]) -> None:
+            if pump is not None:
+                pump.check()
+                self._meter.update(pump.moved)
+            else:
+                self._meter.update(0)
+
+        try:
+            migration.follow(self.monitor, "load", watch)
+        except MigrationError:
+            # QEMU tells of a stream that ends, and the pump of what ended it.
+            if pump is not None:
+                pump.check()
+            raise

@@ -1,0 +1,119 @@
+"""The image in the making: envelope first, sealed last."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from savefmt.convert.sinks import Sink, file_sink, pipe_sink
+from savefmt.errors import UnsupportedError
+from savefmt.format.envelope import Envelope
+from savefmt.model import IOOptions, SavePlan, StrPath
+from savefmt.output import OutputFile
+from savefmt.qemu.descriptors import opened
+
+_STANDARD_OUTPUT = "-"
+
+
+class ImageTarget(ABC):
+    """Where an image grows.
+
+    Attributes
+    ----------
+    path : Path or None
+        Of the growing file; None for a pipe.
+    patient : bool
+        Whether writes to it come to an end by themselves.
+    """
+
+    path: Path | None
+    patient: bool
+
+    @abstractmethod
+    def sink(self, codec: str, io: IOOptions) -> Sink:
+        """Return what takes the stream, compressing it if so named."""
+
+    @abstractmethod
+    def seal(self) -> None:
+        """Mark the image as finished, and give it its name."""
+
+
+class FileTarget(ImageTarget):
+    """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
+
+    patient = True
+
+    def __init__(self, output: OutputFile, envelope: Envelope) -> None:
+        self.path = output.path
+        self._output = output
+        self._envelope = envelope
+        output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
+
+    def sink(self, codec: str, io: IOOptions) -> Sink:
+        """Return what appends to the file."""
+        return file_sink(self._output.file, self._envelope.stream_offset, codec, io)
+
+    def seal(self) -> None:
+        """Sync, mark, sync again, rename."""
+        self._output.file.sync()
+        self._output.file.write(self._envelope.pack_header(finished=True), 0)
+        self._output.commit()
+
+
+class PipeTarget(ImageTarget):
+    """A pipe or character device: what is written is gone, so it begins as finished."""
+
+    patient = False
+    path = None
+
+    def __init__(self, fd: int, name: str, envelope: Envelope) -> None:
+        self._fd = fd
+        self._name = name
+        self._envelope = envelope
+
+    def sink(self, codec: str, io: IOOptions) -> Sink:
+        """Return what writes to the pipe, behind the envelope."""
+        pipe_sink(self._fd, self._name, "raw", io).write(self._envelope.pack())
+        return pipe_sink(self._fd, self._name, codec, io)
+
+    def seal(self) -> None:
+        """Nothing is left to do."""
+
+
+@contextmanager
+def image_target(
+    target: StrPath, plan: SavePlan, envelope: Envelope, *, overwrite: bool
+) -> Iterator[ImageTarget]:
+    """Begin an image; unless it is sealed, nothing is left of it.
+
+    Parameters
+    ----------
+    target : str or os.PathLike
+        ``-`` is standard output.
+    plan : SavePlan
+        Whether the page cache is bypassed by us.
+    envelope : Envelope
+        Of the whole image.
+    overwrite : bool
+        Replace a file of that name.
+
+    Yields
+    ------
+    ImageTarget
+        With the envelope written, or about to be.
+    """
+    name = os.fspath(target)
+    if name == _STANDARD_OUTPUT:
+        yield PipeTarget(1, "standard output", envelope)
+    elif os.path.exists(name) and not os.path.isfile(name):
+        if plan.writer == "qemu":
+            raise UnsupportedError("QEMU itself writes regular files only", path=target)
+        with opened(name, os.O_WRONLY) as fd:
+            yield PipeTarget(fd, name, envelope)
+    else:
+        direct = plan.direct and plan.writer == "savefmt"
+        with OutputFile(target, overwrite=overwrite, direct=direct) as output:
+            yield FileTarget(output, envelope)
