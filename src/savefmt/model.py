@@ -336,6 +336,73 @@ class PhysicalRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """Something that `search` found.
+
+    Attributes
+    ----------
+    pattern : str
+        What was looked for: the pattern as written, or rule and string of YARA.
+    block : str
+        idstr of the RAM block.
+    offset, length : int
+        Where in the block, in bytes.
+    physical, virtual : tuple of int
+        Addresses at which the guest sees the first byte; virtual ones where asked for.
+    data, before, after : bytes
+        What matched, and what stands around it.
+    """
+
+    pattern: str
+    block: str
+    offset: int
+    length: int
+    physical: tuple[int, ...]
+    virtual: tuple[int, ...]
+    data: bytes
+    before: bytes = b""
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHash:
+    """A hash, and what of.
+
+    Attributes
+    ----------
+    kind : str
+        ``memory``, ``block`` or ``page``.
+    block : str
+        idstr; empty for the whole memory.
+    offset, length : int
+        Which bytes of the block; for the whole memory, the bytes of all blocks.
+    digest : str
+        Hexadecimal.
+    """
+
+    kind: str
+    block: str
+    offset: int
+    length: int
+    digest: str
+
+    @property
+    def label(self) -> str:
+        """Its name in a manifest, which is one of its own for each thing hashed."""
+        if self.kind == "memory":
+            return "memory"
+        name = _on_one_line(self.block)
+        return f"block:{name}" if self.kind == "block" else f"page:{name}@{self.offset:#x}"
+
+
+def _on_one_line(name: str) -> str:
+    """Escape what does not print, so that no two names become the same."""
+    return "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in name
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class EditReport:
     """What `edit.set_xml` did; `moved` when the stream had to make room.
 

@@ -47,6 +47,8 @@ _HOMES = {
     "regs": ("regs",),
     "memmap": ("memmap",),
     "read": ("read", "vtop"),
+    "search": ("search",),
+    "hash": ("hashes",),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "bench": ("bench",),
     "completion": ("completion",),

@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
-def file_argument(parser: argparse.ArgumentParser, *names: str, **kwargs: Any) -> None:
+def file_argument(parser: argparse._ActionsContainer, *names: str, **kwargs: Any) -> None:
     """Add an argument that shells complete as a file name.
 
     Parameters
@@ -132,7 +132,9 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
+def output_options(
+    parser: argparse.ArgumentParser, *, lines: bool = False, csv: bool = False
+) -> None:
     """Add ``--output`` and ``-j``.
 
     Parameters
@@ -141,8 +143,10 @@ def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> N
         The command's parser.
     lines : bool
         Offer ``jsonl``, one JSON object per line, too.
+    csv : bool
+        Offer ``csv``, too.
     """
-    kinds = ("human", "json", "jsonl") if lines else ("human", "json")
+    kinds = ("human", "json", *(["jsonl"] if lines else []), *(["csv"] if csv else []))
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--output", choices=kinds, default="human", help="how to print the result")
     group.add_argument(
@@ -150,15 +154,21 @@ def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> N
     )
 
 
-def io_options(parser: argparse.ArgumentParser) -> None:
-    """Add threads, direct I/O and progress, for commands that read a whole image.
+def scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add blocks, threads, direct I/O and progress, for commands that scan guest memory.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
         The command's parser.
     """
-    group = parser.add_argument_group("reading and writing")
+    block_options(parser)
+    group = parser.add_argument_group("reading")
+    _thread_options(group)
+    progress_options(group)
+
+
+def _thread_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "-T",
         "--threads",
@@ -172,6 +182,18 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="bypass the page cache where the file system allows it",
     )
+
+
+def io_options(parser: argparse.ArgumentParser) -> None:
+    """Add threads, direct I/O and progress, for commands that read a whole image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    group = parser.add_argument_group("reading and writing")
+    _thread_options(group)
     group.add_argument(
         "--window",
         type=window_argument,
@@ -213,7 +235,8 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    return IOOptions(threads=args.threads, direct=args.direct, window=args.window)
+    window = getattr(args, "window", IOOptions().window)
+    return IOOptions(threads=args.threads, direct=args.direct, window=window)
 
 
 def number(text: str) -> int:
@@ -226,7 +249,7 @@ def number(text: str) -> int:
     return value << 10 * " KMGT".index(unit or " ")
 
 
-def cpu_options(parser: argparse.ArgumentParser) -> None:
+def cpu_options(parser: argparse._ActionsContainer) -> None:
     """Add what chooses page tables.
 
     Parameters
@@ -264,6 +287,23 @@ def _descriptor(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
         raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
     return int(text)
+
+
+def block_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses RAM blocks.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--block",
+        action="append",
+        dest="blocks",
+        metavar="NAME",
+        help="this RAM block only; may be repeated",
+    )
 
 
 def usage_error(args: argparse.Namespace, message: str) -> NoReturn:

@@ -1,0 +1,120 @@
+"""``savefmt hash``: hashes of guest memory, and checking them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    output_options,
+    scan_options,
+    usage_error,
+)
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import SavefmtError
+
+_EPILOG = """\
+Images of one guest agree, whatever their layout and codec.  A block's hash is that of
+its content, and the hash of all memory is one over the blocks' (see the manual).
+
+exit codes: 0 good, 1 failed, or with --check something differs, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "hash",
+        help="hash guest memory, or check such hashes",
+        description="Hash guest memory, whole and block by block, as a manifest.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    parser.add_argument(
+        "-a",
+        "--algorithm",
+        choices=("sha256", "sha512", "sha1", "md5", "blake3", "xxh3"),
+        help="hash to use (default: sha256)",
+    )
+    parser.add_argument("--pages", action="store_true", help="hash each page, too")
+    file_argument(parser, "--check", metavar="MANIFEST", help="compare with hashes printed earlier")
+    output_options(parser, lines=True)
+    scan_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Print hashes as they are made, or whether they hold."""
+    if args.check:
+        if args.pages or args.algorithm or args.blocks:
+            usage_error(args, "--check takes its manifest's algorithm, blocks and pages")
+        return _check(args, ui)
+    from savefmt.cli.render_hits import stream_json
+    from savefmt.scan.hashes import hash_memory, manifest_lines
+
+    algorithm = args.algorithm or "sha256"
+    try:
+        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+            hashes = hash_memory(
+                image,
+                algorithm,
+                pages=args.pages,
+                blocks=args.blocks,
+                io=io_of(args),
+                progress=progress,
+            )
+            if ui.json:
+                stream_json(
+                    args.output,
+                    "hashes",
+                    ({"algorithm": algorithm, **asdict(one)} for one in hashes),
+                )
+            else:
+                ui.say(manifest_lines(algorithm, hashes))
+    except (SavefmtError, OSError) as error:
+        if is_broken_pipe(error):
+            raise
+        ui.complain(error, args.image)
+        return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render_hits import stream_json
+    from savefmt.errors import FormatError
+    from savefmt.scan.hashes import check_manifest, parse_manifest
+
+    words = {True: "OK", False: "FAILED", None: "MISSING"}
+    failed = 0
+    try:
+        with open(args.check, encoding="utf-8", errors="surrogateescape") as file:
+            try:
+                manifest = parse_manifest(file)
+            except ValueError as error:
+                raise FormatError(f"no manifest: {error}", path=args.check) from error
+        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+            results = []
+            for label, good in check_manifest(image, manifest, io=io_of(args), progress=progress):
+                failed += not good
+                if ui.json:
+                    results.append({"label": label, "result": words[good].lower()})
+                elif not (good and (ui.quiet or label.startswith("page:"))):
+                    print(f"{label}: {words[good]}")
+            if ui.json:
+                stream_json(args.output, "checks", results)
+    except (SavefmtError, OSError) as error:
+        if is_broken_pipe(error):
+            raise
+        ui.complain(error, args.check if isinstance(error, OSError) else args.image)
+        return ExitCode.FAILED
+    if failed:
+        ui.remark(f"{args.image}: {failed} of {len(manifest.digests)} hashes do not match")
+        return ExitCode.DIFFERENT
+    return ExitCode.GOOD

@@ -1,0 +1,271 @@
+"""Hashes of the guest's memory, blind to how an image keeps it.
+
+Two images of one guest agree, whatever layout and codec: pages that are zero, and pages
+that an image does not hold, are zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from savefmt.errors import UnsupportedError
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions, MemoryHash, OnProgress
+from savefmt.scan.windows import Memory, Window
+
+ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake3", "xxh3")
+"""blake3 and xxh3 come with the extra ``hash``."""
+
+_ZEROS = bytes(1 << 20)
+
+
+class Hash(Protocol):
+    """What hashlib calls a hash object."""
+
+    def update(self, data: Any, /) -> Any:
+        """Take bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the hash so far."""
+
+
+def hash_factory(algorithm: str) -> Callable[[], Hash]:
+    """Return what makes hash objects.
+
+    Parameters
+    ----------
+    algorithm : str
+        One of `ALGORITHMS`.
+
+    Returns
+    -------
+    callable
+        Without parameters.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    UnsupportedError
+        If its library is not installed.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    try:
+        if algorithm == "blake3":
+            from blake3 import blake3
+
+            return blake3
+        if algorithm == "xxh3":
+            from xxhash import xxh3_128
+
+            return xxh3_128
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{algorithm} needs a library that is not here: pip install 'savefmt[hash]'"
+        ) from error
+    return lambda: hashlib.new(algorithm, usedforsecurity=False)
+
+
+def hash_memory(
+    image: SaveImage,
+    algorithm: str = "sha256",
+    *,
+    pages: bool = False,
+    blocks: Sequence[str] | None = None,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> Iterator[MemoryHash]:
+    """Hash each block, then all memory.
+
+    A block's hash is that of its content, as ``sha256sum`` has it.  The hash of the whole
+    memory is taken over one line for each block, in the order of their names: its hash,
+    two spaces, its length in decimal, a space, its name, a newline.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of any form.
+    algorithm : str
+        One of `ALGORITHMS`.
+    pages : bool
+        Hash each page, too.
+    blocks : sequence of str, optional
+        Only these; then there is no hash of the whole.
+    io : IOOptions
+        Threads.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Yields
+    ------
+    MemoryHash
+        The pages of a block before it, the whole memory at the end.
+    """
+    make = hash_factory(algorithm)
+    memory = Memory(image, blocks, io=io, progress=progress)
+    zero_page = _digest(make, bytes(memory.page_size))
+    done = []
+    for found in _blocks(memory, make, zero_page if pages else None):
+        yield found
+        if found.kind == "block":
+            done.append(found)
+    if blocks is None:
+        yield _whole(make, done)
+
+
+def _whole(make: Callable[[], Hash], blocks: Iterable[MemoryHash]) -> MemoryHash:
+    total, length = make(), 0
+    for one in sorted(blocks, key=lambda one: one.block.encode("utf-8", "surrogateescape")):
+        name = one.block.encode("utf-8", "surrogateescape")
+        total.update(b"%b  %d %b\n" % (one.digest.encode(), one.length, name))
+        length += one.length
+    return MemoryHash("memory", "", 0, length, total.hexdigest())
+
+
+def _blocks(
+    memory: Memory, make: Callable[[], Hash], zero_page: str | None
+) -> Iterator[MemoryHash]:
+    """Yield the hashes of all blocks; with that of a zero page, those of all pages, too."""
+    size = memory.page_size
+
+    def work(window: Window) -> tuple[Window, list[str]]:
+        content = window.content
+        digests = [
+            _digest(make, content[at : at + size])
+            for at in range(0, len(content) if zero_page is not None else 0, size)
+        ]
+        return window, digests
+
+    results = memory.each(work)
+    upcoming = next(results, None)
+    for block, length in memory.lengths.items():
+        state, at = make(), 0
+        while upcoming is not None and upcoming[0].stretch.block == block:
+            window, digests = upcoming
+            if zero_page is not None:
+                yield from _zero_pages(block, at, window.stretch.start, size, zero_page)
+                yield from (
+                    MemoryHash("page", block, window.stretch.start + number * size, size, digest)
+                    for number, digest in enumerate(digests)
+                )
+            _update_zeros(state, window.stretch.start - at)
+            state.update(window.content)
+            at = window.stretch.end
+            upcoming = next(results, None)
+        if zero_page is not None:
+            yield from _zero_pages(block, at, length, size, zero_page)
+        _update_zeros(state, length - at)
+        yield MemoryHash("block", block, 0, length, state.hexdigest())
+
+
+def _zero_pages(block: str, start: int, end: int, size: int, digest: str) -> Iterator[MemoryHash]:
+    for at in range(start, end, size):
+        yield MemoryHash("page", block, at, size, digest)
+
+
+def _update_zeros(state: Hash, count: int) -> None:
+    while count > 0:
+        step = min(count, len(_ZEROS))
+        state.update(memoryview(_ZEROS)[:step])
+        count -= step
+
+
+def _digest(make: Callable[[], Hash], data: bytes | memoryview) -> str:
+    state = make()
+    state.update(data)
+    return state.hexdigest()
+
+
+# --- manifests ---
+
+_HEADING = "# savefmt hash 1 "
+_LINE = re.compile(r"([0-9a-f]{16,128})  (memory|block:.+|page:.+@0x[0-9a-f]+)")
+
+
+def manifest_lines(algorithm: str, hashes: Iterable[MemoryHash]) -> Iterator[str]:
+    """Write hashes down, as ``sha256sum`` does, under a heading with the algorithm."""
+    yield f"{_HEADING}{algorithm}"
+    for one in hashes:
+        yield f"{one.digest}  {one.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Hashes that were written down, by label."""
+
+    algorithm: str
+    digests: dict[str, str]
+
+    @property
+    def pages(self) -> bool:
+        """Whether there are pages among them."""
+        return any(label.startswith("page:") for label in self.digests)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole memory is."""
+        return "memory" in self.digests
+
+
+def parse_manifest(lines: Iterable[str]) -> Manifest:
+    """Read what `manifest_lines` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    rest = iter(lines)
+    heading = next(rest, "").rstrip("\r\n")
+    algorithm = heading.removeprefix(_HEADING)
+    if not heading.startswith(_HEADING) or algorithm not in ALGORITHMS:
+        raise ValueError(f"the first line is not {_HEADING!r} and an algorithm")
+    digests = {}
+    for number, line in enumerate(rest, 2):
+        match = _LINE.fullmatch(line.rstrip("\r\n"))
+        if match is None:
+            raise ValueError(f"line {number} is not a hash, two spaces and what it is of")
+        digests[match[2]] = match[1]
+    if not digests:
+        raise ValueError("there is no hash in it")
+    return Manifest(algorithm, digests)
+
+
+def check_manifest(
+    image: SaveImage,
+    manifest: Manifest,
+    *,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> Iterator[tuple[str, bool | None]]:
+    """Hash an image's memory and compare.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of any form.
+    manifest : Manifest
+        What it should hold.
+    io, progress
+        As for `hash_memory`.
+
+    Yields
+    ------
+    (str, bool or None)
+        Each label of the manifest, and whether it holds; None where the image has
+        nothing of that name.
+    """
+    left = dict(manifest.digests)
+    for one in hash_memory(
+        image, manifest.algorithm, pages=manifest.pages, io=io, progress=progress
+    ):
+        expected = left.pop(one.label, None)
+        if expected is not None:
+            yield one.label, expected == one.digest
+    for label in left:
+        yield label, None
