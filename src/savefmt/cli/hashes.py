@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import savefmt
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
                     ({"algorithm": algorithm, **asdict(one)} for one in hashes),
                 )
             else:
-                ui.say(manifest_lines(algorithm, hashes))
+                ui.say(manifest_lines(algorithm, hashes, pages=args.pages))
     except (SavefmtError, OSError) as error:
         if is_broken_pipe(error):
             raise
@@ -89,32 +91,51 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render_hits import stream_json
     from savefmt.errors import FormatError
-    from savefmt.scan.hashes import check_manifest, parse_manifest
+    from savefmt.scan.hashes import Manifest, check_manifest
 
-    words = {True: "OK", False: "FAILED", None: "MISSING"}
-    failed = 0
-    try:
-        with open(args.check, encoding="utf-8", errors="surrogateescape") as file:
+    counts = Counter[bool | None]()
+
+    def results() -> Iterator[tuple[str, bool | None]]:
+        with (
+            open(args.check, encoding="utf-8", errors="surrogateescape") as file,
+            savefmt.open(args.image, io=io_of(args)) as image,
+            ui.progress(args.image) as progress,
+        ):
             try:
-                manifest = parse_manifest(file)
+                manifest = Manifest(file)
+                for result in check_manifest(image, manifest, io=io_of(args), progress=progress):
+                    counts[result[1]] += 1
+                    yield result
             except ValueError as error:
+                if isinstance(error, SavefmtError):
+                    raise
                 raise FormatError(f"no manifest: {error}", path=args.check) from error
-        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-            results = []
-            for label, good in check_manifest(image, manifest, io=io_of(args), progress=progress):
-                failed += not good
-                if ui.json:
-                    results.append({"label": label, "result": words[good].lower()})
-                elif not (good and (ui.quiet or label.startswith("page:"))):
-                    print(f"{label}: {words[good]}")
-            if ui.json:
-                stream_json(args.output, "checks", results)
+
+    try:
+        if ui.json:
+            stream_json(
+                args.output,
+                "checks",
+                ({"label": label, "result": _WORDS[good].lower()} for label, good in results()),
+            )
+        else:
+            ui.say(_told(results(), quiet=ui.quiet))
     except (SavefmtError, OSError) as error:
         if is_broken_pipe(error):
             raise
-        ui.complain(error, args.check if isinstance(error, OSError) else args.image)
+        ui.complain(error)
         return ExitCode.FAILED
-    if failed:
-        ui.remark(f"{args.image}: {failed} of {len(manifest.digests)} hashes do not match")
-        return ExitCode.DIFFERENT
-    return ExitCode.GOOD
+    wrong = counts.total() - counts[True]
+    if wrong:
+        ui.remark(f"{args.image}: {wrong} of {counts.total()} hashes do not match")
+    return ExitCode.DIFFERENT if wrong else ExitCode.GOOD
+
+
+_WORDS = {True: "OK", False: "FAILED", None: "MISSING"}
+
+
+def _told(results: Iterable[tuple[str, bool | None]], *, quiet: bool) -> Iterator[str]:
+    """Leave out pages that are as they should be: there are too many."""
+    for label, good in results:
+        if not (good and (quiet or label.startswith("page:"))):
+            yield f"{label}: {_WORDS[good]}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from savefmt.cli.render import SCHEMA, plain
-from savefmt.model import Hit
+from savefmt.scan.values import Hit
 
 _SHOWN_LENGTH = 64
 _FLUSHED = 100

@@ -25,9 +25,10 @@ from savefmt.errors import SavefmtError, UnsupportedError
 
 if TYPE_CHECKING:
     from savefmt.image import SaveImage
-    from savefmt.model import Hit, OnProgress
+    from savefmt.model import OnProgress
     from savefmt.scan.patterns import Matcher
     from savefmt.scan.search import Places
+    from savefmt.scan.values import Hit
 
 _EPILOG = """\
 PATTERN is text; matches may cross pages.  Regular expressions are those of RE2.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
-from savefmt.model import IOOptions, MemoryHash, OnProgress
+from savefmt.model import IOOptions, OnProgress
+from savefmt.scan.values import MemoryHash
 from savefmt.scan.windows import Memory, Window
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake3", "xxh3")
@@ -183,57 +183,78 @@ def _digest(make: Callable[[], Hash], data: bytes | memoryview) -> str:
 
 # --- manifests ---
 
-_HEADING = "# savefmt hash 1 "
+_HEADING = re.compile(r"# savefmt hash 1 ([a-z0-9]+)( with pages)?")
 _LINE = re.compile(r"([0-9a-f]{16,128})  (memory|block:.+|page:.+@0x[0-9a-f]+)")
 
 
-def manifest_lines(algorithm: str, hashes: Iterable[MemoryHash]) -> Iterator[str]:
-    """Write hashes down, as ``sha256sum`` does, under a heading with the algorithm."""
-    yield f"{_HEADING}{algorithm}"
+def manifest_lines(
+    algorithm: str, hashes: Iterable[MemoryHash], *, pages: bool = False
+) -> Iterator[str]:
+    """Write hashes down as ``sha256sum`` does, under a heading that says how they were made."""
+    yield f"# savefmt hash 1 {algorithm}{' with pages' if pages else ''}"
     for one in hashes:
         yield f"{one.digest}  {one.label}"
 
 
-@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Hashes that were written down, by label."""
+    """Hashes that were written down; read as they are needed.
 
-    algorithm: str
-    digests: dict[str, str]
+    Parameters
+    ----------
+    lines : iterable of str
+        What `manifest_lines` wrote.
 
-    @property
-    def pages(self) -> bool:
-        """Whether there are pages among them."""
-        return any(label.startswith("page:") for label in self.digests)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the whole memory is."""
-        return "memory" in self.digests
-
-
-def parse_manifest(lines: Iterable[str]) -> Manifest:
-    """Read what `manifest_lines` wrote.
+    Attributes
+    ----------
+    algorithm : str
+        How the hashes were made.
+    pages : bool
+        Whether there are those of pages.
+    count : int
+        Hashes read so far.
 
     Raises
     ------
     ValueError
-        If it is something else.
+        If it is something else; while hashes are taken, too.
     """
-    rest = iter(lines)
-    heading = next(rest, "").rstrip("\r\n")
-    algorithm = heading.removeprefix(_HEADING)
-    if not heading.startswith(_HEADING) or algorithm not in ALGORITHMS:
-        raise ValueError(f"the first line is not {_HEADING!r} and an algorithm")
-    digests = {}
-    for number, line in enumerate(rest, 2):
-        match = _LINE.fullmatch(line.rstrip("\r\n"))
-        if match is None:
-            raise ValueError(f"line {number} is not a hash, two spaces and what it is of")
-        digests[match[2]] = match[1]
-    if not digests:
-        raise ValueError("there is no hash in it")
-    return Manifest(algorithm, digests)
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        match = _HEADING.fullmatch(next(self._lines, "").rstrip("\r\n"))
+        if match is None or match[1] not in ALGORITHMS:
+            raise ValueError("the first line is not '# savefmt hash 1' and an algorithm")
+        self.algorithm = match[1]
+        self.pages = match[2] is not None
+        self.count = 0
+        self._passed: dict[str, str] = {}
+
+    def take(self, label: str) -> str | None:
+        """Return the hash of this name, None where there is none.
+
+        Names are asked for in the order of an image, which is that of the manifest if
+        the image lists its blocks as the first one did.  Those passed over are kept.
+        """
+        if label in self._passed:
+            return self._passed.pop(label)
+        for digest, name in self._entries():
+            if name == label:
+                return digest
+            self._passed[name] = digest
+        return None
+
+    def rest(self) -> Iterator[str]:
+        """Yield the names that nobody asked for."""
+        yield from self._passed
+        yield from (name for _, name in self._entries())
+
+    def _entries(self) -> Iterator[tuple[str, str]]:
+        for line in self._lines:
+            match = _LINE.fullmatch(line.rstrip("\r\n"))
+            if match is None:
+                raise ValueError(f"line {self.count + 2} is not a hash and what it is of")
+            self.count += 1
+            yield match[1], match[2]
 
 
 def check_manifest(
@@ -257,15 +278,20 @@ def check_manifest(
     Yields
     ------
     (str, bool or None)
-        Each label of the manifest, and whether it holds; None where the image has
+        Each name in the manifest, and whether its hash holds; None where the image has
         nothing of that name.
+
+    Raises
+    ------
+    ValueError
+        If the manifest is none.
     """
-    left = dict(manifest.digests)
     for one in hash_memory(
         image, manifest.algorithm, pages=manifest.pages, io=io, progress=progress
     ):
-        expected = left.pop(one.label, None)
+        expected = manifest.take(one.label)
         if expected is not None:
             yield one.label, expected == one.digest
-    for label in left:
-        yield label, None
+    yield from ((label, None) for label in manifest.rest())
+    if not manifest.count:
+        raise ValueError("there is no hash in it")

@@ -13,8 +13,9 @@ from savefmt.guest.mappings import ReverseMap
 from savefmt.guest.placement import Placement
 from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
-from savefmt.model import Hit, IOOptions, OnProgress
+from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Masked, Matcher
+from savefmt.scan.values import Hit
 from savefmt.scan.windows import Memory, Reach, Window
 
 CONTEXT = 16
