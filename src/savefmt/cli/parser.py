@@ -289,7 +289,7 @@ def _descriptor(text: str) -> int:
     return int(text)
 
 
-def block_options(parser: argparse.ArgumentParser) -> None:
+def block_options(parser: argparse._ActionsContainer) -> None:
     """Add what chooses RAM blocks.
 
     Parameters
