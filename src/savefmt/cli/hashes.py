@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 
 import savefmt
@@ -55,36 +56,37 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print hashes as they are made, or whether they hold."""
     if args.check:
-        if args.pages or args.algorithm or args.blocks:
+        if args.pages or args.algorithm or args.block:
             usage_error(args, "--check takes its manifest's algorithm, blocks and pages")
         return _check(args, ui)
     from savefmt.cli.render_hits import stream_json
     from savefmt.scan.hashes import hash_memory, manifest_lines
 
     algorithm = args.algorithm or "sha256"
-    try:
-        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(savefmt.open(args.image, io=io_of(args)))
             hashes = hash_memory(
                 image,
                 algorithm,
                 pages=args.pages,
-                blocks=args.blocks,
+                blocks=args.block,
                 io=io_of(args),
-                progress=progress,
+                progress=stack.enter_context(ui.progress(args.image)),
             )
+        except (SavefmtError, OSError) as error:
+            ui.fail(error, args.image)
+            return ExitCode.FAILED
+        try:
             if ui.json:
-                stream_json(
-                    args.output,
-                    "hashes",
-                    ({"algorithm": algorithm, **asdict(one)} for one in hashes),
-                )
+                stream_json(args.output, "hashes", map(asdict, hashes))
             else:
                 ui.say(manifest_lines(algorithm, hashes, pages=args.pages))
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error, args.image)
-        return ExitCode.FAILED
+        except (SavefmtError, OSError) as error:
+            if is_broken_pipe(error):
+                raise
+            ui.complain(error, args.image)
+            return ExitCode.FAILED
     return ExitCode.GOOD
 
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
     if args.png:
         return _draw(args, ui)
-    if args.palette or args.against or args.width or args.blocks or args.force:
+    if args.palette or args.against or args.width or args.block or args.force:
         usage_error(args, "--palette, --against, --width, --block and --force go with --png")
     show = {"human": _show_text, "json": _show_json, "jsonl": _show_lines}[args.output]
     try:
@@ -104,7 +104,7 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 palette=palette,
                 against=against,
                 width=args.width,
-                blocks=args.blocks,
+                blocks=args.block,
                 overwrite=args.force,
                 progress=stack.enter_context(ui.progress(args.image)),
             )

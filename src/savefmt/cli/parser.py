@@ -164,11 +164,18 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
     """
     block_options(parser)
     group = parser.add_argument_group("reading")
-    _thread_options(group)
+    thread_options(group)
     progress_options(group)
 
 
-def _thread_options(group: argparse._ActionsContainer) -> None:
+def thread_options(group: argparse._ActionsContainer) -> None:
+    """Add ``--threads`` and ``--direct``.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
     group.add_argument(
         "-T",
         "--threads",
@@ -193,7 +200,7 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         The command's parser.
     """
     group = parser.add_argument_group("reading and writing")
-    _thread_options(group)
+    thread_options(group)
     group.add_argument(
         "--window",
         type=window_argument,
@@ -300,7 +307,6 @@ def block_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--block",
         action="append",
-        dest="blocks",
         metavar="NAME",
         help="this RAM block only; may be repeated",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import savefmt
@@ -97,8 +98,6 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print matches as they are found."""
-    from savefmt.cli import render_hits
-
     _refuse_nonsense(args)
     try:
         matchers = list(_matchers(args))
@@ -107,22 +106,34 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         if isinstance(error, SavefmtError):
             raise
         usage_error(args, str(error))
-    show = render_hits.SHOWN_AS[args.output]
-    try:
-        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(savefmt.open(args.image, io=io_of(args)))
             places = _places(image, args)
-            if args.count:
-                count = sum(1 for _ in _hits(image, args, matchers, rules, places, progress))
-                render_hits.show_count(count, args.output)
-            else:
-                count = show(_hits(image, args, matchers, rules, places, progress), ui.color)
-            _remark(image, places, ui)
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error, args.image)
-        return ExitCode.TROUBLE
+            progress = stack.enter_context(ui.progress(args.image))
+            hits = _hits(image, args, matchers, rules, places, progress)
+        except (SavefmtError, OSError) as error:
+            ui.fail(error, args.image)
+            return ExitCode.TROUBLE
+        try:
+            count = _show(hits, args, ui)
+        except (SavefmtError, OSError) as error:
+            if is_broken_pipe(error):
+                raise
+            ui.complain(error, args.image)
+            return ExitCode.TROUBLE
+        _remark(image, places, ui)
     return ExitCode.GOOD if count else ExitCode.FAILED
+
+
+def _show(hits: Iterator[Hit], args: argparse.Namespace, ui: Ui) -> int:
+    from savefmt.cli import render_hits
+
+    if not args.count:
+        return render_hits.SHOWN_AS[args.output](hits, ui.color)
+    count = sum(1 for _ in hits)
+    render_hits.show_count(count, args.output)
+    return count
 
 
 def _refuse_nonsense(args: argparse.Namespace) -> None:
@@ -172,7 +183,7 @@ def _hits(
     progress: OnProgress | None,
 ) -> Iterator[Hit]:
     options: dict[str, Any] = {
-        "blocks": args.blocks,
+        "blocks": args.block,
         "context": args.context,
         "max_count": args.max_count,
         "places": places,

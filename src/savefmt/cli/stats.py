@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     try:
         with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-            result = stats(image, blocks=args.blocks, io=io_of(args), progress=progress)
+            result = stats(image, blocks=args.block, io=io_of(args), progress=progress)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED

@@ -42,7 +42,6 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument(
-        "-n",
         "--min-length",
         type=number,
         default=4,
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 image,
                 least=args.min_length,
                 encoding=args.encoding,
-                blocks=args.blocks,
+                blocks=args.block,
                 io=io_of(args),
                 progress=progress,
             )

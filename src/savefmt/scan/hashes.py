@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from savefmt.errors import UnsupportedError
@@ -106,66 +107,78 @@ def hash_memory(
     MemoryHash
         The pages of a block before it, the whole memory at the end.
     """
-    make = hash_factory(algorithm)
-    memory = Memory(image, blocks, io=io, progress=progress)
-    zero_page = _digest(make, bytes(memory.page_size))
-    done = []
-    for found in _blocks(memory, make, zero_page if pages else None):
-        yield found
-        if found.kind == "block":
-            done.append(found)
-    if blocks is None:
-        yield _whole(make, done)
+    hasher = _Hasher(Memory(image, blocks, io=io, progress=progress), algorithm)
+    return hasher.run(pages, whole=blocks is None)
 
 
-def _whole(make: Callable[[], Hash], blocks: Iterable[MemoryHash]) -> MemoryHash:
-    total, length = make(), 0
-    for one in sorted(blocks, key=lambda one: one.block.encode("utf-8", "surrogateescape")):
-        name = one.block.encode("utf-8", "surrogateescape")
-        total.update(b"%b  %d %b\n" % (one.digest.encode(), one.length, name))
-        length += one.length
-    return MemoryHash("memory", "", 0, length, total.hexdigest())
+class _Hasher:
+    """Goes through memory once, with zeros filled in."""
+
+    def __init__(self, memory: Memory, algorithm: str) -> None:
+        self._memory = memory
+        self._size = memory.page_size
+        self._algorithm = algorithm
+        self._make = hash_factory(algorithm)
+
+    def run(self, pages: bool, whole: bool) -> Iterator[MemoryHash]:
+        done = []
+        for found in self._blocks(pages):
+            yield found
+            if found.kind == "block":
+                done.append(found)
+        if whole:
+            yield self._whole(done)
+
+    def _whole(self, blocks: Iterable[MemoryHash]) -> MemoryHash:
+        total, length = self._make(), 0
+        for name, one in sorted(
+            ((_name_bytes(one.block), one) for one in blocks), key=itemgetter(0)
+        ):
+            total.update(b"%b  %d %b\n" % (one.digest.encode(), one.length, name))
+            length += one.length
+        return MemoryHash("memory", "", 0, length, total.hexdigest(), self._algorithm)
+
+    def _blocks(self, pages: bool) -> Iterator[MemoryHash]:
+        def work(window: Window) -> tuple[Window, list[str]]:
+            content = window.content
+            places = range(0, len(content) if pages else 0, self._size)
+            return window, [self._digest(content[at : at + self._size]) for at in places]
+
+        results = self._memory.each(work)
+        upcoming = next(results, None)
+        for block, length in self._memory.lengths.items():
+            state, at = self._make(), 0
+            while upcoming is not None and upcoming[0].stretch.block == block:
+                window, digests = upcoming
+                start = window.stretch.start
+                yield from self._zero_pages(block, at, start if pages else at)
+                yield from self._pages(block, start, digests)
+                _update_zeros(state, start - at)
+                state.update(window.content)
+                at = window.stretch.end
+                upcoming = next(results, None)
+            yield from self._zero_pages(block, at, length if pages else at)
+            _update_zeros(state, length - at)
+            yield MemoryHash("block", block, 0, length, state.hexdigest(), self._algorithm)
+
+    def _zero_pages(self, block: str, start: int, end: int) -> Iterator[MemoryHash]:
+        digest = self._digest(bytes(self._size))
+        for at in range(start, end, self._size):
+            yield MemoryHash("page", block, at, self._size, digest, self._algorithm)
+
+    def _pages(self, block: str, start: int, digests: Iterable[str]) -> Iterator[MemoryHash]:
+        for number, digest in enumerate(digests):
+            at = start + number * self._size
+            yield MemoryHash("page", block, at, self._size, digest, self._algorithm)
+
+    def _digest(self, data: bytes | memoryview) -> str:
+        state = self._make()
+        state.update(data)
+        return state.hexdigest()
 
 
-def _blocks(
-    memory: Memory, make: Callable[[], Hash], zero_page: str | None
-) -> Iterator[MemoryHash]:
-    """Yield the hashes of all blocks; with that of a zero page, those of all pages, too."""
-    size = memory.page_size
-
-    def work(window: Window) -> tuple[Window, list[str]]:
-        content = window.content
-        digests = [
-            _digest(make, content[at : at + size])
-            for at in range(0, len(content) if zero_page is not None else 0, size)
-        ]
-        return window, digests
-
-    results = memory.each(work)
-    upcoming = next(results, None)
-    for block, length in memory.lengths.items():
-        state, at = make(), 0
-        while upcoming is not None and upcoming[0].stretch.block == block:
-            window, digests = upcoming
-            if zero_page is not None:
-                yield from _zero_pages(block, at, window.stretch.start, size, zero_page)
-                yield from (
-                    MemoryHash("page", block, window.stretch.start + number * size, size, digest)
-                    for number, digest in enumerate(digests)
-                )
-            _update_zeros(state, window.stretch.start - at)
-            state.update(window.content)
-            at = window.stretch.end
-            upcoming = next(results, None)
-        if zero_page is not None:
-            yield from _zero_pages(block, at, length, size, zero_page)
-        _update_zeros(state, length - at)
-        yield MemoryHash("block", block, 0, length, state.hexdigest())
-
-
-def _zero_pages(block: str, start: int, end: int, size: int, digest: str) -> Iterator[MemoryHash]:
-    for at in range(start, end, size):
-        yield MemoryHash("page", block, at, size, digest)
+def _name_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _update_zeros(state: Hash, count: int) -> None:
@@ -175,13 +188,8 @@ def _update_zeros(state: Hash, count: int) -> None:
         count -= step
 
 
-def _digest(make: Callable[[], Hash], data: bytes | memoryview) -> str:
-    state = make()
-    state.update(data)
-    return state.hexdigest()
-
-
 # --- manifests ---
+
 
 _HEADING = re.compile(r"# savefmt hash 1 ([a-z0-9]+)( with pages)?")
 _LINE = re.compile(r"([0-9a-f]{16,128})  (memory|block:.+|page:.+@0x[0-9a-f]+)")

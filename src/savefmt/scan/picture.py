@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from savefmt.native.content import ENTROPY_UNITS, entropies
 from savefmt.native.pages import SumKey, Table
 from savefmt.output import OutputFile
 from savefmt.progress import Meter
+from savefmt.scan.values import Picture
 from savefmt.scan.windows import Memory, Window
 
 PALETTES = ("zero", "entropy", "changed")
@@ -39,15 +39,6 @@ _GRADIENT: Sequence[tuple[int, _Color]] = (
     (6 * ENTROPY_UNITS, (230, 200, 60)),
     (8 * ENTROPY_UNITS, (240, 90, 60)),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What was drawn: pixels, and the row in which each block begins."""
-
-    width: int
-    height: int
-    rows: dict[str, int]
 
 
 def draw(

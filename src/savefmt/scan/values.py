@@ -49,6 +49,8 @@ class MemoryHash:
         Which bytes of the block; for the whole memory, the bytes of all blocks.
     digest : str
         Hexadecimal.
+    algorithm : str
+        How it was made.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class MemoryHash:
     offset: int
     length: int
     digest: str
+    algorithm: str
 
     @property
     def label(self) -> str:
@@ -132,3 +135,72 @@ class MemoryStats:
     def duplicate(self) -> int:
         """Pages that are like an earlier one, zeros left out: what sharing could save."""
         return self.pages - self.zero - self.distinct
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Something in memory that tells about the guest's system.
+
+    Attributes
+    ----------
+    kind : str
+        ``linux.banner``, ``linux.vmcoreinfo``, ``windows.build``, ``windows.pdb``,
+        ``windows.kernel`` or ``windows.start-block``.
+    value : str
+        What it says.
+    block : str
+        Where it lies: RAM block, offset there, and guest-physical addresses.
+    offset : int
+        In bytes.
+    physical : tuple of int
+        None where the block's place is not known.
+    detail : tuple of (str, str)
+        Further facts by name.
+    """
+
+    kind: str
+    value: str
+    block: str
+    offset: int
+    physical: tuple[int, ...]
+    detail: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemHint:
+    """What system a guest runs, as far as its memory tells without symbols.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    system : str or None
+        ``linux`` or ``windows``; None without evidence.
+    version : str or None
+        Release of the kernel, or build of Windows.
+    kaslr_shift : int or None
+        How far Linux's kernel text was moved from where it was linked.
+    kernel_base : int or None
+        Virtual address of Windows' kernel.
+    evidence : tuple of Evidence
+        What this rests on, the strongest kind first.
+    notes : tuple of str
+        What is in doubt.
+    """
+
+    path: str
+    system: str | None
+    version: str | None
+    kaslr_shift: int | None
+    kernel_base: int | None
+    evidence: tuple[Evidence, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What was drawn: pixels, and the row in which each block begins."""
+
+    width: int
+    height: int
+    rows: dict[str, int]
