@@ -22,6 +22,9 @@ HEADERS = (
     "sf_emit.h",
     "sf_tally.h",
     "sf_scatter.h",
+    "sf_find.h",
+    "sf_text.h",
+    "sf_census.h",
 )
 
 ffibuilder = FFI()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import FormatError, UnsupportedError
+from savefmt.format.fielddiff import field_differences
 from savefmt.image import SaveImage
 from savefmt.model import (
     BlockDifference,
@@ -68,6 +70,7 @@ def compare(
             if block.ignored
         ]
         sections, note = _compare_sections(*states)
+        sections = [_with_fields(images, section) for section in sections]
         if images[0].machine != images[1].machine:
             notes.append(f"machine types: {images[0].machine} and {images[1].machine}")
         return Comparison(
@@ -109,6 +112,22 @@ def _compare_blocks(images: list[SaveImage], states: list[GuestState]) -> list[B
             size = images[1].head.blocks[idstr].page_size
             found.append(BlockDifference(idstr, "only-right", table.count, (), size))
     return found
+
+
+def _with_fields(images: list[SaveImage], section: SectionDifference) -> SectionDifference:
+    """Tell which fields of a section differ, where both can be taken apart."""
+    if section.reason != "content":
+        return section
+    trees = []
+    for image in images:
+        try:
+            known = image.devices.find(section.idstr, section.instance_id)
+            if known is None:
+                return section
+            trees.append(image.devices.tree(known))
+        except (FormatError, UnsupportedError):
+            return section
+    return replace(section, fields=tuple(field_differences(*trees)))
 
 
 def _compare_sections(

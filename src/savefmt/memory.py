@@ -342,7 +342,8 @@ class GuestMemory:
             data = self._read_indexed(store, number, first, count)
         else:
             data = store[number].read(self._store_file, first, count)
-        return bytes(data[offset - first * size :][:length])
+        start = offset - first * size
+        return bytes(memoryview(data)[start : start + length])
 
     def read_physical(self, address: int, length: int) -> bytes:
         """Read by guest-physical address; see `guest.physical.PhysicalMemory.read`."""

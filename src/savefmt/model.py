@@ -259,12 +259,28 @@ class BlockDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A field of a device that differs: its path, and both values as text.
+
+    A value is None where only the other image has such a field.
+    """
+
+    path: str
+    left: str | None
+    right: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SectionDifference:
-    """A device section that differs; `reason` as in `BlockDifference`."""
+    """A device section that differs; `reason` as in `BlockDifference`.
+
+    `fields` is empty where the sections cannot be taken apart.
+    """
 
     idstr: str
     instance_id: int
     reason: str
+    fields: tuple[FieldDifference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ from savefmt.cli import render
 from savefmt.errors import CorruptError
 from savefmt.format import devicetree
 from savefmt.qemu import report
+from savefmt.scan import values as scan_values
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, devicetree, values, report)
+HOMES = (model, devicetree, values, report, scan_values)
 
 
 def valid(name: str, text: str) -> Any:
@@ -37,7 +38,11 @@ def valid(name: str, text: str) -> Any:
 
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.stem)
 def test_schemas_know_every_field(path: Path) -> None:
-    computed = {"CheckReport": {"ok", "worst"}, "Comparison": {"same"}}
+    computed = {
+        "CheckReport": {"ok", "worst"},
+        "Comparison": {"same"},
+        "MemoryStats": {"pages", "zero", "duplicate"},
+    }
     for name, entry in json.loads(path.read_text())["$defs"].items():
         if name not in ("Error", "Failed"):
             home = next(module for module in HOMES if hasattr(module, name))

@@ -34,6 +34,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "left", metavar="A")
     file_argument(parser, "right", metavar="B")
     parser.add_argument("--pages", action="store_true", help="list the pages that differ")
+    parser.add_argument("--fields", action="store_true", help="list the device fields that differ")
     output_options(parser)
     io_options(parser)
     common_options(parser)
@@ -51,5 +52,5 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(comparison=render.fields(result))
     elif not ui.quiet:
-        ui.say(render.comparison_lines(result, pages=args.pages))
+        ui.say(render.comparison_lines(result, pages=args.pages, fields=args.fields))
     return ExitCode.GOOD if result.same else ExitCode.DIFFERENT

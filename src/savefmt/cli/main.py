@@ -22,7 +22,7 @@ _EPILOG = """\
 exit codes (see also the end of each command's help):
   0 good; 1 failed; 64 wrong usage; 70 a bug in savefmt; 130 Ctrl-C; 143 SIGTERM
   check: 2 damaged, 3 usable with findings, 63 not a save image
-  compare: 1 different, 2 failed
+  compare: 1 different, 2 failed; search: 1 not found, 2 failed
 
 examples:
   savefmt info guest.save
@@ -50,6 +50,11 @@ _HOMES = {
     "regs": ("regs",),
     "memmap": ("memmap",),
     "read": ("read", "vtop"),
+    "search": ("search",),
+    "strings": ("strings",),
+    "hash": ("hashes",),
+    "stats": ("stats",),
+    "os": ("system",),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "bench": ("bench",),
     "completion": ("completion",),

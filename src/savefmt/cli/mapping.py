@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 
 import savefmt
 from savefmt.cli import render
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
     Commands,
+    block_options,
     common_options,
     file_argument,
+    number,
     output_options,
     progress_options,
+    usage_error,
 )
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
@@ -37,6 +42,21 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
+    group = parser.add_argument_group("a picture instead")
+    file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
+    group.add_argument(
+        "--palette",
+        choices=("zero", "entropy", "changed"),
+        help="what colours tell (default: zero; with --against: changed)",
+    )
+    file_argument(
+        group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
+    )
+    group.add_argument(
+        "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
+    )
+    block_options(group)
+    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
     common_options(parser)
@@ -45,6 +65,10 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
+    if args.png:
+        return _draw(args, ui)
+    if args.palette or args.against or args.width or args.block or args.force:
+        usage_error(args, "--palette, --against, --width, --block and --force go with --png")
     show = {"human": _show_text, "json": _show_json, "jsonl": _show_lines}[args.output]
     try:
         image = savefmt.open(args.image)
@@ -59,6 +83,40 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             raise
         ui.complain(error, args.image)
         return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    palette = args.palette or ("changed" if args.against else "zero")
+    if (palette == "changed") != bool(args.against):
+        usage_error(args, "the palette 'changed' and --against go together")
+    if args.width is not None and not 1 <= args.width <= 16384:
+        usage_error(args, "--width is 1 to 16384")
+    from savefmt.scan.picture import draw
+
+    try:
+        with ExitStack() as stack:
+            image = stack.enter_context(savefmt.open(args.image))
+            against = stack.enter_context(savefmt.open(args.against)) if args.against else None
+            picture = draw(
+                image,
+                args.png,
+                palette=palette,
+                against=against,
+                width=args.width,
+                blocks=args.block,
+                overwrite=args.force,
+                progress=stack.enter_context(ui.progress(args.image)),
+            )
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(picture=asdict(picture))
+    else:
+        ui.remark(f"{args.png}: {picture.width} x {picture.height} pixels")
+        for name, row in picture.rows.items():
+            ui.step(f"{name} begins in row {row}")
     return ExitCode.GOOD
 
 

@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
-def file_argument(parser: argparse.ArgumentParser, *names: str, **kwargs: Any) -> None:
+def file_argument(parser: argparse._ActionsContainer, *names: str, **kwargs: Any) -> None:
     """Add an argument that shells complete as a file name.
 
     Parameters
@@ -132,7 +132,9 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
+def output_options(
+    parser: argparse.ArgumentParser, *, lines: bool = False, csv: bool = False
+) -> None:
     """Add ``--output`` and ``-j``.
 
     Parameters
@@ -141,12 +143,44 @@ def output_options(parser: argparse.ArgumentParser, *, lines: bool = False) -> N
         The command's parser.
     lines : bool
         Offer ``jsonl``, one JSON object per line, too.
+    csv : bool
+        Offer ``csv``, too.
     """
-    kinds = ("human", "json", "jsonl") if lines else ("human", "json")
+    kinds = ("human", "json", *(["jsonl"] if lines else []), *(["csv"] if csv else []))
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--output", choices=kinds, default="human", help="how to print the result")
     group.add_argument(
         "-j", dest="output", action="store_const", const="json", help="short for --output=json"
+    )
+
+
+def scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add blocks, threads, direct I/O and progress, for commands that scan guest memory.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    block_options(parser)
+    group = parser.add_argument_group("reading")
+    speed_options(group)
+    progress_options(group)
+
+
+def speed_options(group: argparse._ActionsContainer) -> None:
+    """Add ``--threads`` and ``--direct``.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    threads_option(group)
+    group.add_argument(
+        "--direct",
+        action=argparse.BooleanOptionalAction,
+        help="bypass the page cache where the file system allows it",
     )
 
 
@@ -159,12 +193,7 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         The command's parser.
     """
     group = parser.add_argument_group("reading and writing")
-    threads_option(group)
-    group.add_argument(
-        "--direct",
-        action=argparse.BooleanOptionalAction,
-        help="bypass the page cache where the file system allows it",
-    )
+    speed_options(group)
     group.add_argument(
         "--window",
         type=window_argument,
@@ -224,7 +253,8 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    return IOOptions(threads=args.threads, direct=args.direct, window=args.window)
+    window = getattr(args, "window", IOOptions().window)
+    return IOOptions(threads=args.threads, direct=args.direct, window=window)
 
 
 def number(text: str) -> int:
@@ -237,7 +267,7 @@ def number(text: str) -> int:
     return value << 10 * " KMGT".index(unit or " ")
 
 
-def cpu_options(parser: argparse.ArgumentParser) -> None:
+def cpu_options(parser: argparse._ActionsContainer) -> None:
     """Add what chooses page tables.
 
     Parameters
@@ -275,6 +305,22 @@ def _descriptor(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
         raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
     return int(text)
+
+
+def block_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses RAM blocks.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--block",
+        action="append",
+        metavar="NAME",
+        help="this RAM block only; may be repeated",
+    )
 
 
 def usage_error(args: argparse.Namespace, message: str) -> NoReturn:

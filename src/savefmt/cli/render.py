@@ -313,7 +313,9 @@ def conversion_lines(report: ConversionReport) -> Iterator[str]:
         yield f"  verified: {report.digest}"
 
 
-def comparison_lines(comparison: Comparison, *, pages: bool = False) -> Iterator[str]:
+def comparison_lines(
+    comparison: Comparison, *, pages: bool = False, fields: bool = False
+) -> Iterator[str]:
     """Tell whether two images hold the same guest, and where not.
 
     Parameters
@@ -322,6 +324,8 @@ def comparison_lines(comparison: Comparison, *, pages: bool = False) -> Iterator
         What `savefmt.compare` returned.
     pages : bool
         List the runs of differing pages.
+    fields : bool
+        List the device fields that differ.
 
     Yields
     ------
@@ -347,6 +351,10 @@ def comparison_lines(comparison: Comparison, *, pages: bool = False) -> Iterator
             yield f"device {name}: only in {plain(only[section.reason])}"
         else:
             yield f"device {name}: {section.reason} differs"
+        if fields:
+            for field in section.fields:
+                values = ("-" if one is None else plain(one) for one in (field.left, field.right))
+                yield f"  {plain(field.path)}: {' | '.join(values)}"
     for note in comparison.notes:
         yield f"note: {plain(note)}"
     if comparison.same:

@@ -1,0 +1,22 @@
+/* Occurrences of a byte pattern with wildcards.  Pure, cannot fail. */
+#ifndef SF_FIND_H
+#define SF_FIND_H
+
+#include "sf_base.h"
+
+/* Matches where (data ^ value) & mask is zero for all LENGTH bytes.  The anchors are
+ * two of its places, best rare ones, that are looked at first. */
+struct sf_pattern {
+    const uint8_t *value;
+    const uint8_t *mask;
+    size_t length;
+    size_t anchors[2];
+};
+
+/* Write the offsets in DATA at or after FROM where PATTERN lies, ascending, overlapping
+ * ones included, at most CAP of them, to OUT.  *NEXT gets the place to go on from,
+ * which is LEN when all was seen. */
+size_t sf_find(const struct sf_pattern *pattern, const uint8_t *data, size_t len,
+               size_t from, uint64_t *out, size_t cap, size_t *next);
+
+#endif

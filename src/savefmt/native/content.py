@@ -1,0 +1,149 @@
+"""What lies in memory that was read: patterns, texts, entropy, and pages that are alike.
+
+The C core works without the interpreter's lock, so threads can do this side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from savefmt.native.core import ffi, lib
+from savefmt.native.pages import Table
+
+_BATCH = 4096
+
+TEXT_ENCODINGS = {
+    "ascii": lib.SF_TEXT_ASCII,
+    "utf-16le": lib.SF_TEXT_UTF16LE,
+    "utf-16be": lib.SF_TEXT_UTF16BE,
+}
+"""Encodings of `text_runs`."""
+
+ENTROPY_UNITS = 31
+"""Units of `entropies` in a bit."""
+
+
+class MaskedPattern:
+    """Bytes to look for, some of whose bits may not matter.
+
+    Parameters
+    ----------
+    value, mask : bytes
+        Of one length, at least 1.  Memory matches where it equals the value in all bits
+        that are set in the mask.
+    """
+
+    def __init__(self, value: bytes, mask: bytes) -> None:
+        if not value or len(value) != len(mask):
+            raise ValueError("a pattern needs bytes, and a mask as long")
+        self.value = value
+        self.mask = mask
+        self._struct = ffi.new("struct sf_pattern *")
+        self._kept = ffi.from_buffer("uint8_t[]", value), ffi.from_buffer("uint8_t[]", mask)
+        self._struct.value, self._struct.mask = self._kept
+        self._struct.length = len(value)
+        self._struct.anchors = _rarest(value, mask)
+
+    @property
+    def fits_zeros(self) -> bool:
+        """Whether a stretch of zeros matches."""
+        return not any(v & m for v, m in zip(self.value, self.mask, strict=True))
+
+    def find(self, data: bytes, start: int = 0) -> Iterator[int]:
+        """Yield the places where the pattern lies, overlapping ones included.
+
+        Parameters
+        ----------
+        data : bytes
+            Where to look.
+        start : int
+            The first place to look at.
+
+        Yields
+        ------
+        int
+            Offsets in `data`, ascending.
+        """
+        found = ffi.new("uint64_t[]", _BATCH)
+        following = ffi.new("size_t *", start)
+        with ffi.from_buffer("uint8_t[]", data) as view:
+            while following[0] < len(data):
+                count = lib.sf_find(
+                    self._struct, view, len(data), following[0], found, _BATCH, following
+                )
+                yield from ffi.unpack(found, count)
+
+
+def _rarest(value: bytes, mask: bytes) -> tuple[int, int]:
+    """Choose the two places that memory is least likely to match by chance."""
+
+    def commonness(at: int) -> tuple[int, int]:
+        return -mask[at].bit_count(), _COMMON.find(value[at])
+
+    one, *rest = sorted(range(len(value)), key=commonness)
+    # An equal byte tells nothing new where the same byte repeats.
+    other = next((at for at in rest if value[at] != value[one]), rest[0] if rest else one)
+    return one, other
+
+
+# From rather common to very common; what is not here is rare.
+_COMMON = bytes([*b"mpfuhgldcnrsaoite ", 0x48, 0x8B, 0x01, 0xFF, 0x00])
+
+
+def text_runs(data: bytes, encoding: str, least: int) -> Iterator[tuple[int, int]]:
+    """Yield where printable characters stand in a row.
+
+    Parameters
+    ----------
+    data : bytes
+        Where to look; of even length for UTF-16, whose characters lie at even offsets.
+    encoding : str
+        One of `TEXT_ENCODINGS`.
+    least : int
+        Fewer characters than these make no text, but where they touch either end of the
+        data, since they may go on there.
+
+    Yields
+    ------
+    (int, int)
+        Offset and length in bytes.
+    """
+    found = ffi.new("uint64_t[][2]", _BATCH)
+    following = ffi.new("size_t *")
+    kind = TEXT_ENCODINGS[encoding]
+    with ffi.from_buffer("uint8_t[]", data) as view:
+        while following[0] < len(data):
+            count = lib.sf_text_runs(
+                view, len(data), kind, least, following[0], found, _BATCH, following
+            )
+            numbers = ffi.unpack(ffi.cast("uint64_t *", found), 2 * count) if count else []
+            yield from zip(numbers[::2], numbers[1::2], strict=True)
+
+
+def entropies(data: bytes, page_size: int) -> bytes:
+    """Return the entropy of each page in 1/31 bits a byte: one byte, 0 to 248."""
+    count = len(data) // page_size
+    out = bytearray(count)
+    with ffi.from_buffer("uint8_t[]", data) as view, ffi.from_buffer("uint8_t[]", out) as target:
+        lib.sf_census_entropy(view, page_size, count, target)
+    return bytes(out)
+
+
+def count_distinct(tables: Iterable[Table]) -> tuple[int, int]:
+    """Count the different numbers, and those that occur once, over all tables; zeros do not count.
+
+    Returns
+    -------
+    (int, int)
+        Different ones, and among them those that occur once.
+    """
+    sums = bytearray()
+    for table in tables:
+        sums += table.data()
+    distinct, unique = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    zeros = len(sums) // 8 - sum(table.count_nonzero() for table in tables)
+    with ffi.from_buffer("uint64_t[]", sums) as numbers:
+        lib.sf_census_distinct(numbers, len(sums) // 8, distinct, unique)
+    if zeros:
+        return distinct[0] - 1, unique[0] - (zeros == 1)
+    return distinct[0], unique[0]

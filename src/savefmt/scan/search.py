@@ -1,0 +1,213 @@
+"""Look for patterns in the guest's memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from operator import itemgetter
+
+from savefmt.errors import SavefmtError
+from savefmt.guest.mappings import ReverseMap
+from savefmt.guest.placement import Placement
+from savefmt.guest.space import AddressSpace
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions, OnProgress
+from savefmt.scan.patterns import Masked, Matcher
+from savefmt.scan.values import Hit
+from savefmt.scan.windows import Memory, Reach, Window
+
+CONTEXT = 16
+"""Bytes before and behind a match that are told with it, unless asked for otherwise."""
+
+CONTEXT_LIMIT = 4096
+
+Found = tuple[int, int, str]
+"""Start and end in a window's data, and the name of the pattern."""
+
+
+class Places:
+    """Addresses of what lies in the blocks: physical ones, and virtual ones on request.
+
+    Parameters
+    ----------
+    image : SaveImage
+        The image.
+    space : AddressSpace, optional
+        Whose virtual addresses to tell.
+
+    Attributes
+    ----------
+    problem : str or None
+        Why addresses are missing.
+    """
+
+    def __init__(self, image: SaveImage, space: AddressSpace | None = None) -> None:
+        self._image = image
+        self.problem: str | None = None
+        self._reverse = ReverseMap(space) if space is not None else None
+        if self._reverse is not None and not self._reverse.complete:
+            self.problem = "the page tables have no end; some virtual addresses are missing"
+
+    @cached_property
+    def _placement(self) -> Placement:
+        try:
+            return Placement(self._image.guest.physical.map.ranges)
+        except SavefmtError as error:
+            self.problem = f"physical addresses are not known: {error.message}"
+            return Placement(())
+
+    def physical(self, block: str, offset: int) -> tuple[int, ...]:
+        """Return the guest-physical addresses of a place."""
+        return self._placement.addresses(block, offset)
+
+    def virtual(self, physical: Sequence[int]) -> tuple[int, ...]:
+        """Return the virtual addresses of a place with these physical ones."""
+        if self._reverse is None:
+            return ()
+        return tuple(sorted({at for one in physical for at in self._reverse.addresses(one)}))
+
+
+def search(
+    image: SaveImage,
+    patterns: Sequence[Matcher],
+    *,
+    blocks: Sequence[str] | None = None,
+    context: int = CONTEXT,
+    max_count: int | None = None,
+    places: Places | None = None,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> Iterator[Hit]:
+    """Look for patterns in all of memory.
+
+    Bytes and hexadecimal patterns are told wherever they lie, overlapping matches too; a
+    regular expression is, once it matched, tried again from the end of the match.  Pages
+    that the image does not hold are zeros.  A match may cross pages, and begin or end in
+    zeros that are not in the file; it never crosses the end of a block.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of any form.
+    patterns : sequence of Matcher
+        Made by the functions of `savefmt.scan.patterns`.
+    blocks : sequence of str, optional
+        Look in these only.
+    context : int
+        Bytes before and behind each match to tell with it, at most `CONTEXT_LIMIT`.
+    max_count : int, optional
+        Stop after so many matches.
+    places : Places, optional
+        Tells addresses; physical ones by default.
+    io : IOOptions
+        Threads.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Yields
+    ------
+    Hit
+        In the order of the blocks and of places in them, each as soon as it is known.
+
+    Raises
+    ------
+    AddressError
+        If there is no such block.
+    ValueError
+        If there is no pattern, or a number makes no sense.
+    """
+    if not patterns:
+        raise ValueError("nothing to look for")
+    if not 0 <= context <= CONTEXT_LIMIT:
+        raise ValueError(f"context is 0 to {CONTEXT_LIMIT} bytes")
+    places = places or Places(image)
+    memory = Memory(image, blocks, io=io, progress=progress)
+    return islice(_hits(memory, patterns, context, places), max_count)
+
+
+def count(
+    image: SaveImage,
+    patterns: Sequence[Matcher],
+    *,
+    blocks: Sequence[str] | None = None,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> int:
+    """Count what `search` would yield; the parameters are the same."""
+    if not patterns:
+        raise ValueError("nothing to look for")
+    memory = Memory(image, blocks, io=io, progress=progress)
+    return sum(len(found) for _, found in _found(memory, patterns, 0))
+
+
+def _hits(
+    memory: Memory, patterns: Sequence[Matcher], context: int, places: Places
+) -> Iterator[Hit]:
+    for window, found in _found(memory, patterns, context):
+        for start, end, name in found:
+            block, offset = window.stretch.block, window.base + start
+            physical = places.physical(block, offset)
+            yield Hit(
+                name,
+                block,
+                offset,
+                end - start,
+                physical,
+                places.virtual(physical),
+                window.data[start:end],
+                window.data[max(start - context, 0) : start],
+                window.data[end : end + context],
+            )
+
+
+def _found(
+    memory: Memory, patterns: Sequence[Matcher], context: int
+) -> Iterator[tuple[Window, list[Found]]]:
+    reach = max(pattern.reach for pattern in patterns)
+    zeros = any(pattern.fits_zeros for pattern in patterns)
+    # What begins in zeros before the data can end in it, and the reverse.
+    covered = Reach(lead=max(context, 1), tail=reach + context, margin=reach, zeros=zeros)
+    regexes = [pattern for pattern in patterns if not isinstance(pattern, Masked)]
+    masked = _finder([pattern for pattern in patterns if isinstance(pattern, Masked)])
+
+    def work(window: Window) -> tuple[Window, list[list[Found]]]:
+        found = [masked(window), *(_finder([one])(window) for one in regexes)]
+        # Windows wait for their turn: those without a match need not take memory.
+        return window if any(found) else _emptied(window), found
+
+    ends = [0] * len(regexes)
+    block = ""
+    for window, (plain, *found) in memory.each(work, covered):
+        if window.stretch.block != block:
+            block, ends = window.stretch.block, [0] * len(regexes)
+        for number, pattern in enumerate(regexes):
+            if ends[number] > window.stretch.start and found[number]:
+                # A match reached in here, and the next is looked for behind it.
+                again = window if window.data else memory.read(window.stretch, covered)
+                found[number] = _finder([pattern], ends[number])(again)
+            if found[number]:
+                ends[number] = window.base + found[number][-1][1]
+        if plain or any(found):
+            yield window, list(heapq.merge(plain, *found, key=itemgetter(0)))
+
+
+def _finder(patterns: Sequence[Matcher], after: int = 0) -> Callable[[Window], list[Found]]:
+    """Return what finds these patterns in a window, from the place `after` in the block on."""
+
+    def find(window: Window) -> list[Found]:
+        start = max(window.stretch.start, after) - window.base
+        end = window.stretch.end - window.base
+        found = [
+            (*place, pattern.name)
+            for pattern in patterns
+            for place in pattern.matches(window.data, start, end)
+        ]
+        return sorted(found) if len(patterns) > 1 else found
+
+    return find
+
+
+def _emptied(window: Window) -> Window:
+    return Window(window.stretch, window.base, b"")
