@@ -30,7 +30,7 @@ PYTHON_ROWS = (
     "image",
     "state",
     "compat",
-    "check compare convert export bench qemu",
+    "check compare convert export bench qemu plugins drgn",
     "edit",
     "cli",
     "__main__",

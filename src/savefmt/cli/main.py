@@ -49,6 +49,7 @@ _HOMES = {
     "read": ("read", "vtop"),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "bench": ("bench",),
+    "plugins": ("plugins",),
     "completion": ("completion",),
 }
 """Commands in the order of the help: the module of each, and its other names."""

@@ -191,6 +191,11 @@ class SaveImageLayer(interfaces.layers.DataLayerInterface):
         except (SavefmtError, OSError) as error:
             _refuse(error)
 
+    def destroy(self) -> None:
+        """Close the image, for all layers that read it."""
+        self._memory.image.close()
+        _open.cache_clear()
+
     def write(self, offset: int, data: bytes) -> None:
         """Refuse: images are evidence."""
         raise exceptions.LayerException(self.name, "save images are not written to")
