@@ -20,6 +20,7 @@ _INIT = f"""\
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 /bin/busybox stty -echo -onlcr
 echo "{KERNEL_LOG}" >/dev/kmsg
+echo "volatility3 leaves out the last line" >/dev/kmsg
 export {SECRET}
 for name in {" ".join(TASKS)}; do
     /$name &
