@@ -30,8 +30,8 @@ PYTHON_ROWS = (
     "image",
     "state",
     "compat",
-    "check compare convert export bench qemu plugins drgn",
-    "edit",
+    "check compare convert export bench qemu plugins",
+    "edit drgn",
     "cli",
     "__main__",
 )

@@ -7,17 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
-
-from forensics import workload
 from interop.conftest import lack_of_libvirt, lack_of_qemu
 from interop.libvirt import Libvirt
 from interop.qemu import Guest, wait_for
+
+from forensics import workload
 
 HINT = "tools/install-forensics gets it on Debian"
 FOLDER = Path(os.environ.get("SAVEFMT_FORENSICS", "~/.cache/savefmt-forensics")).expanduser()
@@ -26,6 +27,9 @@ VMLINUX = FOLDER / "vmlinux"
 
 MAPPED = {"mapped-ram": True}
 BOOT_TIMEOUT = 180.0
+CALM = 1.0
+"""Seconds after which nothing but the idle loop runs, as stacks shall show."""
+PHYSICAL_LENGTH = 512 << 20
 NODES = (
     *("-m", "3G,slots=2,maxmem=6G"),
     *("-object", "memory-backend-ram,id=ram-node0,size=1G"),
@@ -71,11 +75,14 @@ class Saved:
         Forms of the image.
     registers : str
         ``info registers -a``.
+    physical : Path or None
+        The first `PHYSICAL_LENGTH` bytes of guest-physical memory by QEMU's ``pmemsave``.
     """
 
     dump: Path
     images: Mapping[str, Path]
     registers: str
+    physical: Path | None = None
 
 
 def need_program(name: str) -> str:
@@ -148,14 +155,17 @@ def save_both_ways(directory: Path, kernel: Path, arguments: tuple[str, ...]) ->
     with Guest(directory, machine) as guest:
         guest.cont()
         guest.wait_console(workload.READY, BOOT_TIMEOUT)
+        time.sleep(CALM)
         guest.stop()
         guest.qmp("dump-guest-memory", paging=False, protocol=f"file:{dump}")
+        physical = directory / "physical"
+        guest.qmp("pmemsave", val=0, size=PHYSICAL_LENGTH, filename=str(physical))
         registers = guest.registers()
         guest.migrate_to(f"file:{images['sequential']}")
     with Guest(directory, machine, incoming=True, name="again") as guest:
         guest.load(f"file:{images['sequential']}")
         guest.migrate_to(f"file:{images['mapped']}", MAPPED)
-    return Saved(dump, images, registers)
+    return Saved(dump, images, registers, physical)
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +198,7 @@ def domain(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         libvirt.start(DOMAIN)
         console = libvirt.path(CONSOLE)
         wait_for(lambda: workload.READY in console.read_text(), "ready guest", BOOT_TIMEOUT)
+        time.sleep(CALM)
         libvirt.virsh("suspend", "canary")
         libvirt.virsh("dump", "canary", dump, "--memory-only", "--live")
         registers = libvirt.hmp("canary", "info registers -a")
@@ -210,3 +221,23 @@ def guests(bare: Saved, domain: Saved, nodes: Saved) -> dict[str, tuple[Path, Sa
     found["nodes"] = nodes.images["sequential"], nodes
     assert set(found) == set(FORMS)
     return found
+
+
+Export = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def export(
+    guests: dict[str, tuple[Path, Saved]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Export]:
+    """A function that exports the image of a form once and returns the file."""
+    directory = tmp_path_factory.mktemp("exports")
+
+    @cache
+    def export_form(form: str, *options: str) -> Path:
+        target = directory / "-".join((form, *(word.strip("-") for word in options)))
+        savefmt("export", guests[form][0], target, *options)
+        return target
+
+    yield export_form
+    shutil.rmtree(directory)

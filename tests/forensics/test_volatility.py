@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forensics import workload
-from forensics.conftest import FORMS, Saved, need_module, need_program, run, savefmt
+from forensics.conftest import FORMS, Export, Saved, need_module, need_program, run, savefmt
 
 pytestmark = pytest.mark.forensics
 
@@ -48,6 +48,15 @@ def test_tasks(form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]]) -> No
     assert len(re.findall(r"^0x", rows, re.MULTILINE)) > 40
     for task in workload.TASKS:
         assert re.search(rf"\t{task}\t", rows)
+
+
+@pytest.mark.parametrize("form", ["sequential", "zstd", "nodes"])
+def test_tasks_from_the_export(
+    form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]], export: Export
+) -> None:
+    rows = vol(export(form, "--format", "elf"), "linux.pslist", ours=False)
+
+    assert rows == vol(guests[form][0], "linux.pslist", ours=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ export {SECRET}
 for name in {" ".join(TASKS)}; do
     /$name &
 done
+/bin/busybox sleep 1
 echo "{READY}"
 while :; do /bin/busybox sleep 1000; done
 """
