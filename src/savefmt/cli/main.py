@@ -29,6 +29,7 @@ examples:
   savefmt check --full guest.save
   savefmt convert guest.save guest.sparse -O sparse --verify
   savefmt compare guest.save guest.sparse
+  savefmt export guest.save guest.core
   savefmt regs guest.save
   savefmt read guest.save --physical 0x100000 256
 """
@@ -38,6 +39,7 @@ _HOMES = {
     "info": ("info",),
     "check": ("check",),
     "convert": ("convert",),
+    "export": ("export",),
     "compat": ("compat",),
     "plan": ("plan",),
     "config": ("config",),
