@@ -126,11 +126,11 @@ def test_memory_by_gdb(
     form: str, guests: dict[str, tuple[Path, Saved]], export: Export, tmp_path: Path
 ) -> None:
     end = memory_map(guests[form][0])[-1][1]
-    for start in (KERNEL_TEXT, end - (1 << 20)):
+    for start, length in ((KERNEL_TEXT, 1 << 20), (end - 65536, 65536)):
         target = tmp_path / f"{start:x}"
-        gdb(export(form, *ELF), f"dump binary memory {target} {start:#x} {start + (1 << 20):#x}")
+        gdb(export(form, *ELF), f"dump binary memory {target} {start:#x} {start + length:#x}")
         with savefmt.open(guests[form][0]) as image:
-            assert target.read_bytes() == image.guest.physical.read(start, 1 << 20)
+            assert target.read_bytes() == image.guest.physical.read(start, length)
 
 
 CRASH_8 = "list task_struct.tasks -s task_struct.pid,comm -h init_task\nlog\nbt 1\nbt 2\nquit\n"
