@@ -1,5 +1,6 @@
 # make demo   set up .venv, then do the main job on a small real image
 # make test   set up everything, QEMU and libvirt too where allowed, and run all tests
+# make test-forensics  analyse a real Linux guest with crash, drgn, volatility3 and others
 # make check  lint and types, as CI does
 # See HACKING.md for the rest.
 
@@ -12,7 +13,7 @@ PYTEST_ARGS ?=
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
 PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
 
-.PHONY: demo test check csan format docs tables setup build clean
+.PHONY: demo test test-forensics check csan format docs tables setup build clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -21,6 +22,12 @@ demo: build
 test: setup csan
 	@tools/install-interop || echo "make test: going on without real QEMU and libvirt"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-forensics: setup
+	$(PIP) install --group forensics
+	@tools/install-interop || echo "make test-forensics: going on without real QEMU and libvirt"
+	@tools/install-forensics || echo "make test-forensics: going on without some of the tools"
+	$(BIN)/python -m pytest -m forensics tests/forensics $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

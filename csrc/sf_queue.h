@@ -15,7 +15,8 @@ struct sf_parcel {
     uint8_t *data_bits;  /* pages to write */
     uint8_t *fill_bits;  /* pages that may be overwritten with zeros */
     uint8_t *punch_bits; /* pages to turn into holes */
-    uint64_t last_used;  /* for whoever keeps parcels open */
+    uint64_t last_used;  /* these two for whoever keeps parcels open */
+    uint32_t place;
     bool has_data;
     bool has_punch;
     struct sf_parcel *next;

@@ -1,4 +1,4 @@
-/* Sequential RAM records into a mapped-ram file. */
+/* Sequential RAM records to places in a file. */
 #include "sf_scatter.h"
 
 #include "sf_queue.h"
@@ -16,7 +16,8 @@ struct sf_scatter {
     struct sf_scan *scan;
     struct sf_file *target;
     struct sf_pages *pages;
-    uint32_t nblocks;
+    uint32_t npages;
+    uint32_t last_place; /* the one found last */
     struct sf_scatter_options options;
     struct sf_queue *queue;
     struct sf_parcel *open[OPEN_WINDOWS];
@@ -30,7 +31,7 @@ struct sf_scatter {
 };
 
 enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
-                                const struct sf_pages *pages, uint32_t nblocks,
+                                const struct sf_pages *pages, uint32_t npages,
                                 const struct sf_scatter_options *options,
                                 struct sf_scatter **out, struct sf_err *err)
 {
@@ -46,16 +47,16 @@ enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
     }
     scatter->scan = scan;
     scatter->target = target;
-    scatter->nblocks = nblocks;
+    scatter->npages = npages;
     scatter->options = *options;
-    scatter->pages = calloc(nblocks ? nblocks : 1, sizeof *pages);
+    scatter->pages = calloc(npages ? npages : 1, sizeof *pages);
     if (scatter->pages == NULL) {
         status = sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "scatter");
         goto fail;
     }
-    memcpy(scatter->pages, pages, nblocks * sizeof *pages);
+    memcpy(scatter->pages, pages, npages * sizeof *pages);
     status = sf_queue_start(
-        target, options->window, nblocks ? pages[0].page_size : SF_MAX_PAGE,
+        target, options->window, npages ? pages[0].page_size : SF_MAX_PAGE,
         OPEN_WINDOWS + 2 * options->nthreads, options->nthreads, &scatter->queue, err);
     if (status != SF_OK) {
         goto fail;
@@ -69,33 +70,20 @@ fail:
 }
 
 /* Gaps between the data may be filled with zeros where the file holds no page. */
-static void seal(struct sf_scatter *scatter, struct sf_parcel *parcel, uint32_t block,
-                 uint64_t first)
+static void seal(struct sf_parcel *parcel, const struct sf_pages *pages, uint64_t first)
 {
-    const uint8_t *bitmap = scatter->pages[block].bitmap + first / 8;
+    const uint8_t *bitmap = pages->bitmap + first / 8;
     for (uint32_t i = 0; i < (parcel->npages + 7) / 8; i++) {
         parcel->fill_bits[i] = (uint8_t)~(bitmap[i] | parcel->punch_bits[i]);
     }
 }
 
-static uint32_t block_at(const struct sf_scatter *scatter, uint64_t offset)
-{
-    uint32_t i = 0;
-    while (offset < scatter->pages[i].offset ||
-           offset >= scatter->pages[i].offset +
-                         scatter->pages[i].count * scatter->pages[i].page_size) {
-        i++;
-    }
-    return i;
-}
-
 static void retire(struct sf_scatter *scatter, unsigned slot)
 {
     struct sf_parcel *parcel = scatter->open[slot];
-    const uint32_t block = block_at(scatter, parcel->offset);
-    const struct sf_pages *pages = &scatter->pages[block];
+    const struct sf_pages *pages = &scatter->pages[parcel->place];
 
-    seal(scatter, parcel, block, (parcel->offset - pages->offset) / pages->page_size);
+    seal(parcel, pages, (parcel->offset - pages->offset) / pages->page_size);
     parcel->len = (size_t)(sf_page_count(parcel->data_bits, 0, parcel->npages) *
                            parcel->page_size);
     scatter->open[slot] = NULL;
@@ -161,6 +149,7 @@ static enum sf_status open_window(struct sf_scatter *scatter,
         return status;
     }
     (*out)->offset = offset;
+    (*out)->place = (uint32_t)(pages - scatter->pages);
     (*out)->npages = (uint32_t)sf_min(scatter->options.window / pages->page_size,
                                       pages->count - first);
     (*out)->last_used = ++scatter->clock;
@@ -206,18 +195,18 @@ static enum sf_status load_page(struct sf_scatter *scatter,
 
 static enum sf_status store(struct sf_scatter *scatter, const struct sf_pages *pages,
                             struct sf_parcel *parcel, const struct sf_record *record,
-                            uint64_t i, struct sf_err *err)
+                            uint64_t page, uint64_t i, struct sf_err *err)
 {
-    const bool was_present = sf_bit_test(pages->bitmap, record->page);
+    const bool was_present = sf_bit_test(pages->bitmap, page);
     uint8_t *at = parcel->buffer + i * parcel->page_size;
 
     if (record->kind == SF_RECORD_ZERO) {
         drop_page(parcel, i);
-        sf_bit_clear(pages->bitmap, record->page);
+        sf_bit_clear(pages->bitmap, page);
         return SF_OK;
     }
     if (record->kind == SF_RECORD_XBZRLE) {
-        enum sf_status status = load_page(scatter, pages, parcel, record->page, i, err);
+        enum sf_status status = load_page(scatter, pages, parcel, page, i, err);
         if (status == SF_OK) {
             status = sf_xbzrle_apply(at, parcel->page_size, record->data,
                                      record->length, record->offset, err);
@@ -232,7 +221,7 @@ static enum sf_status store(struct sf_scatter *scatter, const struct sf_pages *p
         drop_page(parcel, i);
     }
     /* Present zeros that were never anything else need no write: the file is fresh. */
-    sf_bit_set(pages->bitmap, record->page);
+    sf_bit_set(pages->bitmap, page);
     return SF_OK;
 }
 
@@ -251,23 +240,68 @@ static void update_sum(struct sf_scatter *scatter, const struct sf_record *recor
     }
 }
 
+/* Whether place I takes the page of RECORD or lies beyond it: -1, 0, 1 as in a search.
+ */
+static int compare_place(const struct sf_scatter *scatter, uint32_t i,
+                         const struct sf_record *record)
+{
+    const struct sf_place *place = &scatter->options.places[i];
+
+    if (place->block != record->block) {
+        return place->block < record->block ? -1 : 1;
+    }
+    if (record->page < place->first) {
+        return 1;
+    }
+    return record->page - place->first < scatter->pages[i].count ? 0 : -1;
+}
+
+/* Where the page of RECORD goes, and which page it is there; NULL if nowhere. */
+static const struct sf_pages *find_place(struct sf_scatter *scatter,
+                                         const struct sf_record *record, uint64_t *page)
+{
+    uint32_t low = 0;
+    uint32_t high = scatter->npages;
+
+    *page = record->page;
+    if (scatter->options.places == NULL) {
+        return &scatter->pages[record->block];
+    }
+    for (uint32_t i = scatter->last_place; low < high; i = low + (high - low) / 2) {
+        const int order = compare_place(scatter, i, record);
+        if (order == 0) {
+            scatter->last_place = i;
+            *page = record->page - scatter->options.places[i].first;
+            return &scatter->pages[i];
+        }
+        if (order < 0) {
+            low = i + 1;
+        } else {
+            high = i;
+        }
+    }
+    return NULL;
+}
+
 static enum sf_status apply(struct sf_scatter *scatter, const struct sf_record *record,
                             struct sf_err *err)
 {
-    const struct sf_pages *pages = &scatter->pages[record->block];
-    const uint64_t step = scatter->options.window / pages->page_size;
-    const uint64_t first = record->page / step * step;
-    const uint64_t i = record->page - first;
+    uint64_t page;
+    const struct sf_pages *pages = find_place(scatter, record, &page);
     struct sf_parcel *parcel;
     enum sf_status status;
 
     /* Most zero records: nothing was there, nothing is to be done. */
-    if (record->kind == SF_RECORD_ZERO && !sf_bit_test(pages->bitmap, record->page)) {
+    if (pages == NULL ||
+        (record->kind == SF_RECORD_ZERO && !sf_bit_test(pages->bitmap, page))) {
         return SF_OK;
     }
+    const uint64_t step = scatter->options.window / pages->page_size;
+    const uint64_t first = page / step * step;
+    const uint64_t i = page - first;
     status = open_window(scatter, pages, first, &parcel, err);
     if (status == SF_OK) {
-        status = store(scatter, pages, parcel, record, i, err);
+        status = store(scatter, pages, parcel, record, page, i, err);
     }
     if (status != SF_OK) {
         return status;

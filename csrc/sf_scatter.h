@@ -1,8 +1,8 @@
-/* Sequential RAM records into a mapped-ram file, in one pass.
+/* Sequential RAM records to places in a file, in one pass.
  *
  * Pages are packed into windows of the target and written behind.  The last record of a
  * page wins; a later zero record punches earlier data out; a delta is applied to what
- * the target holds.  Bitmaps are kept in memory for the caller to write at the end. */
+ * the target holds.  Bitmaps are kept in memory for the caller to use at the end. */
 #ifndef SF_SCATTER_H
 #define SF_SCATTER_H
 
@@ -10,8 +10,19 @@
 #include "sf_scan.h"
 #include "sf_sum.h"
 
+/* Which pages of which block a struct sf_pages of the target takes. */
+struct sf_place {
+    uint64_t first;
+    uint32_t block;
+    uint32_t reserved;
+};
+
 struct sf_scatter_options {
-    struct sf_table **sums; /* one table a block, or NULL */
+    /* One for each of the target's PAGES, ascending by block and page, none of them
+     * overlapping; pages without a place are dropped.  NULL: block i goes to PAGES[i].
+     */
+    const struct sf_place *places;
+    struct sf_table **sums; /* one table a block, or NULL; not with places */
     const uint64_t *key;
     uint64_t window;
     uint32_t nthreads;
@@ -24,7 +35,7 @@ struct sf_scatter;
  * its bitmaps (all clear at the start), SCAN and the options' arrays are borrowed until
  * finish. */
 enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
-                                const struct sf_pages *pages, uint32_t nblocks,
+                                const struct sf_pages *pages, uint32_t npages,
                                 const struct sf_scatter_options *options,
                                 struct sf_scatter **out, struct sf_err *err);
 /* Consume RAM payload.  *USED may be 0 when the writers are behind: call again with the

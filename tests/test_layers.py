@@ -30,8 +30,8 @@ PYTHON_ROWS = (
     "image",
     "state",
     "compat",
-    "check compare convert export bench scan",
-    "edit qemu",
+    "check compare convert export bench plugins scan",
+    "drgn edit qemu",
     "cli",
     "__main__",
 )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from savefmt.errors import SavefmtError as SavefmtError
     from savefmt.errors import TruncatedError as TruncatedError
     from savefmt.errors import UnsupportedError as UnsupportedError
+    from savefmt.export import export as export
     from savefmt.image import SaveImage as SaveImage
     from savefmt.image import open as open
     from savefmt.image import probe as probe
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from savefmt.model import ConversionReport as ConversionReport
     from savefmt.model import EditReport as EditReport
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
+    from savefmt.model import ExportReport as ExportReport
     from savefmt.model import Finding as Finding
     from savefmt.model import ImageSummary as ImageSummary
     from savefmt.model import IOOptions as IOOptions
@@ -56,10 +58,11 @@ _HOMES = {
     "savefmt.errors": "AddressError ClosedImageError ConversionError CorruptError FormatError"
     " ImageIOError IncompleteImageError NotASaveImageError OperationCancelled SavefmtError"
     " TruncatedError UnsupportedError",
+    "savefmt.export": "export",
     "savefmt.image": "SaveImage open probe",
     "savefmt.model": "BlockDifference CheckLevel CheckReport Comparison ConversionReport EditReport"
-    " EnvelopeSummary Finding IOOptions ImageSummary Layout MapExtent OnProgress PageRun"
-    " PhysicalRange Progress RamBlock Section SectionDifference Severity",
+    " EnvelopeSummary ExportReport Finding IOOptions ImageSummary Layout MapExtent OnProgress"
+    " PageRun PhysicalRange Progress RamBlock Section SectionDifference Severity",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -245,6 +245,37 @@ class ConversionReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What `export` did: lengths in bytes, counts in pages.
+
+    `compat` is the layout of an ELF core, `vmcoreinfo` where that was found (``device``,
+    ``memory``), `memory_length` all of the guest's memory in the result, pages of zeros
+    included, `data_pages` those that are not; `files` are the names in a folder of
+    blocks.  `findings` tell what is doubtful about the result.
+    """
+
+    source: str
+    target: str
+    format: str
+    compat: str | None
+    source_layout: Layout
+    source_codec: str
+    cpus: int
+    segments: int
+    memory_length: int
+    data_pages: int | None
+    source_length: int
+    target_length: int
+    target_disk_length: int
+    seconds: float
+    vmcoreinfo: str | None = None
+    files: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    direct: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BlockDifference:
     """Pages of one block that differ, as runs; a missing block has no runs.
 

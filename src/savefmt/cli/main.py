@@ -29,6 +29,7 @@ examples:
   savefmt check --full guest.save
   savefmt convert guest.save guest.sparse -O sparse --verify
   savefmt compare guest.save guest.sparse
+  savefmt export guest.save guest.core
   savefmt regs guest.save
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
@@ -39,6 +40,7 @@ _HOMES = {
     "info": ("info",),
     "check": ("check",),
     "convert": ("convert",),
+    "export": ("export",),
     "compat": ("compat",),
     "plan": ("plan",),
     "save": ("save",),
@@ -57,6 +59,7 @@ _HOMES = {
     "os": ("system",),
     "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "bench": ("bench",),
+    "plugins": ("plugins",),
     "completion": ("completion",),
 }
 """Commands in the order of the help: the module of each, and its other names."""

@@ -15,6 +15,7 @@ from savefmt.model import (
     Comparison,
     ConversionReport,
     EditReport,
+    ExportReport,
     Finding,
     ImageSummary,
     MapExtent,
@@ -411,7 +412,13 @@ def edit_lines(report: EditReport) -> Iterator[str]:
 
 
 def fields(
-    value: ImageSummary | CheckReport | ConversionReport | Comparison | MapExtent | EditReport,
+    value: ImageSummary
+    | CheckReport
+    | ConversionReport
+    | ExportReport
+    | Comparison
+    | MapExtent
+    | EditReport,
 ) -> dict[str, Any]:
     """Turn a result into what JSON can hold, with the verdicts that it computes.
 

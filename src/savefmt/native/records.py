@@ -237,7 +237,7 @@ def index_runs(table: Table, page_size: int) -> Iterator[IndexRun]:
 
 
 class Scatter(_Sink):
-    """Write pages to their places in a fresh mapped-ram file, in one pass.
+    """Write pages to their places in a fresh file, in one pass.
 
     Parameters
     ----------
@@ -253,6 +253,9 @@ class Scatter(_Sink):
         With a key, `tables` get the sums of the final pages.
     path : str or os.PathLike
         The source, for error messages.
+    places : sequence of (int, int), optional
+        Number of the block and the first page that each of `blocks` takes, ascending and
+        none overlapping; other pages are dropped.  Not with a key.
     """
 
     def __init__(
@@ -264,18 +267,23 @@ class Scatter(_Sink):
         *,
         key: SumKey | None,
         path: StrPath,
+        places: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(scanner, path)
+        if key is not None and places is not None:
+            raise ValueError("sums are by block, not by place")
         self.tables = [Table(block.count) for block in blocks] if key else None
         self._target = target
         pages, views = pack_blocks(blocks)
         sums = pack_tables(self.tables)
         options = ffi.new("struct sf_scatter_options *")
+        packed = _pack_places(places)
+        options.places = packed
         options.sums = sums
         options.key = key.handle if key else ffi.NULL
         options.window = io.window
         options.nthreads = io.worker_count
-        self._kept = (pages, views, sums, options, key)
+        self._kept = (pages, views, packed, sums, options, key)
         self._handle = new_handle(
             "sf_scatter",
             lib.sf_scatter_start,
@@ -314,3 +322,14 @@ class Scatter(_Sink):
         """Stop the threads and drop what is unwritten; harmless when repeated."""
         handle, self._handle = self._handle, ffi.NULL
         lib.sf_scatter_finish(handle)
+
+
+def _pack_places(places: Sequence[tuple[int, int]] | None) -> Any:
+    """Return a ``struct sf_place[]``, or NULL for None."""
+    if places is None:
+        return ffi.NULL
+    array = ffi.new("struct sf_place[]", max(len(places), 1))
+    for i, (block, first) in enumerate(places):
+        array[i].block = block
+        array[i].first = first
+    return array

@@ -1,0 +1,201 @@
+"""One file for each RAM block, in a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from savefmt.errors import ConversionError, ImageIOError
+from savefmt.export.pages import Placed, write_pages
+from savefmt.export.segments import Segment, absent
+from savefmt.image import SaveImage
+from savefmt.model import Finding, IOOptions, Layout
+from savefmt.native.file import File
+from savefmt.output import OutputFile
+from savefmt.progress import Meter
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_NAME_LIMIT = 200
+_SPOOL_ALIGN = 1 << 20
+_COPY_LENGTH = 64 << 20
+
+
+def file_names(blocks: Sequence[str]) -> list[str]:
+    """Return a file name for each idstr: safe, none hidden, all different.
+
+    Parameters
+    ----------
+    blocks : sequence of str
+        What the image says; it may say anything.
+
+    Returns
+    -------
+    list of str
+        In the same order, such as ``0000_00_02.0_vga.vram.bin``.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for idstr in blocks:
+        stem = _UNSAFE.sub("_", idstr)[:_NAME_LIMIT].lstrip(".") or "_"
+        name, number = f"{stem}.bin", 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}.bin"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[Segment]:
+    """Return all blocks whose content the image holds, as if each began at address 0."""
+    found = []
+    for number, block in enumerate(image.head.blocks.blocks):
+        if block.ignored:
+            findings.append(absent(block.idstr))
+        elif block.used_length:
+            found.append(Segment(0, number, 0, block.page_count, block.page_size, "block"))
+    return found
+
+
+def check_folder(target: str, *, overwrite: bool) -> None:
+    """Refuse a target that may not be written.
+
+    Raises
+    ------
+    ConversionError
+        If it is no folder, or exists without `overwrite`.
+    ImageIOError
+        If the folder around it does not exist.
+    """
+    path = Path(target)
+    if path.exists() or path.is_symlink():
+        if not path.is_dir():
+            raise ConversionError("the target is not a folder; blocks need one", path=target)
+        if not overwrite:
+            raise ConversionError(
+                "the target exists; --force replaces files of the same names in it", path=target
+            )
+    elif not path.resolve().parent.is_dir():
+        raise ImageIOError("the folder does not exist; make it first", errno=2, path=target)
+
+
+def export_blocks(
+    image: SaveImage,
+    target: str,
+    segments: Sequence[Segment],
+    io: IOOptions,
+    meter: Meter,
+    findings: list[Finding],
+) -> tuple[int, list[Path]]:
+    """Write one file a block; they appear together when all are whole.
+
+    Parameters
+    ----------
+    image : SaveImage
+        In any form.
+    target : str
+        The folder.
+    segments : sequence of Segment
+        As `whole_blocks` gave them.
+    io, meter
+        As everywhere.
+    findings : list of Finding
+        Receives what the image turns out not to hold.
+
+    Returns
+    -------
+    (int, list of Path)
+        Pages with content, and the files.
+    """
+    idstrs = [block.idstr for block in image.head.blocks.blocks]
+    names = file_names([idstrs[segment.block] for segment in segments])
+    folder = Path(os.path.realpath(target))
+    try:
+        with _beside(folder) as place:
+            if image.layout is Layout.MAPPED_RAM:
+                present = _move(image, place, segments, names, io, meter, findings)
+            else:
+                present = _spool(image, place, segments, names, io, meter, findings)
+            _publish(place, folder, names)
+    except OSError as error:
+        if isinstance(error, ImageIOError):
+            raise
+        raise ImageIOError.from_os(error, path=target) from error
+    return present, [folder / name for name in names]
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Make a folder for the time being, and remove it in the end."""
+    place = folder.parent / f".{folder.name[:_NAME_LIMIT]}.savefmt-{secrets.token_hex(4)}"
+    place.mkdir(mode=0o700)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _publish(place: Path, folder: Path, names: Sequence[str]) -> None:
+    if not folder.exists():
+        os.rename(place, folder)
+        return
+    for name in names:
+        os.replace(place / name, folder / name)
+
+
+def _move(
+    image: SaveImage,
+    place: Path,
+    segments: Sequence[Segment],
+    names: Sequence[str],
+    io: IOOptions,
+    meter: Meter,
+    findings: list[Finding],
+) -> int:
+    present = 0
+    for segment, name in zip(segments, names, strict=True):
+        with OutputFile(place / name, overwrite=False, direct=False) as output:
+            output.set_length(segment.length)
+            part = [Placed(segment, 0)]
+            present += write_pages(image, output.file, part, io, meter, findings)
+            output.commit()
+    return present
+
+
+def _spool(
+    image: SaveImage,
+    place: Path,
+    segments: Sequence[Segment],
+    names: Sequence[str],
+    io: IOOptions,
+    meter: Meter,
+    findings: list[Finding],
+) -> int:
+    """Scatter a stream into one file, then part that: the stream jumps between blocks."""
+    placed, end = [], 0
+    for segment in segments:
+        placed.append(Placed(segment, end))
+        end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
+    with tempfile.TemporaryFile(dir=place) as spool:
+        spool.truncate(end)
+        with File(spool.fileno(), path=place, write=True) as file:
+            present = write_pages(image, file, placed, io, meter, findings)
+            for item, name in zip(placed, names, strict=True):
+                with OutputFile(place / name, overwrite=False, direct=False) as output:
+                    output.set_length(item.segment.length)
+                    _copy(spool.fileno(), file, item, output)
+                    output.commit()
+    return present
+
+
+def _copy(fd: int, spool: File, item: Placed, output: OutputFile) -> None:
+    for start, length in spool.extents(item.offset, item.offset + item.segment.length):
+        for offset in range(start, start + length, _COPY_LENGTH):
+            count = min(_COPY_LENGTH, start + length - offset)
+            output.file.write(os.pread(fd, count, offset), offset - item.offset)

@@ -1,0 +1,59 @@
+"""kdump-compressed files, by makedumpfile from an ELF core."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from savefmt.errors import ConversionError, UnsupportedError
+
+PROGRAM = "makedumpfile"
+_LAST_LINES = 400
+
+
+def find_program() -> str:
+    """Return makedumpfile.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not installed.
+    """
+    found = shutil.which(PROGRAM)
+    if found is None:
+        raise UnsupportedError(
+            f"kdump files are written by {PROGRAM}, which is not installed; "
+            "install it, or use --format elf"
+        )
+    return found
+
+
+def compress(core: Path, target: Path) -> None:
+    """Turn an ELF core into a kdump file, zero pages left out and the others compressed.
+
+    Parameters
+    ----------
+    core : Path
+        In the universal layout.
+    target : Path
+        Replaced.
+
+    Raises
+    ------
+    ConversionError
+        With what makedumpfile said: it needs VMCOREINFO.
+    """
+    command = [find_program(), "--message-level", "4", "-c", "-d", "1", "-f"]
+    result = subprocess.run(
+        [*command, str(core), str(target)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if result.returncode:
+        said = " ".join(result.stdout.decode(errors="replace").split())[-_LAST_LINES:]
+        raise ConversionError(
+            f"{PROGRAM} failed with code {result.returncode}: {said or 'no reason given'}"
+        )

@@ -1,0 +1,45 @@
+"""LiME: each range of memory behind a header of 32 bytes (LiME's format, version 1)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from savefmt.errors import ConversionError
+from savefmt.export.pages import Placed
+from savefmt.export.plans import Plan
+from savefmt.export.segments import Segment
+
+_HEADER = struct.Struct("<IIQQ8x")
+_MAGIC = 0x4C694D45
+_VERSION = 1
+
+
+def plan_lime(segments: Sequence[Segment]) -> Plan:
+    """Lay out a LiME file.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        Ascending.
+
+    Returns
+    -------
+    Plan
+        Its pages are not on page borders.
+
+    Raises
+    ------
+    ConversionError
+        If there is nothing to write.
+    """
+    if not segments:
+        raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
+    at = 0
+    placed, pieces = [], []
+    for item in segments:
+        pieces.append((at, _HEADER.pack(_MAGIC, _VERSION, item.address, item.end - 1)))
+        at += _HEADER.size
+        placed.append(Placed(item, at))
+        at += item.length
+    return Plan(tuple(placed), at, tuple(pieces), aligned=False)

@@ -1,0 +1,56 @@
+"""What an export is going to be, before a page is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from savefmt.export.pages import Placed
+from savefmt.export.segments import Segment, total
+from savefmt.model import Finding
+from savefmt.output import OutputFile
+
+Finish = Callable[[OutputFile, list[Finding]], str | None]
+"""Writes what only the finished pages can tell; returns where VMCOREINFO was found."""
+
+
+def _nothing(output: OutputFile, findings: list[Finding]) -> None:
+    """Nothing is left to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A file of pages at certain places, with something around them.
+
+    Attributes
+    ----------
+    placed : tuple of Placed
+        The pages.
+    length : int
+        Of the file.
+    pieces : tuple of (int, bytes)
+        What else stands in it, and where.
+    aligned : bool
+        Whether pages lie on page borders, so that direct I/O can write them.
+    cpus : int
+        vCPUs whose registers it has.
+    finish : callable
+        Called when the pages are in.
+    """
+
+    placed: tuple[Placed, ...]
+    length: int
+    pieces: tuple[tuple[int, bytes], ...] = ()
+    aligned: bool = True
+    cpus: int = 0
+    finish: Finish = field(default=_nothing)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What is placed."""
+        return tuple(item.segment for item in self.placed)
+
+    @property
+    def memory_length(self) -> int:
+        """Bytes of the guest's memory in it, holes included."""
+        return total(self.segments)

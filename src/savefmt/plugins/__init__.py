@@ -1,0 +1,31 @@
+"""Files that other programs load, so that they read save images as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PROGRAMS = ("volatility",)
+"""Programs that there is a plugin for."""
+
+
+def folder(program: str) -> Path:
+    """Return the folder that a program is to be pointed at.
+
+    Parameters
+    ----------
+    program : str
+        One of `PROGRAMS`.
+
+    Returns
+    -------
+    Path
+        With nothing in it but what that program loads.
+
+    Raises
+    ------
+    KeyError
+        For another program.
+    """
+    if program not in PROGRAMS:
+        raise KeyError(program)
+    return Path(__file__).parent / program

@@ -1,0 +1,79 @@
+"""volatility3 finds in save images what it finds in QEMU's own dumps of the same guests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from forensics import workload
+from forensics.conftest import FORMS, Export, Saved, need_module, need_program, run, savefmt
+
+pytestmark = pytest.mark.forensics
+
+Vol = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def vol(bare: Saved, tmp_path_factory: pytest.TempPathFactory) -> Vol:
+    """Runs volatility3, with symbols that pakunoda takes from QEMU's dump of one guest."""
+    need_module("volatility3")
+    need_module("pakunoda")
+    directory = tmp_path_factory.mktemp("volatility")
+    symbols = directory / "symbols"
+    symbols.mkdir()
+    run(need_program("pakunoda"), "extract", bare.dump, "-o", f"{symbols}/", "--no-donor")
+    words = ("-q", "--offline", "--cache-path", directory / "cache", "-s", symbols)
+    (directory / "cache").mkdir()
+    folder = savefmt("plugins", "volatility").strip()
+
+    @cache
+    def vol_on(image: Path, *plugin: str, ours: bool) -> str:
+        mine = ("-p", folder) if ours else ()
+        return run(need_program("vol"), *words, *mine, "-f", image, *plugin)
+
+    return vol_on
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tasks(form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]]) -> None:
+    image, saved = guests[form]
+
+    rows = vol(image, "linux.pslist", ours=True)
+
+    assert rows == vol(saved.dump, "linux.pslist", ours=False)
+    assert len(re.findall(r"^0x", rows, re.MULTILINE)) > 40
+    for task in workload.TASKS:
+        assert re.search(rf"\t{task}\t", rows)
+
+
+@pytest.mark.parametrize("form", ["sequential", "zstd", "nodes"])
+def test_tasks_from_the_export(
+    form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]], export: Export
+) -> None:
+    rows = vol(export(form, "--format", "elf"), "linux.pslist", ours=False)
+
+    assert rows == vol(guests[form][0], "linux.pslist", ours=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "plugin", "mark"),
+    [
+        ("zstd", "banners.Banners", "Linux version"),
+        ("raw", "linux.kmsg.Kmsg", workload.KERNEL_LOG),
+        ("nodes", "linux.envars.Envars", workload.SECRET.replace("=", "\t")),
+    ],
+)
+def test_more(
+    form: str, plugin: str, mark: str, vol: Vol, guests: dict[str, tuple[Path, Saved]]
+) -> None:
+    """Scans with their addresses, the kernel's log, memory of processes."""
+    image, saved = guests[form]
+
+    rows = vol(image, plugin, ours=True)
+
+    assert rows == vol(saved.dump, plugin, ours=False)
+    assert mark in rows
