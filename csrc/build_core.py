@@ -20,6 +20,7 @@ HEADERS = (
     "sf_move.h",
     "sf_fill.h",
     "sf_emit.h",
+    "sf_index.h",
     "sf_tally.h",
     "sf_scatter.h",
     "sf_find.h",

@@ -8,14 +8,16 @@
 struct sf_tally {
     struct sf_scan *scan;
     struct sf_table **tables;
+    struct sf_index **indexes;
     const uint64_t *key;
     uint32_t page_size;
     struct sf_record records[BATCH];
 };
 
 enum sf_status sf_tally_new(struct sf_scan *scan, uint32_t page_size,
-                            struct sf_table **tables, const uint64_t *key,
-                            struct sf_tally **out, struct sf_err *err)
+                            struct sf_table **tables, struct sf_index **indexes,
+                            const uint64_t *key, struct sf_tally **out,
+                            struct sf_err *err)
 {
     struct sf_tally *tally = calloc(1, sizeof *tally);
     if (tally == NULL) {
@@ -23,6 +25,7 @@ enum sf_status sf_tally_new(struct sf_scan *scan, uint32_t page_size,
     }
     tally->scan = scan;
     tally->tables = tables;
+    tally->indexes = indexes;
     tally->key = key;
     tally->page_size = page_size;
     *out = tally;
@@ -34,20 +37,17 @@ void sf_tally_free(struct sf_tally *tally)
     free(tally);
 }
 
-static void index_record(struct sf_tally *tally, const struct sf_record *record)
+static enum sf_status index_record(struct sf_tally *tally,
+                                   const struct sf_record *record, struct sf_err *err)
 {
-    uint64_t *entry = &sf_table_entries(tally->tables[record->block])[record->page];
+    uint64_t value = SF_INDEX_DELTA;
 
-    switch (record->kind) {
-    case SF_RECORD_ZERO:
-        *entry = SF_INDEX_ZERO;
-        break;
-    case SF_RECORD_PAGE:
-        *entry = record->offset + SF_INDEX_BASE;
-        break;
-    default:
-        *entry = SF_INDEX_DELTA;
+    if (record->kind == SF_RECORD_ZERO) {
+        value = SF_INDEX_ZERO;
+    } else if (record->kind == SF_RECORD_PAGE) {
+        value = record->offset + SF_INDEX_BASE;
     }
+    return sf_index_put(tally->indexes[record->block], record->page, value, err);
 }
 
 static enum sf_status sum_record(struct sf_tally *tally, const struct sf_record *record,
@@ -82,11 +82,8 @@ enum sf_status sf_tally_feed(struct sf_tally *tally, const uint8_t *buf, size_t 
             sf_scan_feed(tally->scan, buf + at, len - at, tally->records, BATCH, &took,
                          &nrec, done, err);
         for (size_t i = 0; status == SF_OK && i < nrec; i++) {
-            if (tally->key == NULL) {
-                index_record(tally, &tally->records[i]);
-            } else {
-                status = sum_record(tally, &tally->records[i], err);
-            }
+            status = tally->key == NULL ? index_record(tally, &tally->records[i], err)
+                                        : sum_record(tally, &tally->records[i], err);
         }
         if (status != SF_OK) {
             return status;
@@ -95,37 +92,4 @@ enum sf_status sf_tally_feed(struct sf_tally *tally, const uint8_t *buf, size_t 
     }
     *used = at;
     return SF_OK;
-}
-
-bool sf_index_next_run(const struct sf_table *index, uint64_t npages,
-                       uint32_t page_size, uint64_t from, struct sf_run *run,
-                       uint64_t *kind, uint64_t *offset, uint64_t *stride)
-{
-    const uint64_t *entries = sf_table_entries((struct sf_table *)(uintptr_t)index);
-    uint64_t at = from + 1;
-
-    if (from >= npages) {
-        return false;
-    }
-    *kind = entries[from] < SF_INDEX_BASE ? entries[from] : SF_INDEX_BASE;
-    *offset = 0;
-    *stride = 0;
-    if (*kind != SF_INDEX_BASE) {
-        while (at < npages && entries[at] == entries[from]) {
-            at++;
-        }
-    } else {
-        /* Records of neighbouring pages lie a word and perhaps a name apart. */
-        *offset = entries[from] - SF_INDEX_BASE;
-        if (at < npages && entries[at] > entries[from] &&
-            entries[at] - entries[from] <= page_size + 512u) {
-            *stride = entries[at] - entries[from];
-            while (at < npages && entries[at] == entries[at - 1] + *stride) {
-                at++;
-            }
-        }
-    }
-    run->first = from;
-    run->count = at - from;
-    return true;
 }

@@ -24,6 +24,7 @@ PYTHON_ROWS = (
     "traverse",
     "mapped",
     "stored",
+    "pageindex",
     "memory",
     "devices",
     "guest",
@@ -40,7 +41,7 @@ C_ROWS = (
     "sf_err",
     "sf_page sf_sync sf_find sf_text sf_census",
     "sf_file sf_scan sf_sum",
-    "sf_job sf_pages sf_ring",
+    "sf_index sf_job sf_pages sf_ring",
     "sf_queue sf_tally",
     "sf_append sf_emit sf_fill sf_move sf_scatter",
 )

@@ -34,7 +34,6 @@ from savefmt.model import (
 )
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
-from savefmt.native.records import index_runs
 from savefmt.progress import Meter
 from savefmt.tail import FOOTER_AND_EOF, SectionKey, Tail
 
@@ -334,21 +333,21 @@ class _Checker:
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
         ignores = IGNORE_SHARED in image.capabilities
-        for block, table in zip(image.head.blocks.blocks, visitor.tables, strict=True):
+        for block, index in zip(image.head.blocks.blocks, visitor.indexes, strict=True):
             missing = 0
             first = None
-            for run in index_runs(table, block.page_size):
+            for run in index.runs():
                 if run.kind == "absent":
                     missing += run.pages.count
                     first = run.pages.first if first is None else first
             if not missing:
                 continue
-            whole = missing == table.count
+            whole = missing == index.count
             expected = (ignores and whole) or "/" in block.idstr
             self._note(
                 "ram.missing-pages",
                 Severity.NOTE if expected else Severity.WARNING,
-                f"{missing} of {table.count} pages of {block.idstr!r} never came, "
+                f"{missing} of {index.count} pages of {block.idstr!r} never came, "
                 f"the first is page {first}",
                 None,
                 "QEMU keeps what the new guest has there; unplugged or ignored memory does that",

@@ -457,8 +457,8 @@ class SaveImage:
                 yield from mapped_extents(block, pages)
             return
         index = self.memory.index(Meter(progress, self.length, "reading"))
-        for block, table in zip(self.head.blocks.blocks, index.tables, strict=True):
-            yield from index_extents(block, table, with_offsets=self.codec == "raw")
+        for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
+            yield from index_extents(block, places, with_offsets=self.codec == "raw")
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.

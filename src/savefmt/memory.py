@@ -7,66 +7,24 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 from savefmt.errors import SavefmtError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, RamBlock
+from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
+from savefmt.native.index import BlockIndex, IndexRun
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table, page_runs
-from savefmt.native.records import (
-    IndexRun,
-    RecordCounts,
-    Scanner,
-    Scatter,
-    Skim,
-    Tally,
-    index_runs,
-)
+from savefmt.native.records import Scanner, Scatter, Skim, Tally
+from savefmt.pageindex import PageIndex
 from savefmt.prefetch import Pipe, close_pieces
 from savefmt.progress import Meter
 from savefmt.stored import StoredImage
 from savefmt.tail import SectionDigests, Tail
 from savefmt.traverse import Visitor, has_capability, traverse
-
-
-@dataclass(frozen=True)
-class PageIndex:
-    """Where each page's last record lies in a sequential stream.
-
-    Attributes
-    ----------
-    tables : sequence of Table
-        One a block, in the order of the list.
-    counts : RecordCounts
-        Records of each kind, repeated ones included.
-    page_size : int
-        Bytes a page.
-    """
-
-    tables: Sequence[Table]
-    counts: RecordCounts
-    page_size: int
-
-    def count(self, blocks: Sequence[RamBlock]) -> tuple[RamBlock, ...]:
-        """Return the blocks with their pages counted."""
-        counted = []
-        for block, table in zip(blocks, self.tables, strict=True):
-            tally = {"data": 0, "delta": 0, "zero": 0, "absent": 0}
-            for run in index_runs(table, self.page_size):
-                tally[run.kind] += run.pages.count
-            present = tally["data"] + tally["delta"]
-            counted.append(replace(block, present=present, zero=tally["zero"]))
-        return tuple(counted)
-
-    @property
-    def missing(self) -> list[int]:
-        """Pages of each block that never came."""
-        return [table.count - table.count_nonzero() for table in self.tables]
 
 
 def _spooled_length(block: ListedBlock) -> int:
@@ -85,7 +43,7 @@ class TallyVisitor:
     Parameters
     ----------
     key : SumKey or None
-        With a key the tables are page sums, without an index.
+        With a key pages are summed, without one they are indexed.
     path : str or os.PathLike
         For error messages.
     """
@@ -115,8 +73,7 @@ class TallyVisitor:
         """Make the tables."""
         self.blocks = blocks
         self.scanner = scanner_for(blocks)
-        counts = [block.page_count for block in blocks.blocks]
-        self.tally = Tally(self.scanner, counts, self._key, self._path)
+        self.tally = Tally(self.scanner, self._key, self._path)
         return self.tally
 
     def ram_section(self, head: SectionHead, footer: bytes) -> None:
@@ -125,8 +82,13 @@ class TallyVisitor:
 
     @property
     def tables(self) -> list[Table]:
-        """One a block."""
+        """Sums, one table a block."""
         return self.tally.tables if self.tally is not None else []
+
+    @property
+    def indexes(self) -> list[BlockIndex]:
+        """Where pages lie, one index a block."""
+        return self.tally.indexes if self.tally is not None else []
 
     @property
     def sums(self) -> dict[str, Table]:
@@ -229,8 +191,8 @@ class GuestMemory:
                 pass
             if visitor.scanner is None or visitor.blocks is None:
                 raise AssertionError("a stream without RAM passed")
-            self._index = PageIndex(
-                visitor.tables, visitor.scanner.counts, visitor.blocks.page_size
+            self._index = PageIndex.of(
+                visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size
             )
         return self._index
 
@@ -299,7 +261,7 @@ class GuestMemory:
         number = self._number(block)
         store = self._store
         if isinstance(store, PageIndex):
-            yield from _data_runs(index_runs(store.tables[number], store.page_size))
+            yield from _data_runs(store.blocks[number].runs())
         else:
             pages = store[number]
             yield from page_runs(pages.bitmap, pages.count)
@@ -339,7 +301,7 @@ class GuestMemory:
         count = -(-(offset + length) // size) - first
         store = self._store
         if isinstance(store, PageIndex):
-            data = self._read_indexed(store, number, first, count)
+            data = store.blocks[number].read(self._image.file, first, count)
         else:
             data = store[number].read(self._store_file, first, count)
         start = offset - first * size
@@ -375,21 +337,8 @@ class GuestMemory:
             return frozenset()
         store = self._store
         if isinstance(store, PageIndex):
-            held = [table.count_nonzero() for table in store.tables]
-        else:
-            held = [pages.present for pages in store]
-        return frozenset(number for number, pages in enumerate(held) if not pages)
-
-    def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
-        data = bytearray(count * index.page_size)
-        table = index.tables[number]
-        for i in range(count):
-            entry = table[first + i]
-            if entry >= 3:
-                at = i * index.page_size
-                page = self._image.file.read(index.page_size, entry - 3)
-                data[at : at + index.page_size] = page
-        return data
+            return store.left_out
+        return frozenset(number for number, pages in enumerate(store) if not pages.present)
 
     def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
         meter.phase = "spooling"
@@ -528,10 +477,12 @@ def mapped_extents(block: ListedBlock, pages: BlockPages) -> Iterator[MapExtent]
         yield extent(at, pages.count - at, "zero")
 
 
-def index_extents(block: ListedBlock, table: Table, *, with_offsets: bool) -> Iterator[MapExtent]:
+def index_extents(
+    block: ListedBlock, index: BlockIndex, *, with_offsets: bool
+) -> Iterator[MapExtent]:
     """Yield the extents of a block of a sequential image."""
     size = block.page_size
-    for run in index_runs(table, size):
+    for run in index.runs():
         known = with_offsets and run.kind == "data"
         yield MapExtent(
             block.idstr,

@@ -9,8 +9,30 @@ struct scene {
     struct guest guest;
     struct wire stream;
     struct sf_table *tables[GUEST_BLOCKS];
+    struct sf_index *indexes[GUEST_BLOCKS];
     uint64_t *key;
 };
+
+static void free_indexes(struct scene *scene)
+{
+    for (unsigned i = 0; i < GUEST_BLOCKS; i++) {
+        sf_index_free(scene->indexes[i]);
+        scene->indexes[i] = NULL;
+    }
+}
+
+static void new_indexes(struct scene *scene)
+{
+    struct sf_err err;
+
+    free_indexes(scene);
+    for (unsigned i = 0; i < GUEST_BLOCKS; i++) {
+        const char *name = scene->guest.names[i];
+        CHECK_OK(sf_index_new(scene->guest.counts[i], scene->guest.page_size, name,
+                              (uint32_t)strlen(name), &scene->indexes[i], &err),
+                 &err);
+    }
+}
 
 /* A live stream of a small guest; DELTAS out of 8 records are deltas. */
 static void set_up(struct scene *scene, unsigned nrecords, unsigned deltas)
@@ -24,11 +46,13 @@ static void set_up(struct scene *scene, unsigned nrecords, unsigned deltas)
     wire_bytes(&scene->stream, "junk", 4);
     scene->key = random_key(&dice);
     guest_tables(&scene->guest, scene->tables);
+    memset(scene->indexes, 0, sizeof scene->indexes);
 }
 
 static void tear_down(struct scene *scene)
 {
     free_tables(scene->tables);
+    free_indexes(scene);
     free(scene->key);
     wire_free(&scene->stream);
     guest_free(&scene->guest);
@@ -41,8 +65,8 @@ static enum sf_status feed(struct scene *scene, const uint64_t *key, uint64_t li
     struct dice dice = {41};
     struct sf_scan *scan = guest_scan(&scene->guest);
     struct sf_tally *tally = NULL;
-    enum sf_status status =
-        sf_tally_new(scan, scene->guest.page_size, scene->tables, key, &tally, err);
+    enum sf_status status = sf_tally_new(scan, scene->guest.page_size, scene->tables,
+                                         scene->indexes, key, &tally, err);
     size_t at = 0;
     bool done = false;
 
@@ -50,6 +74,7 @@ static enum sf_status feed(struct scene *scene, const uint64_t *key, uint64_t li
         memset(sf_table_entries(scene->tables[i]), 0,
                (size_t)scene->guest.counts[i] * 8);
     }
+    new_indexes(scene);
     sf_scan_begin(scan, START);
     while (status == SF_OK && !done) {
         const size_t len = (size_t)sf_min(below(&dice, limit), scene->stream.len - at);
@@ -124,27 +149,21 @@ static void slow_index(const struct scene *scene, uint64_t *index[GUEST_BLOCKS])
 }
 
 /* All pages are covered by runs that say the same as the entries. */
-static void check_runs(const struct sf_table *table, const uint64_t *index,
-                       uint64_t npages, uint32_t page_size)
+static void check_runs(const struct sf_index *runs, const uint64_t *index,
+                       uint64_t npages)
 {
-    struct sf_run run;
+    struct sf_index_run run;
     uint64_t at = 0;
-    uint64_t kind = 9;
-    uint64_t offset = 9;
-    uint64_t stride = 9;
 
-    while (sf_index_next_run(table, npages, page_size, at, &run, &kind, &offset,
-                             &stride)) {
+    while (sf_index_next_run(runs, at, npages, &run)) {
         CHECK_EQ(run.first, at);
         CHECK(run.count != 0 && at + run.count <= npages);
         for (uint64_t i = 0; i < run.count; i++) {
-            CHECK_EQ(index[at + i], kind == SF_INDEX_BASE
-                                        ? SF_INDEX_BASE + offset + i * stride
-                                        : kind);
+            CHECK_EQ(index[at + i], run.value + i * run.stride);
         }
-        CHECK(kind == SF_INDEX_BASE || (offset == 0 && stride == 0));
+        CHECK(run.value >= SF_INDEX_BASE || run.stride == 0);
         at += run.count;
-        CHECK(kind == SF_INDEX_BASE || at == npages || index[at] != kind);
+        CHECK(run.value >= SF_INDEX_BASE || at == npages || index[at] != run.value);
     }
     CHECK_EQ(at, npages);
 }
@@ -161,9 +180,9 @@ static void test_index(unsigned deltas)
         CHECK_OK(feed(&scene, NULL, 2 + (UINT64_C(3) << 2 * i), &err), &err);
         for (unsigned block = 0; block < GUEST_BLOCKS; block++) {
             const uint64_t npages = scene.guest.counts[block];
-            CHECK(npages == 0 || memcmp(sf_table_entries(scene.tables[block]),
-                                        index[block], (size_t)npages * 8) == 0);
-            check_runs(scene.tables[block], index[block], npages, 1024);
+            check_runs(scene.indexes[block], index[block], npages);
+            sf_index_pack(scene.indexes[block]);
+            check_runs(scene.indexes[block], index[block], npages);
         }
     }
     for (unsigned block = 0; block < GUEST_BLOCKS; block++) {
@@ -177,10 +196,7 @@ static void test_runs_are_long(void)
 {
     struct scene scene;
     struct sf_err err;
-    struct sf_run run;
-    uint64_t kind;
-    uint64_t offset;
-    uint64_t stride;
+    struct sf_index_run run;
 
     set_up(&scene, 0, 0);
     memset(scene.guest.bitmaps[0], 0xff, 100 / 8);
@@ -189,18 +205,14 @@ static void test_runs_are_long(void)
     wire_end(&scene.stream);
     wire_bytes(&scene.stream, "junk", 4);
     CHECK_OK(feed(&scene, NULL, 5000, &err), &err);
-    CHECK(sf_index_next_run(scene.tables[0], 300, 1024, 0, &run, &kind, &offset,
-                            &stride));
+    CHECK(sf_index_next_run(scene.indexes[0], 0, 300, &run));
     CHECK_EQ(run.count, 96);
-    CHECK_EQ(kind, SF_INDEX_BASE);
-    CHECK_EQ(offset, START + 8 + 7);
-    CHECK_EQ(stride, 1024 + 8);
-    CHECK(sf_index_next_run(scene.tables[0], 300, 1024, 96, &run, &kind, &offset,
-                            &stride));
+    CHECK_EQ(run.value, START + 8 + 7 + SF_INDEX_BASE);
+    CHECK_EQ(run.stride, 1024 + 8);
+    CHECK(sf_index_next_run(scene.indexes[0], 96, 300, &run));
     CHECK_EQ(run.count, 204);
-    CHECK_EQ(kind, SF_INDEX_ZERO);
-    CHECK(!sf_index_next_run(scene.tables[0], 300, 1024, 300, &run, &kind, &offset,
-                             &stride));
+    CHECK_EQ(run.value, SF_INDEX_ZERO);
+    CHECK(!sf_index_next_run(scene.indexes[0], 300, 300, &run));
     tear_down(&scene);
 }
 
@@ -210,10 +222,7 @@ static void test_runs_end_where_the_stride_changes(void)
     static const uint64_t order[] = {5, 0, 1, 2, 3, 4};
     struct scene scene;
     struct sf_err err;
-    struct sf_run run = {0, 0};
-    uint64_t kind;
-    uint64_t offset;
-    uint64_t stride;
+    struct sf_index_run run = {0};
 
     set_up(&scene, 0, 0);
     scene.stream.len = 0;
@@ -226,11 +235,10 @@ static void test_runs_end_where_the_stride_changes(void)
     CHECK_OK(feed(&scene, NULL, 5000, &err), &err);
     for (unsigned i = 0; i < 3; i++) {
         static const uint64_t counts[] = {3, 2, 1};
-        CHECK(sf_index_next_run(scene.tables[0], 300, 1024, run.first + run.count, &run,
-                                &kind, &offset, &stride));
-        CHECK_EQ(kind, SF_INDEX_BASE);
+        CHECK(sf_index_next_run(scene.indexes[0], run.first + run.count, 300, &run));
+        CHECK(run.value >= SF_INDEX_BASE);
         CHECK_EQ(run.count, counts[i]);
-        CHECK_EQ(stride, run.count == 1 ? 0 : 1024 + 8);
+        CHECK_EQ(run.stride, run.count == 1 ? 0 : 1024 + 8);
     }
     tear_down(&scene);
 }
@@ -249,7 +257,7 @@ static void test_sums_need_content(void)
     tear_down(&scene);
 }
 
-/* What came before the error is in the table. */
+/* What came before the error is in the index. */
 static void test_bad_records(void)
 {
     struct scene scene;
@@ -263,7 +271,9 @@ static void test_bad_records(void)
     for (uint64_t limit = 2; limit < 5000; limit *= 3) {
         CHECK_EQ(feed(&scene, NULL, limit, &err), SF_E_FORMAT);
         CHECK_EQ(err.offset, START + bad);
-        CHECK_EQ(sf_table_entries(scene.tables[0])[5], SF_INDEX_ZERO);
+        struct sf_index_run run;
+        CHECK(sf_index_next_run(scene.indexes[0], 5, 6, &run));
+        CHECK_EQ(run.value, SF_INDEX_ZERO);
     }
     tear_down(&scene);
 }
@@ -271,7 +281,8 @@ static void test_bad_records(void)
 static enum sf_status make_tally(void *context, struct sf_err *err)
 {
     struct sf_tally *tally = NULL;
-    const enum sf_status status = sf_tally_new(context, 4096, NULL, NULL, &tally, err);
+    const enum sf_status status =
+        sf_tally_new(context, 4096, NULL, NULL, NULL, &tally, err);
 
     CHECK((status == SF_OK) == (tally != NULL));
     sf_tally_free(tally);

@@ -19,7 +19,7 @@ from savefmt.model import IOOptions
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, SumKey
-from savefmt.native.records import Scanner, Scatter, Tally, apply_delta, index_runs
+from savefmt.native.records import Scanner, Scatter, Tally, apply_delta
 
 PAGE_SIZE = 512
 START = 7_000
@@ -272,7 +272,7 @@ def drain(steps: Iterator[int]) -> int:
 def test_tally_sums_the_last_content(story: list[Record], cuts: list[int]) -> None:
     key = SumKey.random()
     wire = pack_records(story, PAGE_SIZE) + EOS
-    tally = Tally(new_scanner(), list(BLOCKS.values()), key, PATH)
+    tally = Tally(new_scanner(), key, PATH)
 
     assert drain(tally.take(cursor_over(wire + b"tail", cuts))) == START + len(wire)
 
@@ -283,17 +283,21 @@ def test_tally_sums_the_last_content(story: list[Record], cuts: list[int]) -> No
             assert table[page] == key.sum(content[page * PAGE_SIZE : (page + 1) * PAGE_SIZE])
 
 
-@given(story=records(), cuts=CUTS)
-def test_index_runs_match_the_last_records(story: list[Record], cuts: list[int]) -> None:
+@given(story=records(), cuts=CUTS, packed=st.booleans())
+def test_index_runs_match_the_last_records(
+    story: list[Record], cuts: list[int], packed: bool
+) -> None:
     wire = pack_records(story, PAGE_SIZE) + EOS
-    tally = Tally(new_scanner(), list(BLOCKS.values()), None, PATH)
+    tally = Tally(new_scanner(), None, PATH)
     drain(tally.take(cursor_over(wire, cuts)))
 
     last = {(block, page): (kind, offset) for kind, block, page, offset, _ in records_by_hand(wire)}
     kinds = {ZERO: "zero", PAGE: "data", XBZRLE: "delta"}
-    for number, table in enumerate(tally.tables):
+    for number, index in enumerate(tally.indexes):
+        if packed:
+            index.pack()
         at = 0
-        for run in index_runs(table, PAGE_SIZE):
+        for run in index.runs():
             assert run.pages.first == at
             assert run.pages.count > 0
             for i in range(run.pages.count):
@@ -302,13 +306,13 @@ def test_index_runs_match_the_last_records(story: list[Record], cuts: list[int])
                 if run.kind == "data":
                     assert offset == run.offset + i * run.stride
             at += run.pages.count
-        assert at == table.count
+        assert at == index.count
 
 
 @given(story=records(), cuts=CUTS)
 def test_sums_refuse_the_first_delta(story: list[Record], cuts: list[int]) -> None:
     wire = pack_records(story, PAGE_SIZE) + EOS
-    tally = Tally(new_scanner(), list(BLOCKS.values()), SumKey.fixed(), PATH)
+    tally = Tally(new_scanner(), SumKey.fixed(), PATH)
     first = [offset for kind, *_, offset, _ in records_by_hand(wire) if kind == XBZRLE]
 
     if not first:
@@ -368,7 +372,7 @@ def test_truncation_is_told_at_its_offset(
 ) -> None:
     wire = pack_records(story, PAGE_SIZE) + EOS
     there = int(part * len(wire))
-    tally = Tally(new_scanner(), list(BLOCKS.values()), None, PATH)
+    tally = Tally(new_scanner(), None, PATH)
 
     with pytest.raises(TruncatedError) as caught:
         drain(tally.take(cursor_over(wire[:there], cuts)))

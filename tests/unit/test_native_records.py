@@ -20,7 +20,7 @@ from savefmt.model import IOOptions
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, SumKey
-from savefmt.native.records import RecordCounts, Scanner, Scatter, Tally, index_runs
+from savefmt.native.records import RecordCounts, Scanner, Scatter, Tally
 
 PAGE_SIZE = 4096
 COUNT = 1024
@@ -79,7 +79,7 @@ def scattering(*, write: bool = True) -> Iterator[tuple[Scatter, File]]:
 def test_the_cursor_stands_behind_the_end_marker() -> None:
     wire = pack_records([Record("ram", 0, DATA), Record("ram", 1)], PAGE_SIZE) + EOS
     cursor = cursor_over(wire[:20], wire[20:] + b"next section")
-    tally = Tally(new_scanner(), [COUNT], None, "source")
+    tally = Tally(new_scanner(), None, "source")
 
     assert drain(tally.take(cursor)) == START + len(wire)
     assert cursor.read(12) == b"next section"
@@ -87,7 +87,7 @@ def test_the_cursor_stands_behind_the_end_marker() -> None:
 
 def test_counts_live_as_long_as_the_scanner() -> None:
     scanner = new_scanner()
-    tally = Tally(scanner, [COUNT], None, "source")
+    tally = Tally(scanner, None, "source")
     records = [Record("ram", 0, DATA), Record("ram", 1), Record("ram", 2, delta=b"")]
     for _ in range(2):
         drain(tally.take(cursor_over(pack_records(records, PAGE_SIZE) + word(0, 0x200) + EOS)))
@@ -97,10 +97,10 @@ def test_counts_live_as_long_as_the_scanner() -> None:
 
 def test_a_stopped_guest_makes_a_short_index() -> None:
     records = [Record("ram", page, DATA if page < 600 else None) for page in range(1000)]
-    tally = Tally(new_scanner(), [COUNT], None, "source")
+    tally = Tally(new_scanner(), None, "source")
     drain(tally.take(cursor_over(pack_records(records, PAGE_SIZE) + EOS)))
 
-    runs = list(index_runs(tally.tables[0], PAGE_SIZE))
+    runs = list(tally.indexes[0].runs())
 
     assert [(run.kind, run.pages.first, run.pages.count) for run in runs] == [
         ("data", 0, 600),
@@ -144,7 +144,7 @@ def test_many_windows_at_once() -> None:
     ],
 )
 def test_errors_have_their_place(wire: bytes, kind: type[CorruptError], offset: int) -> None:
-    tally = Tally(new_scanner(), [COUNT], SumKey.fixed(), "source")
+    tally = Tally(new_scanner(), SumKey.fixed(), "source")
 
     with pytest.raises(kind) as caught:
         drain(tally.take(cursor_over(wire)))
@@ -156,7 +156,7 @@ def test_errors_have_their_place(wire: bytes, kind: type[CorruptError], offset: 
 def test_errors_in_a_cycle_do_not_crash_the_collector() -> None:
     """CPython dies of a memoryview in a cycle whose buffer cffi still holds."""
     for _ in range(20):
-        tally = Tally(new_scanner(), [COUNT], None, "source")
+        tally = Tally(new_scanner(), None, "source")
         try:
             drain(tally.take(cursor_over(memoryview(bytes(9)))))
         except CorruptError as error:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from savefmt.model import IOOptions, PageRun, StrPath
+from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 from savefmt.native.file import File
+from savefmt.native.index import BlockIndex, pack_indexes
 from savefmt.native.pages import BlockPages, SumKey, Table, pack_blocks, pack_tables
 
 
@@ -56,6 +57,7 @@ class Scanner:
         handle = new_handle("sf_scan", lib.sf_scan_new, page_size, array, len(blocks))
         self.handle = ffi.gc(handle, lib.sf_scan_free)
         self.page_size = page_size
+        self.blocks = tuple(blocks)
 
     def begin(self, offset: int) -> None:
         """Start on a new section payload at stream offset `offset`."""
@@ -145,33 +147,36 @@ class _Sink:
 
 
 class Tally(_Sink):
-    """Read pages without keeping them.
+    """Read pages without keeping them: sum them, or remember where they lie.
 
     Parameters
     ----------
     scanner : Scanner
         Of the same stream.
-    counts : sequence of int
-        Pages of each block.
     key : SumKey or None
-        With a key `tables` become page sums, without an index of where pages lie.
+        With a key `tables` get the page sums, one table a block; without one `indexes`
+        get the places.
     path : str or os.PathLike
         For error messages.
     """
 
-    def __init__(
-        self, scanner: Scanner, counts: Sequence[int], key: SumKey | None, path: StrPath
-    ) -> None:
+    def __init__(self, scanner: Scanner, key: SumKey | None, path: StrPath) -> None:
         super().__init__(scanner, path)
-        self.tables = [Table(count) for count in counts]
+        size = scanner.page_size
+        counts = [(name, length // size) for name, length in scanner.blocks]
+        self.tables = [Table(count) for _, count in counts] if key else []
+        self.indexes = [] if key else [BlockIndex(name, count, size) for name, count in counts]
         self._key = key
-        self._array = pack_tables(self.tables)
+        self._arrays = (
+            pack_tables(self.tables if key else None),
+            pack_indexes(None if key else self.indexes),
+        )
         handle = new_handle(
             "sf_tally",
             lib.sf_tally_new,
             scanner.handle,
             scanner.page_size,
-            self._array,
+            *self._arrays,
             key.handle if key else ffi.NULL,
         )
         self._handle = ffi.gc(handle, lib.sf_tally_free)
@@ -203,37 +208,6 @@ class Skim(_Sink):
             done,
             path=self._path,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRun:
-    """Pages of one kind in an index: ``absent``, ``zero``, ``delta`` or ``data``.
-
-    The data of page ``first + i`` lie at ``offset + i * stride``.
-    """
-
-    pages: PageRun
-    kind: str
-    offset: int
-    stride: int
-
-
-def index_runs(table: Table, page_size: int) -> Iterator[IndexRun]:
-    """Yield the runs of an index table that `Tally` made without a key."""
-    names = {
-        lib.SF_INDEX_ABSENT: "absent",
-        lib.SF_INDEX_ZERO: "zero",
-        lib.SF_INDEX_DELTA: "delta",
-        lib.SF_INDEX_BASE: "data",
-    }
-    run = ffi.new("struct sf_run *")
-    kind, offset, stride = (ffi.new("uint64_t *") for _ in range(3))
-    at = 0
-    while lib.sf_index_next_run(
-        table.handle, table.count, page_size, at, run, kind, offset, stride
-    ):
-        yield IndexRun(PageRun(run.first, run.count), names[kind[0]], offset[0], stride[0])
-        at = run.first + run.count
 
 
 class Scatter(_Sink):
