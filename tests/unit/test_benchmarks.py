@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,11 @@ CHEAP = ("raw-sparse", "sparse-sparse", "read-raw", "zstd-sparse", "info", "alon
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     memory = folder / "memory"
     memory.mkdir()
-    yield Lab(folder, SCALES["tiny"], memory)
+    return Lab(folder, SCALES["tiny"], memory)
 
 
 def pair(ours: list[float], theirs: list[float]) -> Pair:
@@ -91,7 +91,7 @@ def test_patterns(pattern: str) -> None:
 
     assert len(pages) == 64
     assert max(pages) < 1024
-    gaps = {right - left for left, right in zip(pages, pages[1:], strict=False)}
+    gaps = {right - left for left, right in itertools.pairwise(pages)}
     assert gaps == {{"dense": 1, "alternate": 2, "scattered": 16}[pattern]}
 
 
