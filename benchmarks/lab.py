@@ -43,9 +43,9 @@ SCALES = {
         turns=5,
     ),
     "quick": Scale(
-        ram=GIB,
-        data=512 * MIB,
-        codec_data=64 * MIB,
+        ram=512 * MIB,
+        data=256 * MIB,
+        codec_data=96 * MIB,
         fragment_data=64 * MIB,
         growth_data=128 * MIB,
         small_ram=GIB,

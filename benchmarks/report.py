@@ -17,6 +17,7 @@ import savefmt
 from savefmt.bench.scratch import file_system_of
 
 MIB = 1 << 20
+BEGIN, END = "<!-- table by make bench -->", "<!-- end of the table -->"
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,26 @@ def document(
     }
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """Return the page of the manual that shows a run."""
-    return "\n".join([*_opening(content), *_table(content["rows"]), *_curves(content), ""])
+def markdown(content: Mapping[str, Any], plot: str | None = None) -> str:
+    """Return the page of the manual that shows a run; `plot` names its picture."""
+    lines = [*_opening(content), *_table(content["rows"]), *_curves(content)]
+    if plot is not None and content["curves"]:
+        lines += ["", f"![cost against size]({plot})"]
+    return "\n".join([*lines, ""])
+
+
+def refresh(readme: Path, content: Mapping[str, Any]) -> None:
+    """Put the short form of the table in its place in the README."""
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{readme} has no place for the table")
+    lines = ["| work | against | ours, s | theirs, s | ratio | goal | met |", f"|{'---|' * 7}"]
+    for row in content["rows"]:
+        if row["value"] is not None:
+            cells = [row["work"], row["against"], *_figures(row)[:-2]]
+            lines.append(f"| {' | '.join(cells)} |")
+    readme.write_text("\n".join([before + begin, *lines, end + after]))
 
 
 def _opening(content: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -85,8 +86,9 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
     rows: list[Row] = []
     for case in CASES:
         if not wanted or case.key in wanted:
+            began = time.perf_counter()
             rows.append(run_case(lab, case))
-            say(_line(rows[-1]))
+            say(f"{_line(rows[-1])} {time.perf_counter() - began:6.1f} s")
     if not wanted or "qemu" in wanted:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
@@ -98,7 +100,7 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
 def _line(row: Row) -> str:
     if row.value is None:
         return f"{row.key:<18} left out: {row.note}"
-    return f"{row.key:<18} {row.value:6.3f}  {row.goal:<24} {'met' if row.met else 'MISSED'}"
+    return f"{row.key:<18} {row.value:6.3f}  {row.goal:<24} {'met' if row.met else 'MISSED':<6}"
 
 
 def run_curves(lab: Lab) -> dict[str, dict[int, Turn]]:
@@ -127,6 +129,7 @@ def main() -> int:
     parser.add_argument("--no-curves", action="store_true", help="leave cost against size out")
     parser.add_argument("--json", type=Path, help="write the raw figures there")
     parser.add_argument("--markdown", type=Path, help="write the page there")
+    parser.add_argument("--readme", type=Path, help="replace the table there")
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
     unknown = set(args.rows) - {case.key for case in CASES} - {"qemu"}
@@ -152,13 +155,16 @@ def _folder_in(memory: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _write(args: argparse.Namespace, content: dict[str, object]) -> None:
-    page = report.markdown(content)
+    drawn = bool(args.plot and content["curves"]) and report.draw(content, args.plot)
+    page = report.markdown(content, args.plot.name if drawn else None)
     if args.json:
         args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    if args.plot and content["curves"] and not report.draw(content, args.plot):
+    if args.plot and content["curves"] and not drawn:
         say("no plot without matplotlib")
     if args.markdown:
         args.markdown.write_text(page)
+    if args.readme:
+        report.refresh(args.readme, content)
     print(page, end="")
 
 

@@ -55,13 +55,13 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Our median time over theirs."""
-        return middle(self.ours) / middle(self.theirs)
+        """Our time over theirs: the middle one of all turns.
 
-
-def middle(turns: Sequence[Turn]) -> float:
-    """Median seconds."""
-    return statistics.median(turn.seconds for turn in turns)
+        The two of one turn ran right after each other, so that other work on the machine
+        met both.
+        """
+        turns = zip(self.ours, self.theirs, strict=True)
+        return statistics.median(mine.seconds / other.seconds for mine, other in turns)
 
 
 def alternate(ours: Side, theirs: Side, turns: int) -> Pair:

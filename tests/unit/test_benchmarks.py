@@ -1,0 +1,239 @@
+"""The benchmark scripts, on images so small that their figures mean nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import qemu_case
+import report
+from cases import CASES, CURVES, Case
+from images import make_mapped, page_numbers
+from lab import MIB, SCALES, Lab
+from report import Row
+from run import peak_row, run_case
+from turns import Pair, Side, Turn, alternate, process
+
+import savefmt
+
+RUN = Path(report.__file__).with_name("run.py")
+CHEAP = ("raw-sparse", "sparse-sparse", "read-raw", "zstd-sparse", "info", "alone-raw")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    folder = tmp_path_factory.mktemp("lab")
+    memory = folder / "memory"
+    memory.mkdir()
+    return Lab(folder, SCALES["tiny"], memory)
+
+
+def pair(ours: list[float], theirs: list[float]) -> Pair:
+    return Pair([Turn(seconds) for seconds in ours], [Turn(seconds) for seconds in theirs])
+
+
+def test_the_ratio_is_that_of_the_middle_turn() -> None:
+    assert pair([1, 20, 3], [2, 10, 3]).ratio == 1
+
+
+def test_sides_begin_in_turn() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Side:
+        def go() -> Turn:
+            order.append(name)
+            return Turn(1)
+
+        return Side(go)
+
+    taken = alternate(side("ours"), side("theirs"), 3)
+
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert (len(taken.ours), len(taken.theirs)) == (3, 3)
+
+
+def test_a_turn_begins_without_the_last_one_s_files(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("old")
+    seen = []
+
+    def go() -> Turn:
+        seen.append(target.exists())
+        return Turn(1)
+
+    Side(go, [], [target]).turn()
+
+    assert seen == [False]
+
+
+def test_a_program_that_fails_ends_the_run() -> None:
+    with pytest.raises(SystemExit, match="ended with 3"):
+        process("sh", "-c", "exit 3")
+
+
+def test_a_process_is_measured(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    turn = process("sh", "-c", "echo hello", to=target)
+
+    assert target.read_text() == "hello\n"
+    assert turn.seconds > 0
+    assert turn.peak_kib > 100
+
+
+@pytest.mark.parametrize("pattern", ["dense", "alternate", "scattered"])
+def test_patterns(pattern: str) -> None:
+    pages = [page for part in page_numbers(pattern, 1024, 64) for page in part]
+
+    assert len(pages) == 64
+    assert max(pages) < 1024
+    gaps = {right - left for left, right in itertools.pairwise(pages)}
+    assert gaps == {{"dense": 1, "alternate": 2, "scattered": 16}[pattern]}
+
+
+def test_a_guest_has_the_pages_it_was_ordered_with(lab: Lab) -> None:
+    image = lab.sparse(16 * MIB, 2 * MIB, "scattered")
+
+    block = max(savefmt.probe(image, pages=True).blocks, key=lambda block: block.used_length)
+
+    assert block.used_length == 16 * MIB
+    assert block.present == 512
+    assert savefmt.check(image, level=savefmt.CheckLevel.FULL).ok
+
+
+def test_a_template_must_be_mapped(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="mapped-ram"):
+        make_mapped(lab.main_raw(), tmp_path / "out", ram=MIB, data=MIB)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.key in CHEAP], ids=lambda c: c.key)
+def test_rows(lab: Lab, case: Case) -> None:
+    row = run_case(lab, case)
+
+    if row.value is None:
+        pytest.skip(row.note)
+    assert len(row.ours) == len(row.theirs) == lab.scale.turns * case.turns
+    assert row.value > 0
+    assert row.met is (row.value >= case.limit if case.rate else row.value <= case.limit)
+
+
+def test_a_row_without_its_program_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    row = run_case(lab, CASES[0])
+
+    assert row.value is None
+    assert row.note == "dd not installed"
+
+
+@pytest.mark.interop
+def test_qemu_s_side(lab: Lab) -> None:
+    if reason := qemu_case.obstacle():
+        pytest.skip(reason)
+
+    ours, theirs = qemu_case.sides(lab)
+
+    assert ours.turn().seconds > 0
+    assert theirs.turn().peak_kib > 1000
+
+
+def test_keys_are_unique() -> None:
+    assert len({case.key for case in CASES}) == len(CASES)
+
+
+def row(key: str, peak: int = 2048) -> Row:
+    taken = Pair([Turn(1.5, 0.25, peak)], [Turn(3.0)])
+    return Row.of(key, "work", "peer", "≤ 1 of its time", taken, value=0.5, met=True, note="why")
+
+
+def document() -> dict[str, object]:
+    rows = [row("a"), Row.skipped("b", "other work", "peer", "≥ 1", "fio not installed")]
+    rows.append(peak_row(rows))
+    curves = {"check": {1 << 30: Turn(0.5, 0, 1024), 4 << 30: Turn(0.75, 0, 1024)}}
+    facts = report.facts(Path.cwd())
+    return json.loads(json.dumps(report.document(facts, "tiny", rows, curves)))  # type: ignore[no-any-return]
+
+
+def test_the_page_shows_all_that_was_found() -> None:
+    page = report.markdown(document())
+
+    assert "| work [1] | peer | 1.5 | 3 | 0.5 | ≤ 1 of its time | yes | 0.25 | 2 |" in page
+    assert "| other work [2] | peer | - | - | - | ≥ 1 | not measured | - | - |" in page
+    assert "1. why\n2. fio not installed" in page
+    assert "| work | 1 GiB | 4 GiB |\n|---|---|---|\n| check | 0.50 | 0.75 |" in page
+
+
+def test_the_page_shows_the_picture_if_there_is_one() -> None:
+    assert "![" not in report.markdown(document())
+    assert "![cost against size](plot.svg)" in report.markdown(document(), "plot.svg")
+
+
+def test_the_readme_gets_the_table_in_its_place(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+
+    report.refresh(readme, document())
+
+    lines = readme.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines
+    assert "| work | peer | 1.5 | 3 | 0.5 | ≤ 1 of its time | yes |" in lines
+    assert not any(line.startswith("| other work") for line in lines)
+
+
+def test_a_readme_without_a_place_is_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("text\n")
+
+    with pytest.raises(SystemExit, match="no place for the table"):
+        report.refresh(readme, document())
+
+    assert readme.read_text() == "text\n"
+
+
+def test_the_peak_is_held_to_its_limit() -> None:
+    assert peak_row([row("a", 100 << 10)]).met
+    assert not peak_row([row("a"), row("b", (100 << 10) + 1)]).met
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_cost_against_size_is_drawn(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"plot.{kind}"
+
+    assert report.draw(document(), path)
+
+    head = path.read_bytes()[:300]
+    assert head.startswith(b"\x89PNG") if kind == "png" else b"<svg" in head or b"<?xml" in head
+
+
+def test_one_command_does_it_all(tmp_path: Path) -> None:
+    outputs = {name: tmp_path / f"out.{name}" for name in ("json", "markdown", "plot.svg")}
+    words = [f"--{name.partition('.')[0]}={path}" for name, path in outputs.items()]
+    rows = ["--rows", "in-place", "growth-check"]
+
+    done = subprocess.run(
+        [sys.executable, RUN, "--scale=tiny", f"--dir={tmp_path}", *words, *rows],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = json.loads(outputs["json"].read_text())
+    assert [entry["key"] for entry in found["rows"]] == ["in-place", "growth-check", "peak"]
+    assert set(found["curves"]) == set(CURVES)
+    assert found["facts"]["kernel"]
+    assert outputs["markdown"].read_text() == done.stdout
+    assert sorted(tmp_path.iterdir()) == sorted(outputs.values())
+
+
+def test_an_unknown_row_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, RUN, "--rows", "nonsense"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "no rows nonsense" in done.stderr
