@@ -108,7 +108,7 @@ def test_nothing_heavy_is_loaded_on_the_way_to_info() -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from savefmt.cli.main import build_parser\n"
-        "build_parser().parse_args(['info', 'a'])\n"
+        "build_parser(['info', 'a']).parse_args(['info', 'a'])\n"
         "print(*sys.modules)"
     )
     result = subprocess.run(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from unit.test_policy import CASES, Case, expected, plan_of, told
+from unit.test_policy import CASES, OUTCOMES, Case, plan_of, told
 
 import savefmt
 from interop.conftest import need_direct_io, need_machine
@@ -62,9 +62,9 @@ REPRESENTATIVES = representatives()
 
 
 def test_every_row_that_ends_in_a_save_is_tried() -> None:
-    outcomes = {expected(case) for case in CASES if not expected(case).startswith("refused")}
+    outcomes = {outcome for outcome in OUTCOMES.values() if not outcome.startswith("refused")}
 
-    assert {expected(case) for case in REPRESENTATIVES.values()} == outcomes
+    assert {OUTCOMES[case] for case in REPRESENTATIVES.values()} == outcomes
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVES.values(), ids=REPRESENTATIVES)
@@ -106,7 +106,7 @@ def test_the_plan_is_carried_out(
 
     image = collector.finish() if collector is not None else path
     assert report.plan == plan_of(case)
-    assert told(report.plan) == expected(case)
+    assert told(report.plan) == OUTCOMES[case]
     assert (report.state, guest.status) == ("running", "running")
     assert (guest.settings(), guest.descriptors()) == (before, opened)
     assert len(os.listdir("/proc/self/fd")) == len(ours)
