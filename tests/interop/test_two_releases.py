@@ -87,6 +87,9 @@ CASES = {
         arguments=("-uuid", "00112233-4455-6677-8899-aabbccddeeff"),
         capabilities={"validate-uuid": True},
     ),
+    "dirty bitmaps": Case(
+        *(BUT, YES, "pc-q35-7.2"), arguments=DISK, capabilities={"dirty-bitmaps": True}
+    ),
     "ignored memory": Case(
         *(BUT, BUT, "pc-q35-7.2"), arguments=SHARED, capabilities={"x-ignore-shared": True}
     ),
@@ -291,6 +294,7 @@ def test_the_table_of_abilities(program: str) -> None:
         "multifd": "multifd" in answers.capabilities,
         "ignore-shared": "x-ignore-shared" in answers.capabilities,
         "uuid": "validate-uuid" in answers.capabilities,
+        "dirty-bitmaps": "dirty-bitmaps" in answers.capabilities,
         "compress": "compress" in answers.capabilities,
         "block-migration": "block" in answers.capabilities,
         "direct-io": "direct-io" in answers.parameters,

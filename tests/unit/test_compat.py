@@ -225,6 +225,7 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
             ("-O raw", "--for qemu=8.2"),
         ),
         (traits(has_uuid=True, machine="pc-q35-4.0"), "qemu=4.1", NO, "UUID", ()),
+        (traits(has_bitmaps=True, machine="pc-q35-2.4"), "qemu=2.11", NO, "bitmaps", ()),
         (traits(capabilities=frozenset({"x-ignore-shared"})), "qemu=8.2", BUT, "left out", ()),
         (
             traits(capabilities=frozenset({"x-ignore-shared"}), machine="pc-q35-3.1"),
@@ -372,5 +373,5 @@ def test_unknown_bits_are_refused_by_number(tmp_path: Path) -> None:
     word = (1 | 1 << 3 | 1 << 9).to_bytes(4, "little")
     path.write_bytes(make_stream(prefix=make_envelope(version=3, unused=word + bytes(52))))
 
-    with pytest.raises(UnsupportedError, match="feature bit 3, 9"):
+    with pytest.raises(UnsupportedError, match="feature bits 3, 9"):
         savefmt.open(path)
