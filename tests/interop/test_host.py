@@ -72,3 +72,25 @@ def test_a_running_guest(tmp_path: Path) -> None:
 
             assert (code, host["qemu"], host["machine"]) == (0, socket, "known")
             assert guest.status == "prelaunch"
+
+
+@pytest.mark.usefixtures("older_qemu")
+@pytest.mark.parametrize(
+    ("program", "option", "code", "outcome"),
+    [
+        (OLDER, "--require", 1, "no-mapped-ram"),
+        (OLDER, "--prefer", 0, "sequential"),
+        (EMULATOR, "--require", 0, "mapped-ram"),
+    ],
+)
+def test_plans_with_both(
+    program: str, option: str, code: int, outcome: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "savefmt", "plan", "-j", str(tmp_path / "image"), option]
+    command += ["--save-version", "3", "--parallel", "2", "--qemu-binary", program]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    document = json.loads(done.stdout)
+    told = document["plan"]["layout"] if code == 0 else document["refusal"]["code"]
+    assert (done.returncode, told) == (code, outcome)
