@@ -57,6 +57,7 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     assert "  libvirt 10.4      no       the sparse format came with libvirt 11.2" in lines
     assert f"{'':29}savefmt convert -O raw makes it loadable" in lines
     assert "  libvirt 11.2      yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert f"{'':29}savefmt convert -O raw makes it a yes" in lines
     assert "  QEMU 9.1          yes" in lines
     for reader in MILESTONES:
         assert sum(f"  {reader} " in f"{line} " for line in lines) == 1
