@@ -53,7 +53,7 @@ def requests(connection: socket.socket) -> Iterator[dict[str, Any]]:
 
 def converse(connection: socket.socket, known: Mapping[str, Any]) -> None:
     """Speak QMP until the other side hangs up."""
-    package = {"version": {"qemu": known["query-version"]["qemu"], "package": ""}}
+    package = {"version": answers()["query-version"]}
 
     def say(message: Mapping[str, Any]) -> None:
         connection.sendall(json.dumps(message).encode() + b"\r\n")

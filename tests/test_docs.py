@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
+import savefmt
 from savefmt.compat.releases import FACTS, MILESTONES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,3 +41,15 @@ def test_every_page_is_in_the_index() -> None:
         name = str(page.relative_to(DOCS).with_suffix(""))
         if name != "index":
             assert f"\n{name}\n" in index, name
+
+
+def test_every_code_of_a_reader_is_explained() -> None:
+    page = (DOCS / "commands/check.md").read_text()
+    sources = Path(savefmt.__file__).parent / "compat"
+    rules = re.findall(r'_(?:no|risk|need)\(\s*"([\w-]+)"', (sources / "rules.py").read_text())
+    host = re.findall(r'"(host\.[\w-]+)"', (sources / "host.py").read_text())
+
+    assert len(set(rules)) > 15
+    assert len(set(host)) > 6
+    for code in {*rules, *host}:
+        assert f"`{code}`" in page, code

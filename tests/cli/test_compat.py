@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     assert "  libvirt 10.4      no       the sparse format came with libvirt 11.2" in lines
     assert f"{'':29}savefmt convert -O raw makes it loadable" in lines
     assert "  libvirt 11.2      yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert f"{'':29}savefmt convert -O raw makes it a yes" in lines
     assert "  QEMU 9.1          yes" in lines
     for reader in MILESTONES:
         assert sum(f"  {reader} " in f"{line} " for line in lines) == 1
@@ -152,6 +154,14 @@ def test_who_cannot_be_asked_gives_no_verdict(
 
     assert done.code == 1
     assert words in done.err
+
+
+def test_asking_takes_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+
+    done = run("check", image(tmp_path), "--qemu-binary", "/bin/cat")
+
+    assert (done.code, "pip install 'savefmt[qmp]'" in done.err) == (1, True)
 
 
 # convert --for

@@ -14,10 +14,11 @@ from golden import load
 from oracle import compress
 
 import savefmt
-from interop.conftest import version_of
+from interop.conftest import need_machine, version_of
 from interop.qemu import EMULATOR, OLDER, Guest, MigrationFailed, QmpError, wait_for
 from savefmt.compat.ask import ask, started
 from savefmt.compat.machines import Machine, Standing
+from savefmt.compat.policy import abilities_of
 from savefmt.compat.releases import Reader, Release, can, facts_of
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import ConversionError
@@ -86,6 +87,9 @@ CASES = {
         *(BUT, YES, "pc-q35-7.2"),
         arguments=("-uuid", "00112233-4455-6677-8899-aabbccddeeff"),
         capabilities={"validate-uuid": True},
+    ),
+    "dirty bitmaps": Case(
+        *(BUT, YES, "pc-q35-7.2"), arguments=DISK, capabilities={"dirty-bitmaps": True}
     ),
     "ignored memory": Case(
         *(BUT, BUT, "pc-q35-7.2"), arguments=SHARED, capabilities={"x-ignore-shared": True}
@@ -291,6 +295,7 @@ def test_the_table_of_abilities(program: str) -> None:
         "multifd": "multifd" in answers.capabilities,
         "ignore-shared": "x-ignore-shared" in answers.capabilities,
         "uuid": "validate-uuid" in answers.capabilities,
+        "dirty-bitmaps": "dirty-bitmaps" in answers.capabilities,
         "compress": "compress" in answers.capabilities,
         "block-migration": "block" in answers.capabilities,
         "direct-io": "direct-io" in answers.parameters,
@@ -298,6 +303,7 @@ def test_the_table_of_abilities(program: str) -> None:
     }
 
     assert found == {key: can(reader, key) for key in found}
+    assert answers.abilities == abilities_of(reader.release)
     # The others stand in the images above, or below.
     assert {fact.key for fact in facts_of("qemu")} - set(found) == {
         *("configuration", "switchover-start", "file-uri")
@@ -329,3 +335,22 @@ def test_nobody_writes_what_nobody_loads(tmp_path: Path) -> None:
         guest.wait_console("R")
         guest.stop()
         save(guest, tmp_path / "image", case)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("golden", ["libvirt-raw", "libvirt-sparse"])
+def test_the_envelope_does_not_matter_to_qemu(golden: str, version: int, tmp_path: Path) -> None:
+    facts = load.manifest()[golden]
+    need_machine(facts["machine"])
+    savefmt.convert(load.unpack(golden, tmp_path), tmp_path / "image", save_version=version)
+    case = Case(NO, YES, facts["machine"], arguments=("-m", "16M"))
+    firmware = load.firmware("libvirt", tmp_path)
+    words = [word.format(firmware=firmware) for word in facts["arguments"]]
+
+    (verdict,) = compatibility(tmp_path / "image", [Reader("qemu", release_of(EMULATOR))]).verdicts
+    with Guest(tmp_path, words, incoming=True) as guest:
+        load_image(guest, tmp_path / "image", case, EMULATOR)
+        blocks = guest.block_hashes()
+
+    assert verdict.answer is YES
+    assert blocks == {name: block["sha256"] for name, block in facts["blocks"].items()}

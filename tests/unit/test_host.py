@@ -240,6 +240,25 @@ def test_a_program_that_cannot_be_asked(script: str, words: str, tmp_path: Path)
         ask(image(tmp_path), binary=str(program), timeout=2)
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("query-version", {}),
+        ("query-version", [1]),
+        ("query-version", {"qemu": {"major": 10}}),
+        ("query-machines", 7),
+        ("query-machines", [{}]),
+        ("query-migrate-parameters", None),
+        ("query-migrate-capabilities", ["mapped-ram"]),
+    ],
+)
+def test_answers_that_make_no_sense(question: str, answer: object, tmp_path: Path) -> None:
+    known = fakeqemu.answers() | {question: answer}
+
+    with pytest.raises(MonitorError, match="not those of a QEMU"):
+        ask(image(tmp_path), binary=fakeqemu.write_program(tmp_path / "program", known))
+
+
 def test_a_program_that_says_nothing_is_ended(tmp_path: Path) -> None:
     program, number = tmp_path / "program", tmp_path / "pid"
     program.write_text(f"#!/bin/sh\necho $$ >'{number}'\nexec sleep 60\n")

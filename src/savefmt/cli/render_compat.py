@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render import plain, size
 from savefmt.compat.config import SETTINGS, Config, Value
-from savefmt.model import CompatReport, HostReport, Layout, Refusal, SavePlan
+from savefmt.model import Answer, CompatReport, HostReport, Layout, Refusal, SavePlan
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 
@@ -33,7 +33,8 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
             yield f"{'':<29}{reason}"
         if verdict.conversion:
             options = " ".join(verdict.conversion)
-            yield f"{'':<29}savefmt convert {options} makes it loadable"
+            becomes = "loadable" if verdict.answer is Answer.NO else "a yes"
+            yield f"{'':<29}savefmt convert {options} makes it {becomes}"
 
 
 def host_lines(report: HostReport) -> Iterator[str]:

@@ -72,7 +72,19 @@ def ask(monitor: Monitor) -> QemuAnswers:
     -------
     QemuAnswers
         Nothing of it changes while the QEMU lives.
+
+    Raises
+    ------
+    MonitorError
+        If it goes away, or answers what no QEMU would.
     """
+    try:
+        return _ask(monitor)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MonitorError("its answers are not those of a QEMU", path=monitor.name) from error
+
+
+def _ask(monitor: Monitor) -> QemuAnswers:
     version = monitor.execute("query-version")["qemu"]
     machines: dict[str, MachineEntry] = {}
     for listed in monitor.execute("query-machines"):

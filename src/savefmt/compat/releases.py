@@ -193,6 +193,13 @@ FACTS: tuple[Fact, ...] = (
         "the configuration section, which names the machine",
         "QEMU machine types from 2.4 on send it, those of 2.3 do not (tried)",
     ),
+    Fact(
+        "dirty-bitmaps",
+        "qemu",
+        Release(2, 12),
+        "the disks' dirty bitmaps (dirty-bitmaps)",
+        "QEMU 2.12 change log; 7.2 and 10.0 load them (tried)",
+    ),
     Fact("ignore-shared", "qemu", Release(4, 0), "x-ignore-shared", "QEMU 4.0 change log"),
     Fact("multifd", "qemu", Release(4, 0), "multifd channels", "QEMU 4.0 change log"),
     Fact(

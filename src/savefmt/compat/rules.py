@@ -177,6 +177,8 @@ def _capabilities(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
         yield _need(
             "capability", "the memory left out (x-ignore-shared) must still be where it was"
         )
+    if traits.has_bitmaps and not can(reader, "dirty-bitmaps"):
+        yield _no("bitmaps", f"loading dirty bitmaps {_when(reader, 'dirty-bitmaps')}")
     if traits.has_uuid and not can(reader, "uuid"):
         yield _no("uuid", f"the UUID in the stream {_when(reader, 'uuid')}")
 

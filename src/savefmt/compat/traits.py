@@ -17,6 +17,8 @@ from savefmt.progress import Meter
 SWITCHOVER_START = 11
 """The command that QEMU before 10.0 does not know (format.md 3.5)."""
 
+POSTCOPY_ADVISE = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -69,8 +71,8 @@ class Traits:
         As the stream lists them.
     finished : bool
         False with libvirt's "Part" magic.
-    has_cookie, has_uuid : bool
-        Cookie in the envelope; UUID in the stream.
+    has_cookie, has_uuid, has_bitmaps : bool
+        Cookie in the envelope; UUID and dirty bitmaps in the stream.
     unused : bool
         Whether spare words of the header are in use.
     sections : frozenset of str
@@ -88,6 +90,7 @@ class Traits:
     finished: bool = True
     has_cookie: bool = False
     has_uuid: bool = False
+    has_bitmaps: bool = False
     unused: bool = False
     sections: frozenset[str] = frozenset()
     compressed_pages: bool = False
@@ -139,6 +142,7 @@ def examine(
         finished=envelope is None or envelope.finished,
         has_cookie=bool(envelope and envelope.cookie),
         has_uuid=bool(configuration and configuration.uuid),
+        has_bitmaps=any(map(_announces_bitmaps, image.head.commands)),
         unused=bool(envelope and any(envelope.unused)),
         sections=_section_names(image),
         compressed_pages=compressed,
@@ -191,6 +195,11 @@ def _may_have_compressed(image: SaveImage, machine: Machine) -> bool:
     gone = fact("qemu", "compress").until
     newer = machine.version is not None and gone is not None and machine.version >= gone
     return not (machine.is_upstream and newer)
+
+
+def _announces_bitmaps(command: Command) -> bool:
+    """An empty POSTCOPY_ADVISE comes with dirty bitmaps (format.md 3.5)."""
+    return command.number == POSTCOPY_ADVISE and not command.data
 
 
 def _section_names(image: SaveImage) -> frozenset[str]:

@@ -28,17 +28,19 @@ def judge(traits: Traits, reader: Reader) -> Verdict:
     Returns
     -------
     Verdict
-        With the reasons, and for a no the conversion that makes it a yes.
+        With the reasons, and the nearest conversion that helps: one that makes a no
+        loadable, and a yes-but a plain yes.
     """
     found = obstacles(traits, reader)
     blocking = [obstacle.reason for obstacle in found if obstacle.blocks]
     conversion: tuple[str, ...] = ()
     if blocking:
-        answer = Answer.NO
-        form = best_form(traits, [reader])
-        conversion = options_for(traits.form, form, reader) if form is not None else ()
+        answer, goal = Answer.NO, loadable
     else:
-        answer = Answer.YES_BUT if found else Answer.YES
+        answer, goal = Answer.YES_BUT if found else Answer.YES, unconditional
+    if found:
+        form = best_form(traits, [reader], goal=goal)
+        conversion = options_for(traits.form, form, reader) if form is not None else ()
     reasons = blocking or [obstacle.reason for obstacle in found]
     return Verdict(reader.program, reader.name, answer, tuple(reasons), conversion)
 
@@ -46,6 +48,11 @@ def judge(traits: Traits, reader: Reader) -> Verdict:
 def loadable(traits: Traits, readers: Iterable[Reader]) -> bool:
     """Tell whether no reader refuses an image."""
     return not any(obstacle.blocks for r in readers for obstacle in obstacles(traits, r))
+
+
+def unconditional(traits: Traits, readers: Iterable[Reader]) -> bool:
+    """Tell whether nothing at all stands between an image and its readers."""
+    return not any(obstacles(traits, reader) for reader in readers)
 
 
 def forms_of(form: Form) -> Iterator[Form]:
@@ -80,6 +87,8 @@ def best_form(
     traits: Traits,
     readers: Sequence[Reader],
     allowed: Callable[[Form], bool] = lambda form: True,
+    *,
+    goal: Callable[[Traits, Iterable[Reader]], bool] = loadable,
 ) -> Form | None:
     """Return the nearest form that all readers load, None where there is none.
 
@@ -91,6 +100,8 @@ def best_form(
         All of them shall load it.
     allowed : callable
         Tells whether a form suits what else was asked for.
+    goal : callable
+        `loadable`, or `unconditional` for more.
 
     Returns
     -------
@@ -99,7 +110,7 @@ def best_form(
     """
     fit = (form for form in forms_of(traits.form) if allowed(form))
     ranked = sorted(fit, key=lambda form: _distance(traits.form, form))
-    return next((form for form in ranked if loadable(traits.shaped(form), readers)), None)
+    return next((form for form in ranked if goal(traits.shaped(form), readers)), None)
 
 
 def _distance(old: Form, new: Form) -> int:
@@ -117,7 +128,7 @@ def options_for(old: Form, new: Form, reader: Reader) -> tuple[str, ...]:
     if old.name != new.name or old.mislabelled:
         options.append(f"-O {new.name}")
     if old.version != new.version:
-        options.append(f"--save-version {new.version}")
+        options.append("--bare" if new.version is None else f"--save-version {new.version}")
     if old.switchover != new.switchover:
         options.append(f"--for {reader.program}={reader.name}")
     return tuple(options)

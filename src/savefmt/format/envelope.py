@@ -195,7 +195,8 @@ class Envelope:
             features, unused = int.from_bytes(unused[:_WORD], order), unused[_WORD:]
             if strange := unreadable_bits(features):
                 raise UnsupportedError(
-                    f"unknown feature bit {', '.join(name_bits(strange))}; a reader must know "
+                    f"unknown feature bit{'s' * (strange.bit_count() > 1)} "
+                    f"{', '.join(name_bits(strange))}; a reader must know "
                     "every bit that is set",
                     offset=at + _SPARE_OFFSET,
                 )
