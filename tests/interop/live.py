@@ -77,15 +77,18 @@ def tiny_guest(
 
 
 class Collector:
-    """A FIFO whose other end is read into a file, at once or not before `go`.
+    """A FIFO whose other end is read into a file.
 
     Parameters
     ----------
     directory : Path
         Takes both.
     wait : bool
-        Let the writer fill the pipe, and hang.
+        Read the envelope, then let the writer fill the pipe, and hang until `finish`.
     """
+
+    ENVELOPE = 96 << 10
+    """More than an envelope has, less than it and the stream have."""
 
     def __init__(self, directory: Path, *, wait: bool = False) -> None:
         self.fifo, self.file = directory / "fifo", directory / "collected"
@@ -98,6 +101,7 @@ class Collector:
 
     def _collect(self) -> None:
         with self.fifo.open("rb") as source, self.file.open("wb") as target:
+            target.write(source.read(self.ENVELOPE))
             self.go.wait()
             shutil.copyfileobj(source, target)
 

@@ -269,8 +269,6 @@ class _Load:
         migration.refuse_second(self.monitor)
         # In this state it means: do not run by yourself once all is there.
         self.monitor.execute("stop")
-        # While QEMU reads a file it may answer nobody.
-        patience, self.monitor.patience = self.monitor.patience, None
         try:
             self._migrate()
             migration.settle(self.monitor)
@@ -281,8 +279,6 @@ class _Load:
             else:
                 error.add_note(state)
             raise
-        finally:
-            self.monitor.patience = patience
 
     def _remains(self) -> str:
         if self.monitor.lost and not self.monitor.reconnect():
@@ -306,8 +302,9 @@ class _Load:
                 cursor = stack.enter_context(image.stream())
                 pump = stack.enter_context(to_qemu(_pieces(cursor)))
                 uri = stack.enter_context(pipe_end(monitor, pump))
-            self._start(uri)
-            self._follow(pump)
+            with monitor.unhurried():
+                self._start(uri)
+                self._follow(pump)
 
     def _start(self, uri: str) -> None:
         try:
