@@ -417,15 +417,20 @@ def test_one_save_at_a_time(
 # A guest that outruns its target
 
 
-def test_a_restless_guest_is_held(unharmed: LiveGuest, tmp_path: Path) -> None:
+def test_a_restless_guest_is_held(
+    unharmed: LiveGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = unharmed.settings()[1]
-    slow = {"downtime-limit": 1, "avail-switchover-bandwidth": 1 << 20}
-    unharmed.configure({}, slow)
+    monkeypatch.setattr(pump, "PIPE_LENGTH", 4096)
+    # Not even one page fits in such a downtime, and the pipe is slower than the guest.
+    endless = {"downtime-limit": 1, "avail-switchover-bandwidth": 1 << 20}
+    unharmed.configure({}, endless)
+    collector = Collector(tmp_path, pace=0.002)
     try:
-        report = qemu.save(tmp_path / "image", qmp=unharmed.socket, request=STREAM, live=True)
+        report = qemu.save(collector.fifo, qmp=unharmed.socket, request=STREAM, live=True)
     finally:
-        unharmed.configure({}, {name: before[name] for name in slow})
+        unharmed.configure({}, {name: before[name] for name in endless})
 
     assert report.notes == ("the guest was held for the rest: it outran the target",)
     assert report.held_seconds > 0
-    assert savefmt.check(tmp_path / "image", level=savefmt.CheckLevel.FULL).ok
+    assert savefmt.check(collector.finish(), level=savefmt.CheckLevel.FULL).ok
