@@ -132,7 +132,8 @@ def _drain(reader: int, sink: Sink, pump: Pump) -> None:
                 continue
             count = os.readv(reader, [buffer])
             if count == 0:
-                sink.close()
+                if not pump.stopped:
+                    sink.close()
                 return
             sink.write(view[:count])
             pump.moved += count
