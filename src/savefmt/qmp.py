@@ -7,7 +7,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -69,6 +70,8 @@ class Monitor:
         self._address = address
         self._client = _new_client()
         self._loop = asyncio.new_event_loop()
+        # A lost connection is told by the next command; asyncio would print it, too.
+        self._loop.set_exception_handler(lambda loop, context: None)
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         try:
@@ -163,6 +166,15 @@ class Monitor:
         except (QMPError, OSError, EOFError) as error:
             self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Wait for answers as long as it takes: QEMU may have to read or write first."""
+        patience, self.patience = self.patience, None
+        try:
+            yield
+        finally:
+            self.patience = patience
 
     def reconnect(self, *, timeout: float = 2.0) -> bool:
         """Try to get a broken connection back, and tell whether that worked.

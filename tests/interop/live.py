@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,17 +78,23 @@ def tiny_guest(
 
 
 class Collector:
-    """A FIFO whose other end is read into a file, at once or not before `go`.
+    """A FIFO whose other end is read into a file.
 
     Parameters
     ----------
     directory : Path
         Takes both.
     wait : bool
-        Let the writer fill the pipe, and hang.
+        Read the envelope, then let the writer fill the pipe, and hang until `finish`.
+    pace : float
+        Seconds to sleep after every 4 KiB.
     """
 
-    def __init__(self, directory: Path, *, wait: bool = False) -> None:
+    ENVELOPE = 96 << 10
+    """More than an envelope has, less than it and the stream have."""
+
+    def __init__(self, directory: Path, *, wait: bool = False, pace: float = 0) -> None:
+        self._pace = pace
         self.fifo, self.file = directory / "fifo", directory / "collected"
         os.mkfifo(self.fifo)
         self.go = threading.Event()
@@ -98,7 +105,11 @@ class Collector:
 
     def _collect(self) -> None:
         with self.fifo.open("rb") as source, self.file.open("wb") as target:
+            target.write(source.read(self.ENVELOPE))
             self.go.wait()
+            while self._pace and (piece := source.read(4096)):
+                target.write(piece)
+                time.sleep(self._pace)
             shutil.copyfileobj(source, target)
 
     def finish(self) -> Path:

@@ -6,28 +6,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from unit.test_policy import CASES, OUTCOMES, Case, plan_of, told
+from unit.test_policy import CASES, QEMUS, TARGETS, Case, plan_of
 
 import savefmt
 from interop.conftest import need_direct_io, need_machine
 from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_guest
 from savefmt import qemu
 from savefmt.compat import ask, target
-from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, plan_save
+from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, TargetKind, plan_save
 from savefmt.model import CheckLevel, Layout, Refusal, SavePlan, Severity
 from savefmt.qemu import Afterwards, saving
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
-
-# The table's letters for what a QEMU can do; this one can do it all.
-ABILITIES = {"m": "mapped-ram", "d": "direct-io", "f": "multifd"}
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +47,35 @@ def reference(guest: LiveGuest, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def representatives() -> dict[str, Case]:
     """Return one case for every plan and target that the truth table leads to."""
-    found: dict[tuple[SavePlan, bool], Case] = {}
+    found: dict[tuple[SavePlan, TargetKind], Case] = {}
     for case in CASES:
         plan = plan_of(case)
         if isinstance(plan, SavePlan):
-            found.setdefault((replace(plan, notes=()), case[-1] == "pipe"), case)
+            found.setdefault((replace(plan, notes=()), TARGETS[case[-1]].kind), case)
     return {"-".join(case): case for case in found.values()}
 
 
 REPRESENTATIVES = representatives()
 
 
-def test_every_row_that_ends_in_a_save_is_tried() -> None:
-    outcomes = {outcome for outcome in OUTCOMES.values() if not outcome.startswith("refused")}
+def without(abilities: Abilities) -> Callable[[Any], ask.QemuAnswers]:
+    """Return what asks a QEMU, and forgets what it can do beyond these abilities."""
+    lacks = {
+        name
+        for name, there in (
+            ("mapped-ram", abilities.mapped_ram),
+            ("direct-io", abilities.direct_io),
+            ("multifd", abilities.multifd),
+        )
+        if not there
+    }
 
-    assert {OUTCOMES[case] for case in REPRESENTATIVES.values()} == outcomes
+    def asked(monitor: Any) -> ask.QemuAnswers:
+        answers = ask.ask(monitor)
+        capabilities, parameters = answers.capabilities - lacks, answers.parameters - lacks
+        return replace(answers, capabilities=capabilities, parameters=parameters)
+
+    return asked
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVES.values(), ids=REPRESENTATIVES)
@@ -75,21 +86,17 @@ def test_the_plan_is_carried_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    version, format, parallel, bypass, missing, able, kind = case
-    lacks = {name for letter, name in ABILITIES.items() if letter not in able}
-
-    def lesser(monitor: Any) -> ask.QemuAnswers:
-        answers = ask.ask(monitor)
-        capabilities, parameters = answers.capabilities - lacks, answers.parameters - lacks
-        return replace(answers, capabilities=capabilities, parameters=parameters)
-
-    monkeypatch.setattr(saving, "ask", lesser)
-    if kind == "cached":
+    version, format, parallel, bypass, missing, abilities, place = case
+    kind = TARGETS[place].kind
+    monkeypatch.setattr(saving, "ask", without(QEMUS[abilities]))
+    if kind is TargetKind.FILE and not TARGETS[place].direct:
         monkeypatch.setattr(target, "grants_direct", lambda folder: False)
-    elif kind == "direct":
+    elif kind is TargetKind.FILE:
         need_direct_io(tmp_path)
-    collector = Collector(tmp_path) if kind == "pipe" else None
+    collector = Collector(tmp_path) if kind is TargetKind.PIPE else None
     path = collector.fifo if collector is not None else tmp_path / "image"
+    if kind is TargetKind.CHARACTER:
+        path = Path("/dev/null")
     before, opened, ours = guest.settings(), guest.descriptors(), os.listdir("/proc/self/fd")
 
     report = qemu.save(
@@ -104,15 +111,15 @@ def test_the_plan_is_carried_out(
         ),
     )
 
-    image = collector.finish() if collector is not None else path
     assert report.plan == plan_of(case)
-    assert told(report.plan) == OUTCOMES[case]
     assert (report.state, guest.status) == ("running", "running")
     assert (guest.settings(), guest.descriptors()) == (before, opened)
-    assert len(os.listdir("/proc/self/fd")) == len(ours)
-    assert_written(image, report.plan)
-    assert not savefmt.compare(image, reference).blocks
-    image.unlink()
+    image = collector.finish() if collector is not None else path
+    assert len(os.listdir("/proc/self/fd")) <= len(ours)
+    if kind is not TargetKind.CHARACTER:
+        assert_written(image, report.plan)
+        assert not savefmt.compare(image, reference).blocks
+        image.unlink()
 
 
 def assert_written(path: Path, plan: SavePlan) -> None:

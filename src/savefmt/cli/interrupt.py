@@ -15,7 +15,8 @@ from savefmt.cli.ui import Ui
 def once_interrupted(ui: Ui) -> Iterator[None]:
     """Let one Ctrl-C do, and say what became of the guest.
 
-    A second one must not cut short what brings the guest back.
+    A second one must not cut short what brings the guest back, so it is ignored from then
+    on: the process is about to end.
 
     Parameters
     ----------
@@ -41,5 +42,5 @@ def once_interrupted(ui: Ui) -> Iterator[None]:
             ui.remark(note)
         raise
     finally:
-        if ours:
+        if ours and signal.getsignal(signal.SIGINT) is end:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,9 @@ def add(commands: Commands) -> None:
     fate.add_argument(
         "--quit", dest="afterwards", action="store_const", const="quit", help="end QEMU"
     )
-    parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
+    parser.add_argument(
+        "-F", "--force", action="store_true", help="replace TARGET; allow binary on a terminal"
+    )
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "whose guest? --qmp names the socket of its QEMU")
     if args.target == "-" and ui.json:
         usage_error(args, "--output=json and TARGET - both want standard output")
+    if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
+        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
     try:
         with once_interrupted(ui):
             report = _save(args, ui)
@@ -117,10 +122,16 @@ def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
 
 def _document(path: str) -> bytes:
     from savefmt.errors import CorruptError
+    from savefmt.format.domain import parse_domain
     from savefmt.format.envelope import MAX_DATA_LENGTH
 
     with open(path, "rb") as file:
         xml = file.read(MAX_DATA_LENGTH + 1)
     if len(xml) > MAX_DATA_LENGTH:
         raise CorruptError("this is no domain XML: it is longer than 64 MiB", path=path)
+    try:
+        parse_domain(xml)
+    except CorruptError as error:
+        error.path = path
+        raise
     return xml

@@ -19,8 +19,6 @@ PIPE_LENGTH = 1 << 20
 """Bytes that the pipe shall hold; the kernel may grant less."""
 
 _POLL_SECONDS = 0.1
-_END_SECONDS = 5.0
-"""How long a thread is waited for that hangs in somebody else's pipe."""
 
 
 class Sink(Protocol):
@@ -49,11 +47,13 @@ class Pump:
         What stopped it early.
     """
 
-    def __init__(self, far_end: int, work: Callable[[Pump], None]) -> None:
+    def __init__(
+        self, far_end: int, work: Callable[[Pump], None], stopped: threading.Event
+    ) -> None:
         self.far_end = far_end
         self.moved = 0
         self.error: BaseException | None = None
-        self._stopped = threading.Event()
+        self._stopped = stopped
         self._work = work
         self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
 
@@ -67,6 +67,10 @@ class Pump:
     def stopped(self) -> bool:
         """Whether it shall end early."""
         return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Let it end early, which breaks the pipe; it may take a moment."""
+        self._stopped.set()
 
     def release(self) -> None:
         """Close our copy of QEMU's end; harmless when repeated."""
@@ -86,30 +90,27 @@ class Pump:
         self.check()
 
     @contextmanager
-    def running(self, *, patient: bool = True) -> Iterator[Pump]:
-        """Run for the time of a ``with`` block.
-
-        Without `patient` a thread that hangs in a write is left behind.
-        """
+    def running(self) -> Iterator[Pump]:
+        """Run for the time of a ``with`` block."""
         self._thread.start()
         try:
             yield self
         finally:
-            self._stopped.set()
+            self.stop()
             self.release()
-            self._thread.join(None if patient else _END_SECONDS)
+            self._thread.join()
 
 
 @contextmanager
-def from_qemu(sink: Sink, *, patient: bool) -> Iterator[Pump]:
+def from_qemu(sink: Sink, stopped: threading.Event) -> Iterator[Pump]:
     """Move what QEMU writes into a sink, and close the sink at the end.
 
     Parameters
     ----------
     sink : Sink
         The thread's from now on.
-    patient : bool
-        Whether the sink's writes come to an end by themselves, as those to a file do.
+    stopped : threading.Event
+        Set when the thread shall end early.  A sink whose writes may hang must watch it.
 
     Yields
     ------
@@ -117,8 +118,8 @@ def from_qemu(sink: Sink, *, patient: bool) -> Iterator[Pump]:
         At work.
     """
     reader, writer = _new_pipe()
-    pump = Pump(writer, lambda pump: _drain(reader, sink, pump))
-    with pump.running(patient=patient):
+    pump = Pump(writer, lambda pump: _drain(reader, sink, pump), stopped)
+    with pump.running():
         yield pump
 
 
@@ -131,7 +132,8 @@ def _drain(reader: int, sink: Sink, pump: Pump) -> None:
                 continue
             count = os.readv(reader, [buffer])
             if count == 0:
-                sink.close()
+                if not pump.stopped:
+                    sink.close()
                 return
             sink.write(view[:count])
             pump.moved += count
@@ -156,7 +158,7 @@ def to_qemu(pieces: Iterator[bytes | memoryview]) -> Iterator[Pump]:
     """
     reader, writer = _new_pipe()
     os.set_blocking(writer, False)
-    pump = Pump(reader, lambda pump: _fill(writer, pieces, pump))
+    pump = Pump(reader, lambda pump: _fill(writer, pieces, pump), threading.Event())
     with pump.running():
         yield pump
 

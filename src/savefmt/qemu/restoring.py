@@ -107,9 +107,8 @@ def restore(
     reading = IOOptions(io.threads, True if bypass_cache else io.direct, io.window)
     with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
         abilities = ask(monitor).abilities
-        plan = plan_load(
-            saved, abilities, parallel, bypass_cache and _direct(saved), wanted=bypass_cache
-        )
+        grants = bypass_cache and _grants_direct(saved)
+        plan = plan_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
         _Load(monitor, saved, plan, progress).run()
         if running is None:
@@ -130,7 +129,7 @@ def restore(
         )
 
 
-def _direct(image: SaveImage) -> bool:
+def _grants_direct(image: SaveImage) -> bool:
     """Whether the image can be read past the page cache."""
     if image.layout is Layout.MAPPED_RAM:
         return grants_direct(os.path.dirname(os.path.realpath(image.path)))
@@ -138,7 +137,12 @@ def _direct(image: SaveImage) -> bool:
 
 
 def plan_load(
-    image: SaveImage, abilities: Abilities, parallel: int | None, direct: bool, *, wanted: bool
+    image: SaveImage,
+    abilities: Abilities,
+    parallel: int | None,
+    bypass_cache: bool,
+    *,
+    grants: bool,
 ) -> LoadPlan:
     """Decide how an image is loaded.
 
@@ -150,10 +154,10 @@ def plan_load(
         Of the QEMU.
     parallel : int or None
         Channels asked for.
-    direct : bool
-        Whether the file can be read past the page cache and shall be.
-    wanted : bool
-        Whether that was asked for.
+    bypass_cache : bool
+        Whether the page cache shall be kept out of it.
+    grants : bool
+        Whether the image's file system grants that.
 
     Returns
     -------
@@ -177,7 +181,8 @@ def plan_load(
                 "or make it sparse first with savefmt convert -O sparse",
                 path=image.path,
             )
-        return LoadPlan(frozenset(capabilities), 0, direct, _cache_note(wanted, direct))
+        direct = bypass_cache and grants
+        return LoadPlan(frozenset(capabilities), 0, direct, _cache_note(bypass_cache, direct))
     if not abilities.mapped_ram:
         raise ConversionError(
             "this QEMU has no mapped-ram, which came with 9.0; use a newer one, or "
@@ -186,10 +191,10 @@ def plan_load(
         )
     if parallel is not None and not abilities.multifd:
         raise ConversionError("this QEMU has no multifd, which parallel channels need")
-    direct = direct and abilities.direct_io and abilities.multifd
+    direct = bypass_cache and grants and abilities.direct_io and abilities.multifd
     channels = parallel or int(direct)
     capabilities |= {MAPPED_RAM, MULTIFD} if channels else {MAPPED_RAM}
-    return LoadPlan(frozenset(capabilities), channels, direct, _cache_note(wanted, direct))
+    return LoadPlan(frozenset(capabilities), channels, direct, _cache_note(bypass_cache, direct))
 
 
 def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
@@ -269,8 +274,6 @@ class _Load:
         migration.refuse_second(self.monitor)
         # In this state it means: do not run by yourself once all is there.
         self.monitor.execute("stop")
-        # While QEMU reads a file it may answer nobody.
-        patience, self.monitor.patience = self.monitor.patience, None
         try:
             self._migrate()
             migration.settle(self.monitor)
@@ -281,8 +284,6 @@ class _Load:
             else:
                 error.add_note(state)
             raise
-        finally:
-            self.monitor.patience = patience
 
     def _remains(self) -> str:
         if self.monitor.lost and not self.monitor.reconnect():
@@ -306,8 +307,9 @@ class _Load:
                 cursor = stack.enter_context(image.stream())
                 pump = stack.enter_context(to_qemu(_pieces(cursor)))
                 uri = stack.enter_context(pipe_end(monitor, pump))
-            self._start(uri)
-            self._follow(pump)
+            with monitor.unhurried():
+                self._start(uri)
+                self._follow(pump)
 
     def _start(self, uri: str) -> None:
         try:

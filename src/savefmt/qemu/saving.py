@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -222,8 +223,9 @@ class _Save:
     def _start_pump(self, stack: contextlib.ExitStack, image: ImageTarget) -> Pump | None:
         if self.plan.writer != "savefmt":
             return None
-        sink = image.sink(self.plan.codec, self.io)
-        return stack.enter_context(from_qemu(sink, patient=image.patient))
+        stopped = threading.Event()
+        sink = image.sink(self.plan.codec, self.io, stopped)
+        return stack.enter_context(from_qemu(sink, stopped))
 
     def _seconds_held(self, last: dict[str, Any]) -> float:
         if not self.guest.running:
@@ -294,8 +296,11 @@ class _Save:
 
         try:
             monitor.execute("migrate", uri=uri)
-            return migration.follow(monitor, "save", watch)
+            with monitor.unhurried():
+                return migration.follow(monitor, "save", watch)
         except BaseException as error:
+            if pump is not None:
+                pump.stop()  # a QEMU that waits for the pipe answers nobody
             migration.cancel(monitor)
             # QEMU tells of a broken pipe, and the pump of what broke it.
             if pump is not None and isinstance(error, MigrationError):

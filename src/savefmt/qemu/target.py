@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import select
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from savefmt.convert.sinks import Sink, file_sink, pipe_sink
-from savefmt.errors import UnsupportedError
+from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
+from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, SavePlan, StrPath
 from savefmt.output import OutputFile
 from savefmt.qemu.descriptors import opened
 
 _STANDARD_OUTPUT = "-"
+_POLL_SECONDS = 0.1
 
 
 class ImageTarget(ABC):
@@ -25,16 +28,13 @@ class ImageTarget(ABC):
     ----------
     path : Path or None
         Of the growing file; None for a pipe.
-    patient : bool
-        Whether writes to it come to an end by themselves.
     """
 
     path: Path | None
-    patient: bool
 
     @abstractmethod
-    def sink(self, codec: str, io: IOOptions) -> Sink:
-        """Return what takes the stream, compressing it if so named."""
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
+        """Return what takes the stream, compressing it if so named, until `stopped`."""
 
     @abstractmethod
     def seal(self) -> None:
@@ -44,15 +44,13 @@ class ImageTarget(ABC):
 class FileTarget(ImageTarget):
     """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
 
-    patient = True
-
     def __init__(self, output: OutputFile, envelope: Envelope) -> None:
         self.path = output.path
         self._output = output
         self._envelope = envelope
         output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
 
-    def sink(self, codec: str, io: IOOptions) -> Sink:
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
         """Return what appends to the file."""
         return file_sink(self._output.file, self._envelope.stream_offset, codec, io)
 
@@ -63,10 +61,28 @@ class FileTarget(ImageTarget):
         self._output.commit()
 
 
+class _StoppableSink(PipeSink):
+    """Never hangs in a write: the reader of a pipe may sleep while QEMU waits for us."""
+
+    def __init__(self, fd: int, name: str, stopped: threading.Event) -> None:
+        super().__init__(fd, name)
+        self._descriptor = fd
+        self._stopped = stopped
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of `data`, unless stopped."""
+        view = memoryview(data)
+        # A pipe that is ready takes this much at once (POSIX, write).
+        for start in range(0, len(view), select.PIPE_BUF):
+            while not select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
+                if self._stopped.is_set():
+                    raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+            super().write(view[start : start + select.PIPE_BUF])
+
+
 class PipeTarget(ImageTarget):
     """A pipe or character device: what is written is gone, so it begins as finished."""
 
-    patient = False
     path = None
 
     def __init__(self, fd: int, name: str, envelope: Envelope) -> None:
@@ -74,10 +90,11 @@ class PipeTarget(ImageTarget):
         self._name = name
         self._envelope = envelope
 
-    def sink(self, codec: str, io: IOOptions) -> Sink:
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
         """Return what writes to the pipe, behind the envelope."""
-        pipe_sink(self._fd, self._name, "raw", io).write(self._envelope.pack())
-        return pipe_sink(self._fd, self._name, codec, io)
+        pipe = _StoppableSink(self._fd, self._name, stopped)
+        pipe.write(self._envelope.pack())
+        return pipe if codec == "raw" else CodecSink(codec, pipe, io)
 
     def seal(self) -> None:
         """Nothing is left to do."""
