@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -116,6 +115,8 @@ def _lines(texts: Iterable[Text], places: Places, kind: str) -> Iterator[str]:
 
 
 def _json_lines(texts: Iterable[Text], places: Places) -> Iterator[str]:
+    import json
+
     for text in texts:
         physical = [hex(at) for at in places.physical(text.block, text.offset)]
         yield json.dumps(
