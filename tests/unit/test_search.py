@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -157,7 +157,9 @@ def test_text_in_encodings_and_cases(stack: ExitStack, tmp_path: Path) -> None:
         (regex, r"(a)\1", "expression"),
     ],
 )
-def test_patterns_that_make_no_sense(make: type[object], words: str, reason: str) -> None:
+def test_patterns_that_make_no_sense(
+    make: Callable[[str], object], words: str, reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         make(words)
 
