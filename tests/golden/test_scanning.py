@@ -16,7 +16,13 @@ from savefmt.scan.search import search
 # Blocks that the image does not hold, or whose content QEMU lost.
 UNKNOWN = load.names(lambda facts: bool(facts.get("ram_lost") or facts.get("ignored")))
 IMAGES = [name for name in load.names() if name not in UNKNOWN]
-TWINS = load.names(lambda facts: "twin" in facts and facts["layout"] == "sequential")
+# The one left out has 200,000 sections, which take seconds and prove no more here.
+TWINS = load.names(
+    lambda facts: (
+        facts.get("twin", "dirty-bitmaps-mapped") != "dirty-bitmaps-mapped"
+        and facts["layout"] == "sequential"
+    )
+)
 
 
 def known(facts: dict[str, Any]) -> dict[str, str]:
@@ -37,9 +43,7 @@ def test_twins_agree(name: str, tmp_path: Path) -> None:
     """A manifest of one, page by page, holds for the other; and a search finds the same."""
     paths = [load.unpack(one, tmp_path) for one in (name, load.manifest()[name]["twin"])]
     with savefmt.open(paths[0]) as image, savefmt.open(paths[1]) as twin:
-        # Of a guest with hundreds of MiB of zeros the blocks are enough.
-        pages = sum(block.used_length for block in image.blocks.values()) < 128 << 20
-        lines = list(manifest_lines("md5", hash_memory(image, "md5", pages=pages), pages=pages))
+        lines = list(manifest_lines("md5", hash_memory(image, "md5", pages=True), pages=True))
         assert {good for _, good in check_manifest(twin, Manifest(lines))} == {True}
         found = [
             sorted((hit.block, hit.offset) for hit in search(one, [text("GEAS"), text("SAFE")]))
