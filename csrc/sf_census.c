@@ -95,7 +95,7 @@ void sf_census_distinct(uint64_t *sums, size_t count, uint64_t *distinct,
     for (size_t i = 0, end; i < count; i = end) {
         for (end = i + 1; end < count && sums[end] == sums[i]; end++) {
         }
-        ++*distinct;
-        *unique += end == i + 1;
+        *distinct += sums[i] != 0;
+        *unique += sums[i] != 0 && end == i + 1;
     }
 }

@@ -9,7 +9,8 @@
 void sf_census_entropy(const uint8_t *data, size_t page_size, size_t count,
                        uint8_t *out);
 
-/* Sort SUMS and count how many different ones there are, and how many occur once. */
+/* Sort SUMS and count how many different ones there are, and how many occur once; zeros
+ * do not count. */
 void sf_census_distinct(uint64_t *sums, size_t count, uint64_t *distinct,
                         uint64_t *unique);
 

@@ -172,6 +172,25 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
     assert (tmp_path / "again").stat().st_blocks * 512 < 64 * MIB
 
 
+def test_going_through_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None:
+    raw, packed = tmp_path / "raw", tmp_path / "packed"
+    run("convert", huge, raw, "-O", "raw")
+    run("convert", huge, packed, "-O", "zstd")
+    steps: list[list[str | Path]] = [
+        ["search", huge, "SAFE", "inode", "--context=4096"],
+        ["search", raw, "--regex", "S[A-Z]FE"],
+        ["search", packed, "SAFE"],
+        ["strings", raw],
+        ["stats", huge],
+        ["map", huge, "--png", tmp_path / "picture"],
+        ["hash", huge, "--pages", "--block=pc.bios"],
+    ]
+    for step in steps:
+        code, talk, peak = run(*step)
+        assert code == 0, (step, talk)
+        assert peak < BOUND_KIB, step
+
+
 def test_a_changed_source_is_refused(medium: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     make = subprocess.run(["cp", "--sparse=always", medium, source], check=True)

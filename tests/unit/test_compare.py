@@ -33,6 +33,7 @@ from savefmt import (
     TruncatedError,
     UnsupportedError,
 )
+from savefmt.model import FieldDifference
 
 
 def compare(folder: Path, left: bytes, right: bytes) -> Comparison:
@@ -135,7 +136,7 @@ def test_sections_that_differ_are_named(early: bool, tmp_path: Path) -> None:
             assert result.blocks == ()
             assert set(result.sections) == {
                 SectionDifference("a", 0, "only-left"),
-                SectionDifference("b", 3, "content"),
+                SectionDifference("b", 3, "content", (FieldDifference("data", "78", "79"),)),
                 SectionDifference("a", 1, "only-right"),
             }
 

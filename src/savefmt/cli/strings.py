@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -104,18 +103,24 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 
 def _lines(texts: Iterable[Text], places: Places, kind: str) -> Iterator[str]:
-    for text in texts:
-        shown = text.text.replace("\t", "\\t")
-        if kind == "none":
-            yield shown
-        elif kind == "block":
-            yield f"{plain(text.block)}+{text.offset:#x} {shown}"
-        else:
-            addresses = places.physical(text.block, text.offset)
-            yield f"{','.join(map(hex, addresses)) or '-'} {shown}"
+    if kind == "physical":
+        for block, offset, text in texts:
+            addresses = places.physical(block, offset)
+            yield f"{','.join(map(hex, addresses)) or '-'} {_shown(text)}"
+    elif kind == "none":
+        yield from (_shown(text) for _, _, text in texts)
+    else:
+        for block, offset, text in texts:
+            yield f"{plain(block)}+{offset:#x} {_shown(text)}"
+
+
+def _shown(text: str) -> str:
+    return text.replace("\t", "\\t") if "\t" in text else text
 
 
 def _json_lines(texts: Iterable[Text], places: Places) -> Iterator[str]:
+    import json
+
     for text in texts:
         physical = [hex(at) for at in places.physical(text.block, text.offset)]
         yield json.dumps(

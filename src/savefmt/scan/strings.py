@@ -66,50 +66,78 @@ def strings(
 
 
 @dataclass(slots=True)
-class _Open:
-    """A text that touches the end of its window and may go on in the next.
+class _Part:
+    """A stretch of characters that touches an end of its window, and may go on there.
 
     `told` is set when a piece of it was yielded: then any rest of it counts.
     """
 
     block: str
     start: int
-    data: bytes
+    end: int
+    text: str
     told: bool = False
 
-    def leads_to(self, other: _Open) -> bool:
-        """Whether the other one follows without a gap."""
-        return self.block == other.block and self.start + len(self.data) == other.start
+    def joined(self, other: _Part) -> _Part | None:
+        """Return both as one where the other follows without a gap."""
+        if self.block != other.block or self.end != other.start:
+            return None
+        return _Part(self.block, self.start, other.end, self.text + other.text, self.told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Texts of one window: whole ones, and the parts at its ends, which may be one."""
+
+    first: _Part | None
+    whole: list[Text]
+    last: _Part | None
 
 
 def _texts(memory: Memory, least: int, encoding: str) -> Iterator[Text]:
-    width = 1 if encoding == "ascii" else 2
+    def told(part: _Part | None) -> Iterator[Text]:
+        if part is not None and part.text and (part.told or len(part.text) >= least):
+            yield Text(part.block, part.start, part.text)
 
-    def work(window: Window) -> tuple[Window, list[tuple[int, bytes]]]:
-        content = bytes(window.content)
-        runs = text_runs(content, encoding, least)
-        found = [(at, content[at : at + length]) for at, length in runs]
-        return Window(window.stretch, window.stretch.start, b""), found
-
-    def told(part: _Open | None) -> Iterator[Text]:
-        if part is not None and part.data and (part.told or len(part.data) >= least * width):
-            yield Text(part.block, part.start, part.data.decode(encoding))
-
-    pending: _Open | None = None
-    for window, found in memory.each(work):
-        block, base, length = window.stretch.block, window.base, window.stretch.length
-        for at, data in found:
-            part = _Open(block, base + at, data)
-            if pending is not None and pending.leads_to(part):
-                part = _Open(block, pending.start, pending.data + data, pending.told)
-            else:
-                yield from told(pending)
-            pending = None
-            if at + len(data) < length:
-                yield from told(part)
-            elif len(part.data) >= PIECE_LENGTH * width:
-                yield from told(part)
-                pending = _Open(block, part.start + len(part.data), b"", told=True)
-            else:
-                pending = part
+    pending: _Part | None = None
+    for found in memory.each(lambda window: _look(window, least, encoding)):
+        first, last = found.first, found.last
+        if first is not None and pending is not None and (joined := pending.joined(first)):
+            last = joined if last is first else last
+            first, pending = joined, None
+        yield from told(pending)
+        pending = last
+        if first is not last:
+            yield from told(first)
+        yield from found.whole
+        if pending is not None and len(pending.text) >= PIECE_LENGTH:
+            yield from told(pending)
+            pending = _Part(pending.block, pending.end, pending.end, "", told=True)
     yield from told(pending)
+
+
+def _look(window: Window, least: int, encoding: str) -> _Found:
+    content = bytes(window.content)
+    # All at once: a character is a byte, or the one of two that is not zero.
+    step, skipped = (1, 0) if encoding == "ascii" else (2, int(encoding == "utf-16be"))
+    characters = content[skipped::step].decode("latin-1")
+    block, base = window.stretch.block, window.stretch.start
+    runs = list(text_runs(content, encoding, least))
+    edges: list[_Part | None] = [None, None]
+    for edge, touches in (
+        (0, runs and runs[0][0] == 0),
+        (1, runs and sum(runs[-1]) == len(content)),
+    ):
+        if touches:
+            at, length = runs[-edge]
+            text = characters[at // step : (at + length) // step]
+            edges[edge] = _Part(block, base + at, base + at + length, text)
+    first, last = edges
+    if first is not None and last is not None and len(runs) == 1:
+        return _Found(first, [], first)
+    inner = runs[first is not None : len(runs) - (last is not None)]
+    whole = [
+        Text(block, base + at, characters[at // step : (at + length) // step])
+        for at, length in inner
+    ]
+    return _Found(first, whole, last)

@@ -1,0 +1,114 @@
+"""What memory tells of a Linux guest is what its own console says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import savefmt
+from interop.qemu import Guest
+from savefmt.image import SaveImage
+from savefmt.scan.patterns import Matcher, regex, text
+from savefmt.scan.search import Places, search
+from savefmt.scan.system import identify
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
+
+MEMORY = 128 << 20
+GREP = shutil.which("grep")
+
+
+@dataclass(frozen=True)
+class Panicked:
+    """A guest that found no root file system, and so said where its kernel lies."""
+
+    images: Mapping[str, Path]
+    console: str
+    flat: Path
+
+
+@pytest.fixture(scope="module")
+def panicked(linux_guest: Path, tmp_path_factory: pytest.TempPathFactory, qemu: None) -> Panicked:
+    """Save it in both layouts, and its memory flat."""
+    directory = tmp_path_factory.mktemp("panicked")
+    arguments = [
+        *("-machine", "q35", "-cpu", "qemu64", "-m", f"{MEMORY >> 20}M"),
+        *("-kernel", str(linux_guest / "vmlinuz"), "-append", "console=ttyS0 panic=0"),
+    ]
+    images = {"mapped": directory / "mapped", "sequential": directory / "sequential"}
+    with Guest(directory, arguments) as guest:
+        guest.cont()
+        guest.wait_console("Kernel Offset:")
+        guest.stop()
+        guest.migrate_to(f"file:{images['mapped']}", {"mapped-ram": True})
+        savefmt.convert(images["mapped"], images["sequential"], layout=savefmt.Layout.SEQUENTIAL)
+        flat = directory / "flat"
+        flat.write_bytes(guest.pmem(0x10_0000, MEMORY - 0x10_0000))
+        return Panicked(images, guest.console_text(), flat)
+
+
+@pytest.fixture(params=["mapped", "sequential"])
+def image(request: pytest.FixtureRequest, panicked: Panicked) -> SaveImage:
+    """The guest in each layout."""
+    return savefmt.open(panicked.images[request.param])
+
+
+def test_release_and_shift_are_those_on_the_console(panicked: Panicked, image: SaveImage) -> None:
+    release = re.search(r"Linux version (\S+)", panicked.console)
+    shift = re.search(r"Kernel Offset: (0x[0-9a-f]+)", panicked.console)
+    assert release
+    assert shift
+
+    with image:
+        hint = identify(image)
+
+    assert (hint.system, hint.version) == ("linux", release[1])
+    assert hint.kaslr_shift == int(shift[1], 16)
+    assert hint.notes == ()
+
+
+@pytest.mark.skipif(GREP is None, reason="grep is not installed")
+@pytest.mark.parametrize(
+    ("pattern", "expression"),
+    [
+        (text("Linux version "), "Linux version "),
+        (regex(r"[a-z]+_table\x00"), r"[a-z]+_table\x00"),
+        (regex(r"\x7fELF[\x01\x02]"), r"\x7fELF[\x01\x02]"),
+    ],
+    ids=["banner", "symbols", "elf"],
+)
+def test_search_against_grep(
+    pattern: Matcher, expression: str, panicked: Panicked, image: SaveImage
+) -> None:
+    assert GREP is not None
+    done = subprocess.run(
+        [GREP, "-obUaP", expression, str(panicked.flat)],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"LC_ALL": "C"},
+    )
+    expected = [int(line.split(b":", 1)[0]) + 0x10_0000 for line in done.stdout.splitlines()]
+
+    with image:
+        hits = search(image, [pattern], blocks=["pc.ram"])
+        found = [at for hit in hits for at in hit.physical if at >= 0x10_0000]
+
+    assert found == expected
+    assert len(found) > 1
+
+
+def test_virtual_addresses_lead_to_what_was_found(image: SaveImage) -> None:
+    with image:
+        space = image.guest.space(0)
+        hits = list(search(image, [text("Linux version ")], places=Places(image, space)))
+        for hit in hits:
+            for address in hit.virtual:
+                assert space.read(address, hit.length) == hit.data
+    # The kernel maps all of memory, and its own text once more.
+    assert any(len(hit.virtual) > 1 for hit in hits)

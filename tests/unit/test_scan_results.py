@@ -1,0 +1,286 @@
+"""Hashes, texts, statistics and pictures of memory, against slow plain ways to get them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from math import log2
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from builder import PAGE_SIZE, page
+from PIL import Image
+from scanning import FORMS, opened
+from xxhash import xxh3_128
+
+from savefmt import AddressError, ConversionError, SaveImage
+from savefmt.scan import strings as strings_module
+from savefmt.scan import windows
+from savefmt.scan.hashes import Manifest, check_manifest, hash_memory, manifest_lines
+from savefmt.scan.picture import draw
+from savefmt.scan.stats import stats
+from savefmt.scan.strings import strings
+from savefmt.scan.values import MemoryHash
+
+DICE = random.Random(4)
+BLOCKS = {
+    "zz\n\\ram": b"".join(
+        bytes(PAGE_SIZE) if n % 3 == 0 else page(n % 7) if n % 3 == 1 else DICE.randbytes(PAGE_SIZE)
+        for n in range(24)
+    ),
+    "aa": page(1) + bytes(PAGE_SIZE),
+    "none": bytes(2 * PAGE_SIZE),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WINDOW_LENGTH", 2 * PAGE_SIZE)
+
+
+@pytest.fixture(params=FORMS)
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SaveImage]:
+    """The same guest in every form."""
+    with ExitStack() as stack:
+        yield opened(stack, tmp_path, request.param, BLOCKS)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened_images:
+        yield opened_images
+
+
+# --- hashes ---
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "make"),
+    [("sha256", hashlib.sha256), ("md5", hashlib.md5), ("blake3", blake3), ("xxh3", xxh3_128)],
+)
+def test_hashes_are_those_of_the_content(algorithm: str, make: type, image: SaveImage) -> None:
+    hashes = list(hash_memory(image, algorithm, pages=True))
+
+    for one in hashes[:-1]:
+        content = BLOCKS[one.block][one.offset :][: one.length]
+        assert one.digest == make(content).hexdigest()
+    assert Counter(one.kind for one in hashes) == {"page": 28, "block": 3, "memory": 1}
+    lines = "".join(
+        f"{make(BLOCKS[name]).hexdigest()}  {len(BLOCKS[name])} {name}\n" for name in sorted(BLOCKS)
+    )
+    whole = make(lines.encode()).hexdigest()
+    total = sum(map(len, BLOCKS.values()))
+    assert hashes[-1] == MemoryHash("memory", "", 0, total, whole, algorithm)
+
+
+@pytest.mark.parametrize("pages", [False, True])
+def test_manifest_holds_for_the_same_guest(pages: bool, image: SaveImage) -> None:
+    lines = list(manifest_lines("sha256", hash_memory(image, pages=pages), pages=pages))
+
+    assert not any("\n" in line for line in lines)
+    results = dict(check_manifest(image, Manifest(lines)))
+    assert len(results) == len(lines) - 1
+    assert set(results.values()) == {True}
+
+
+def test_manifest_tells_what_changed(stack: ExitStack, tmp_path: Path) -> None:
+    image = opened(stack, tmp_path, "mapped", BLOCKS)
+    lines = list(manifest_lines("sha256", hash_memory(image, pages=True), pages=True))
+    changed = {**BLOCKS, "aa": page(1) + page(2)}
+    del changed["none"]
+
+    results = dict(check_manifest(opened(stack, tmp_path, "gzip", changed), Manifest(lines)))
+
+    wrong = {label: good for label, good in results.items() if not good}
+    missing = ("block:none", "page:none@0x0", "page:none@0x1000")
+    assert wrong == {
+        "page:aa@0x1000": False,
+        "block:aa": False,
+        "memory": False,
+        **dict.fromkeys(missing),
+    }
+
+
+def test_manifest_in_another_order(stack: ExitStack, tmp_path: Path) -> None:
+    image = opened(stack, tmp_path, "mapped", BLOCKS)
+    heading, *lines = manifest_lines("sha256", hash_memory(image))
+
+    assert set(dict(check_manifest(image, Manifest([heading, *lines[::-1]]))).values()) == {True}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["# savefmt hash 1 crc32"],
+        ["# savefmt hash 1 sha256"],
+        ["# savefmt hash 1 sha256", "0123"],
+        ["# savefmt hash 1 sha256", f"{'0' * 64}  file"],
+        [f"{'0' * 64}  memory"],
+    ],
+)
+def test_what_is_no_manifest(lines: list[str], stack: ExitStack, tmp_path: Path) -> None:
+    image = opened(stack, tmp_path, "mapped", BLOCKS)
+
+    with pytest.raises(ValueError, match=r"line|hash"):
+        list(check_manifest(image, Manifest(lines)))
+
+
+# --- texts ---
+
+
+def slow_texts(content: bytes, least: int, encoding: str) -> list[tuple[int, str]]:
+    """Find texts in one block by a regular expression."""
+    forms = {
+        "ascii": rb"[\t -~]",
+        "utf-16le": rb"[\t -~]\0",
+        "utf-16be": rb"\0[\t -~]",
+    }
+    width = 1 if encoding == "ascii" else 2
+    found, at = [], 0
+    expression = re.compile(b"(?:" + forms[encoding] + b")+")
+    while at < len(content):
+        match = expression.match(content, at)
+        if match is None:
+            at += width
+            continue
+        if match.end() - at >= least * width:
+            found.append((at, match[0].decode(encoding)))
+        at = match.end()
+    return found
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16le", "utf-16be"])
+@pytest.mark.parametrize("least", [1, 4, 9])
+def test_texts(least: int, encoding: str, stack: ExitStack, tmp_path: Path) -> None:
+    dice = random.Random(least)
+    words = [
+        "".join(dice.choices("ab ~\t", k=dice.choice((1, 3, 5, 12)))).encode(encoding)
+        + dice.choice((b"\0\0", b"\x80\x80", b"\x01\x02"))
+        for _ in range(10000)
+    ]
+    content = b"".join(words)[: 8 * PAGE_SIZE]
+    content = content[: 3 * PAGE_SIZE] + bytes(PAGE_SIZE) + content[4 * PAGE_SIZE :]
+    blocks = {"ram": content, "rom": b"abcd".ljust(PAGE_SIZE, b"a")}
+
+    for form in FORMS:
+        found = strings(opened(stack, tmp_path, form, blocks), least=least, encoding=encoding)
+        assert [(text.block, text.offset, text.text) for text in found] == [
+            (name, at, text)
+            for name in blocks
+            for at, text in slow_texts(blocks[name], least, encoding)
+        ]
+
+
+def test_long_texts_come_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(strings_module, "PIECE_LENGTH", 3 * PAGE_SIZE)
+    content = b"x" * (9 * PAGE_SIZE + 2) + bytes(PAGE_SIZE - 2)
+
+    found = list(strings(opened(stack, tmp_path, "mapped", {"ram": content})))
+
+    assert len(found) > 1
+    assert "".join(text.text for text in found) == "x" * (9 * PAGE_SIZE + 2)
+    ends = [text.offset + len(text.text) for text in found]
+    assert [0, *ends[:-1]] == [text.offset for text in found]
+
+
+# --- statistics ---
+
+
+def slow_entropy(data: bytes) -> float:
+    return sum(n / len(data) * log2(len(data) / n) for n in Counter(data).values())
+
+
+def test_statistics(image: SaveImage) -> None:
+    result = stats(image)
+
+    everything: Counter[bytes] = Counter()
+    for block in result.blocks:
+        content = BLOCKS[block.idstr]
+        pages = [content[at : at + PAGE_SIZE] for at in range(0, len(content), PAGE_SIZE)]
+        counts = Counter(one for one in pages if any(one))
+        everything += counts
+        assert (block.pages, block.zero) == (len(pages), len(pages) - counts.total())
+        assert block.distinct == len(counts)
+        assert block.unique == sum(count == 1 for count in counts.values())
+        bits = [slow_entropy(one) for one in counts.elements()]
+        assert block.entropy == pytest.approx(sum(bits) / max(len(bits), 1), abs=0.03)
+        assert block.histogram == tuple(
+            sum(min(int(value), 7) == bin for value in bits) for bin in range(8)
+        )
+    assert result.distinct == len(everything)
+    assert result.unique == sum(count == 1 for count in everything.values())
+    assert result.duplicate == everything.total() - len(everything)
+
+
+# --- pictures ---
+
+
+def rows_of(path: Path) -> list[list[tuple[int, ...]]]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        width, height = picture.size
+        raw = picture.convert("RGB").tobytes()
+    pixels = [tuple(raw[at : at + 3]) for at in range(0, len(raw), 3)]
+    return [pixels[row * width : (row + 1) * width] for row in range(height)]
+
+
+def test_picture_of_data(image: SaveImage, tmp_path: Path) -> None:
+    picture = draw(image, tmp_path / "a.png", width=10)
+
+    rows = rows_of(tmp_path / "a.png")
+    assert (picture.width, picture.height) == (10, len(rows)) == (10, 7)
+    assert list(picture.rows.values()) == [0, 4, 6]
+    white, black = (255, 255, 255), (16, 16, 24)
+    for name, first in picture.rows.items():
+        content = BLOCKS[name]
+        count = len(content) // PAGE_SIZE
+        pixels = [pixel for row in rows[first : first + -(-count // 10)] for pixel in row]
+        for number, pixel in enumerate(pixels):
+            data = content[number * PAGE_SIZE :][:PAGE_SIZE]
+            expected = white if number >= count else (70, 130, 200) if any(data) else black
+            assert pixel == expected
+    assert rows[3] == rows[5] == [white] * 10
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o600
+
+
+def test_picture_of_entropy_and_of_changes(stack: ExitStack, tmp_path: Path) -> None:
+    blocks = {"ram": bytes(PAGE_SIZE) + b"x" * PAGE_SIZE + random.Random(1).randbytes(PAGE_SIZE)}
+    other = {"ram": bytes(PAGE_SIZE) + b"y" * PAGE_SIZE + blocks["ram"][2 * PAGE_SIZE :]}
+    image = opened(stack, tmp_path, "mapped", blocks)
+    against = opened(stack, tmp_path, "gzip", other)
+
+    draw(image, tmp_path / "e.png", palette="entropy", width=3)
+    [[zero, _orderly, noise]] = rows_of(tmp_path / "e.png")
+    assert zero == (16, 16, 24)
+    assert noise[0] > 200
+    draw(image, tmp_path / "c.png", palette="changed", against=against, width=3)
+    [[zero, changed, same]] = rows_of(tmp_path / "c.png")
+    assert (zero, changed, same) == ((16, 16, 24), (230, 60, 40), (70, 130, 200))
+
+
+def test_pictures_that_cannot_be(stack: ExitStack, tmp_path: Path) -> None:
+    image = opened(stack, tmp_path, "mapped", BLOCKS)
+    other = opened(stack, tmp_path, "gzip", {"aa": page(1)})
+    target = tmp_path / "there.png"
+    target.write_bytes(b"mine")
+
+    with pytest.raises(ConversionError, match="exists"):
+        draw(image, target)
+    with pytest.raises(ConversionError, match="missing"):
+        draw(image, tmp_path / "new.png", palette="changed", against=other)
+    with pytest.raises(ValueError, match="goes with"):
+        draw(image, tmp_path / "new.png", palette="changed")
+    with pytest.raises(ValueError, match="width"):
+        draw(image, tmp_path / "new.png", width=0)
+    with pytest.raises(AddressError):
+        draw(image, tmp_path / "new.png", blocks=["bb"])
+    assert target.read_bytes() == b"mine"
+    assert not list(tmp_path.glob("*new*")) + list(tmp_path.glob(".*"))
