@@ -134,6 +134,23 @@ def test_memory_by_gdb(
             assert target.read_bytes() == image.guest.physical.read(start, length)
 
 
+@pytest.mark.parametrize("form", ["sequential", "zstd"])
+def test_symbols_by_gdb(form: str, export: Export, vmlinux: Path) -> None:
+    """With the kernel's virtual addresses in the core, gdb knows it as it knows programs."""
+    text = export(form, "--format", "vmcoreinfo").read_text()
+    offset = re.search(r"^KERNELOFFSET=(\w+)$", text, re.MULTILINE)
+    assert offset is not None
+    core = export(form, *ELF, "--kernel-va")
+
+    text = run(
+        *(need_program("gdb"), "-nx", "-batch", "-ex", f"symbol-file -o 0x{offset[1]} {vmlinux}"),
+        *("-ex", f"core-file {core}", "-ex", "bt", "-ex", "p init_task.comm"),
+    )
+
+    assert "default_idle" in text
+    assert '"swapper/0' in text
+
+
 COMMANDS_8 = "list task_struct.tasks -s task_struct.pid,comm -h init_task\nlog\nquit\n"
 COMMANDS_9 = "ps\nlog\nbt 1\nset -c 0\nbt\nset -c 1\nbt\nquit\n"
 # QEMU's own dump has no VMCOREINFO unless the guest has told it.
