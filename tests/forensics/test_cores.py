@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from monitor import register_blocks
@@ -88,7 +89,7 @@ def test_segments_and_notes_by_pyelftools(domain: Saved, export: Export) -> None
     from elftools.elf.elffile import ELFFile
 
     with export("zstd", *ELF).open("rb") as file:
-        segments = list(ELFFile(file).iter_segments())
+        segments: list[Any] = list(ELFFile(file).iter_segments())
         kinds = [segment["p_type"] for segment in segments]
         notes = list(segments[0].iter_notes())
 
