@@ -10,6 +10,7 @@ from savefmt.model import (
     ConversionReport,
     EditReport,
     EnvelopeSummary,
+    ExportReport,
     Finding,
     ImageSummary,
     Layout,
@@ -116,6 +117,27 @@ CONVERSION = ConversionReport(
     changes=("capability mapped-ram added",),
     digest="sha256:00ff",
     direct=True,
+)
+EXPORT = ExportReport(
+    source="guest.save",
+    target="guest.core",
+    format="elf",
+    compat="universal",
+    source_layout=Layout.SEQUENTIAL,
+    source_codec="zstd",
+    cpus=2,
+    segments=3,
+    memory_length=66 * MIB,
+    data_pages=3141,
+    source_length=5 * MIB,
+    target_length=66 * MIB,
+    target_disk_length=13 * MIB,
+    seconds=0.25,
+    vmcoreinfo="memory",
+    findings=(
+        Finding("memmap.no-cmos", Severity.WARNING, "no CMOS tells"),
+        Finding("export.beyond", Severity.NOTE, "left out"),
+    ),
 )
 SAME = Comparison("a", "b", (), ())
 DIFFERENT = Comparison(

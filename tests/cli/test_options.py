@@ -164,6 +164,31 @@ def test_convert_passes_every_option(library: FakeLibrary, run: Run) -> None:
     assert options["io"] == IOOptions(threads=2, direct=False)
 
 
+def test_export_passes_every_option(library: FakeLibrary, run: Run) -> None:
+    library.answer("export", samples.EXPORT, samples.EXPORT)
+
+    words = "a b --format raw --compat qemu --kernel-va --start 0x1000 --length 4G -F -n -T 2"
+    assert run("export", *words.split()).code == 0
+    run("export", "a", "b")
+
+    assert library.calls[0] == (
+        ("a", "b"),
+        {
+            "format": "raw",
+            "compat": "qemu",
+            "kernel_va": True,
+            "start": 0x1000,
+            "length": 4 << 30,
+            "overwrite": True,
+            "dry_run": True,
+            "io": IOOptions(threads=2),
+            "progress": None,
+        },
+    )
+    assert library.calls[1][1]["format"] == "elf"
+    assert library.calls[1][1]["start"] is None
+
+
 def test_null_needs_no_target(library: FakeLibrary, run: Run) -> None:
     library.answer("convert", samples.CONVERSION)
 

@@ -243,6 +243,32 @@ def test_convert_json(library: FakeLibrary, run: Run) -> None:
     assert document["conversion"]["target_layout"] == "mapped-ram"
 
 
+def test_export_text(library: FakeLibrary, run: Run) -> None:
+    library.answer("export", samples.EXPORT)
+
+    outcome = run("export", "guest.save", "guest.core")
+
+    assert outcome.out.splitlines() == [
+        "wrote guest.core: ELF core, universal layout",
+        "  66 MiB (69206016 bytes) of memory in 3 ranges, 2 vCPUs",
+        "  3141 pages with data",
+        "  VMCOREINFO found by its name in memory",
+        "  note: left out",
+        "  66 MiB (69206016 bytes), 13 MiB (13631488 bytes) on disk",
+        "  in 0.25 s (20 MiB/s read, buffered)",
+    ]
+    assert outcome.err == "savefmt: guest.save: warning: no CMOS tells\n"
+
+
+def test_export_json(library: FakeLibrary, run: Run) -> None:
+    library.answer("export", samples.EXPORT, CorruptError("bad"))
+
+    document = valid("export", run("export", "a", "b", "-j").out)
+
+    assert document["export"]["findings"][0]["code"] == "memmap.no-cmos"
+    valid("export", run("export", "a", "b", "-j").out)
+
+
 def test_map_text(library: FakeLibrary, run: Run) -> None:
     library.answer_open(*samples.EXTENTS)
 

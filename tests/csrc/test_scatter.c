@@ -471,6 +471,59 @@ static void test_windows(void)
     tear_down(&scene);
 }
 
+/* Parts of blocks go to places of their own, on no page border; other pages nowhere. */
+static void test_places(unsigned deltas)
+{
+    static const struct sf_place places[] = {
+        {100, 0, 0}, {1000, 0, 0}, {1001, 0, 0}, {1500, 0, 0}, {3, 2, 0}};
+    struct sf_pages pages[] = {
+        {.count = 900}, {.count = 1}, {.count = 8}, {.count = 1500}, {.count = 15}};
+    const uint32_t npages = sizeof pages / sizeof *pages;
+    struct scene scene;
+    struct sf_err err;
+    uint64_t offset = 1000;
+    size_t used = 0;
+    bool done = false;
+
+    set_up(&scene, 4096, 3000, 1200, deltas);
+    for (uint32_t i = npages; i-- > 0;) {
+        pages[i].page_size = 4096;
+        pages[i].offset = offset;
+        pages[i].bitmap = grab(bitmap_length(pages[i].count));
+        offset += pages[i].count * 4096;
+    }
+    const struct sf_scatter_options options = {places, NULL, NULL, WINDOW, 2, 0};
+    struct sf_file *target = scratch_file(offset, 0);
+    struct sf_scan *scan = guest_scan(&scene.guest);
+    struct sf_scatter *scatter = NULL;
+    CHECK_OK(sf_scatter_start(scan, target, pages, npages, &options, &scatter, &err),
+             &err);
+    sf_scan_begin(scan, 0);
+    CHECK_OK(
+        feed_piece(scatter, scene.stream.data, scene.stream.len, &used, &done, &err),
+        &err);
+    CHECK_OK(flush(scatter, &err), &err);
+    sf_scatter_finish(scatter);
+    sf_scan_free(scan);
+    for (uint32_t i = 0; i < npages; i++) {
+        const size_t len = (size_t)pages[i].count * 4096;
+        uint8_t *now = slurp(target, pages[i].offset, len);
+        const uint64_t first = places[i].first;
+        CHECK(memcmp(now, guest_page(&scene.guest, places[i].block, first), len) == 0);
+        for (uint64_t page = 0; page < pages[i].count; page++) {
+            CHECK(sf_bit_test(pages[i].bitmap, page) ==
+                  sf_bit_test(scene.guest.bitmaps[places[i].block], first + page));
+        }
+        free(now);
+        free(pages[i].bitmap);
+    }
+    uint8_t *before = slurp(target, 0, 1000);
+    CHECK(sf_page_is_zero(before, 1000));
+    free(before);
+    sf_file_close(target);
+    tear_down(&scene);
+}
+
 /* Out of a mapped-ram file and into another: nothing changes. */
 static void test_round_trip(uint32_t page_size, uint64_t npages, unsigned flags)
 {
@@ -536,6 +589,8 @@ int main(void)
     test_finish_in_the_middle();
     test_everything_that_fails();
     test_windows();
+    test_places(0);
+    test_places(3);
     test_round_trip(512, 5000, 0);
     test_round_trip(4096, 1500, 0);
     test_round_trip(4096, 1500, SF_OPEN_DIRECT);

@@ -87,7 +87,8 @@ class Saved:
 
 def need_program(name: str) -> str:
     """Return where a program is, or skip."""
-    found = shutil.which(name)
+    here = Path(sys.executable).parent
+    found = shutil.which(name, path=f"{here}:{os.environ.get('PATH', os.defpath)}")
     if found is None:
         pytest.skip(f"no {name}; {HINT}")
     return found

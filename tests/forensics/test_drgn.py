@@ -102,3 +102,13 @@ def test_a_dump_of_makedumpfile(form: str, export: Export, vmlinux: Path, tmp_pa
 
     assert small.stat().st_size < 64 << 20
     assert look_at_core(small, vmlinux) == look_at_core(core, vmlinux)
+
+
+def test_an_export_by_makedumpfile(export: Export, vmlinux: Path) -> None:
+    need_program("makedumpfile")
+
+    small = export("sparse", "--format", "kdump")
+
+    assert look_at_core(small, vmlinux) == look_at_core(
+        export("sparse", "--format", "elf"), vmlinux
+    )

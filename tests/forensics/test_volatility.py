@@ -18,14 +18,15 @@ Vol = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def vol(bare: Saved, tmp_path_factory: pytest.TempPathFactory) -> Vol:
-    """Runs volatility3, with symbols that pakunoda takes from QEMU's dump of one guest."""
+def vol(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Vol:
+    """Runs volatility3, with symbols that pakunoda takes from the export of one guest."""
     need_module("volatility3")
     need_module("pakunoda")
     directory = tmp_path_factory.mktemp("volatility")
     symbols = directory / "symbols"
     symbols.mkdir()
-    run(need_program("pakunoda"), "extract", bare.dump, "-o", f"{symbols}/", "--no-donor")
+    core = export("zstd", "--format", "elf")
+    run(need_program("pakunoda"), "extract", core, "-o", f"{symbols}/", "--no-donor")
     words = ("-q", "--offline", "--cache-path", directory / "cache", "-s", symbols)
     (directory / "cache").mkdir()
     folder = savefmt("plugins", "volatility").strip()

@@ -225,6 +225,26 @@ def test_the_real_command_fails_clearly(tmp_path: Path) -> None:
     assert f"savefmt: {path}: " in done.stderr
 
 
+FAILS_LATE = """\
+; import savefmt.guest.physical as module
+def fail(self, address, length):
+    if length > 1:
+        raise OSError(5, "the disk is gone")
+module.PhysicalMemory.read = fail
+from volatility3.cli import main"""
+
+
+@pytest.mark.parametrize("parallelism", ["off", "processes"])
+def test_the_real_command_ends_when_a_scan_fails(parallelism: str, tmp_path: Path) -> None:
+    path = load.unpack("libvirt-raw", tmp_path)
+    words = ("--parallelism", parallelism, "-f", path, "banners.Banners")
+
+    done = run_volatility(*words, prelude=FAILS_LATE)
+
+    assert done.returncode not in (0, None)
+    assert "the disk is gone" in done.stderr
+
+
 def test_a_python_without_savefmt_is_told(tmp_path: Path) -> None:
     path = load.unpack("libvirt-raw", tmp_path)
 

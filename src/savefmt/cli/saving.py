@@ -63,7 +63,7 @@ def request_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to write (unset: as configured)")
     group.add_argument(
         "--format",
-        dest="save_format",
+        dest="format",
         choices=SAVE_FORMATS,
         help="auto takes sparse where it can be had",
     )
@@ -135,7 +135,7 @@ def request_of(args: argparse.Namespace, config: Config) -> SaveRequest:
     """
     request = config.request(
         save_version=args.save_version,
-        format=args.save_format,
+        format=args.format,
         parallel=args.parallel,
         bypass_cache=args.bypass_cache,
         missing=args.missing,

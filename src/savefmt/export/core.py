@@ -85,7 +85,9 @@ def plan_core(
     cpus = read_cpus(image, findings)
     machine = _machine(cpus)
     notes = pack_status(cpus) + pack_qemu_state(cpus)
-    notes_at = elf.head_length(1 + len(segments) + len(mappings))
+    # A mapping may lie in several segments, or where there is no memory.
+    count = len(_virtual_loads(_place(segments, 0), mappings))
+    notes_at = elf.head_length(1 + len(segments) + count)
     # Room for a VMCOREINFO of two pages: Linux takes one.
     room = 2 * _ALIGN if machine == elf.EM_X86_64 else vmcoreinfo.MAX_LENGTH + _ALIGN
     placed = _place(segments, -(-(notes_at + len(notes) + room) // _ALIGN) * _ALIGN)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from savefmt.export.segments import Segment, absent
+from savefmt.export.segments import Segment, perhaps_absent
 from savefmt.format.ram import BlockList
 from savefmt.format.stream import IGNORE_SHARED, SectionHead
 from savefmt.image import SaveImage
@@ -246,4 +246,4 @@ def _note_absent(image: SaveImage, stretches: Sequence[_Stretch], findings: list
     """With x-ignore-shared, a block of which no page came was left out."""
     for number in sorted({stretch.block for stretch in stretches}):
         if not any(_pages_of(s).present for s in stretches if s.block == number):
-            findings.append(absent(image.head.blocks.blocks[number].idstr))
+            findings.append(perhaps_absent(image.head.blocks.blocks[number].idstr))

@@ -105,6 +105,16 @@ def absent(idstr: str) -> Finding:
     )
 
 
+def perhaps_absent(idstr: str) -> Finding:
+    """Return the finding for a block of which no content came, where that may be no accident."""
+    return Finding(
+        "export.absent",
+        Severity.WARNING,
+        f"no content of {idstr!r} is in the image, and shared memory was left out of it "
+        "(x-ignore-shared); unless it was all zero, the export lacks it",
+    )
+
+
 def _refuse_contradictions(memory_map: MemoryMap) -> None:
     for finding in memory_map.findings:
         if finding.severity is Severity.ERROR:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
+import os
+import signal
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +42,10 @@ _HEAD_LENGTH = 16
 
 def _refuse(reason: object) -> NoReturn:
     """End volatility3 with exit code 1: it holds back any milder exception."""
+    if multiprocessing.parent_process() is not None:
+        # In a worker that scans: volatility3 would wait for its result without end.
+        print(f"savefmt: {reason}", file=sys.stderr, flush=True)
+        os.kill(os.getppid(), signal.SIGTERM)
     raise SystemExit(f"savefmt: {reason}")
 
 

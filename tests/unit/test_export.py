@@ -1,0 +1,413 @@
+"""Exports of made-up images: what is refused, what is doubtful, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builder import MIB, Device, Fields, make_stream, page, simple_device
+from elftools.elf.elffile import ELFFile
+
+import savefmt
+from savefmt.errors import AddressError, ConversionError
+from savefmt.export import elf, kernel, vmcoreinfo
+from savefmt.export.blocks import file_names
+from savefmt.export.elf import ELF32, ELF64, ProgramHeader
+from savefmt.export.segments import Segment, find_segments
+from savefmt.guest.memorymap import MemoryMap
+from savefmt.guest.paging import X86PageTables
+from savefmt.model import Finding, PhysicalRange, Severity
+
+RAM = 2 * MIB
+CLOCK = Device(
+    "mc146818rtc",
+    Fields(
+        "mc146818rtc",
+        3,
+        [("cmos_data", "buffer", bytes(0x30) + struct.pack("<H", 1024) + bytes(78))],
+    ),
+)
+
+
+def content(**pages: int) -> bytes:
+    """Return RAM that is zero but for some pages, by number and seed."""
+    data = bytearray(RAM)
+    for number, seed in ((int(name[1:]), seed) for name, seed in pages.items()):
+        data[number * 4096 : (number + 1) * 4096] = page(seed)
+    return bytes(data)
+
+
+def note(text: bytes, *, name: bytes = b"VMCOREINFO", length: int | None = None) -> bytes:
+    """Return a page that begins with an ELF note."""
+    head = struct.pack("<III", len(name) + 1, len(text) if length is None else length, 0)
+    return (head + (name + b"\0").ljust(12, b"\0") + text).ljust(4096, b"\0")
+
+
+def made(folder: Path, *, ram: bytes | None = None, **options: Any) -> Path:
+    """Write a guest of 2 MiB."""
+    path = folder / "image"
+    blocks = {"pc.ram": ram or content(p0=1, p511=2), "pc.bios": page(3) * 32}
+    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK], **options))
+    return path
+
+
+@pytest.fixture(params=["sequential", "mapped-ram"])
+def layout(request: pytest.FixtureRequest) -> str:
+    """Both layouts."""
+    value: str = request.param
+    return value
+
+
+# --- what is asked for ---
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "vmdk"}, "unknown format"),
+        ({"compat": "xen"}, "unknown layout"),
+        ({"format": "raw", "compat": "qemu"}, "is for --format elf"),
+        ({"format": "lime", "kernel_va": True}, "is for --format elf"),
+        ({"compat": "qemu", "kernel_va": True}, "exclude each other"),
+        ({"compat": "qemu", "start": 0}, "takes all memory"),
+        ({"format": "blocks", "start": 0}, "not for --format blocks"),
+        ({"format": "raw", "start": 5}, "multiple of the page size"),
+        ({"format": "raw", "length": 0}, "multiple of the page size"),
+        ({"format": "raw", "length": 4097}, "multiple of the page size"),
+        ({"format": "raw", "start": 1 << 40}, "no memory lies"),
+        ({"start": 1 << 40}, "no memory lies"),
+        ({"format": "lime", "start": 1 << 40}, "no memory lies"),
+        ({"format": "vmcoreinfo"}, "no VMCOREINFO"),
+    ],
+)
+def test_refusals(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    source = made(tmp_path)
+
+    with pytest.raises(ConversionError, match=words):
+        savefmt.export(source, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime"])
+def test_an_existing_target_is_kept(format: str, layout: str, tmp_path: Path) -> None:
+    source, target = made(tmp_path, layout=layout), tmp_path / "out"
+    target.write_text("precious")
+
+    with pytest.raises(ConversionError, match="--force"):
+        savefmt.export(source, target, format=format)
+    assert target.read_text() == "precious"
+
+    report = savefmt.export(source, target, format=format, overwrite=True)
+    assert target.stat().st_size == report.target_length
+    with pytest.raises(ConversionError, match="same file"):
+        savefmt.export(source, source, format=format, overwrite=True)
+
+
+def test_a_folder_of_blocks_is_kept(tmp_path: Path) -> None:
+    source, target = made(tmp_path), tmp_path / "out"
+    target.mkdir()
+    (target / "mine").touch()
+
+    with pytest.raises(ConversionError, match="--force"):
+        savefmt.export(source, target, format="blocks")
+    savefmt.export(source, target, format="blocks", overwrite=True)
+
+    assert {path.name for path in target.iterdir()} == {"mine", "pc.ram.bin", "pc.bios.bin"}
+    with pytest.raises(ConversionError, match="not a folder"):
+        savefmt.export(source, source, format="blocks", overwrite=True)
+    with pytest.raises(savefmt.ImageIOError, match="make it first"):
+        savefmt.export(source, tmp_path / "no" / "out", format="blocks")
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])
+def test_a_dry_run_writes_nothing(format: str, layout: str, tmp_path: Path) -> None:
+    source = made(tmp_path, layout=layout)
+
+    report = savefmt.export(source, tmp_path / "out", format=format, dry_run=True)
+
+    assert report.dry_run
+    assert report.memory_length >= RAM
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])
+def test_a_damaged_image_leaves_nothing_behind(format: str, layout: str, tmp_path: Path) -> None:
+    source = made(tmp_path, layout=layout)
+    source.write_bytes(source.read_bytes()[:-5000])
+
+    with pytest.raises(savefmt.FormatError):
+        savefmt.export(source, tmp_path / "out", format=format)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_kdump_needs_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(savefmt.UnsupportedError, match="makedumpfile, which is not installed"):
+        savefmt.export(made(tmp_path), tmp_path / "out", format="kdump")
+
+
+def test_kdump_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "makedumpfile"
+    program.write_text("#!/bin/sh\necho no vmcoreinfo >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    with pytest.raises(ConversionError, match="failed with code 3: no vmcoreinfo"):
+        savefmt.export(made(tmp_path), tmp_path / "out", format="kdump")
+    assert {path.name for path in tmp_path.iterdir()} == {"image", "makedumpfile"}
+
+
+# --- segments ---
+
+
+def fake(*ranges: PhysicalRange, findings: tuple[Finding, ...] = ()) -> Any:
+    """Return an image with this memory map."""
+    listed = [SimpleNamespace(idstr=name, ignored=name == "gone") for name in ("a", "b", "gone")]
+    physical = SimpleNamespace(map=MemoryMap(ranges, {}, findings))
+    return SimpleNamespace(
+        guest=SimpleNamespace(physical=physical),
+        head=SimpleNamespace(blocks=SimpleNamespace(blocks=listed)),
+        page_size=4096,
+    )
+
+
+def piece(start: int, length: int, block: str, offset: int = 0, kind: str = "ram") -> PhysicalRange:
+    return PhysicalRange(start, length, block, offset, kind, "rule")
+
+
+def test_a_map_that_contradicts_itself_is_refused() -> None:
+    image = fake(findings=(Finding("memmap.overlap", Severity.ERROR, "a overlaps b"),))
+
+    with pytest.raises(ConversionError, match="a overlaps b; --format blocks"):
+        find_segments(image, [])
+
+
+def test_segments() -> None:
+    findings: list[Finding] = []
+    image = fake(
+        piece(0, 0x3000, "a"),
+        piece(0x3000, 0x2000, "a", 0x3000),
+        piece(0x5000, 0x1000, "b"),
+        piece(0x7800, 0x1900, "b", 0x1800),
+        piece(0x10000, 0x800, "b", 0x3000),
+        piece(0x20000, 0x1000, "gone"),
+    )
+
+    assert find_segments(image, findings) == [
+        Segment(0, 0, 0, 5, 4096, "ram"),
+        Segment(0x5000, 1, 0, 1, 4096, "ram"),
+        Segment(0x8000, 1, 2, 1, 4096, "ram"),
+    ]
+    assert [finding.code for finding in findings] == ["export.absent"] + ["export.partial-page"] * 2
+    assert find_segments(image, [], range(0x2000, 0x6000)) == [
+        Segment(0x2000, 0, 2, 3, 4096, "ram"),
+        Segment(0x5000, 1, 0, 1, 4096, "ram"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "idstrs",
+    [
+        ["pc.ram", "0000:00:02.0/vga.vram", "/rom@etc/acpi/tables"],
+        ["../../etc/passwd", "/etc/passwd", "..", ".", "", "...", ".hidden"],
+        ["a/b", "a_b", "A_B", "a:b", "a_b-2"],
+        ["x" * 255, "x" * 254, "\x1b[31m", "\udcff\n", "caf\xe9"],
+    ],
+)
+def test_file_names_are_safe_and_different(idstrs: list[str]) -> None:
+    names = file_names(idstrs)
+
+    assert len({name.casefold() for name in names}) == len(idstrs)
+    for name in names:
+        assert Path(name).name == name
+        assert not name.startswith(".")
+        assert name.isascii()
+        assert name.isprintable()
+        assert len(name) < 240
+
+
+# --- headers ---
+
+
+@pytest.mark.parametrize("count", [1, 0xFFFE, 0xFFFF, 70000])
+def test_any_number_of_segments(count: int, tmp_path: Path) -> None:
+    headers = [ProgramHeader(elf.PT_LOAD, i, i << 12, i << 12, 4096) for i in range(count)]
+    head = elf.pack_head(elf.EM_X86_64, headers)
+    (tmp_path / "universal").write_bytes(head)
+    start, end = elf.pack_qemu(ELF64, elf.EM_X86_64, headers, elf.qemu_head_length(ELF64, count))
+    (tmp_path / "qemu").write_bytes(start + end)
+
+    assert len(head) == elf.head_length(count)
+    assert len(start) == elf.qemu_head_length(ELF64, count)
+    for name in ("universal", "qemu"):
+        with (tmp_path / name).open("rb") as file:
+            read = ELFFile(file)
+            assert read.num_segments() == count
+            assert read.get_segment(count - 1)["p_paddr"] == count - 1 << 12
+            assert (read["e_phnum"] == 0xFFFF) == (count >= 0xFFFF)
+
+
+def test_a_32_bit_head(tmp_path: Path) -> None:
+    header = ProgramHeader(elf.PT_LOAD, 0x1234, 0x1000, 0x1000, 0x2000)
+    start, end = elf.pack_qemu(ELF32, elf.EM_386, [header], elf.qemu_head_length(ELF32, 1))
+    (tmp_path / "core").write_bytes(start + end)
+
+    with (tmp_path / "core").open("rb") as file:
+        read = ELFFile(file)
+        assert (read.elfclass, read["e_machine"]) == (32, "EM_386")
+        assert read.get_segment(0)["p_offset"] == 0x1234
+        assert read.get_section(1).name == ".shstrtab"
+
+
+# --- VMCOREINFO ---
+
+TEXT = b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"
+
+
+def test_vmcoreinfo_is_found_and_written(layout: str, tmp_path: Path) -> None:
+    ram = bytearray(content(p0=1))
+    ram[100 * 4096 : 101 * 4096] = note(TEXT)
+    source, core = made(tmp_path, ram=bytes(ram), layout=layout), tmp_path / "core"
+
+    report = savefmt.export(source, core)
+    savefmt.export(source, tmp_path / "text", format="vmcoreinfo")
+
+    assert report.vmcoreinfo == "memory"
+    assert (tmp_path / "text").read_bytes() == TEXT
+    with core.open("rb") as file:
+        (segment,) = ELFFile(file).iter_segments("PT_NOTE")
+        notes = {n["n_name"]: n["n_descdata"] for n in segment.iter_notes()}  # type: ignore[attr-defined]
+    assert notes == {"VMCOREINFO": TEXT}
+    assert "export.registers" in {finding.code for finding in report.findings}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        note(TEXT, length=1 << 31),
+        note(TEXT, length=0),
+        note(b"no release"),
+        note(TEXT, name=b"VMCOREINFI"),
+        bytes(8) + note(TEXT)[:-8],
+    ],
+)
+def test_what_only_looks_like_vmcoreinfo(data: bytes) -> None:
+    assert list(vmcoreinfo.find_in([(0, memoryview(data))], 4096)) == []
+
+
+def test_two_kernels_in_memory() -> None:
+    findings: list[Finding] = []
+    data = note(TEXT) + note(TEXT) + note(TEXT + b"X=1\n")
+    found = vmcoreinfo.find_in([(0x1000, memoryview(data))], 4096)
+
+    chosen = vmcoreinfo.choose(found, findings)
+
+    assert chosen == vmcoreinfo.VmcoreInfo(TEXT, 0x1000, "memory")
+    assert [finding.severity for finding in findings] == [Severity.WARNING]
+    assert "0x1000 and 0x3000" in findings[0].message
+
+
+def test_an_absurd_text_does_not_fit(tmp_path: Path) -> None:
+    ram = bytearray(content(p0=1))
+    long = note(b"OSRELEASE=" + b"x" * 20000)
+    ram[: len(long)] = long
+
+    with pytest.raises(ConversionError, match="tampered"):
+        savefmt.export(made(tmp_path, ram=bytes(ram)), tmp_path / "core")
+    assert not (tmp_path / "core").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (vmcoreinfo.Announced(0x1000, 4096), TEXT),
+        (vmcoreinfo.Announced(0x1000, 20), None),
+        (vmcoreinfo.Announced(0x9000, 4096), None),
+        (None, None),
+    ],
+)
+def test_what_the_device_says(place: vmcoreinfo.Announced | None, text: bytes | None) -> None:
+    def read(address: int, length: int) -> bytes:
+        if address != 0x1000:
+            raise AddressError("outside")
+        return note(TEXT)[:length]
+
+    found = vmcoreinfo.from_device(read, place)
+
+    assert (found.text if found else None) == text
+
+
+# --- the kernel's addresses ---
+
+
+def tables_image(pages: dict[int, dict[int, int]], root: int = 0x1000) -> Any:
+    """Return an image whose page tables are these entries."""
+
+    def read(address: int, length: int) -> bytes:
+        if address not in pages:
+            raise AddressError("outside")
+        return b"".join(struct.pack("<Q", pages[address].get(i, 0)) for i in range(length // 8))
+
+    tables = X86PageTables("4-level", root, read)
+    return SimpleNamespace(guest=SimpleNamespace(space=lambda: SimpleNamespace(tables=tables)))
+
+
+def test_kernel_mappings() -> None:
+    findings: list[Finding] = []
+    image = tables_image(
+        {
+            0x1000: {0: 0x2001, 256: 0x2001, 510: 0x2001, 511: 0x9001},
+            0x2000: {0: 0x3001, 1: 0x40000081},
+            0x3000: {0: 0x4001, 1: 0x200081, 2: 0x400080},
+            0x4000: {0: 0x1001, 1: 0x2001, 5: 0x7001 | 1 << 63},
+        }
+    )
+
+    assert kernel.kernel_mappings(image, findings) == [
+        (0xFFFF_8000_0000_0000, 0x1000, 0x2000),
+        (0xFFFF_8000_0000_5000, 0x7000, 0x1000),
+        (0xFFFF_8000_0020_0000, 0x200000, 0x200000),
+        (0xFFFF_8000_4000_0000, 0x4000_0000, 0x4000_0000),
+    ]
+    assert [finding.code for finding in findings] == ["export.page-tables"]
+
+
+def test_page_tables_that_lead_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_MAX_TABLES", 1000)
+    image = tables_image({0x1000: dict.fromkeys(range(512), 0x1001)})
+
+    with pytest.raises(ConversionError, match="no end|more ranges"):
+        kernel.kernel_mappings(image, [])
+
+
+def test_mappings_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_MAX_MAPPINGS", 100)
+    scattered = dict(enumerate(itertools.islice(itertools.count(0x1001, 0x5000), 512)))
+    image = tables_image({0x1000: scattered | {300: 0x1001}})
+
+    with pytest.raises(ConversionError, match="more ranges"):
+        kernel.kernel_mappings(image, [])
+
+
+def test_other_modes_are_refused(tmp_path: Path) -> None:
+    image = tables_image({})
+    image.guest.space = lambda: SimpleNamespace(tables=X86PageTables("PAE", 0, lambda *_: b""))
+
+    with pytest.raises(savefmt.UnsupportedError, match="64-bit mode"):
+        kernel.kernel_mappings(image, [])
+
+
+def test_doubts_about_the_map_reach_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    blocks = {"pc.ram": content(p3=9)}
+    path.write_bytes(make_stream(blocks=blocks, devices=[simple_device("timer", b"12345678")]))
+
+    report = savefmt.export(path, tmp_path / "raw", format="raw")
+
+    assert "memmap.no-cmos" in {finding.code for finding in report.findings}
+    assert (tmp_path / "raw").read_bytes() == content(p3=9)
