@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -12,7 +13,8 @@ from functools import cached_property
 from savefmt.errors import SavefmtError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun
+from savefmt.indexfile import AUTO, Identity, load_index, locate, save_index
+from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex, IndexRun
@@ -157,13 +159,17 @@ class GuestMemory:
 
     Mapped-ram images are read straight from the file, uncompressed sequential ones
     through an index that is made by one pass when first needed.  Compressed ones, and
-    those with XBZRLE deltas, are spooled once into an unlinked temporary file.
+    those with XBZRLE deltas, are spooled once into an unlinked temporary file.  Any
+    thread may read.
     """
 
-    def __init__(self, image: StoredImage, io: IOOptions) -> None:
+    def __init__(self, image: StoredImage, io: IOOptions, index: StrPath | None = None) -> None:
         self._image = image
         self._io = io
+        self._index_file = index
+        self._lock = threading.RLock()
         self._index: PageIndex | None = None
+        self._opened: PageIndex | Sequence[BlockPages] | None = None
         self._resources = ExitStack()
 
     def close(self) -> None:
@@ -183,18 +189,43 @@ class GuestMemory:
         Returns
         -------
         PageIndex
-            Kept for the life of the image.
+            Kept for the life of the image, and in a file if `savefmt.open` was told so.
         """
-        if self._index is None:
-            visitor = TallyVisitor(None, self._image.path)
-            with pass_over(self._image, visitor, self._io, meter):
-                pass
-            if visitor.scanner is None or visitor.blocks is None:
-                raise AssertionError("a stream without RAM passed")
-            self._index = PageIndex.of(
-                visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size
-            )
-        return self._index
+        with self._lock:
+            if self._index is None:
+                self._index = self._kept_index(meter)
+            return self._index
+
+    def _kept_index(self, meter: Meter) -> PageIndex:
+        if self._index_file is None:
+            return self._make_index(meter)
+        image = self._image
+        blocks = image.head.blocks
+        identity = Identity.of(image.file, image.path)
+        try:
+            path = locate(self._index_file, identity)
+            kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
+        except SavefmtError:
+            if self._index_file != AUTO:
+                raise
+            return self._make_index(meter)  # without a cache folder it works all the same
+        if kept is not None:
+            return kept
+        index = self._make_index(meter)
+        try:
+            save_index(path, identity, index, blocks.blocks)
+        except SavefmtError:
+            if self._index_file != AUTO:
+                raise
+        return index
+
+    def _make_index(self, meter: Meter) -> PageIndex:
+        visitor = TallyVisitor(None, self._image.path)
+        with pass_over(self._image, visitor, self._io, meter):
+            pass
+        if visitor.scanner is None or visitor.blocks is None:
+            raise AssertionError("a stream without RAM passed")
+        return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
         """Sum every page, in one pass over the image.
@@ -316,8 +347,14 @@ class GuestMemory:
                 return number
         raise KeyError(block)
 
-    @cached_property
+    @property
     def _store(self) -> PageIndex | Sequence[BlockPages]:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open_store()
+            return self._opened
+
+    def _open_store(self) -> PageIndex | Sequence[BlockPages]:
         image = self._image
         if image.layout is Layout.MAPPED_RAM:
             self._store_file = image.file

@@ -14,6 +14,7 @@ from savefmt.cli.parser import (
     common_options,
     cpu_options,
     file_argument,
+    index_option,
     number,
     output_options,
     usage_error,
@@ -61,6 +62,7 @@ def _add_read(commands: Commands) -> None:
     group.add_argument("--block", metavar="NAME", help="ADDRESS is an offset in this RAM block")
     cpu_options(parser)
     parser.add_argument("--raw", action="store_true", help="write bytes, not text")
+    index_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -75,6 +77,7 @@ def _add_vtop(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("addresses", type=number, nargs="+", metavar="ADDRESS")
     cpu_options(parser)
+    index_option(parser)
     output_options(parser)
     common_options(parser)
     parser.set_defaults(run=run_vtop, failed=ExitCode.FAILED)
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render_memory import hexdump
 
     try:
-        with savefmt.open(args.image) as image:
+        with savefmt.open(args.image, index=args.index) as image:
             pieces = _pieces(_reader(image, args), args.address, args.length)
             if args.raw:
                 for data in pieces:
@@ -143,7 +146,7 @@ def run_vtop(args: argparse.Namespace, ui: Ui) -> ExitCode:
     code = ExitCode.GOOD
     shown = []
     try:
-        with savefmt.open(args.image) as image:
+        with savefmt.open(args.image, index=args.index) as image:
             space = image.guest.space(args.cpu, args.cr3)
             for address in args.addresses:
                 try:
