@@ -25,7 +25,7 @@ PYTHON_ROWS = (
     "mapped",
     "stored",
     "pageindex",
-    "indexfile",
+    "indexfile unpacked extents",
     "memory",
     "devices",
     "guest",

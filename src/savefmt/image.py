@@ -460,7 +460,7 @@ class SaveImage:
         MapExtent
             Ascending inside each block, block after block.
         """
-        from savefmt.memory import index_extents, mapped_extents
+        from savefmt.extents import index_extents, mapped_extents
 
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
