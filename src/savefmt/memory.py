@@ -380,7 +380,9 @@ class GuestMemory:
         if image.codec == "raw" or opener is not None:
             index = self.index(meter)
             if not index.counts.deltas:
-                self._plain = opener(image.head.blocks.total) if opener is not None else None
+                if opener is not None:
+                    self._plain = opener(image.head.blocks.total)
+                    self._resources.callback(self._plain.close)
                 return index
         return self._spool(meter, None).pages
 

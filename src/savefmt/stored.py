@@ -94,7 +94,8 @@ def open_file(path: StrPath, io: IOOptions) -> File:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UnsupportedError(
-                "not a regular file; save images are opened by seeking", path=path
+                "not a regular file; images are read by seeking, so write it to one first",
+                path=path,
             )
         direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
         return File(fd, path=path, direct=direct)

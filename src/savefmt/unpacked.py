@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +30,9 @@ class PlainReader(Protocol):
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes, counted from the beginning of the plain stream."""
+
+    def close(self) -> object:
+        """Drop what is kept; harmless when repeated."""
 
 
 def open_plain(codec: str, file: File, start: int) -> Callable[[int], PlainReader] | None:
@@ -89,6 +93,12 @@ class _Cache:
                 self.length -= len(self._kept.popitem(last=False)[1])
         return data
 
+    def clear(self) -> None:
+        """Forget all pieces."""
+        with self._lock:
+            self._kept.clear()
+            self.length = 0
+
 
 class SegmentReader:
     """Unpacks the segments that are asked for, and keeps the last few of them.
@@ -129,6 +139,10 @@ class SegmentReader:
             number += 1
         return b"".join(parts)
 
+    def close(self) -> None:
+        """Drop the segments that are kept."""
+        self.cache.clear()
+
 
 class LibraryReader:
     """Reads through a library that notes on its way where it can go on.
@@ -146,6 +160,8 @@ class LibraryReader:
         self._codec = codec
         self._lock = Lock()
         self.cache = _Cache(self._window)
+        # indexed_bzip2 has threads, and ends the process when Python ends before them.
+        self.close = weakref.finalize(self, file.close)
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` plain bytes.

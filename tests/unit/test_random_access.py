@@ -124,6 +124,18 @@ def test_compressed_images_are_read_here_and_there(form: str, tmp_path: Path) ->
             assert image.memory.read("pc.ram", 0, len(CONTENT)) == CONTENT
 
 
+@pytest.mark.parametrize("codec", ["gzip", "bzip2", "zstd"])
+def test_an_image_that_nobody_closes(codec: str, tmp_path: Path) -> None:
+    """The libraries' threads must not end the process in anger."""
+    path = make(tmp_path, codec, compress(codec, stream()))
+    code = (
+        f"import savefmt; i = savefmt.open({str(path)!r}); print(i.memory.read('pc.rom', 4096, 4))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'rom!'\n", "")
+
+
 @pytest.mark.parametrize("codec", ["zstd", "xz", "gzip", "bzip2", "raw", "lzop", "sparse"])
 def test_any_thread_may_read(codec: str, tmp_path: Path) -> None:
     if codec == "sparse":
