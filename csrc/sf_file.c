@@ -119,6 +119,11 @@ void sf_file_close(struct sf_file *file)
     free(file);
 }
 
+int sf_file_descriptor(const struct sf_file *file)
+{
+    return file->fd;
+}
+
 uint64_t sf_file_length(const struct sf_file *file)
 {
     return file->length;

@@ -16,6 +16,8 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
 /* Cannot fail, because sf_file_sync() came first; NULL is allowed. */
 void sf_file_close(struct sf_file *file);
 
+/* The buffered descriptor, which stays the file's. */
+int sf_file_descriptor(const struct sf_file *file);
 /* Length when it was adopted. */
 uint64_t sf_file_length(const struct sf_file *file);
 /* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */

@@ -25,6 +25,7 @@ PYTHON_ROWS = (
     "mapped",
     "stored",
     "pageindex",
+    "indexfile unpacked extents",
     "memory",
     "devices",
     "guest",

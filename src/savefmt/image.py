@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,7 +14,6 @@ from savefmt.errors import (
     ClosedImageError,
     CorruptError,
     FormatError,
-    ImageIOError,
     IncompleteImageError,
     NotASaveImageError,
     SavefmtError,
@@ -43,6 +41,8 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
+from savefmt.stored import DIRECT_FROM as DIRECT_FROM
+from savefmt.stored import format_uuid, open_file
 from savefmt.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
@@ -50,10 +50,6 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from savefmt.guest.view import Guest
     from savefmt.memory import GuestMemory
     from savefmt.prefetch import Pipe
-
-DIRECT_FROM = 256 << 20
-"""Images and guests from this size on bypass the page cache unless told otherwise: they
-would push everything else out of it."""
 
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
@@ -73,6 +69,8 @@ class SaveImage:
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
+    index : str or os.PathLike, optional
+        As for `savefmt.open`.
 
     Attributes
     ----------
@@ -90,13 +88,21 @@ class SaveImage:
         Oddities met on the way; filled only without `strict`.
     """
 
-    def __init__(self, path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> None:
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        io: IOOptions = IOOptions(),
+        strict: bool = True,
+        index: StrPath | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._index = index
         self.findings: list[Finding] = []
         self._io = io
         self._strict = strict
         self._closed = False
-        self._file = _open_file(path, io)
+        self._file = open_file(path, io)
         try:
             self._read_head()
         except SavefmtError as error:
@@ -415,7 +421,11 @@ class SaveImage:
         """The guest's memory by block."""
         from savefmt.memory import GuestMemory
 
-        return GuestMemory(self, self._io)
+        # Should two threads come at once, both get the same.
+        kept: GuestMemory = self.__dict__.setdefault(
+            "memory", GuestMemory(self, self._io, self._index)
+        )
+        return kept
 
     @cached_property
     def guest(self) -> Guest:
@@ -450,7 +460,7 @@ class SaveImage:
         MapExtent
             Ascending inside each block, block after block.
         """
-        from savefmt.memory import index_extents, mapped_extents
+        from savefmt.extents import index_extents, mapped_extents
 
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
@@ -494,7 +504,7 @@ class SaveImage:
             codec=self.codec,
             machine=self.machine,
             capabilities=self.configuration.capabilities if self.configuration else (),
-            uuid=_format_uuid(uuid) if uuid else None,
+            uuid=format_uuid(uuid) if uuid else None,
             page_size=self.page_size,
             stream_offset=self.stream_offset,
             blocks=blocks,
@@ -507,22 +517,6 @@ class SaveImage:
         if self.envelope is None:
             return "bare"
         return "finished" if self.envelope.finished else "incomplete"
-
-
-def _open_file(path: StrPath, io: IOOptions) -> File:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsupportedError(
-                "not a regular file; save images are opened by seeking", path=path
-            )
-        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct)
-    finally:
-        os.close(fd)
 
 
 def _summarize(envelope: Envelope) -> EnvelopeSummary:
@@ -539,12 +533,13 @@ def _summarize(envelope: Envelope) -> EnvelopeSummary:
     )
 
 
-def _format_uuid(raw: bytes) -> str:
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def open(path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> SaveImage:
+def open(
+    path: StrPath,
+    *,
+    io: IOOptions = IOOptions(),
+    strict: bool = True,
+    index: StrPath | None = None,
+) -> SaveImage:
     """Open a save image for reading.
 
     Parameters
@@ -555,6 +550,10 @@ def open(path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> 
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
+    index : str or os.PathLike, optional
+        A file that keeps the index of a sequential image from one reading to the next,
+        or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
+        made anew when it is not that of this image.
 
     Returns
     -------
@@ -570,7 +569,7 @@ def open(path: StrPath, *, io: IOOptions = IOOptions(), strict: bool = True) -> 
     ImageIOError
         What the operating system refused.
     """
-    return SaveImage(path, io=io, strict=strict)
+    return SaveImage(path, io=io, strict=strict, index=index)
 
 
 def probe(

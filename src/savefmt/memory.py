@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.model import Finding, IOOptions, Layout, MapExtent, PageRun
+from savefmt.indexfile import AUTO, Identity, load_index, locate, save_index
+from savefmt.model import Finding, IOOptions, Layout, PageRun, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex, IndexRun
@@ -25,6 +29,11 @@ from savefmt.progress import Meter
 from savefmt.stored import StoredImage
 from savefmt.tail import SectionDigests, Tail
 from savefmt.traverse import Visitor, has_capability, traverse
+
+if TYPE_CHECKING:
+    import mmap
+
+    from savefmt.unpacked import PlainReader
 
 
 def _spooled_length(block: ListedBlock) -> int:
@@ -156,14 +165,20 @@ class GuestMemory:
     """Memory of the guest in an image; made by `SaveImage.memory`.
 
     Mapped-ram images are read straight from the file, uncompressed sequential ones
-    through an index that is made by one pass when first needed.  Compressed ones, and
-    those with XBZRLE deltas, are spooled once into an unlinked temporary file.
+    through an index that is made by one pass when first needed.  So are compressed ones
+    that can be entered midway; others, and those with XBZRLE deltas, are spooled once into
+    an unlinked temporary file.  Any thread may read.
     """
 
-    def __init__(self, image: StoredImage, io: IOOptions) -> None:
+    def __init__(self, image: StoredImage, io: IOOptions, index: StrPath | None = None) -> None:
         self._image = image
         self._io = io
+        self._index_file = index
+        self._lock = threading.RLock()
         self._index: PageIndex | None = None
+        self._plain: PlainReader | None = None
+        self._map: mmap.mmap | None = None
+        self._opened: PageIndex | Sequence[BlockPages] | None = None
         self._resources = ExitStack()
 
     def close(self) -> None:
@@ -183,18 +198,43 @@ class GuestMemory:
         Returns
         -------
         PageIndex
-            Kept for the life of the image.
+            Kept for the life of the image, and in a file if `savefmt.open` was told so.
         """
-        if self._index is None:
-            visitor = TallyVisitor(None, self._image.path)
-            with pass_over(self._image, visitor, self._io, meter):
-                pass
-            if visitor.scanner is None or visitor.blocks is None:
-                raise AssertionError("a stream without RAM passed")
-            self._index = PageIndex.of(
-                visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size
-            )
-        return self._index
+        with self._lock:
+            if self._index is None:
+                self._index = self._kept_index(meter)
+            return self._index
+
+    def _kept_index(self, meter: Meter) -> PageIndex:
+        if self._index_file is None:
+            return self._make_index(meter)
+        image = self._image
+        blocks = image.head.blocks
+        identity = Identity.of(image.file, image.path)
+        try:
+            path = locate(self._index_file, identity)
+            kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
+        except SavefmtError:
+            if self._index_file != AUTO:
+                raise
+            return self._make_index(meter)  # without a cache folder it works all the same
+        if kept is not None:
+            return kept
+        index = self._make_index(meter)
+        try:
+            save_index(path, identity, index, blocks.blocks)
+        except SavefmtError:
+            if self._index_file != AUTO:
+                raise
+        return index
+
+    def _make_index(self, meter: Meter) -> PageIndex:
+        visitor = TallyVisitor(None, self._image.path)
+        with pass_over(self._image, visitor, self._io, meter):
+            pass
+        if visitor.scanner is None or visitor.blocks is None:
+            raise AssertionError("a stream without RAM passed")
+        return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
         """Sum every page, in one pass over the image.
@@ -290,21 +330,13 @@ class GuestMemory:
         UnsupportedError
             The block was left out of the image (x-ignore-shared).
         """
-        number = self._number(block)
-        listed = self._image.head.blocks.blocks[number]
-        if listed.ignored or number in self._left_out:
-            raise UnsupportedError(f"the content of {block!r} is not in this image")
-        if offset < 0 or length < 0 or offset + length > listed.used_length:
-            raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
-        size = listed.page_size
-        first = offset // size
-        count = -(-(offset + length) // size) - first
+        number, first, count = self._locate(block, offset, length)
         store = self._store
         if isinstance(store, PageIndex):
-            data = store.blocks[number].read(self._image.file, first, count)
+            data = self._read_indexed(store, number, first, count)
         else:
             data = store[number].read(self._store_file, first, count)
-        start = offset - first * size
+        start = offset - first * self._image.head.blocks.page_size
         return bytes(memoryview(data)[start : start + length])
 
     def read_physical(self, address: int, length: int) -> bytes:
@@ -317,17 +349,48 @@ class GuestMemory:
                 return number
         raise KeyError(block)
 
-    @cached_property
+    @property
     def _store(self) -> PageIndex | Sequence[BlockPages]:
+        return self._opened if self._opened is not None else self.prepare(Meter(None))
+
+    def prepare(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+        """Do now what the first read would do: index or unpack the image if need be.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        PageIndex or sequence of BlockPages
+            Where the pages are.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open_store(meter)
+            return self._opened
+
+    def _open_store(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
         image = self._image
         if image.layout is Layout.MAPPED_RAM:
             self._store_file = image.file
             return image.mapped.pages
-        if image.codec == "raw":
-            index = self.index(Meter(None))
+        opener = None if image.codec == "raw" else self._plain_opener()
+        if image.codec == "raw" or opener is not None:
+            index = self.index(meter)
             if not index.counts.deltas:
+                if opener is not None:
+                    self._plain = opener(image.head.blocks.total)
+                    self._resources.callback(self._plain.close)
                 return index
-        return self._spool(Meter(None), None).pages
+        return self._spool(meter, None).pages
+
+    def _plain_opener(self) -> Callable[[int], PlainReader] | None:
+        from savefmt.unpacked import open_plain
+
+        image = self._image
+        return open_plain(image.codec, image.file, image.stream_offset)
 
     @cached_property
     def _left_out(self) -> frozenset[int]:
@@ -340,8 +403,87 @@ class GuestMemory:
             return store.left_out
         return frozenset(number for number, pages in enumerate(store) if not pages.present)
 
+    def _check_space(self) -> None:
+        """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
+        folder = tempfile.gettempdir()
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        needed = self._image.length - self._image.stream_offset
+        if needed > free:
+            raise ImageIOError(
+                f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
+                "here; name another folder in TMPDIR",
+                errno=errno.ENOSPC,
+                path=folder,
+            )
+
+    def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
+        image = self._image
+        block = index.blocks[number]
+        if self._plain is None:
+            return block.read(image.file, first, count)
+        from savefmt.unpacked import read_pages
+
+        try:
+            return read_pages(block, self._plain, image.stream_offset, first, count)
+        except SavefmtError as error:
+            error.path = error.path or image.path
+            raise
+
+    def view(self, block: str, offset: int, length: int) -> memoryview:
+        """Show a range of a block, without a copy where the law of pages allows it.
+
+        In a mapped-ram image a page whose bit is clear is zeros, whatever lies in its
+        place; so only a range all of whose pages are set can be shown as it lies in the
+        file.  The same holds for what was unpacked to a temporary file.  Anything else is
+        copied, as `read` does.  ``numpy.frombuffer`` takes the view as it is.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        offset, length : int
+            Bytes inside the block.
+
+        Returns
+        -------
+        memoryview
+            Read-only.  It may outlive the image; should somebody cut the file short
+            meanwhile, the system ends the process that looks there (SIGBUS).
+
+        Raises
+        ------
+        KeyError, ValueError, UnsupportedError
+            As for `read`.
+        """
+        number, first, count = self._locate(block, offset, length)
+        store = self._store
+        if not length or isinstance(store, PageIndex):
+            return memoryview(self.read(block, offset, length))
+        pages = store[number]
+        if pages.count_present(first, count) != count:
+            return memoryview(self.read(block, offset, length))
+        with self._lock:
+            if self._map is None:
+                self._map = self._store_file.map()
+        start = pages.offset + offset
+        return memoryview(self._map)[start : start + length]
+
+    def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
+        """Check a range; return the number of its block, its first page, and how many."""
+        number = self._number(block)
+        listed = self._image.head.blocks.blocks[number]
+        if listed.ignored or number in self._left_out:
+            raise UnsupportedError(f"the content of {block!r} is not in this image")
+        if offset < 0 or length < 0 or offset + length > listed.used_length:
+            raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
+        size = listed.page_size
+        first = offset // size
+        return number, first, -(-(offset + length) // size) - first
+
     def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
         meter.phase = "spooling"
+        self._check_space()
         spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         blocks = self._image.head.blocks.blocks
         spool.truncate(sum(_spooled_length(block) for block in blocks))
@@ -453,42 +595,3 @@ def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:
         pending = run.pages
     if pending is not None:
         yield pending
-
-
-def mapped_extents(block: ListedBlock, pages: BlockPages) -> Iterator[MapExtent]:
-    """Yield the extents of a block of a mapped-ram image."""
-    size = block.page_size
-
-    def extent(first: int, count: int, kind: str) -> MapExtent:
-        offset = pages.offset + first * size if kind == "data" else None
-        stride = size if kind == "data" else None
-        return MapExtent(block.idstr, first * size, count * size, kind, offset, stride)
-
-    if block.ignored:
-        yield extent(0, block.page_count, "absent")
-        return
-    at = 0
-    for run in page_runs(pages.bitmap, pages.count):
-        if run.first > at:
-            yield extent(at, run.first - at, "zero")
-        yield extent(run.first, run.count, "data")
-        at = run.first + run.count
-    if at < pages.count:
-        yield extent(at, pages.count - at, "zero")
-
-
-def index_extents(
-    block: ListedBlock, index: BlockIndex, *, with_offsets: bool
-) -> Iterator[MapExtent]:
-    """Yield the extents of a block of a sequential image."""
-    size = block.page_size
-    for run in index.runs():
-        known = with_offsets and run.kind == "data"
-        yield MapExtent(
-            block.idstr,
-            run.pages.first * size,
-            run.pages.count * size,
-            "data" if run.kind == "delta" else run.kind,
-            run.offset if known else None,
-            (run.stride or size) if known else None,
-        )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from savefmt.errors import ImageIOError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.vmstate import Description
 from savefmt.mapped import MappedStream
-from savefmt.model import IOOptions, Layout
+from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
 from savefmt.prefetch import Pipe
 from savefmt.traverse import StreamHead
+
+DIRECT_FROM = 256 << 20
+"""Images and guests from this size on bypass the page cache unless told otherwise: they
+would push everything else out of it."""
 
 
 class PhysicalReader(Protocol):
@@ -68,3 +75,35 @@ class StoredImage(Protocol):
         plain: Pipe | None = None,
     ) -> AbstractContextManager[ChunkCursor]:
         """A cursor over the decompressed stream."""
+
+
+def open_file(path: StrPath, io: IOOptions) -> File:
+    """Open the regular file behind an image.
+
+    Raises
+    ------
+    ImageIOError
+        What the operating system refused.
+    UnsupportedError
+        If it is no regular file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnsupportedError(
+                "not a regular file; images are read by seeking, so write it to one first",
+                path=path,
+            )
+        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
+        return File(fd, path=path, direct=direct)
+    finally:
+        os.close(fd)
+
+
+def format_uuid(raw: bytes) -> str:
+    """Write the 16 bytes of a UUID as people do."""
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

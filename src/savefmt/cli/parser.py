@@ -286,6 +286,23 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def index_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--index``, for commands that read here and there in an image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    file_argument(
+        parser,
+        "--index",
+        metavar="FILE",
+        help="keep the index of a sequential image in FILE, so that only the first command "
+        "reads the image whole; `auto`: in the cache folder",
+    )
+
+
 def window_argument(text: str) -> int:
     """Parse the size of a window, as an option's type."""
     try:

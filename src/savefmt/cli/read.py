@@ -14,8 +14,10 @@ from savefmt.cli.parser import (
     common_options,
     cpu_options,
     file_argument,
+    index_option,
     number,
     output_options,
+    progress_options,
     usage_error,
 )
 from savefmt.cli.ui import Ui
@@ -61,6 +63,8 @@ def _add_read(commands: Commands) -> None:
     group.add_argument("--block", metavar="NAME", help="ADDRESS is an offset in this RAM block")
     cpu_options(parser)
     parser.add_argument("--raw", action="store_true", help="write bytes, not text")
+    index_option(parser)
+    progress_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -75,7 +79,9 @@ def _add_vtop(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("addresses", type=number, nargs="+", metavar="ADDRESS")
     cpu_options(parser)
+    index_option(parser)
     output_options(parser)
+    progress_options(parser)
     common_options(parser)
     parser.set_defaults(run=run_vtop, failed=ExitCode.FAILED)
 
@@ -89,7 +95,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render_memory import hexdump
 
     try:
-        with savefmt.open(args.image) as image:
+        with savefmt.open(args.image, index=args.index) as image:
+            _prepare(image, args, ui)
             pieces = _pieces(_reader(image, args), args.address, args.length)
             if args.raw:
                 for data in pieces:
@@ -100,6 +107,14 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         ui.fail(error, args.image)
         return ExitCode.FAILED
     return ExitCode.GOOD
+
+
+def _prepare(image: SaveImage, args: argparse.Namespace, ui: Ui) -> None:
+    """Index or unpack the image now, where one can watch it."""
+    from savefmt.progress import Meter
+
+    with ui.progress(args.image) as progress:
+        image.memory.prepare(Meter(progress, image.length, "reading"))
 
 
 def _reader(image: SaveImage, args: argparse.Namespace) -> Callable[[int, int], bytes]:
@@ -143,7 +158,8 @@ def run_vtop(args: argparse.Namespace, ui: Ui) -> ExitCode:
     code = ExitCode.GOOD
     shown = []
     try:
-        with savefmt.open(args.image) as image:
+        with savefmt.open(args.image, index=args.index) as image:
+            _prepare(image, args, ui)
             space = image.guest.space(args.cpu, args.cr3)
             for address in args.addresses:
                 try:

@@ -67,13 +67,13 @@ def read_parts(source: Cursor) -> Iterator[Bytes]:
         `UnsupportedError` as in `savefmt.format.codec.Codec.open_reader`.
     """
     while True:
-        flags, delta = _read_header(source)
+        flags, delta = read_header(source)
         yield from _read_blocks(source, flags, delta)
         if not source.window():
             return
 
 
-def _read_header(source: Cursor) -> tuple[int, int]:
+def read_header(source: Cursor) -> tuple[int, int]:
     """Consume the header, return its flags and its filter's distance (0 = no filter)."""
     start = source.tell()
     what = f"the lzop header at compressed offset {start:#x}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from savefmt.errors import ClosedImageError
+from savefmt.errors import ClosedImageError, ImageIOError
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
+
+if TYPE_CHECKING:
+    import mmap
 
 
 class File:
@@ -73,6 +76,23 @@ class File:
     def direct(self) -> bool:
         """Whether direct I/O was granted and is still in use."""
         return bool(lib.sf_file_direct_align(self.handle))
+
+    def map(self) -> mmap.mmap:
+        """Map the whole file into memory, read-only; the map outlives the file.
+
+        Raises
+        ------
+        ImageIOError
+            If the operating system refuses.
+        """
+        import mmap
+
+        try:
+            fd = lib.sf_file_descriptor(self.handle)
+            return mmap.mmap(fd, self.length, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            reason = f"cannot map the file: {error}"
+            raise ImageIOError(reason, errno=getattr(error, "errno", 0), path=self.path) from error
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes; TruncatedError where the file ends sooner."""

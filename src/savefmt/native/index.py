@@ -45,6 +45,7 @@ class BlockIndex:
     """
 
     def __init__(self, name: bytes, count: int, page_size: int) -> None:
+        self.name = name
         self.count = count
         self.page_size = page_size
         handle = new_handle("sf_index", lib.sf_index_new, count, page_size, name, len(name))

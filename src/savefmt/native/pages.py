@@ -68,6 +68,11 @@ class BlockPages:
         """Pages whose bit is set."""
         return count_pages(self.bitmap, self.count) if self.count else 0
 
+    def count_present(self, first: int, count: int) -> int:
+        """Pages of a range whose bit is set."""
+        with ffi.from_buffer("uint8_t[]", self.bitmap) as view:
+            return int(lib.sf_page_count(view, first, count))
+
     def fill(self, struct: Any) -> Any:
         """Fill a ``struct sf_pages`` and return what must outlive it."""
         view = ffi.from_buffer("uint8_t[]", self.bitmap)
