@@ -520,7 +520,7 @@ def _open_file(path: StrPath, io: IOOptions) -> File:
                 "not a regular file; save images are opened by seeking", path=path
             )
         direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct)
+        return File(fd, path=path, direct=direct, engine=io.engine)
     finally:
         os.close(fd)
 

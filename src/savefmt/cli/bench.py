@@ -159,7 +159,7 @@ def _check(args: argparse.Namespace) -> None:
     made_up = args.pattern in ("dense", "sparse")
     if args.size is not None and not made_up:
         usage_error(args, "--size does not go with the pattern of an image, which has its own")
-    if not Path(args.target).is_dir() and (args.size is not None or args.pattern != "dense"):
+    if Path(args.target).is_file() and (args.size is not None or args.pattern != "dense"):
         usage_error(args, "--size and --pattern are for a folder; an image is read as it is")
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from savefmt.cli.codes import ExitCode
-from savefmt.model import IOOptions
+from savefmt.model import ENGINES, IOOptions
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -177,7 +177,13 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         type=window_argument,
         default=IOOptions().window,
         metavar="SIZE",
-        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 4M)",
+        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 2M)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what moves the bytes (default: auto, io_uring where the kernel grants it)",
     )
     progress_options(group)
 
@@ -213,7 +219,9 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    return IOOptions(threads=args.threads, direct=args.direct, window=args.window)
+    return IOOptions(
+        threads=args.threads, direct=args.direct, window=args.window, engine=args.engine
+    )
 
 
 def number(text: str) -> int:
