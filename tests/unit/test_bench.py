@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -155,11 +156,17 @@ def test_a_tenth_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_file_can_be_put_out_of_the_cache(tmp_path: Path) -> None:
     with nameless_file(tmp_path, 0) as fd:
         os.write(fd, bytes(MIB))
+        assert scratch.cached_pages(fd) == MIB // mmap.PAGESIZE
         if not scratch.forget(fd):
             pytest.skip("this file system keeps its cache")
-        assert not scratch._is_cached(fd, 0)
+        assert scratch.cached_pages(fd) == 0
         os.pread(fd, 1, 0)
-        assert scratch._is_cached(fd, 0)
+        assert scratch.cached_pages(fd) > 0
+
+
+def test_an_empty_file_is_not_cached(tmp_path: Path) -> None:
+    with nameless_file(tmp_path, 0) as fd:
+        assert scratch.cached_pages(fd) == 0
 
 
 # Measuring.
