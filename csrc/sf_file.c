@@ -1,6 +1,8 @@
 /* One file with two descriptors. */
 #include "sf_file.h"
 
+#include "sf_uring.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -15,12 +17,15 @@
 #define FALLBACK_ALIGN 4096u
 #define PUNCH_CHUNK 65536u
 #define SMALL_WRITE 65536u
+/* What one of many requests at once moves at most. */
+#define CHUNK (1u << 20)
 
 struct sf_file {
     int fd;
     int direct_fd;
     atomic_uint align; /* 0 once direct I/O was refused */
     uint64_t length;
+    struct sf_uring_pool *rings; /* NULL: one request after the other */
 };
 
 /* The kernel's struct statx as far as the DIO alignments (Linux 6.1); the C library's
@@ -97,6 +102,9 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
     if (flags & SF_OPEN_DIRECT) {
         open_direct_twin(file, (flags & SF_OPEN_WRITE) ? O_RDWR : O_RDONLY);
     }
+    if (flags & SF_OPEN_URING) {
+        (void)sf_uring_pool_new(&file->rings, NULL);
+    }
     *out = file;
     return SF_OK;
 
@@ -110,6 +118,7 @@ void sf_file_close(struct sf_file *file)
     if (file == NULL) {
         return;
     }
+    sf_uring_pool_free(file->rings);
     if (file->direct_fd >= 0) {
         (void)close(file->direct_fd);
     }
@@ -134,15 +143,24 @@ uint32_t sf_file_direct_align(const struct sf_file *file)
     return atomic_load(&file->align);
 }
 
-/* How many of LEN bytes at OFFSET may go through the direct descriptor. */
-static size_t direct_part(const struct sf_file *file, const void *buf, size_t len,
-                          uint64_t offset)
+bool sf_file_has_uring(const struct sf_file *file)
+{
+    return file->rings != NULL;
+}
+
+/* How many of the bytes of PIECE from DONE on may go through the direct descriptor. */
+static size_t direct_part(const struct sf_file *file, bool write,
+                          const struct sf_piece *piece, size_t done)
 {
     const uint32_t align = atomic_load_explicit(&file->align, memory_order_relaxed);
-    if (align == 0 || offset % align != 0 || (uintptr_t)buf % align != 0) {
+    /* The page cache gathers small writes and sends them out many at a time; a direct
+     * one waits for the disk each. */
+    if (align == 0 || (write && piece->len < SMALL_WRITE) ||
+        (piece->offset + done) % align != 0 ||
+        (uintptr_t)(piece->buf + done) % align != 0) {
         return 0;
     }
-    return (size_t)sf_align_down(len, align);
+    return (size_t)sf_align_down(piece->len - done, align);
 }
 
 /* The file system changed its mind (EINVAL): use the buffered descriptor from now on.
@@ -156,41 +174,142 @@ static bool gave_up_direct(struct sf_file *file, size_t direct)
     return false;
 }
 
-enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
-                                 uint64_t offset, size_t *got, struct sf_err *err)
+/* Move what is left of PIECE after *DONE, in order; a read may meet the file's end. */
+static enum sf_status move_rest(struct sf_file *file, bool write,
+                                const struct sf_piece *piece, size_t *done,
+                                struct sf_err *err)
 {
-    size_t done = 0;
-
-    while (done < len) {
-        uint8_t *at = (uint8_t *)buf + done;
-        const size_t direct = direct_part(file, at, len - done, offset + done);
+    while (*done < piece->len) {
+        uint8_t *at = piece->buf + *done;
+        const size_t direct = direct_part(file, write, piece, *done);
+        const int fd = direct ? file->direct_fd : file->fd;
+        const size_t len = direct ? direct : piece->len - *done;
+        const off_t offset = (off_t)(piece->offset + *done);
         const ssize_t n =
-            direct ? pread(file->direct_fd, at, direct, (off_t)(offset + done))
-                   : pread(file->fd, at, len - done, (off_t)(offset + done));
+            write ? pwrite(fd, at, len, offset) : pread(fd, at, len, offset);
         if (n < 0) {
             if (errno == EINTR || gave_up_direct(file, direct)) {
                 continue;
             }
-            return sf_err_os(err, errno, offset + done, "read");
+            return sf_err_os(err, errno, piece->offset + *done,
+                             write ? "write" : "read");
+        }
+        if (n == 0 && !write) {
+            return SF_OK;
         }
         if (n == 0) {
-            break;
+            return sf_err_os(err, EIO, piece->offset + *done, "write");
         }
-        done += (size_t)n;
+        *done += (size_t)n;
     }
-    *got = done;
     return SF_OK;
+}
+
+/* Chunks of several pieces, on their way at once. */
+struct batch {
+    struct sf_chunk chunks[SF_URING_DEPTH];
+    unsigned owners[SF_URING_DEPTH]; /* the piece that each belongs to */
+    unsigned count;
+};
+
+static void send(struct sf_file *file, bool write, const struct sf_piece *pieces,
+                 size_t *done, struct batch *batch)
+{
+    sf_uring_pool_move(file->rings, write, batch->chunks, batch->count);
+    for (unsigned i = 0; i < batch->count; i++) {
+        const struct sf_chunk *chunk = &batch->chunks[i];
+        const unsigned owner = batch->owners[i];
+        /* Behind a gap, what was moved must be moved again. */
+        if (chunk->offset == pieces[owner].offset + done[owner]) {
+            done[owner] += chunk->moved;
+        }
+    }
+    batch->count = 0;
+}
+
+/* Move as much as goes at once; DONE[i] says how much of each piece did. */
+static void move_at_once(struct sf_file *file, bool write,
+                         const struct sf_piece *pieces, unsigned count, size_t *done)
+{
+    struct batch batch;
+
+    batch.count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        size_t len = 0;
+        done[i] = 0;
+        for (size_t at = 0; at < pieces[i].len; at += len) {
+            const size_t direct = direct_part(file, write, &pieces[i], at);
+            len = (size_t)sf_min(direct ? direct : pieces[i].len - at, CHUNK);
+            /* The page cache takes writes without waiting, and reads ahead of one large
+             * read by itself. */
+            if (direct == 0 && (write || count == 1)) {
+                continue;
+            }
+            batch.owners[batch.count] = i;
+            batch.chunks[batch.count++] = (struct sf_chunk){
+                pieces[i].buf + at, pieces[i].offset + at, (uint32_t)len,
+                direct ? file->direct_fd : file->fd, 0};
+            if (batch.count == SF_URING_DEPTH) {
+                send(file, write, pieces, done, &batch);
+            }
+        }
+    }
+    if (batch.count != 0) {
+        send(file, write, pieces, done, &batch);
+    }
+}
+
+/* Move pieces; DONE[i] < LEN for those that the file's end cuts. */
+static enum sf_status move_pieces(struct sf_file *file, bool write,
+                                  const struct sf_piece *pieces, unsigned count,
+                                  size_t *done, struct sf_err *err)
+{
+    enum sf_status status = SF_OK;
+
+    memset(done, 0, count * sizeof *done);
+    /* A single small request gains nothing from company. */
+    if (file->rings != NULL && (count > 1 || pieces[0].len > CHUNK)) {
+        move_at_once(file, write, pieces, count, done);
+    }
+    for (unsigned i = 0; i < count && status == SF_OK; i++) {
+        status = move_rest(file, write, &pieces[i], &done[i], err);
+    }
+    return status;
+}
+
+enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
+                                 uint64_t offset, size_t *got, struct sf_err *err)
+{
+    const struct sf_piece piece = {buf, len, offset};
+    size_t done = 0;
+    const enum sf_status status = move_pieces(file, false, &piece, 1, &done, err);
+
+    if (status == SF_OK) {
+        *got = done;
+    }
+    return status;
 }
 
 enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
                             uint64_t offset, struct sf_err *err)
 {
-    size_t got = 0;
-    const enum sf_status status = sf_file_read_some(file, buf, len, offset, &got, err);
+    const struct sf_piece piece = {buf, len, offset};
 
-    if (status == SF_OK && got < len) {
-        return sf_err_set(err, SF_E_TRUNCATED, offset + got,
-                          "the file ends %zu bytes too early", len - got);
+    return sf_file_read_pieces(file, &piece, 1, err);
+}
+
+enum sf_status sf_file_read_pieces(struct sf_file *file, const struct sf_piece *pieces,
+                                   unsigned count, struct sf_err *err)
+{
+    size_t done[SF_MAX_PIECES];
+    enum sf_status status = move_pieces(file, false, pieces, count, done, err);
+
+    for (unsigned i = 0; i < count && status == SF_OK; i++) {
+        if (done[i] < pieces[i].len) {
+            status = sf_err_set(err, SF_E_TRUNCATED, pieces[i].offset + done[i],
+                                "the file ends %zu bytes too early",
+                                pieces[i].len - done[i]);
+        }
     }
     return status;
 }
@@ -198,29 +317,18 @@ enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
 enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
                              uint64_t offset, struct sf_err *err)
 {
-    size_t done = 0;
+    /* Nothing is written to a piece that is written from. */
+    const struct sf_piece piece = {(uint8_t *)(uintptr_t)buf, len, offset};
 
-    while (done < len) {
-        const uint8_t *at = (const uint8_t *)buf + done;
-        /* The page cache gathers small writes and sends them out many at a time; a
-         * direct one waits for the disk each. */
-        const size_t direct =
-            len < SMALL_WRITE ? 0 : direct_part(file, at, len - done, offset + done);
-        const ssize_t n =
-            direct ? pwrite(file->direct_fd, at, direct, (off_t)(offset + done))
-                   : pwrite(file->fd, at, len - done, (off_t)(offset + done));
-        if (n < 0) {
-            if (errno == EINTR || gave_up_direct(file, direct)) {
-                continue;
-            }
-            return sf_err_os(err, errno, offset + done, "write");
-        }
-        if (n == 0) {
-            return sf_err_os(err, EIO, offset + done, "write");
-        }
-        done += (size_t)n;
-    }
-    return SF_OK;
+    return sf_file_write_pieces(file, &piece, 1, err);
+}
+
+enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece *pieces,
+                                    unsigned count, struct sf_err *err)
+{
+    size_t done[SF_MAX_PIECES];
+
+    return move_pieces(file, true, pieces, count, done, err);
 }
 
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,

@@ -5,12 +5,21 @@
 
 #include "sf_err.h"
 
-enum sf_open_flags { SF_OPEN_WRITE = 1, SF_OPEN_DIRECT = 2 };
+enum sf_open_flags { SF_OPEN_WRITE = 1, SF_OPEN_DIRECT = 2, SF_OPEN_URING = 4 };
+
+/* One transfer among several. */
+struct sf_piece {
+    uint8_t *buf;
+    size_t len;
+    uint64_t offset; /* in the file */
+};
+#define SF_MAX_PIECES 64u
 
 struct sf_file;
 
 /* Take over a copy of FD, which stays the caller's.  A file opened to write must be
- * readable too.  Refused direct I/O is no failure: sf_file_direct_align() is then 0. */
+ * readable too.  Refused direct I/O is no failure: sf_file_direct_align() is then 0;
+ * nor is a refused io_uring: one request then follows the other. */
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err);
 /* Cannot fail, because sf_file_sync() came first; NULL is allowed. */
@@ -22,6 +31,8 @@ int sf_file_descriptor(const struct sf_file *file);
 uint64_t sf_file_length(const struct sf_file *file);
 /* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */
 uint32_t sf_file_direct_align(const struct sf_file *file);
+/* Whether several requests can be under way for one thread. */
+bool sf_file_has_uring(const struct sf_file *file);
 
 /* Read up to LEN bytes, fewer only at the end of the file.  The aligned part goes
  * through the direct descriptor. */
@@ -32,6 +43,11 @@ enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
                             uint64_t offset, struct sf_err *err);
 enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
                              uint64_t offset, struct sf_err *err);
+/* The same for up to SF_MAX_PIECES places, at once where that is possible. */
+enum sf_status sf_file_read_pieces(struct sf_file *file, const struct sf_piece *pieces,
+                                   unsigned count, struct sf_err *err);
+enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece *pieces,
+                                    unsigned count, struct sf_err *err);
 /* Make [OFFSET, OFFSET + LEN) read as zeros, as a hole where that is possible. */
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
                              struct sf_err *err);

@@ -52,19 +52,27 @@ enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages
 {
     const uint64_t end = first + count;
     const uint64_t limit = READ_GAP / pages->page_size;
+    struct sf_piece pieces[SF_MAX_PIECES];
+    unsigned npieces = 0;
     struct sf_run run = {first, 0};
+    enum sf_status status = SF_OK;
 
-    while (sf_page_next_run(pages->bitmap, end, run.first + run.count, &run)) {
+    while (status == SF_OK &&
+           sf_page_next_run(pages->bitmap, end, run.first + run.count, &run)) {
         merge_runs(pages->bitmap, NULL, end, limit, &run);
-        const enum sf_status status =
-            sf_file_read(file, buf + (run.first - first) * pages->page_size,
-                         (size_t)(run.count * pages->page_size),
-                         pages->offset + run.first * pages->page_size, err);
-        if (status != SF_OK) {
-            return status;
+        pieces[npieces++] =
+            (struct sf_piece){buf + (run.first - first) * pages->page_size,
+                              (size_t)(run.count * pages->page_size),
+                              pages->offset + run.first * pages->page_size};
+        if (npieces == SF_MAX_PIECES) {
+            status = sf_file_read_pieces(file, pieces, npieces, err);
+            npieces = 0;
         }
     }
-    return SF_OK;
+    if (status == SF_OK && npieces != 0) {
+        status = sf_file_read_pieces(file, pieces, npieces, err);
+    }
+    return status;
 }
 
 enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
@@ -83,21 +91,29 @@ enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t pa
                               const uint8_t *fillable, uint8_t *buf, struct sf_err *err)
 {
     const uint64_t limit = WRITE_GAP / page_size;
+    struct sf_piece pieces[SF_MAX_PIECES];
+    unsigned npieces = 0;
     struct sf_run run = {0, 0};
+    enum sf_status status = SF_OK;
 
-    while (sf_page_next_run(bits, count, run.first + run.count, &run)) {
+    while (status == SF_OK &&
+           sf_page_next_run(bits, count, run.first + run.count, &run)) {
         merge_runs(bits, fillable, count, limit, &run);
         for (uint64_t page = run.first; page < run.first + run.count; page++) {
             if (!sf_bit_test(bits, page)) {
                 memset(buf + page * page_size, 0, page_size);
             }
         }
-        const enum sf_status status = sf_file_write(
-            file, buf + run.first * page_size, (size_t)(run.count * page_size),
-            offset + run.first * page_size, err);
-        if (status != SF_OK) {
-            return status;
+        pieces[npieces++] = (struct sf_piece){buf + run.first * page_size,
+                                              (size_t)(run.count * page_size),
+                                              offset + run.first * page_size};
+        if (npieces == SF_MAX_PIECES) {
+            status = sf_file_write_pieces(file, pieces, npieces, err);
+            npieces = 0;
         }
     }
-    return SF_OK;
+    if (status == SF_OK && npieces != 0) {
+        status = sf_file_write_pieces(file, pieces, npieces, err);
+    }
+    return status;
 }

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 StrPath = str | os.PathLike[str]
 
+ENGINES = ("auto", "psync", "io_uring")
+"""What can move the bytes of a file."""
+
 
 class Layout(enum.StrEnum):
     """How the stream keeps its pages."""
@@ -44,17 +47,23 @@ class IOOptions:
         Bypass the page cache; a file system's refusal is no failure.
     window : int
         Bytes moved at a time by one thread, a power of two.
+    engine : str
+        One of `ENGINES`: ``psync`` waits for each request, ``io_uring`` has many under
+        way, ``auto`` takes io_uring where the kernel grants it.
     """
 
     threads: int = 0
     direct: bool | None = None
-    window: int = 4 << 20
+    window: int = 2 << 20
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:
             raise ValueError(f"threads must be 0 to 64, not {self.threads}")
         if not (1 << 20) <= self.window <= (64 << 20) or self.window.bit_count() != 1:
             raise ValueError(f"window must be a power of 2 from 1 to 64 MiB, not {self.window}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"no engine {self.engine!r}; there are {', '.join(ENGINES)}")
 
     @property
     def worker_count(self) -> int:

@@ -27,6 +27,8 @@ class OutputFile:
         Replace a file of that name.
     direct : bool
         Ask for direct I/O.
+    engine : str
+        One of `savefmt.model.ENGINES`.
 
     Raises
     ------
@@ -36,7 +38,9 @@ class OutputFile:
         If the folder cannot be written.
     """
 
-    def __init__(self, target: StrPath, *, overwrite: bool, direct: bool) -> None:
+    def __init__(
+        self, target: StrPath, *, overwrite: bool, direct: bool, engine: str = "auto"
+    ) -> None:
         self.target = Path(os.path.realpath(target))
         self._overwrite = overwrite
         check_target(target, overwrite=overwrite)
@@ -47,7 +51,7 @@ class OutputFile:
             raise ImageIOError.from_os(error, path=self.target) from error
         self._fd = fd
         try:
-            self.file = File(fd, path=self.target, write=True, direct=direct)
+            self.file = File(fd, path=self.target, write=True, direct=direct, engine=engine)
         except BaseException:
             self._drop()
             raise

@@ -98,7 +98,7 @@ def open_file(path: StrPath, io: IOOptions) -> File:
                 path=path,
             )
         direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct)
+        return File(fd, path=path, direct=direct, engine=io.engine)
     finally:
         os.close(fd)
 

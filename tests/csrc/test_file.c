@@ -7,7 +7,8 @@
 
 #define LENGTH (300u * 1024)
 
-static const unsigned modes[] = {0, SF_OPEN_DIRECT};
+static const unsigned modes[] = {0, SF_OPEN_DIRECT, SF_OPEN_URING,
+                                 SF_OPEN_DIRECT | SF_OPEN_URING};
 
 /* A file with PATTERN, then a hole as long, then PATTERN again. */
 static struct sf_file *patterned(unsigned flags, uint8_t **pattern)
@@ -91,6 +92,90 @@ static void test_writes_at_any_place(unsigned flags)
     free(now);
     free(model);
     sf_buffer_free(buf, LENGTH + 4096);
+    sf_file_close(file);
+}
+
+/* Many places at once, small and large, aligned or not, written and read back. */
+static void test_pieces(unsigned flags)
+{
+    enum { ROOM = 16384 };
+    struct dice dice = {12};
+    struct sf_err err;
+    struct sf_file *file = scratch_file(SF_MAX_PIECES * (uint64_t)ROOM, flags);
+    const size_t length = SF_MAX_PIECES * (size_t)ROOM;
+    uint8_t *model = grab(length);
+    uint8_t *buf = sf_buffer_alloc(length);
+    struct sf_piece pieces[SF_MAX_PIECES];
+
+    for (unsigned round = 0; round < 20; round++) {
+        const unsigned count = 1 + (unsigned)below(&dice, SF_MAX_PIECES);
+        fill_random(&dice, buf, length);
+        for (unsigned i = 0; i < count; i++) {
+            const size_t skew = round % 2 ? (size_t)below(&dice, 512) : 0;
+            const size_t len = round % 3 ? 4096 : (size_t)below(&dice, ROOM - 512);
+            const uint64_t offset = (uint64_t)i * ROOM + skew;
+            pieces[i] = (struct sf_piece){buf + offset, len, offset};
+            memcpy(model + offset, buf + offset, len);
+        }
+        if (round % 4 == 0) {
+            fault_stutter();
+        }
+        CHECK_OK(sf_file_write_pieces(file, pieces, count, &err), &err);
+        fill_random(&dice, buf, length);
+        CHECK_OK(sf_file_read_pieces(file, pieces, count, &err), &err);
+        fault_off();
+        for (unsigned i = 0; i < count; i++) {
+            CHECK(memcmp(pieces[i].buf, model + pieces[i].offset, pieces[i].len) == 0);
+        }
+        uint8_t *now = slurp(file, 0, length);
+        CHECK(memcmp(now, model, length) == 0);
+        free(now);
+    }
+    sf_buffer_free(buf, length);
+    sf_file_close(file);
+    free(model);
+}
+
+/* A piece that is cut into chunks, more of them than go at once, with ragged ends. */
+static void test_large_pieces(unsigned flags)
+{
+    const size_t length = (80u << 20) + 12345;
+    struct dice dice = {13};
+    struct sf_err err;
+    struct sf_file *file = scratch_file(0, flags);
+    uint8_t *from = sf_buffer_alloc(length);
+    uint8_t *to = sf_buffer_alloc(length);
+    size_t got = 0;
+
+    for (size_t at = 0; at < length; at += 4099) {
+        from[at] = (uint8_t)roll(&dice);
+    }
+    CHECK_OK(sf_file_write(file, from, length, 4096, &err), &err);
+    CHECK_OK(sf_file_read_some(file, to, length, 4096, &got, &err), &err);
+    CHECK_EQ(got, length);
+    CHECK(memcmp(from, to, length) == 0);
+    CHECK_OK(sf_file_read_some(file, to, length, 8192, &got, &err), &err);
+    CHECK_EQ(got, length - 4096);
+    CHECK(memcmp(from + 4096, to, got) == 0);
+    sf_buffer_free(from, length);
+    sf_buffer_free(to, length);
+    sf_file_close(file);
+}
+
+/* The first piece that the file's end cuts is the one that is told of. */
+static void test_pieces_behind_the_end(unsigned flags)
+{
+    struct sf_err err;
+    struct sf_file *file = scratch_file(3 * 4096, flags);
+    uint8_t *buf = sf_buffer_alloc(6 * 4096);
+    struct sf_piece pieces[3];
+
+    for (unsigned i = 0; i < 3; i++) {
+        pieces[i] = (struct sf_piece){buf + i * 8192, 8192, i * UINT64_C(8192)};
+    }
+    CHECK_EQ(sf_file_read_pieces(file, pieces, 3, &err), SF_E_TRUNCATED);
+    CHECK_EQ(err.offset, 3 * 4096);
+    sf_buffer_free(buf, 6 * 4096);
     sf_file_close(file);
 }
 
@@ -347,11 +432,26 @@ static enum sf_status open_and_close(void *context, struct sf_err *err)
     return status;
 }
 
+/* Rings that cannot be had are no failure, and leave nothing behind. */
+static enum sf_status open_with_rings(void *context, struct sf_err *err)
+{
+    struct sf_file *file = NULL;
+    const enum sf_status status =
+        sf_file_adopt(*(int *)context, SF_OPEN_URING, &file, err);
+    if (status == SF_OK) {
+        sf_file_close(file);
+    }
+    return status;
+}
+
 int main(void)
 {
     int fd = scratch_fd(0);
 
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++) {
+        test_pieces(modes[i]);
+        test_large_pieces(modes[i]);
+        test_pieces_behind_the_end(modes[i]);
         test_reads_at_any_place(modes[i]);
         test_writes_at_any_place(modes[i]);
         test_a_file_may_grow_no_further(modes[i]);
@@ -369,6 +469,7 @@ int main(void)
     test_extents_where_holes_are_unknown();
     test_sync();
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, open_and_close, &fd);
+    starve_each(open_with_rings, &fd);
     close(fd);
     return 0;
 }

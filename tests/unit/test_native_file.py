@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from savefmt.errors import ClosedImageError, ImageIOError, TruncatedError
+from savefmt.errors import ClosedImageError, ImageIOError, TruncatedError, UnsupportedError
 from savefmt.model import IOOptions
 from savefmt.native.file import Appender, File
 
@@ -299,3 +299,39 @@ def test_an_appender_ends_once(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="closed"):
                 appender.write(b"x")
             check_threads(before)
+
+
+# Engines.
+
+
+@pytest.mark.parametrize("engine", ["auto", "psync", "io_uring"])
+@DIRECT
+def test_every_engine_moves_the_same_bytes(tmp_path: Path, direct: bool, engine: str) -> None:
+    path = tmp_path / "new"
+    with path.open("wb+") as plain:
+        try:
+            file = File(plain.fileno(), path=path, write=True, direct=direct, engine=engine)
+        except UnsupportedError as error:
+            pytest.skip(error.message)
+        with file:
+            assert file.engine == engine or engine == "auto"
+            file.write(CONTENT, 0)
+            assert file.read(LENGTH - 5, 5) == CONTENT[5:]
+    assert path.read_bytes() == CONTENT
+
+
+def test_an_engine_wanted_by_name_must_be_there(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(File, "engine", "psync")
+    with (
+        image.open("rb") as plain,
+        pytest.raises(UnsupportedError, match="no io_uring for us") as caught,
+    ):
+        File(plain.fileno(), path=image, engine="io_uring")
+    assert caught.value.path == image
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="no engine 'steam'"):
+        IOOptions(engine="steam")

@@ -33,7 +33,7 @@ def advise(measurements: Sequence[Measurement], path: str, *, is_image: bool) ->
     best = max(candidates, key=lambda m: m.rate.median)
     close = [m for m in candidates if m.rate.median >= _CLOSE * best.rate.median]
     # Direct I/O leaves the page cache to the guests that run on.
-    chosen = min(close, key=lambda m: (not m.direct, m.threads, m.window))
+    chosen = min(close, key=lambda m: (not m.direct, m.engine != "psync", m.threads, m.window))
     sentences = [
         _choice(chosen, best),
         _against_fio(chosen),
@@ -44,6 +44,7 @@ def advise(measurements: Sequence[Measurement], path: str, *, is_image: bool) ->
         chosen.direct,
         chosen.threads,
         chosen.window,
+        chosen.engine,
         " ".join(filter(None, sentences)),
         _commands(chosen, path, is_image=is_image),
     )
@@ -53,7 +54,8 @@ def describe(m: Measurement) -> str:
     """Say a setting in words, as ``direct I/O, 2 threads, windows of 4 MiB``."""
     threads = "1 thread" if m.threads == 1 else f"{m.threads} threads"
     mode = "direct" if m.direct else "buffered"
-    return f"{mode} I/O, {threads}, windows of {m.window >> 20} MiB"
+    engine = "" if m.engine == "psync" else f" through {m.engine}"
+    return f"{mode} I/O{engine}, {threads}, windows of {m.window >> 20} MiB"
 
 
 def _rate(m: Measurement) -> str:
@@ -107,7 +109,9 @@ def _commands(chosen: Measurement, path: str, *, is_image: bool) -> tuple[str, .
     channels = f"--parallel-channels {chosen.threads}"
     cache = " --bypass-cache" if chosen.direct else ""
     direct = "--direct" if chosen.direct else "--no-direct"
-    options = f"-T {chosen.threads} {direct} --window {chosen.window >> 20}M"
+    options = (
+        f"-T {chosen.threads} {direct} --window {chosen.window >> 20}M --engine {chosen.engine}"
+    )
     if is_image:
         image = shlex.quote(path)
         return (

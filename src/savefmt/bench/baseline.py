@@ -45,7 +45,9 @@ def load_baseline(path: StrPath) -> dict[Setting, float]:
 
 
 def _setting(entry: Any) -> Setting:
-    return Setting(entry["work"], entry["direct"], entry["threads"], entry["window"])
+    return Setting(
+        entry["work"], entry["direct"], entry["threads"], entry["window"], entry["engine"]
+    )
 
 
 def compare_with(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -9,8 +10,7 @@ from savefmt.bench.patterns import ALIGN, data_length, file_length, pattern_bloc
 from savefmt.bench.record import Recorder
 from savefmt.bench.scratch import nameless_file, require_space
 from savefmt.bench.stream import PIECE, write_stream
-from savefmt.bench.values import BenchOptions, Setting
-from savefmt.model import IOOptions
+from savefmt.bench.values import PATTERNS, BenchOptions, Setting
 from savefmt.native.file import File
 from savefmt.native.jobs import fill_pages, move_pages
 
@@ -34,6 +34,8 @@ class FolderBench:
     def __init__(self, path: str, options: BenchOptions) -> None:
         self._path = path
         self._options = options
+        if options.pattern in PATTERNS:  # before there is a bitmap of what cannot be written
+            require_space(path, options.length, fill=options.fill)
         self._blocks = pattern_blocks(options.pattern, options.length)
         self._length = data_length(self._blocks)
         self._stream_length = self._length // PIECE * PIECE
@@ -42,7 +44,7 @@ class FolderBench:
     def total(self) -> int:
         """Bytes that one round of all settings moves, fio's included."""
         modes = len(self._options.direct)
-        pairs = modes * len(self._options.threads) * len(self._options.windows)
+        pairs = modes * len(list(self._combinations()))
         return 4 * pairs * self._length + modes * self._stream_length
 
     def grants_direct(self) -> bool:
@@ -56,16 +58,15 @@ class FolderBench:
     def run(self, direct: bool, record: Recorder) -> None:
         """Run every setting of one mode once."""
         self._run_stream(Setting("stream", direct, 1, PIECE), record)
-        for threads, window in self._combinations():
-            write = Setting("write", direct, threads, window)
-            read = Setting("read", direct, threads, window)
+        for combination in self._combinations():
+            write = Setting("write", direct, *combination)
+            read = Setting("read", direct, *combination)
             self._run_engine(write, read, record)
             self._run_fio(write, read, record)
 
-    def _combinations(self) -> Iterator[tuple[int, int]]:
-        for window in self._options.windows:
-            for threads in self._options.threads:
-                yield threads, window
+    def _combinations(self) -> Iterator[tuple[int, int, str]]:
+        options = self._options
+        yield from itertools.product(options.threads, options.windows, options.engines)
 
     def _run_stream(self, setting: Setting, record: Recorder) -> None:
         if not self._stream_length:
@@ -80,17 +81,16 @@ class FolderBench:
                 os.close(out)
 
     def _run_engine(self, write: Setting, read: Setting, record: Recorder) -> None:
-        io = IOOptions(threads=write.threads, window=write.window, direct=write.direct)
         with (
             nameless_file(self._path, file_length(self._blocks)) as fd,
-            File(fd, path=self._path, write=True, direct=write.direct) as file,
+            File(fd, path=self._path, write=True, direct=write.direct, engine=write.engine) as file,
         ):
             with record.timed(write, self._length):
-                fill_pages(file, self._blocks, io, record.on_bytes)
+                fill_pages(file, self._blocks, write.io, record.on_bytes)
                 file.sync()
             record.cool(fd)
             with record.timed(read, self._length):
-                move_pages(file, self._blocks, io, record.on_bytes)
+                move_pages(file, self._blocks, read.io, record.on_bytes)
 
     def _run_fio(self, write: Setting, read: Setting, record: Recorder) -> None:
         """Let fio write as many bytes, without gaps, and read them back."""

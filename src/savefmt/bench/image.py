@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -56,7 +58,7 @@ class ImageBench:
 
     def total(self) -> int:
         """Bytes that one round of all settings moves, fio's included."""
-        count = len(self._options.direct) * len(self._options.threads) * len(self._options.windows)
+        count = len(self._options.direct) * len(list(self._combinations()))
         return count * (self._length + self._stretch[1])
 
     def grants_direct(self) -> bool:
@@ -65,17 +67,20 @@ class ImageBench:
 
     def run(self, direct: bool, record: Recorder) -> None:
         """Run every setting of one mode once."""
-        for window in self._options.windows:
-            for threads in self._options.threads:
-                setting = Setting("read", direct, threads, window)
+        for combination in self._combinations():
+            setting = Setting("read", direct, *combination)
+            record.cool(self._fd)
+            self._read(setting, record)
+            if self._stretch[1]:
                 record.cool(self._fd)
-                self._read(setting, record)
-                if self._stretch[1]:
-                    record.cool(self._fd)
-                    record.run_fio(self._fd, setting, *self._stretch)
+                record.run_fio(self._fd, setting, *self._stretch)
+
+    def _combinations(self) -> Iterator[tuple[int, int, str]]:
+        options = self._options
+        yield from itertools.product(options.threads, options.windows, options.engines)
 
     def _read(self, setting: Setting, record: Recorder) -> None:
-        io = IOOptions(threads=setting.threads, window=setting.window, direct=setting.direct)
+        io = setting.io
         with SaveImage(self._path, io=io) as image:
             if self._mapped:
                 pages = image.mapped.pages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,12 @@ from savefmt.model import StrPath
 SUFFIXES = (".png", ".svg", ".pdf")
 
 _TITLES = {"write": "writing pages", "read": "reading pages"}
+_STYLES = {True: "-", False: "--"}
+"""Of direct lines and of buffered ones."""
+
+_MARKERS = ("o", "s")
+"""One for each engine."""
+
 _MIB = 1 << 20
 
 
@@ -49,7 +56,7 @@ def draw(report: BenchReport, path: StrPath) -> None:
     from matplotlib.figure import Figure
 
     works = [work for work in _TITLES if any(m.work == work for m in report.measurements)]
-    figure = Figure(figsize=(6.4 * len(works), 4.8), layout="constrained")
+    figure = Figure(figsize=(6.4 * len(works), 5.6), layout="constrained")
     panels = figure.subplots(1, len(works), squeeze=False, sharey=True)[0]
     for work, panel in zip(works, panels, strict=True):
         _draw_panel(panel, report, work)
@@ -66,11 +73,17 @@ def draw(report: BenchReport, path: StrPath) -> None:
 def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
     measured = [m for m in report.measurements if m.work == work]
     windows = sorted({m.window for m in measured})
-    for color, window in enumerate(windows):
-        for direct, style in ((True, "-"), (False, "--")):
-            line = [m for m in measured if (m.window, m.direct) == (window, direct)]
-            if line:
-                _draw_line(panel, line, f"C{color}", style)
+    engines = sorted({m.engine for m in measured}, reverse=True)  # psync first
+    kinds = itertools.product(
+        enumerate(windows), _STYLES.items(), zip(engines, _MARKERS, strict=False)
+    )
+    for (color, window), (direct, style), (engine, marker) in kinds:
+        wanted = (window, direct, engine)
+        line = [m for m in measured if (m.window, m.direct, m.engine) == wanted]
+        if line:
+            named = f", {engine}" if len(engines) > 1 else ""
+            label = f"{window // _MIB} MiB, {_mode(direct)}{named}"
+            _draw_line(panel, line, label, color=f"C{color}", linestyle=style, marker=marker)
     _draw_ceiling(panel, measured)
     if work == "write":
         _draw_streams(panel, report)
@@ -80,14 +93,14 @@ def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
     panel.minorticks_off()
     panel.set(xlabel="threads", title=_TITLES[work])
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="small")
+    panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def _mode(direct: bool) -> str:
     return "direct" if direct else "buffered"
 
 
-def _draw_line(panel: Any, line: Sequence[Measurement], color: str, style: str) -> None:
+def _draw_line(panel: Any, line: Sequence[Measurement], label: str, **style: str) -> None:
     ordered = sorted(line, key=lambda m: m.threads)
     rates = [m.rate.median / _MIB for m in ordered]
     below = [(m.rate.median - m.rate.minimum) / _MIB for m in ordered]
@@ -96,11 +109,9 @@ def _draw_line(panel: Any, line: Sequence[Measurement], color: str, style: str) 
         [m.threads for m in ordered],
         rates,
         yerr=[below, above],
-        color=color,
-        linestyle=style,
-        marker="o",
         capsize=3,
-        label=f"{ordered[0].window // _MIB} MiB, {_mode(ordered[0].direct)}",
+        label=label,
+        **style,
     )
 
 

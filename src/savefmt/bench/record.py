@@ -96,6 +96,7 @@ class Recorder:
             setting.direct,
             setting.threads,
             setting.window,
+            setting.engine,
             self._lengths[setting],
             rate,
             statistics.median(sample.cpu_seconds for sample in samples),

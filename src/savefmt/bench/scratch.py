@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from savefmt.model import StrPath
 _KEEP = 10
 """Percent of a disk that stay free unless told otherwise."""
 
-_PROBES = 64
+_LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
 @contextmanager
@@ -105,22 +107,46 @@ def forget(fd: int) -> bool:
     Returns
     -------
     bool
-        Whether nothing of it seems to be cached any more.
+        Whether nothing of it is cached any more.
     """
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return cached_pages(fd) == 0
+
+
+def cached_pages(fd: int) -> int:
+    """Count the pages of a file that the page cache holds, without reading any.
+
+    Even a read that may not wait makes the kernel read ahead; mincore(2) only looks.
+
+    Parameters
+    ----------
+    fd : int
+        The file.
+
+    Returns
+    -------
+    int
+        0 also where it cannot be told.
+    """
     length = os.fstat(fd).st_size
-    return not any(_is_cached(fd, length * n // _PROBES) for n in range(_PROBES))
-
-
-def _is_cached(fd: int, offset: int) -> bool:
-    """Whether a byte can be had without waiting; a hole can, but says so by being one."""
+    if length == 0:
+        return 0
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+    address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == ctypes.c_void_p(-1).value:
+        return 0
     try:
-        if os.lseek(fd, offset, os.SEEK_DATA) != offset:
-            return False
-        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
-    except OSError:  # EAGAIN: it must come from the disk; else it cannot be told
-        return False
+        states = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+        if libc.mincore(address, length, states) != 0:
+            return 0
+        return sum(states.raw.translate(_LOW_BIT))
+    finally:
+        libc.munmap(address, length)
 
 
 def file_system_of(path: StrPath) -> str:

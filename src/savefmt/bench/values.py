@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from savefmt.model import IOOptions
+
 WORKS = ("write", "read", "stream")
 """Pages written as mapped-ram, read back, and one sequential stream written."""
 
-ENGINES = ("psync",)
-"""What moves the bytes; there is only this one (see docs/commands/bench.md)."""
+ENGINES = ("psync", "io_uring")
+"""What moves the bytes."""
 
 PATTERNS = ("dense", "sparse")
 """Guests that can be made up; any other name is an image's."""
@@ -25,10 +27,8 @@ class BenchOptions:
     ----------
     length : int
         Bytes of pages that each run moves; a pattern taken from an image ignores it.
-    threads, windows, direct : tuple
-        Every combination is measured.
-    engine : str
-        One of `ENGINES`.
+    threads, windows, direct, engines : tuple
+        Every combination is measured; `engines` are of `ENGINES`.
     pattern : str
         One of `PATTERNS`, or the path of an image whose present pages to imitate.
     repeat : int
@@ -41,7 +41,7 @@ class BenchOptions:
     threads: tuple[int, ...] = (1, 2, 4)
     windows: tuple[int, ...] = (1 << 20, 4 << 20)
     direct: tuple[bool, ...] = (True, False)
-    engine: str = "psync"
+    engines: tuple[str, ...] = ("psync",)
     pattern: str = "dense"
     repeat: int = 3
     fill: bool = False
@@ -49,10 +49,11 @@ class BenchOptions:
     def __post_init__(self) -> None:
         if self.length < 1 << 20:
             raise ValueError("a run must move 1 MiB at least")
-        if not (self.threads and self.windows and self.direct and self.repeat > 0):
+        lists = (self.threads, self.windows, self.direct, self.engines)
+        if not (all(lists) and self.repeat > 0):
             raise ValueError("nothing to measure")
-        if self.engine not in ENGINES:
-            raise ValueError(f"no engine {self.engine!r}")
+        if unknown := set(self.engines) - set(ENGINES):
+            raise ValueError(f"no engine {min(unknown)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class Setting:
     direct: bool
     threads: int
     window: int
+    engine: str = "psync"
+
+    @property
+    def io(self) -> IOOptions:
+        """As the engine takes it."""
+        return IOOptions(self.threads, self.direct, self.window, self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class Measurement:
 
     Attributes
     ----------
-    work, direct, threads, window
+    work, direct, threads, window, engine
         The combination; `work` is one of `WORKS`.
     length : int
         Bytes that each run moved.
@@ -105,6 +112,7 @@ class Measurement:
     direct: bool
     threads: int
     window: int
+    engine: str
     length: int
     rate: Spread
     cpu_seconds: float
@@ -115,7 +123,7 @@ class Measurement:
     @property
     def setting(self) -> Setting:
         """The combination alone."""
-        return Setting(self.work, self.direct, self.threads, self.window)
+        return Setting(self.work, self.direct, self.threads, self.window, self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ class Advice:
     direct: bool
     threads: int
     window: int
+    engine: str
     reason: str
     commands: tuple[str, ...]
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from savefmt.cli import render_bench
 from savefmt.cli.codes import ExitCode
@@ -22,7 +23,8 @@ from savefmt.cli.parser import (
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 
-ENGINES = ("psync",)
+ENGINES = ("psync", "io_uring")
+T = TypeVar("T")
 OUTPUTS = ("human", "json", "csv")
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -95,7 +97,13 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
         default="both",
         help="with the page cache, without it, or both (default)",
     )
-    group.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what moves the bytes")
+    group.add_argument(
+        "--engine",
+        type=_listed(_engine),
+        default=ENGINES[:1],
+        metavar="NAME,NAME...",
+        help="what moves the bytes: psync (default), io_uring",
+    )
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +135,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             threads=args.threads,
             windows=args.window,
             direct=_MODES[args.direct],
-            engine=args.engine,
+            engines=args.engine,
             pattern=args.pattern,
             repeat=args.repeat,
             fill=args.fill,
@@ -159,14 +167,20 @@ def _check(args: argparse.Namespace) -> None:
     made_up = args.pattern in ("dense", "sparse")
     if args.size is not None and not made_up:
         usage_error(args, "--size does not go with the pattern of an image, which has its own")
-    if not Path(args.target).is_dir() and (args.size is not None or args.pattern != "dense"):
+    if Path(args.target).is_file() and (args.size is not None or args.pattern != "dense"):
         usage_error(args, "--size and --pattern are for a folder; an image is read as it is")
 
 
-def _listed(item: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+def _engine(text: str) -> str:
+    if text not in ENGINES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
+    return text
+
+
+def _listed(item: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """Return a parser of one or more values with commas between them, each but once."""
 
-    def parse(text: str) -> tuple[int, ...]:
+    def parse(text: str) -> tuple[T, ...]:
         values = tuple(dict.fromkeys(item(word) for word in text.split(",")))
         if 0 in values:
             raise argparse.ArgumentTypeError("0 cannot be measured")

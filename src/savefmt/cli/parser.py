@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from savefmt.cli.codes import ExitCode
-from savefmt.model import IOOptions
+from savefmt.model import ENGINES, IOOptions
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -199,7 +199,13 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         type=window_argument,
         default=IOOptions().window,
         metavar="SIZE",
-        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 4M)",
+        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 2M)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what moves the bytes (default: auto, io_uring where the kernel grants it)",
     )
     progress_options(group)
 
@@ -253,8 +259,8 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    window = getattr(args, "window", IOOptions().window)
-    return IOOptions(threads=args.threads, direct=args.direct, window=window)
+    given = {name: getattr(args, name) for name in ("window", "engine") if hasattr(args, name)}
+    return IOOptions(threads=args.threads, direct=args.direct, **given)
 
 
 def number(text: str) -> int:

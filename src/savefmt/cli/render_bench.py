@@ -21,7 +21,7 @@ _TITLES = {
     "stream": "one stream written through a pipe, as libvirt's helper does",
 }
 _COLUMNS = (
-    *("work", "mode", "threads", "window", "length"),
+    *("work", "mode", "engine", "threads", "window", "length"),
     *("rate_minimum", "rate_median", "rate_maximum", "cpu_seconds"),
     *("fio_median", "fio_share", "baseline_ratio"),
 )
@@ -71,12 +71,14 @@ def _amount(report: BenchReport) -> str:
 def _table(title: str, measured: list[Measurement]) -> Iterator[str]:
     compared = any(m.baseline_ratio is not None for m in measured)
     yield f"{title}:"
-    heading = f"  {'mode':<9}{'threads':>7}{'window':>9}{'min':>8}{'median':>8}{'max':>8}"
+    heading = (
+        f"  {'mode':<9}{'engine':<9}{'threads':>7}{'window':>9}{'min':>8}{'median':>8}{'max':>8}"
+    )
     yield f"{heading}{'CPU s':>8}{'of fio':>8}" + (f"{'of before':>11}" if compared else "")
     for m in measured:
         rates = (m.rate.minimum, m.rate.median, m.rate.maximum)
         yield (
-            f"  {_mode(m):<9}{m.threads:>7}{f'{m.window // _MIB} MiB':>9}"
+            f"  {_mode(m):<9}{m.engine:<9}{m.threads:>7}{f'{m.window // _MIB} MiB':>9}"
             + "".join(f"{rate / _MIB:>8.0f}" for rate in rates)
             + f"{m.cpu_seconds:>8.2f}{_share(m.fio_share):>8}"
             + (f"{_share(m.baseline_ratio):>11}" if compared else "")
@@ -110,7 +112,7 @@ def csv_text(report: BenchReport) -> str:
     for m in report.measurements:
         writer.writerow(
             [
-                *(m.work, _mode(m), m.threads, m.window, m.length),
+                *(m.work, _mode(m), m.engine, m.threads, m.window, m.length),
                 *(round(m.rate.minimum), round(m.rate.median), round(m.rate.maximum)),
                 f"{m.cpu_seconds:.3f}",
                 round(m.fio_rate.median) if m.fio_rate else "",

@@ -253,7 +253,9 @@ class Conversion:
 
     def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
         envelope = self._plan.envelope
-        with OutputFile(self._target, overwrite=self.overwrite, direct=self._direct) as output:
+        with OutputFile(
+            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
+        ) as output:
             offset = 0
             if envelope is not None:
                 output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from savefmt.errors import ClosedImageError, ImageIOError
+from savefmt.errors import ClosedImageError, ImageIOError, UnsupportedError
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 
@@ -27,15 +27,37 @@ class File:
         The descriptor may be written.
     direct : bool
         Ask for direct I/O.
+    engine : str
+        One of `savefmt.model.ENGINES`.
+
+    Raises
+    ------
+    UnsupportedError
+        If io_uring is wanted by name and the kernel has none for us.
     """
 
     def __init__(
-        self, fd: int, *, path: StrPath, write: bool = False, direct: bool = False
+        self,
+        fd: int,
+        *,
+        path: StrPath,
+        write: bool = False,
+        direct: bool = False,
+        engine: str = "auto",
     ) -> None:
         flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
+        if engine != "psync":
+            flags |= lib.SF_OPEN_URING
         handle = new_handle("sf_file", lib.sf_file_adopt, fd, flags, path=path)
         self.path = path
         self._handle = ffi.gc(handle, lib.sf_file_close)
+        if engine not in ("auto", self.engine):
+            self.close()
+            raise UnsupportedError(
+                "this kernel has no io_uring for us (see /proc/sys/kernel/io_uring_disabled); "
+                "--engine=psync does the same work",
+                path=path,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +115,11 @@ class File:
         except (OSError, ValueError) as error:
             reason = f"cannot map the file: {error}"
             raise ImageIOError(reason, errno=getattr(error, "errno", 0), path=self.path) from error
+
+    @property
+    def engine(self) -> str:
+        """What moves the bytes: ``psync`` or ``io_uring``."""
+        return "io_uring" if lib.sf_file_has_uring(self.handle) else "psync"
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes; TruncatedError where the file ends sooner."""

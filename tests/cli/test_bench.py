@@ -1,0 +1,119 @@
+"""`savefmt bench` as people and programs see it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from cli.fakes import Run
+from cli.test_render import valid
+
+QUICK = ("--size", "1M", "-T", "1,2", "--window", "1M", "--repeat", "1", "--direct", "off")
+
+
+@pytest.fixture(autouse=True)
+def no_fio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("savefmt.bench.record.fio_version", lambda: None)
+
+
+def test_people_see_tables_and_a_conclusion(run: Run, tmp_path: Path) -> None:
+    outcome = run("bench", str(tmp_path), *QUICK)
+
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith(f"{tmp_path}: ")
+    assert "no fio" in lines[1]
+    assert "1 MiB (1048576 bytes) of the pattern dense, 1 times" in outcome.out
+    heads = [line for line in lines if line.endswith(":")]
+    assert heads == [
+        "pages written, as QEMU's multifd channels and savefmt do:",
+        "pages read:",
+        "one stream written through a pipe, as libvirt's helper does:",
+    ]
+    assert "Choose buffered I/O, " in outcome.out
+    assert lines[-1].startswith("  savefmt convert SRC DST -O sparse -T ")
+    assert max(map(len, lines)) < 120
+
+
+def test_programs_get_json(run: Run, tmp_path: Path) -> None:
+    document = valid("bench", run("bench", str(tmp_path), *QUICK, "-j").out)
+
+    entries = document["bench"]["measurements"]
+    assert [entry["work"] for entry in entries] == ["stream", "write", "read", "write", "read"]
+    assert document["bench"]["options"]["threads"] == [1, 2]
+
+
+def test_spreadsheets_get_csv(run: Run, tmp_path: Path) -> None:
+    rows = list(
+        csv.DictReader(io.StringIO(run("bench", str(tmp_path), *QUICK, "--output=csv").out))
+    )
+
+    assert [row["work"] for row in rows] == ["stream", "write", "read", "write", "read"]
+    assert {row["mode"] for row in rows} == {"buffered"}
+    assert {row["engine"] for row in rows} == {"psync"}
+    assert all(int(row["rate_median"]) > 0 and row["fio_median"] == "" for row in rows)
+
+
+def test_a_baseline_adds_a_column(run: Run, tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(run("bench", str(tmp_path), *QUICK, "-j").out)
+
+    outcome = run("bench", str(tmp_path), *QUICK, "--baseline", str(before))
+
+    assert outcome.out.count("of before") == 3
+    assert valid("bench", before.read_text())
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_is_drawn(run: Run, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"plot.{suffix}"
+
+    assert run("bench", str(tmp_path), *QUICK, "--plot", str(path)).code == 0
+
+    assert path.stat().st_size > 1000
+
+
+def test_a_full_disk_is_refused(run: Run, tmp_path: Path) -> None:
+    outcome = run("bench", str(tmp_path), "--size", "1024T")
+
+    assert outcome.code == 1
+    assert "10 % of the disk stay free; --fill allows more" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_json_too(run: Run, tmp_path: Path) -> None:
+    outcome = run("bench", str(tmp_path / "missing"), "-j")
+
+    assert outcome.code == 1
+    assert valid("bench", outcome.out)["error"]["errno"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--plot", "plot.gif"], "must end in one of them"),
+        (["--size", "1K"], "--size must be 1M at least"),
+        (["--repeat", "0"], "--repeat must be 1 to 1000"),
+        (["--threads", "1,0"], "0 cannot be measured"),
+        (["--engine", "steam"], "'steam' is none of psync, io_uring"),
+        (["--window", "3M"], "power of 2"),
+        (["--size", "1M", "--pattern", "some.save"], "which has its own"),
+    ],
+)
+def test_wrong_usage(run: Run, tmp_path: Path, words: list[str], complaint: str) -> None:
+    outcome = run("bench", str(tmp_path), *words)
+
+    assert outcome.code == 64
+    assert complaint in outcome.err
+
+
+def test_an_image_has_its_own_size(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+
+    outcome = run("bench", str(image), "--size", "1M")
+
+    assert outcome.code == 64
+    assert "an image is read as it is" in outcome.err

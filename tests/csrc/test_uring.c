@@ -1,0 +1,118 @@
+/* sf_uring: threads share a pool; what cannot be moved is told by its length. */
+#include "check.h"
+#include "sf_uring.h"
+
+enum { CHUNK = 4096, THREADS = 4, ROUNDS = 50 };
+
+struct scene {
+    struct sf_uring_pool *pool;
+    int fd;
+    unsigned number;
+};
+
+static void fill_chunks(struct sf_chunk *chunks, uint8_t *buf, int fd, uint64_t first)
+{
+    for (unsigned i = 0; i < SF_URING_DEPTH; i++) {
+        chunks[i] = (struct sf_chunk){buf + (size_t)i * CHUNK,
+                                      (first + i) * (uint64_t)CHUNK, CHUNK, fd, 99};
+    }
+}
+
+/* Each thread has its own stretch of the file. */
+static void *write_and_read(void *argument)
+{
+    const struct scene *scene = argument;
+    const size_t length = (size_t)SF_URING_DEPTH * CHUNK;
+    struct dice dice = {scene->number + 1};
+    struct sf_chunk chunks[SF_URING_DEPTH];
+    uint8_t *from = grab(length);
+    uint8_t *to = grab(length);
+    const uint64_t first = scene->number * (uint64_t)SF_URING_DEPTH;
+
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        const unsigned count = 1 + (unsigned)below(&dice, SF_URING_DEPTH);
+        fill_random(&dice, from, length);
+        fill_chunks(chunks, from, scene->fd, first);
+        sf_uring_pool_move(scene->pool, true, chunks, count);
+        for (unsigned i = 0; i < count; i++) {
+            CHECK_EQ(chunks[i].moved, CHUNK);
+        }
+        fill_chunks(chunks, to, scene->fd, first);
+        sf_uring_pool_move(scene->pool, false, chunks, count);
+        CHECK(memcmp(from, to, (size_t)count * CHUNK) == 0);
+    }
+    free(from);
+    free(to);
+    return NULL;
+}
+
+static void test_threads(struct sf_uring_pool *pool, int fd)
+{
+    struct scene scenes[THREADS];
+    pthread_t threads[THREADS];
+
+    for (unsigned i = 0; i < THREADS; i++) {
+        scenes[i] = (struct scene){pool, fd, i};
+        CHECK(pthread_create(&threads[i], NULL, write_and_read, &scenes[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+}
+
+static void test_what_fails_moves_nothing(struct sf_uring_pool *pool, int fd)
+{
+    struct sf_chunk chunks[SF_URING_DEPTH];
+    uint8_t *buf = grab((size_t)SF_URING_DEPTH * CHUNK);
+
+    CHECK(ftruncate(fd, 2 * CHUNK + 100) == 0);
+    fill_chunks(chunks, buf, fd, 0);
+    chunks[1].fd = -1;
+    sf_uring_pool_move(pool, false, chunks, 4);
+    CHECK_EQ(chunks[0].moved, CHUNK);
+    CHECK_EQ(chunks[1].moved, 0);
+    CHECK_EQ(chunks[2].moved, 100);
+    CHECK_EQ(chunks[3].moved, 0);
+    free(buf);
+}
+
+static enum sf_status make_pool(void *context, struct sf_err *err)
+{
+    struct sf_uring_pool *pool = NULL;
+    const enum sf_status status = sf_uring_pool_new(&pool, err);
+
+    (void)context;
+    if (status == SF_OK) {
+        sf_uring_pool_free(pool);
+    }
+    return status == SF_E_NOMEM ? SF_E_UNSUPPORTED : status;
+}
+
+int main(void)
+{
+    struct sf_uring_pool *pool = NULL;
+    struct sf_err err;
+    const struct leftovers before = look_around();
+
+    sf_uring_pool_free(NULL);
+    if (sf_uring_pool_new(&pool, &err) != SF_OK) {
+        CHECK_EQ(err.status, SF_E_UNSUPPORTED);
+        fprintf(stderr, "note: %s\n", err.message);
+        return 0;
+    }
+    const int fd = scratch_fd(0);
+    test_threads(pool, fd);
+    test_what_fails_moves_nothing(pool, fd);
+    sf_uring_pool_free(pool);
+    close(fd);
+    check_clean(&before);
+
+    for (unsigned n = 1; n < 10; n++) {
+        fault_at(FAULT_MEMORY, n, ENOMEM);
+        const enum sf_status status = make_pool(NULL, &err);
+        CHECK(status == SF_E_UNSUPPORTED || !fault_hit());
+        fault_off();
+        check_clean(&before);
+    }
+    return 0;
+}
