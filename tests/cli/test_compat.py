@@ -194,7 +194,7 @@ def test_a_plan(run: Run, tmp_path: Path) -> None:
 
     assert done.code == 0
     assert done.out.splitlines() == [
-        "save version:  3",
+        "save version:  3, which no released libvirt loads",
         "format:        sparse (0 in the header, features 0x1)",
         "layout:        mapped-ram",
         "capabilities:  mapped-ram, multifd",
