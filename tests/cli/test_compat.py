@@ -235,6 +235,8 @@ def test_a_plan_with_the_libvirt_of_the_host(
     assert valid("plan", run(*words).out)["plan"]["form"] == "upstream"
     assert valid("plan", run(*words, "--for", "qemu=9.1").out)["plan"]["form"] == "3"
     assert valid("plan", run(*words, "--save-version", "2").out)["plan"]["form"] == "2"
+    named = valid("plan", run(*words, "--save-version", "3", "--require").out)["plan"]
+    assert (named["form"], named["layout"]) == ("3", "mapped-ram")  # that libvirt or not
 
 
 def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path: Path) -> None:
