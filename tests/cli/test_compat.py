@@ -194,7 +194,7 @@ def test_a_plan(run: Run, tmp_path: Path) -> None:
 
     assert done.code == 0
     assert done.out.splitlines() == [
-        "save version:  3",
+        "save version:  3, which no released libvirt loads",
         "format:        sparse (0 in the header, features 0x1)",
         "layout:        mapped-ram",
         "capabilities:  mapped-ram, multifd",
@@ -235,6 +235,8 @@ def test_a_plan_with_the_libvirt_of_the_host(
     assert valid("plan", run(*words).out)["plan"]["form"] == "upstream"
     assert valid("plan", run(*words, "--for", "qemu=9.1").out)["plan"]["form"] == "3"
     assert valid("plan", run(*words, "--save-version", "2").out)["plan"]["form"] == "2"
+    named = valid("plan", run(*words, "--save-version", "3", "--require").out)["plan"]
+    assert (named["form"], named["layout"]) == ("3", "mapped-ram")  # that libvirt or not
 
 
 def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path: Path) -> None:

@@ -14,6 +14,7 @@ from golden import load
 from oracle import compress
 
 import savefmt
+from interop import linux
 from interop.conftest import need_machine, version_of
 from interop.qemu import EMULATOR, OLDER, Guest, MigrationFailed, QmpError, wait_for
 from savefmt.compat.ask import ask, started
@@ -354,3 +355,32 @@ def test_the_envelope_does_not_matter_to_qemu(golden: str, version: int, tmp_pat
 
     assert verdict.answer is YES
     assert blocks == {name: block["sha256"] for name, block in facts["blocks"].items()}
+
+
+@pytest.mark.parametrize(("maker", "loader"), [(EMULATOR, OLDER), (OLDER, EMULATOR)])
+def test_a_linux_guest_goes_from_one_to_the_other(
+    maker: str, loader: str, linux_guest: Path, tmp_path: Path
+) -> None:
+    """Towards the older one in a form that it cannot load before the conversion."""
+    words = [
+        *("-machine", "pc-q35-7.2", "-cpu", "qemu64", "-m", "96M", "-vga", "std"),
+        *("-kernel", str(linux_guest / "vmlinuz"), "-append", linux.APPEND),
+        *("-initrd", str(linux_guest / "initramfs.cpio"), "-device", "virtio-rng-pci"),
+    ]
+    path, converted = tmp_path / "image", tmp_path / "converted"
+    case = Case(NO, YES, "pc-q35-7.2", capabilities=MAPPED if loader == OLDER else {})
+    with Guest(tmp_path, words, name="maker", program=maker, keyboard=False) as guest:
+        guest.cont()
+        guest.wait_console("tick 3\n")
+        guest.stop()
+        save(guest, path, case)
+        before = guest.console_text()
+
+    savefmt.convert(path, converted, readers=[Reader("qemu", release_of(loader))])
+
+    with Guest(
+        tmp_path, words, name="loader", incoming=True, program=loader, keyboard=False
+    ) as guest:
+        load_image(guest, converted, case, loader)
+        guest.cont()
+        wait_for(lambda: linux.goes_on(before, guest.console_text()), "tick and report on memory")

@@ -207,7 +207,33 @@ def test_a_program_that_is_no_qemu_is_not_run(name: str, words: str, tmp_path: P
         find_emulator(tmp_path, name)
 
 
-def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "uid", "mode", "trusted"),
+    [
+        ("/opt/qemu/kvm", 0, 0o755, True),
+        ("/opt/qemu/kvm", 1000, 0o755, False),
+        ("/opt/qemu/kvm", 0, 0o775, False),
+        ("/opt/qemu", 0, 0o757, False),
+        ("/opt", 1000, 0o755, False),
+        ("/", 0, 0o1777, False),
+    ],
+)
+def test_who_could_have_changed_a_program(
+    path: str, uid: int, mode: int, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stat(place: str) -> os.stat_result:
+        kept = (mode, uid) if place == path else (0o755, 0)
+        return os.stat_result((kept[0], 0, 0, 1, kept[1], 0, 0, 0, 0, 0))
+
+    monkeypatch.setattr(os, "stat", stat)
+
+    assert host._is_roots("/opt/qemu/kvm") is trusted
+
+
+def test_a_link_is_judged_by_where_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_is_roots", lambda path: True)
     link = tmp_path / "qemu-system-x86_64"
     link.symlink_to("/bin/sh")
 

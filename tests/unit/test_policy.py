@@ -246,6 +246,17 @@ def test_the_reader_chooses_the_save_version(readers: tuple[str, ...], form: str
         ("libvirt=10.4", {"format": "zstd"}, "sequential"),
         ("libvirt=11.3", {"save_version": "3"}, "refused reader"),
         ("libvirt=11.3", {"save_version": "2"}, "sequential"),
+        ("libvirt=proposed", {}, "mapped-ram"),
+        ("libvirt=proposed", {"save_version": "upstream"}, "sequential"),
+        (
+            "libvirt=proposed",
+            {"save_version": "upstream", "missing": Missing.REQUIRE},
+            "refused reader",
+        ),
+        ("libvirt=11.3 qemu=8.2", {}, "sequential"),
+        ("libvirt=11.3 qemu=8.2", {"missing": Missing.REQUIRE}, "refused reader"),
+        ("libvirt=11.3 qemu=9.0", {"parallel": 4}, "mapped-ram 4"),
+        ("libvirt=10.3 libvirt=11.3", {"format": "zstd"}, "refused reader"),
         ("qemu=8.2", {}, "sequential"),
         ("qemu=9.0", {}, "mapped-ram"),
     ],
@@ -253,7 +264,8 @@ def test_the_reader_chooses_the_save_version(readers: tuple[str, ...], form: str
 def test_what_a_reader_cannot_load_is_not_written(
     reader: str, options: dict[str, object], outcome: str
 ) -> None:
-    request = SaveRequest(readers=(Reader.parse(reader),), **options)  # type: ignore[arg-type]
+    readers = tuple(map(Reader.parse, reader.split()))
+    request = SaveRequest(readers=readers, **options)  # type: ignore[arg-type]
 
     assert told(plan_save(request, QEMUS["mdf"], Target())) == outcome
 

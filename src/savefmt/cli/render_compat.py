@@ -9,6 +9,11 @@ from savefmt.compat.config import SETTINGS, Config, Value
 from savefmt.model import Answer, CompatReport, HostReport, Layout, Refusal, SavePlan
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
+_FORM_WORDS = {
+    "3": ", which no released libvirt loads",
+    "2": "",
+    "upstream": ", that is save version 2",
+}
 
 
 def compat_lines(report: CompatReport) -> Iterator[str]:
@@ -88,8 +93,7 @@ def plan_lines(plan: SavePlan | Refusal) -> Iterator[str]:
         yield f"refused: {plan.reason} [{plan.code}]"
         yield f"  {plan.advice}"
         return
-    form = "upstream, that is save version 2" if plan.form == "upstream" else plan.form
-    yield f"save version:  {form}"
+    yield f"save version:  {plan.form}{_FORM_WORDS[plan.form]}"
     yield f"format:        {_format_words(plan)}"
     yield f"layout:        {plan.layout}"
     if plan.capabilities:
