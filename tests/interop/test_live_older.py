@@ -48,6 +48,7 @@ def running(program: str | Path, directory: Path, *words: str) -> Iterator[str]:
             try:
                 wait_for(Path(folder, "qmp").exists, "socket")
                 if not words:
+                    console.touch()
                     wait_for(lambda: b"R" in console.read_bytes(), "guest that has begun")
                 yield f"{folder}/qmp"
             finally:
