@@ -54,6 +54,8 @@ class Monitor:
         Seconds for an answer; None waits as long as QEMU lives.
     lost : bool
         The connection is broken, and no command can be run any more.
+    silent : bool
+        QEMU is there and does not answer.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Monitor:
         self.name = address if isinstance(address, str) else "QEMU"
         self.patience: float | None = SLOW_SECONDS
         self.lost = False
+        self.silent = False
         self._address = address
         self._client = _new_client()
         self._loop = asyncio.new_event_loop()
@@ -86,6 +89,7 @@ class Monitor:
         try:
             self._run(asyncio.wait_for(self._client.connect(address), timeout))
         except TimeoutError as error:
+            self.silent = True
             raise MonitorError(
                 f"nobody greeted in QMP within {timeout:g} s; another client may hold this "
                 "socket, or it speaks something else, such as TLS",
@@ -160,6 +164,7 @@ class Monitor:
         except ExecuteError as error:
             raise CommandError(f"QEMU refuses {command}: {error}", path=self.name) from error
         except TimeoutError as error:
+            self.lost = self.silent = True
             raise MonitorError(
                 f"QEMU gave no answer to {command} within {self.patience:g} s", path=self.name
             ) from error
@@ -187,10 +192,14 @@ class Monitor:
         Returns
         -------
         bool
-            False where QEMU has ended, or the connection was a socket given to us.
+            False where QEMU has ended or is `silent`, or the connection was a socket given
+            to us.
         """
         if isinstance(self._address, str):
+            with contextlib.suppress(Exception):
+                self._run(asyncio.wait_for(self._client.disconnect(), timeout))
             self._client = _new_client()
+            self.silent = False
             with contextlib.suppress(MonitorError):
                 self._connect(self._address, timeout)
                 self.lost = False

@@ -19,7 +19,7 @@ import savefmt
 from interop.conftest import need_machine
 from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_guest
 from interop.qemu import wait_for
-from savefmt import qemu
+from savefmt import qemu, qmp
 from savefmt.compat.policy import SaveRequest
 from savefmt.model import Progress
 from savefmt.qemu import migration, pump, saving
@@ -272,6 +272,25 @@ def test_a_broken_connection_is_mended(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_qemu_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "SLOW_SECONDS", 0.3)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with tiny_guest(tmp_path, "live") as victim:
+
+        def freeze(progress: Progress) -> bool:
+            victim.process.send_signal(signal.SIGSTOP)
+            return False
+
+        with pytest.raises(savefmt.OperationCancelled) as caught:
+            qemu.save(folder / "image", qmp=victim.socket, request=STREAM, progress=freeze)
+
+    assert caught.value.message.endswith(
+        "; QEMU does not answer, so see what has become of the guest"
+    )
+    assert list(folder.iterdir()) == []
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(MonitorError, match="there is no such socket"):
         qemu.save(tmp_path / "image", qmp=str(tmp_path / "none"))
@@ -366,6 +385,18 @@ def test_a_stream_that_is_cut_off(guest: LiveGuest, tmp_path: Path) -> None:
         with pytest.raises(savefmt.SavefmtError, match="quit it, and start another"):
             qemu.restore(path, qmp=other.socket)
         assert other.process.poll() is None
+
+
+@REQUESTS
+def test_a_cancelled_load(request_: SaveRequest, guest: LiveGuest, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    qemu.save(path, qmp=guest.socket, request=request_)
+    with tiny_guest(tmp_path, "live", incoming=True) as other:
+        before = other.settings()
+        with pytest.raises(savefmt.OperationCancelled, match="quit it, and start another"):
+            qemu.restore(path, qmp=other.socket, progress=lambda progress: False)
+        assert other.settings() == before
+        assert other.status != "running"
 
 
 def test_channels_need_a_sparse_image(guest: LiveGuest, tmp_path: Path) -> None:

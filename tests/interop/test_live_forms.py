@@ -180,19 +180,29 @@ def test_every_form_comes_back(
 
 def test_settings_of_the_owner_are_put_aside(guest: LiveGuest, tmp_path: Path) -> None:
     """Capabilities and parameters that would spoil the image, or slow it down."""
-    guest.configure({"xbzrle": True, "events": True, "pause-before-switchover": True}, {})
-    guest.configure({}, {"max-bandwidth": 4096, "multifd-compression": "zlib"})
+    untouched = guest.settings()
+    names = ("xbzrle", "events", "pause-before-switchover", "return-path")
+    theirs = {
+        "max-bandwidth": 4096,
+        "multifd-compression": "zlib",
+        "multifd-channels": 7,
+        "direct-io": True,
+        "tls-creds": "no-such",
+    }
+    guest.configure(dict.fromkeys(names, True), theirs)
     before = guest.settings()
     try:
         for number, request in enumerate((SaveRequest("upstream", parallel=2), SaveRequest("2"))):
             image = tmp_path / f"{number}"
             qemu.save(image, qmp=guest.socket, request=request)
             assert guest.settings() == before
+            assert savefmt.check(image, level=CheckLevel.FULL).ok
             with savefmt.open(image) as saved:
-                assert "xbzrle" not in saved.capabilities
+                assert not saved.capabilities & {*names}
     finally:
-        guest.configure({"xbzrle": False, "events": False, "pause-before-switchover": False}, {})
-        guest.configure({}, {"max-bandwidth": 1 << 27, "multifd-compression": "none"})
+        mine = {name: untouched[1][name] for name in theirs}
+        guest.configure(dict.fromkeys(names, False), mine)
+    assert guest.settings() == untouched
 
 
 def test_a_paused_guest_stays_paused(tmp_path: Path) -> None:

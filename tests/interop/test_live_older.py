@@ -17,6 +17,7 @@ from savefmt import qemu
 from savefmt.compat.ask import read_capabilities
 from savefmt.compat.policy import Missing, SaveRequest
 from savefmt.model import Layout
+from savefmt.qemu.guest import ram_blocks
 from savefmt.qmp import Monitor
 
 OLDER = Path("/var/lib/savefmt-qemu-7.2/qemu-system-x86_64")
@@ -45,9 +46,10 @@ def running(program: str | Path, directory: Path, *words: str) -> Iterator[str]:
         ]
         with subprocess.Popen(command) as process:
             try:
-                ready = console if not words else Path(folder, "qmp")
-                wait_for(lambda: ready.exists() and (bool(words) or b"R" in ready.read_bytes()),
-                         "guest")  # fmt: skip
+                wait_for(Path(folder, "qmp").exists, "socket")
+                if not words:
+                    console.touch()
+                    wait_for(lambda: b"R" in console.read_bytes(), "guest that has begun")
                 yield f"{folder}/qmp"
             finally:
                 process.kill()
@@ -62,6 +64,8 @@ def test_the_older_qemu(tmp_path: Path) -> None:
     images = {"plain": SaveRequest("upstream"), "zstd": SaveRequest("3", "zstd")}
     with running(OLDER, tmp_path) as socket:
         before = settings(socket)
+        with Monitor(socket) as monitor:
+            assert ram_blocks(monitor)["pc.ram"].used_length == 8 << 20
         for request in (SaveRequest("upstream", "sparse"), SaveRequest("3", parallel=2)):
             with pytest.raises(savefmt.ConversionError, match="came with 9.0"):
                 strict = SaveRequest(

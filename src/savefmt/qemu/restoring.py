@@ -286,7 +286,8 @@ class _Load:
             raise
 
     def _remains(self) -> str:
-        if self.monitor.lost and not self.monitor.reconnect():
+        monitor = self.monitor
+        if monitor.lost and not monitor.reconnect() and not monitor.silent:
             return "QEMU has ended; the image is unharmed"
         return "this QEMU holds no whole guest: quit it, and start another; the image is unharmed"
 

@@ -257,6 +257,8 @@ class _Save:
         """Let the guest go on as before, and say in what state it is."""
         monitor = self.monitor
         if monitor.lost and not monitor.reconnect():
+            if monitor.silent:
+                return "QEMU does not answer, so see what has become of the guest"
             return "QEMU has ended, and the guest with it"
         try:
             if migration.settle(monitor) != "running" and self.guest.running:
