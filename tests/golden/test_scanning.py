@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interop.test_page_walk import patch_cpu, patch_memory
+from scanning import PDB, header
 
 import savefmt
 from golden import load
 from savefmt.scan.hashes import Manifest, check_manifest, hash_memory, manifest_lines
 from savefmt.scan.patterns import text
 from savefmt.scan.search import search
+from savefmt.scan.system import identify
 
 # Blocks that the image does not hold, or whose content QEMU lost.
 UNKNOWN = load.names(lambda facts: bool(facts.get("ram_lost") or facts.get("ignored")))
@@ -68,3 +71,18 @@ def test_every_codec_gives_the_same_manifest(tmp_path: Path) -> None:
 
     assert len(names) >= 7
     assert len(manifests) == 1
+
+
+def test_windows_kernel_by_where_system_calls_go(tmp_path: Path) -> None:
+    """A vCPU's MSR leads to the kernel through its page tables, whose word is the last."""
+    path = load.unpack("guest/q35-16m", tmp_path)
+    with savefmt.open(path) as image:
+        patch_memory(image, path, {0x105000: header(0xFFFF_F800_0000_0000), 0x106000: PDB})
+        patch_cpu(image, path, {"env.lstar": 0x4010_7123})
+
+    with savefmt.open(path) as image:
+        hint = identify(image)
+
+    assert (hint.system, hint.kernel_base) == ("windows", 0x4010_5000)
+    places = [mark.physical for mark in hint.evidence if mark.kind == "windows.kernel"]
+    assert places == [(0x105000,), (0x105000,)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from savefmt.errors import AddressError
@@ -73,12 +75,44 @@ def test_without_paging_addresses_are_the_same() -> None:
     assert Tables("none").reverse().addresses(0x1234) == (0x1234,)
 
 
-def test_tables_that_lead_to_themselves_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mappings, "TABLES_LIMIT", 2000)
+def test_tables_that_lead_to_themselves_end() -> None:
     tables = Tables("4-level")
     for number in range(512):
         tables.set(0x1000, number, 0x1003)
+    began = time.monotonic()
 
+    reverse = tables.reverse()
+
+    assert not reverse.complete
+    assert len(reverse.addresses(0x1234)) == mappings.ADDRESSES_LIMIT
+    assert time.monotonic() - began < 20
+
+
+def test_one_entry_that_leads_back_is_followed_to_the_end() -> None:
+    """So Windows reaches its tables: the fourth time, a table is a page."""
+    tables = Tables("4-level")
+    tables.set(0x1000, 0x1ED, 0x1003)
+    tables.set(0x1000, 0, 0x2003)
+
+    reverse = tables.reverse()
+
+    assert reverse.complete
+    base = 0xFFFF_F680_0000_0000
+    itself = base | 0x1ED << 30 | 0x1ED << 21 | 0x1ED << 12
+    assert reverse.addresses(0x1008) == (itself + 8,)
+    assert reverse.addresses(0x2000) == (itself - (0x1ED << 12),)
+
+
+def test_tables_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = Tables("4-level")
+    for table in (0x1000, 0x2000, 0x3000):
+        tables.set(table, 0, table + 0x1003)
+    tables.set(0x4000, 0, 0x5003)
+    assert tables.reverse().complete
+    monkeypatch.setattr(mappings, "TABLES_LIMIT", 3)
+    assert not tables.reverse().complete
+    monkeypatch.undo()
+    monkeypatch.setattr(mappings, "MAPPINGS_LIMIT", 1)
     assert not tables.reverse().complete
 
 

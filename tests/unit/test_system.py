@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from builder import PAGE_SIZE
-from scanning import FORMS, opened
+from scanning import FORMS, KERNEL_BASE, PDB, header, opened, start_block
 
+from savefmt.scan.ntmarks import find_header, parse_header
 from savefmt.scan.system import identify
 from savefmt.scan.values import SystemHint
 
@@ -20,38 +21,11 @@ INFO = (
     f"OSRELEASE={RELEASE}\nBUILD-ID=3b43\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffffa9ff9\n"
     "NUMBER(phys_base)=-532676608\nKERNELOFFSET=27400000\n"
 )
-KERNEL_BASE = 0xFFFF_F801_2340_0000
-PDB = (
-    b"RSDS"
-    + bytes.fromhex("67452301ab89efcd0123456789abcdef")
-    + struct.pack("<I", 2)
-    + b"ntkrnlmp.pdb\0"
-)
 
 
 def note(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<III", 11, len(data), 0) + b"VMCOREINFO\0\0" + data
-
-
-def header(base: int = KERNEL_BASE, length: int = 8 * PAGE_SIZE) -> bytes:
-    """Return the first page of a 64-bit kernel that was loaded."""
-    out = bytearray(PAGE_SIZE)
-    out[:2] = b"MZ"
-    struct.pack_into("<I", out, 0x3C, 0x110)
-    struct.pack_into("<4sHHI", out, 0x110, b"PE\0\0", 0x8664, 20, 0x5F00_0000)
-    struct.pack_into("<H", out, 0x110 + 24, 0x20B)
-    struct.pack_into("<Q", out, 0x110 + 48, base)
-    struct.pack_into("<I", out, 0x110 + 80, length)
-    return bytes(out)
-
-
-def start_block() -> bytes:
-    out = bytearray(PAGE_SIZE)
-    struct.pack_into("<Q", out, 0, 0x0000_0001_0006_00E9)
-    struct.pack_into("<Q", out, 0x70, KERNEL_BASE + 0x1234 * 4)
-    struct.pack_into("<Q", out, 0xA0, 0x001A_D000)
-    return bytes(out)
 
 
 def memory(**pages: bytes) -> bytes:
@@ -65,18 +39,18 @@ def memory(**pages: bytes) -> bytes:
 
 
 @pytest.fixture
-def identified(tmp_path: Path) -> Iterator[type]:
+def identified(tmp_path: Path) -> Iterator[Callable[..., SystemHint]]:
     """Give what tells the system of a guest with this memory."""
     with ExitStack() as stack:
 
         def of(ram: bytes, form: str = "mapped") -> SystemHint:
             return identify(opened(stack, tmp_path, form, {"pc.ram": ram}))
 
-        yield of  # type: ignore[misc]
+        yield of
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_linux(form: str, identified: type) -> None:
+def test_linux(form: str, identified: Callable[..., SystemHint]) -> None:
     banner = BANNER.encode()
     hint = identified(memory(p3_4090=banner, p9=note(INFO), p12_7=b"Linux version %s (%s)"), form)
 
@@ -89,7 +63,7 @@ def test_linux(form: str, identified: type) -> None:
     assert hint.notes == ()
 
 
-def test_linux_without_its_note(identified: type) -> None:
+def test_linux_without_its_note(identified: Callable[..., SystemHint]) -> None:
     hint = identified(memory(p3=BANNER.encode()))
 
     assert (hint.system, hint.version, hint.kaslr_shift) == ("linux", RELEASE, None)
@@ -107,14 +81,14 @@ def test_linux_without_its_note(identified: type) -> None:
         b"x.amd64fre.y",
     ],
 )
-def test_what_only_looks_like_a_mark(fake: bytes, identified: type) -> None:
+def test_what_only_looks_like_a_mark(fake: bytes, identified: Callable[..., SystemHint]) -> None:
     hint = identified(memory(p3=fake))
 
     assert hint.system is None
     assert hint.evidence == ()
 
 
-def test_a_note_at_the_end_of_memory(identified: type) -> None:
+def test_a_note_at_the_end_of_memory(identified: Callable[..., SystemHint]) -> None:
     data = note(INFO)
     ram = bytearray(memory())
     ram[-40:] = data[:40]
@@ -122,7 +96,7 @@ def test_a_note_at_the_end_of_memory(identified: type) -> None:
     assert identified(bytes(ram)).system is None
 
 
-def test_windows(identified: type) -> None:
+def test_windows(identified: Callable[..., SystemHint]) -> None:
     build = b"19041.1.amd64fre.vb_release.191206-1406\0"
     hint = identified(memory(p1=start_block(), p20=header(), p24_100=PDB, p26=build))
 
@@ -139,14 +113,44 @@ def test_windows(identified: type) -> None:
     assert start.detail == (("cr3", "0x1ad000"), ("kernel", hex(KERNEL_BASE + 0x1234 * 4)))
 
 
-def test_a_header_that_does_not_reach_is_not_the_kernels(identified: type) -> None:
+def test_a_header_that_does_not_reach_is_not_the_kernels(
+    identified: Callable[..., SystemHint],
+) -> None:
     hint = identified(memory(p20=header(length=2 * PAGE_SIZE), p24=PDB))
 
     assert hint.kernel_base is None
     assert [mark.kind for mark in hint.evidence] == ["windows.pdb"]
 
 
-def test_doubts_are_told(identified: type) -> None:
+def test_header_in_scattered_pages() -> None:
+    """By virtual address, where neighbours need not be so in memory, nor be there at all."""
+    pages = {KERNEL_BASE: header(), KERNEL_BASE + 3 * PAGE_SIZE: b"MZ".ljust(PAGE_SIZE, b"\0")}
+
+    found = find_header(pages.get, KERNEL_BASE + 5 * PAGE_SIZE + 77)
+
+    assert found is not None
+    assert found[0] == KERNEL_BASE
+    assert (found[1].base, found[1].machine) == (KERNEL_BASE, "x86_64")
+    assert find_header(pages.get, KERNEL_BASE + 9 * PAGE_SIZE) is None
+    assert find_header(pages.get, 5 * PAGE_SIZE) is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda page: page[:0x3C] + b"\xff\xff\xff\xff" + page[0x40:],
+        lambda page: page[:0x110] + b"NE\0\0" + page[0x114:],
+        lambda page: page[:0x114] + b"\0\0" + page[0x116:],
+        lambda page: page[: 0x110 + 24] + b"\0\0" + page[0x110 + 26 :],
+        lambda page: page[: 0x110 + 80] + b"\xff\xff\xff\xff" + page[0x110 + 84 :],
+    ],
+)
+def test_headers_that_make_no_sense(spoil: Callable[[bytes], bytes]) -> None:
+    assert parse_header(header()) is not None
+    assert parse_header(spoil(header())) is None
+
+
+def test_doubts_are_told(identified: Callable[..., SystemHint]) -> None:
     other = BANNER.replace("6.1.0-56", "5.10.0-1")
     hint = identified(
         memory(
@@ -167,7 +171,7 @@ def test_doubts_are_told(identified: type) -> None:
     ]
 
 
-def test_many_false_marks_are_bounded(identified: type) -> None:
+def test_many_false_marks_are_bounded(identified: Callable[..., SystemHint]) -> None:
     ram = memory(p0=BANNER.encode() * 1000)
 
     assert len(identified(ram).evidence) == 64

@@ -48,7 +48,9 @@ class Places:
         self.problem: str | None = None
         self._reverse = ReverseMap(space) if space is not None else None
         if self._reverse is not None and not self._reverse.complete:
-            self.problem = "the page tables have no end; some virtual addresses are missing"
+            self.problem = (
+                "the page tables repeat, or are too many; some virtual addresses are missing"
+            )
 
     @cached_property
     def _placement(self) -> Placement:
