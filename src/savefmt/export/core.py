@@ -85,11 +85,12 @@ def plan_core(
     cpus = read_cpus(image, findings)
     machine = _machine(cpus)
     notes = pack_status(cpus) + pack_qemu_state(cpus)
-    notes_at = elf.head_length(1 + len(segments) + len(mappings))
+    inside = _inside(segments, mappings)
+    notes_at = elf.head_length(1 + len(segments) + len(inside))
     # Room for a VMCOREINFO of two pages: Linux takes one.
     room = 2 * _ALIGN if machine == elf.EM_X86_64 else vmcoreinfo.MAX_LENGTH + _ALIGN
     placed = _place(segments, -(-(notes_at + len(notes) + room) // _ALIGN) * _ALIGN)
-    headers = _loads(placed) + _virtual_loads(placed, mappings)
+    headers = _loads(placed) + _virtual_loads(placed, inside)
     end = placed[-1].offset + placed[-1].segment.length
     told = vmcoreinfo.announced(image, findings)
 
@@ -143,13 +144,23 @@ def _loads(placed: Sequence[Placed]) -> list[ProgramHeader]:
     ]
 
 
-def _virtual_loads(placed: Sequence[Placed], mappings: Sequence[Mapping]) -> list[ProgramHeader]:
+def _inside(segments: Sequence[Segment], mappings: Sequence[Mapping]) -> list[Mapping]:
+    """Cut mappings down to what is in the core."""
+    view = _View(_place(segments, 0))
+    return [
+        (virtual + done, physical + done, length)
+        for virtual, physical, whole in mappings
+        for done, _, length in view.pieces(physical, whole)
+    ]
+
+
+def _virtual_loads(placed: Sequence[Placed], inside: Sequence[Mapping]) -> list[ProgramHeader]:
     """Return headers for virtual addresses, over the same bytes of the file."""
     view = _View(placed)
     return [
-        ProgramHeader(elf.PT_LOAD, offset, virtual + done, physical + done, length)
-        for virtual, physical, whole in mappings
-        for done, offset, length in view.pieces(physical, whole)
+        ProgramHeader(elf.PT_LOAD, offset, virtual, physical, length)
+        for virtual, physical, whole in inside
+        for _, offset, length in view.pieces(physical, whole)
     ]
 
 
