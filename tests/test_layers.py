@@ -38,7 +38,7 @@ PYTHON_ROWS = (
 C_ROWS = (
     "sf_base",
     "sf_err",
-    "sf_page sf_sync",
+    "sf_page sf_sync sf_watch",
     "sf_file sf_scan sf_sum",
     "sf_job sf_pages sf_ring",
     "sf_queue sf_tally",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from savefmt.model import IOOptions, PageRun, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 from savefmt.native.file import File
-from savefmt.native.pages import BlockPages, SumKey, Table, pack_blocks, pack_tables
+from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +256,8 @@ class Scatter(_Sink):
     places : sequence of (int, int), optional
         Number of the block and the first page that each of `blocks` takes, ascending and
         none overlapping; other pages are dropped.  Not with a key.
+    watch : Watch, optional
+        Looks at the pages that are written.
     """
 
     def __init__(
@@ -268,6 +270,7 @@ class Scatter(_Sink):
         key: SumKey | None,
         path: StrPath,
         places: Sequence[tuple[int, int]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(scanner, path)
         if key is not None and places is not None:
@@ -281,9 +284,10 @@ class Scatter(_Sink):
         options.places = packed
         options.sums = sums
         options.key = key.handle if key else ffi.NULL
+        options.watch = watch.handle if watch else ffi.NULL
         options.window = io.window
         options.nthreads = io.worker_count
-        self._kept = (pages, views, packed, sums, options, key)
+        self._kept = (pages, views, packed, sums, options, key, watch)
         self._handle = new_handle(
             "sf_scatter",
             lib.sf_scatter_start,
