@@ -47,6 +47,18 @@ static void sum_pages(const struct sf_move *move, uint32_t block, uint64_t first
     }
 }
 
+static void watch_pages(const struct sf_move *move, const struct sf_pages *pages,
+                        uint64_t offset, uint64_t count, const uint8_t *buf,
+                        const uint8_t *bits)
+{
+    for (uint64_t i = 0; move->watch != NULL && i < count; i++) {
+        if (sf_bit_test(bits, i)) {
+            sf_watch_page(move->watch, buf + i * pages->page_size,
+                          offset + i * pages->page_size);
+        }
+    }
+}
+
 /* Present pages that are zero all the same may stay holes. */
 static void choose_pages(const struct sf_pages *pages, uint64_t first, uint64_t count,
                          const uint8_t *buf, uint8_t *bits)
@@ -82,10 +94,11 @@ static enum sf_status move_window(void *context, uint64_t item, uint8_t *buffer,
     }
     if (status == SF_OK && move->target != NULL) {
         uint8_t *bits = buffer + move->window;
+        const uint64_t offset = move->target_offsets[block] + first * pages->page_size;
         choose_pages(pages, first, count, buffer, bits);
-        status = sf_pages_write(move->target,
-                                move->target_offsets[block] + first * pages->page_size,
-                                pages->page_size, count, bits, NULL, buffer, err);
+        watch_pages(move, pages, offset, count, buffer, bits);
+        status = sf_pages_write(move->target, offset, pages->page_size, count, bits,
+                                NULL, buffer, err);
     }
     *worth = present * pages->page_size;
     return status;

@@ -5,6 +5,7 @@
 #include "sf_job.h"
 #include "sf_pages.h"
 #include "sf_sum.h"
+#include "sf_watch.h"
 
 /* All that is pointed to is borrowed until sf_job_finish(). */
 struct sf_move {
@@ -14,6 +15,7 @@ struct sf_move {
     const uint64_t *target_offsets; /* of each block's pages in a fresh target */
     struct sf_table **sums;         /* one table a block, or NULL */
     const uint64_t *key;            /* for the sums */
+    struct sf_watch *watch;         /* looks at the pages that are written, or NULL */
     uint32_t nblocks;
     uint32_t nthreads;
     uint64_t window; /* bytes, at least 8 pages */

@@ -307,8 +307,12 @@ static enum sf_status apply(struct sf_scatter *scatter, const struct sf_record *
         return status;
     }
     const uint8_t *content = parcel->buffer + i * parcel->page_size;
-    update_sum(scatter, record, sf_bit_test(parcel->data_bits, i) ? content : NULL,
-               parcel->page_size);
+    const bool has_data = sf_bit_test(parcel->data_bits, i);
+    update_sum(scatter, record, has_data ? content : NULL, parcel->page_size);
+    if (has_data) {
+        sf_watch_page(scatter->options.watch, content,
+                      parcel->offset + i * parcel->page_size);
+    }
     return SF_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "sf_pages.h"
 #include "sf_scan.h"
 #include "sf_sum.h"
+#include "sf_watch.h"
 
 /* Which pages of which block a struct sf_pages of the target takes. */
 struct sf_place {
@@ -24,6 +25,7 @@ struct sf_scatter_options {
     const struct sf_place *places;
     struct sf_table **sums; /* one table a block, or NULL; not with places */
     const uint64_t *key;
+    struct sf_watch *watch; /* looks at each data record's page, or NULL */
     uint64_t window;
     uint32_t nthreads;
     uint32_t reserved;

@@ -14,35 +14,42 @@ settings.register_profile("nightly", max_examples=5000, deadline=None)
 if "CI" not in os.environ or "HYPOTHESIS_PROFILE" in os.environ:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# With this variable set, as .ci/run does, a skipped interop test fails the run.
-REQUIRE_INTEROP = "SAVEFMT_REQUIRE_INTEROP"
+# With the variable of a marker set, as .ci/run does, a skipped test of its fails the run.
+REQUIRED = {"interop": "SAVEFMT_REQUIRE_INTEROP", "forensics": "SAVEFMT_REQUIRE_FORENSICS"}
 
-_skipped_interop: Counter[str] = Counter()
-_passed_interop: list[str] = []
+_skipped: dict[str, Counter[str]] = {marker: Counter() for marker in REQUIRED}
+_passed: Counter[str] = Counter()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep count of the interop tests."""
-    if "interop" not in report.keywords:
-        return
-    if report.skipped:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
-        _skipped_interop[reason] += 1
-    elif report.when == "call" and report.passed:
-        _passed_interop.append(report.nodeid)
+    """Keep count of the tests that want real programs."""
+    for marker in REQUIRED:
+        if marker not in report.keywords:
+            continue
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
+            _skipped[marker][reason] += 1
+        elif report.when == "call" and report.passed:
+            _passed[marker] += 1
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where the interop tests had to run and did not."""
-    unproven = bool(_skipped_interop) or not _passed_interop
-    if os.environ.get(REQUIRE_INTEROP) and unproven and exitstatus == pytest.ExitCode.OK:
+    """Fail where such tests had to run and did not."""
+    unproven = any(
+        os.environ.get(variable) and (_skipped[marker] or not _passed[marker])
+        for marker, variable in REQUIRED.items()
+    )
+    if unproven and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which interop tests were left out, and why."""
+    """Say which of them were left out, and why."""
     write = terminalreporter.write_line
-    for reason, count in _skipped_interop.most_common():
-        write(f"NOT PROVEN: interop tests skipped ({count}): {reason.removeprefix('Skipped: ')}")
-    if os.environ.get(REQUIRE_INTEROP) and not (_passed_interop or _skipped_interop):
-        write("NOT PROVEN: no interop test was found")
+    for marker, variable in REQUIRED.items():
+        for reason, count in _skipped[marker].most_common():
+            write(
+                f"NOT PROVEN: {marker} tests skipped ({count}): {reason.removeprefix('Skipped: ')}"
+            )
+        if os.environ.get(variable) and not (_passed[marker] or _skipped[marker]):
+            write(f"NOT PROVEN: no {marker} test was found")

@@ -33,10 +33,16 @@ static void set_up(struct scene *scene, uint32_t page_size, uint64_t npages,
     scene->target = scratch_file(scene->target_length, flags);
     scene->key = random_key(&dice);
     guest_tables(&scene->guest, scene->tables);
-    scene->move = (struct sf_move){
-        scene->source, scene->pages, scene->target, scene->target_offsets,
-        scene->tables, scene->key,   GUEST_BLOCKS,  4,
-        WINDOW};
+    scene->move = (struct sf_move){scene->source,
+                                   scene->pages,
+                                   scene->target,
+                                   scene->target_offsets,
+                                   scene->tables,
+                                   scene->key,
+                                   NULL,
+                                   GUEST_BLOCKS,
+                                   4,
+                                   WINDOW};
 }
 
 static void tear_down(struct scene *scene)

@@ -59,8 +59,8 @@ static enum sf_status start(struct scene *scene, struct sf_scan *scan,
                             struct sf_file *target, struct sf_scatter **scatter,
                             struct sf_err *err)
 {
-    const struct sf_scatter_options options = {NULL,   scene->tables,   scene->key,
-                                               WINDOW, scene->nthreads, 0};
+    const struct sf_scatter_options options = {
+        NULL, scene->tables, scene->key, NULL, WINDOW, scene->nthreads, 0};
     return sf_scatter_start(scan, target, scene->pages, GUEST_BLOCKS, &options, scatter,
                             err);
 }
@@ -464,7 +464,8 @@ static void test_windows(void)
 
     set_up(&scene, 4096, 10, 0, 0);
     for (uint64_t window = 0; window < 2 * WINDOW; window = 2 * window + 4096) {
-        const struct sf_scatter_options options = {NULL, NULL, NULL, window, 1, 0};
+        const struct sf_scatter_options options = {NULL,   NULL, NULL, NULL,
+                                                   window, 1,    0};
         CHECK_EQ(sf_scatter_start(NULL, NULL, scene.pages, 3, &options, &scatter, &err),
                  SF_E_RANGE);
     }
@@ -492,7 +493,7 @@ static void test_places(unsigned deltas)
         pages[i].bitmap = grab(bitmap_length(pages[i].count));
         offset += pages[i].count * 4096;
     }
-    const struct sf_scatter_options options = {places, NULL, NULL, WINDOW, 2, 0};
+    const struct sf_scatter_options options = {places, NULL, NULL, NULL, WINDOW, 2, 0};
     struct sf_file *target = scratch_file(offset, 0);
     struct sf_scan *scan = guest_scan(&scene.guest);
     struct sf_scatter *scatter = NULL;

@@ -297,13 +297,13 @@ def test_vmcoreinfo_is_found_and_written(layout: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_only_looks_like_vmcoreinfo(data: bytes) -> None:
-    assert list(vmcoreinfo.find_in([(0, memoryview(data))], 4096)) == []
+    assert list(vmcoreinfo.find_in([(0, data)], 4096)) == []
 
 
 def test_two_kernels_in_memory() -> None:
     findings: list[Finding] = []
     data = note(TEXT) + note(TEXT) + note(TEXT + b"X=1\n")
-    found = vmcoreinfo.find_in([(0x1000, memoryview(data))], 4096)
+    found = vmcoreinfo.find_in([(0x1000, data)], 4096)
 
     chosen = vmcoreinfo.choose(found, findings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from savefmt.export.segments import Segment, total
 from savefmt.guest.registers import HFLAGS_LONG_MODE, Registers, X86Registers
 from savefmt.image import SaveImage
 from savefmt.model import Finding, PhysicalRange, Severity
+from savefmt.native.pages import Watch
 from savefmt.output import OutputFile
 
 _ALIGN = 4096
@@ -85,18 +85,18 @@ def plan_core(
     cpus = read_cpus(image, findings)
     machine = _machine(cpus)
     notes = pack_status(cpus) + pack_qemu_state(cpus)
-    # A mapping may lie in several segments, or where there is no memory.
-    count = len(_virtual_loads(_place(segments, 0), mappings))
-    notes_at = elf.head_length(1 + len(segments) + count)
+    inside = _inside(segments, mappings)
+    notes_at = elf.head_length(1 + len(segments) + len(inside))
     # Room for a VMCOREINFO of two pages: Linux takes one.
     room = 2 * _ALIGN if machine == elf.EM_X86_64 else vmcoreinfo.MAX_LENGTH + _ALIGN
     placed = _place(segments, -(-(notes_at + len(notes) + room) // _ALIGN) * _ALIGN)
-    headers = _loads(placed) + _virtual_loads(placed, mappings)
+    headers = _loads(placed) + _virtual_loads(placed, inside)
     end = placed[-1].offset + placed[-1].segment.length
     told = vmcoreinfo.announced(image, findings)
+    watch = vmcoreinfo.watch()
 
     def finish(output: OutputFile, findings: list[Finding]) -> str | None:
-        info = _find_vmcoreinfo(output, placed, told, image.page_size, findings)
+        info = _find_vmcoreinfo(output, placed, told, watch, findings)
         whole = notes
         if info is not None:
             note = elf.pack_note(vmcoreinfo.NAME, 0, info.text)
@@ -110,7 +110,7 @@ def plan_core(
         output.file.write(elf.pack_head(machine, [note_header, *headers]) + whole, 0)
         return info.source if info is not None else None
 
-    return Plan(placed, end, cpus=len(cpus), finish=finish)
+    return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
 
 
 def _refuse_empty(segments: Sequence[Segment]) -> None:
@@ -145,13 +145,23 @@ def _loads(placed: Sequence[Placed]) -> list[ProgramHeader]:
     ]
 
 
-def _virtual_loads(placed: Sequence[Placed], mappings: Sequence[Mapping]) -> list[ProgramHeader]:
+def _inside(segments: Sequence[Segment], mappings: Sequence[Mapping]) -> list[Mapping]:
+    """Cut mappings down to what is in the core."""
+    view = _View(_place(segments, 0))
+    return [
+        (virtual + done, physical + done, length)
+        for virtual, physical, whole in mappings
+        for done, _, length in view.pieces(physical, whole)
+    ]
+
+
+def _virtual_loads(placed: Sequence[Placed], inside: Sequence[Mapping]) -> list[ProgramHeader]:
     """Return headers for virtual addresses, over the same bytes of the file."""
     view = _View(placed)
     return [
-        ProgramHeader(elf.PT_LOAD, offset, virtual + done, physical + done, length)
-        for virtual, physical, whole in mappings
-        for done, offset, length in view.pieces(physical, whole)
+        ProgramHeader(elf.PT_LOAD, offset, virtual, physical, length)
+        for virtual, physical, whole in inside
+        for _, offset, length in view.pieces(physical, whole)
     ]
 
 
@@ -178,7 +188,7 @@ def _find_vmcoreinfo(
     output: OutputFile,
     placed: Sequence[Placed],
     told: vmcoreinfo.Announced | None,
-    page_size: int,
+    watch: Watch,
     findings: list[Finding],
 ) -> vmcoreinfo.VmcoreInfo | None:
     """Find VMCOREINFO in the pages as they were just written."""
@@ -190,32 +200,18 @@ def _find_vmcoreinfo(
             raise AddressError(f"no memory at guest-physical address {address:#x}")
         return b"".join(output.file.read(count, offset) for _, offset, count in parts)
 
+    def seen() -> Iterator[tuple[int, bytes]]:
+        starts = [item.offset for item in placed]
+        for offset in watch.hits:
+            item = placed[bisect_right(starts, offset) - 1]
+            length = min(vmcoreinfo.MAX_NOTE, item.offset + item.segment.length - offset)
+            data = output.file.read(length, offset)
+            yield item.segment.address + offset - item.offset, data
+
+    if watch.full:
+        findings.append(vmcoreinfo.too_many(len(watch.hits)))
     info = vmcoreinfo.from_device(read, told)
-    if info is not None:
-        return info
-    return vmcoreinfo.choose(
-        vmcoreinfo.find_in(_contents(output, placed, page_size), page_size), findings
-    )
-
-
-def _contents(
-    output: OutputFile, placed: Sequence[Placed], page_size: int
-) -> Iterator[tuple[int, memoryview]]:
-    """Yield RAM by address as it stands in the file, holes left out."""
-    fd = os.open(output.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with vmcoreinfo.mapped_file(fd) as content, memoryview(content) as view:
-            for item in placed:
-                if item.segment.kind not in ("ram", "dimm", "virtio-mem"):
-                    continue
-                end = item.offset + item.segment.length
-                for start, length in output.file.extents(item.offset, end):
-                    first = item.offset + (start - item.offset) // page_size * page_size
-                    address = item.segment.address + first - item.offset
-                    with view[first : start + length] as part:
-                        yield address, part
-    finally:
-        os.close(fd)
+    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen()), findings)
 
 
 # --- QEMU's layout ---

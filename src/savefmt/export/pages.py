@@ -15,7 +15,7 @@ from savefmt.memory import SkimVisitor, pass_over, scanner_for
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
-from savefmt.native.pages import BlockPages
+from savefmt.native.pages import BlockPages, Watch
 from savefmt.native.records import Scatter
 from savefmt.progress import Meter
 
@@ -35,6 +35,7 @@ def write_pages(
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
+    watch: Watch | None = None,
 ) -> int:
     """Write the pages of segments to their places.
 
@@ -50,6 +51,8 @@ def write_pages(
         As everywhere.
     findings : list of Finding
         Receives what the image turns out not to hold.
+    watch : Watch, optional
+        Looks at the pages.
 
     Returns
     -------
@@ -57,12 +60,17 @@ def write_pages(
         Pages that had content.
     """
     if image.layout is Layout.MAPPED_RAM:
-        return _move(image, target, placed, io, meter)
-    return _scatter(image, target, placed, io, meter, findings)
+        return _move(image, target, placed, io, meter, watch)
+    return _scatter(image, target, placed, io, meter, findings, watch)
 
 
 def _move(
-    image: SaveImage, target: File, placed: Sequence[Placed], io: IOOptions, meter: Meter
+    image: SaveImage,
+    target: File,
+    placed: Sequence[Placed],
+    io: IOOptions,
+    meter: Meter,
+    watch: Watch | None,
 ) -> int:
     image.mapped.tail.check_end()
     blocks = image.mapped.pages
@@ -73,7 +81,15 @@ def _move(
     present = sum(part.present for part in parts)
     meter.total = present * image.page_size
     offsets = [item.offset for item in placed]
-    move_pages(image.file, parts, io, meter.update, target=target, target_offsets=offsets)
+    move_pages(
+        image.file,
+        parts,
+        io,
+        meter.update,
+        target=target,
+        target_offsets=offsets,
+        watch=watch,
+    )
     return present
 
 
@@ -123,9 +139,10 @@ def _scatter(
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
+    watch: Watch | None,
 ) -> int:
     stretches, mirrors = _split(placed)
-    visitor = _Placer(image, target, stretches, io)
+    visitor = _Placer(image, target, stretches, io, watch)
     try:
         with pass_over(image, visitor, io, meter):
             visitor.finish()
@@ -143,9 +160,15 @@ class _Placer(SkimVisitor):
     """Sends pages to their places while a sequential stream goes by."""
 
     def __init__(
-        self, image: SaveImage, target: File, stretches: Sequence[_Stretch], io: IOOptions
+        self,
+        image: SaveImage,
+        target: File,
+        stretches: Sequence[_Stretch],
+        io: IOOptions,
+        watch: Watch | None,
     ) -> None:
         super().__init__(image.path)
+        self._watch = watch
         self._target = target
         self._stretches = stretches
         self._io = io
@@ -169,6 +192,7 @@ class _Placer(SkimVisitor):
             key=None,
             path=self._path,
             places=[(stretch.block, stretch.first) for stretch in self._stretches],
+            watch=self._watch,
         )
         return self._scatter
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from savefmt.export.pages import Placed
 from savefmt.export.segments import Segment, total
 from savefmt.model import Finding
+from savefmt.native.pages import Watch
 from savefmt.output import OutputFile
 
 Finish = Callable[[OutputFile, list[Finding]], str | None]
@@ -34,6 +35,8 @@ class Plan:
         Whether pages lie on page borders, so that direct I/O can write them.
     cpus : int
         vCPUs whose registers it has.
+    watch : Watch or None
+        Looks at the pages for `finish`.
     finish : callable
         Called when the pages are in.
     """
@@ -43,6 +46,7 @@ class Plan:
     pieces: tuple[tuple[int, bytes], ...] = ()
     aligned: bool = True
     cpus: int = 0
+    watch: Watch | None = None
     finish: Finish = field(default=_nothing)
 
     @property

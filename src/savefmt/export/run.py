@@ -206,7 +206,13 @@ class _Export:
     def _write(self, plan: Plan, output: OutputFile) -> tuple[int, str | None]:
         output.set_length(plan.length)
         present = write_pages(
-            self._image, output.file, plan.placed, self._io, self._meter, self._findings
+            self._image,
+            output.file,
+            plan.placed,
+            self._io,
+            self._meter,
+            self._findings,
+            plan.watch,
         )
         self._meter.phase = "finishing"
         for at, piece in plan.pieces:

@@ -6,21 +6,24 @@ to QEMU's vmcoreinfo device where there is one; else the note is found by its na
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from savefmt.errors import AddressError, ImageIOError, UnsupportedError
+from savefmt.errors import AddressError, UnsupportedError
 from savefmt.guest.source import read_tree
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
+from savefmt.native.pages import Watch
 
 NAME = b"VMCOREINFO"
 MAX_LENGTH = 64 << 10
 """Of the text; Linux has 4 KiB for it, or a page where pages are larger."""
 
-_MAX_NOTE = 1 << 20
+MAX_NOTE = MAX_LENGTH + 24
+"""Of the note that the text is in."""
+
+_MAX_ANNOUNCED = 1 << 20
 _ELF_FORMAT = 1
 _HEAD = struct.Struct("<III")
 _NAME_AT = _HEAD.size
@@ -66,7 +69,7 @@ def announced(image: SaveImage, findings: list[Finding]) -> Announced | None:
     address, length = tree.number("vmcoreinfo.paddr"), tree.number("vmcoreinfo.size")
     if kind != _ELF_FORMAT or address is None or length is None:
         return None
-    if not _HEAD.size <= length <= _MAX_NOTE:
+    if not _HEAD.size <= length <= _MAX_ANNOUNCED:
         return None
     return Announced(address, length)
 
@@ -104,12 +107,36 @@ def from_device(read: Read, place: Announced | None) -> VmcoreInfo | None:
     return VmcoreInfo(text, place.address, "device") if text is not None else None
 
 
-def find_in(stretches: Iterable[tuple[int, memoryview]], page_size: int) -> Iterator[VmcoreInfo]:
+def watch() -> Watch:
+    """Return what notes the pages that VMCOREINFO may begin while they are written."""
+    return Watch(_NAME_AT, NAME + b"\0")
+
+
+def notes_in(places: Iterable[tuple[int, bytes]]) -> Iterator[VmcoreInfo]:
+    """Tell the notes among pages that only may begin with one.
+
+    Parameters
+    ----------
+    places : iterable of (int, bytes)
+        Guest-physical address, and what lies there.
+
+    Yields
+    ------
+    VmcoreInfo
+        As they come.
+    """
+    for address, data in places:
+        text = _text_of(data)
+        if text is not None:
+            yield VmcoreInfo(text, address, "memory")
+
+
+def find_in(stretches: Iterable[tuple[int, bytes]], page_size: int) -> Iterator[VmcoreInfo]:
     """Look for notes at the starts of pages.
 
     Parameters
     ----------
-    stretches : iterable of (int, memoryview)
+    stretches : iterable of (int, bytes)
         Guest-physical address, at the start of a page, and what lies there.
     page_size : int
         Bytes a page.
@@ -120,18 +147,15 @@ def find_in(stretches: Iterable[tuple[int, memoryview]], page_size: int) -> Iter
         As they come.
     """
     for address, data in stretches:
-        # One byte of each page tells nearly all of them apart.
-        column = bytes(data[_NAME_AT::page_size])
-        page = column.find(NAME[:1])
-        while page >= 0:
-            at = page * page_size
-            text = _text_of(data[at : at + _HEAD.size + 12 + MAX_LENGTH])
-            if text is not None:
-                yield VmcoreInfo(text, address + at, "memory")
-            page = column.find(NAME[:1], page + 1)
+        at = data.find(NAME)
+        while at >= 0:
+            start = at - _NAME_AT
+            if start >= 0 and start % page_size == 0:
+                yield from notes_in([(address + start, data[start : start + MAX_NOTE])])
+            at = data.find(NAME, at + 1)
 
 
-def _text_of(note: bytes | memoryview) -> bytes | None:
+def _text_of(note: bytes) -> bytes | None:
     """Return the text of a note if it is one of VMCOREINFO."""
     if len(note) < _HEAD.size:
         return None
@@ -139,9 +163,9 @@ def _text_of(note: bytes | memoryview) -> bytes | None:
     if name_length != len(NAME) + 1 or kind != 0 or not 0 < length <= MAX_LENGTH:
         return None
     at = _NAME_AT + _padded(name_length)
-    if bytes(note[_NAME_AT : _NAME_AT + name_length]) != NAME + b"\0" or at + length > len(note):
+    if note[_NAME_AT : _NAME_AT + name_length] != NAME + b"\0" or at + length > len(note):
         return None
-    text = bytes(note[at : at + length])
+    text = note[at : at + length]
     # Crash notes of the same name would have other content.
     return text if b"OSRELEASE=" in text else None
 
@@ -181,6 +205,15 @@ def choose(found: Iterable[VmcoreInfo], findings: list[Finding]) -> VmcoreInfo |
     return first
 
 
+def too_many(count: int) -> Finding:
+    """Return the finding for memory that is full of what looks like VMCOREINFO."""
+    return Finding(
+        "export.vmcoreinfo",
+        Severity.WARNING,
+        f"{count} pages and more begin as VMCOREINFO does; the rest was not looked at",
+    )
+
+
 def find(image: SaveImage, findings: list[Finding]) -> VmcoreInfo | None:
     """Find VMCOREINFO in an image of any form.
 
@@ -202,7 +235,7 @@ def find(image: SaveImage, findings: list[Finding]) -> VmcoreInfo | None:
     return choose(find_in(_contents(image), image.page_size), findings)
 
 
-def _contents(image: SaveImage) -> Iterator[tuple[int, memoryview]]:
+def _contents(image: SaveImage) -> Iterator[tuple[int, bytes]]:
     """Yield the guest's RAM by address, pages without content left out."""
     size = image.page_size
     left_out = {block.idstr for block in image.head.blocks.blocks if block.ignored}
@@ -214,14 +247,6 @@ def _contents(image: SaveImage) -> Iterator[tuple[int, memoryview]]:
             last = min((run.first + run.count) * size, item.offset + item.length)
             for offset in range(first, last, _PIECE):
                 # A text longer than a page may lie across two pieces.
-                length = min(_PIECE + MAX_LENGTH + size, last - offset)
-                data = memoryview(image.memory.read(item.block, offset, length))
+                length = min(_PIECE + MAX_NOTE, last - offset)
+                data = image.memory.read(item.block, offset, length)
                 yield item.start + offset - item.offset, data
-
-
-def mapped_file(fd: int) -> mmap.mmap:
-    """Map a file for reading."""
-    try:
-        return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-    except OSError as error:
-        raise ImageIOError.from_os(error) from error

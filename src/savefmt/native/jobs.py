@@ -8,7 +8,7 @@ from typing import Any
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 from savefmt.native.file import File, ring_chunks
-from savefmt.native.pages import BlockPages, SumKey, Table, pack_blocks, pack_tables
+from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
 OnBytes = Callable[[int], None]
 """Called with the bytes done so far; what it raises ends the job."""
@@ -37,6 +37,7 @@ def move_pages(
     target: File | None = None,
     target_offsets: Sequence[int] = (),
     key: SumKey | None = None,
+    watch: Watch | None = None,
 ) -> list[Table] | None:
     """Read all present pages; copy them to a fresh `target` and sum them on request.
 
@@ -56,6 +57,8 @@ def move_pages(
         Where each block's page 0 goes in the target.
     key : SumKey, optional
         Sum the pages with it.
+    watch : Watch, optional
+        Looks at the pages that are written.
 
     Returns
     -------
@@ -73,6 +76,7 @@ def move_pages(
     move.target_offsets = offsets
     move.sums = sums
     move.key = key.handle if key else ffi.NULL
+    move.watch = watch.handle if watch else ffi.NULL
     move.nblocks = len(blocks)
     move.nthreads = io.worker_count
     move.window = io.window

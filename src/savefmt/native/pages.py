@@ -10,6 +10,7 @@ from savefmt.model import PageRun
 from savefmt.native.core import call, ffi, lib, new_handle
 from savefmt.native.file import File
 
+_MIN_PAGE = 512
 _MAX_PAGE = 64 << 10
 _KEY_LENGTH = _MAX_PAGE + 32
 
@@ -130,6 +131,43 @@ class Table:
         while lib.sf_table_next_difference(self.handle, other.handle, at, run):
             yield PageRun(run.first, run.count)
             at = run.first + run.count
+
+
+class Watch:
+    """Notes pages that hold certain bytes while they are written.
+
+    Parameters
+    ----------
+    at : int
+        Where in a page the bytes stand.
+    data : bytes
+        The bytes; they and what is before them fit into the smallest page, 512 bytes.
+    capacity : int
+        Hits kept at most; later ones are dropped.
+    """
+
+    def __init__(self, at: int, data: bytes, capacity: int = 4096) -> None:
+        if at < 0 or not data or at + len(data) > _MIN_PAGE:
+            raise ValueError("bytes beyond the smallest page")
+        self._data = data
+        self._bytes = ffi.from_buffer("uint8_t[]", self._data)
+        self._hits = ffi.new("uint64_t[]", capacity)
+        self.handle = ffi.new("struct sf_watch *")
+        self.handle.bytes = self._bytes
+        self.handle.hits = self._hits
+        self.handle.length = len(data)
+        self.handle.at = at
+        self.handle.capacity = capacity
+
+    @property
+    def hits(self) -> list[int]:
+        """Offsets in the target, ascending; a page written again may have changed since."""
+        return sorted(set(self._hits[0 : self.handle.count]))
+
+    @property
+    def full(self) -> bool:
+        """Whether there may have been more."""
+        return bool(self.handle.count == self.handle.capacity)
 
 
 def pack_tables(tables: Sequence[Table] | None) -> Any:

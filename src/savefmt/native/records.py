@@ -10,7 +10,7 @@ from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex, pack_indexes
-from savefmt.native.pages import BlockPages, SumKey, Table, pack_blocks, pack_tables
+from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +230,8 @@ class Scatter(_Sink):
     places : sequence of (int, int), optional
         Number of the block and the first page that each of `blocks` takes, ascending and
         none overlapping; other pages are dropped.  Not with a key.
+    watch : Watch, optional
+        Looks at the pages that are written.
     """
 
     def __init__(
@@ -242,6 +244,7 @@ class Scatter(_Sink):
         key: SumKey | None,
         path: StrPath,
         places: Sequence[tuple[int, int]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(scanner, path)
         if key is not None and places is not None:
@@ -255,9 +258,10 @@ class Scatter(_Sink):
         options.places = packed
         options.sums = sums
         options.key = key.handle if key else ffi.NULL
+        options.watch = watch.handle if watch else ffi.NULL
         options.window = io.window
         options.nthreads = io.worker_count
-        self._kept = (pages, views, packed, sums, options, key)
+        self._kept = (pages, views, packed, sums, options, key, watch)
         self._handle = new_handle(
             "sf_scatter",
             lib.sf_scatter_start,
