@@ -15,10 +15,17 @@ from jsonschema import Draft202012Validator
 import savefmt
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-FORMS = """
-    q35-smp q35-smp-mapped live-xbzrle libvirt-devices libvirt-zstd libvirt-gzip libvirt-bzip2
-    libvirt-xz libvirt-lzop
-""".split()
+FORMS = [
+    "q35-smp",
+    "q35-smp-mapped",
+    "live-xbzrle",
+    "libvirt-devices",
+    "libvirt-zstd",
+    "libvirt-gzip",
+    "libvirt-bzip2",
+    "libvirt-xz",
+    "libvirt-lzop",
+]
 
 
 @pytest.fixture(scope="module")
