@@ -71,7 +71,7 @@ class Devices:
             if self._image.layout is Layout.MAPPED_RAM:
                 return tuple(self._mapped())
             found = self._by_description() if self._image.codec == "raw" else None
-            return found if found is not None else tuple(self._by_pass())
+            return found if found is not None else self._by_pass()
         except SavefmtError as error:
             error.path = error.path or self._image.path
             raise
@@ -199,19 +199,22 @@ class Devices:
                 return (*early, *found)
         return None
 
-    def _by_pass(self) -> Iterator[Section]:
+    def _by_pass(self) -> tuple[Section, ...]:
         visitor = _Keeper(self._image.path)
         meter = Meter(None)
+        kept: dict[int, bytes] = {}
+        found = []
         with pass_over(self._image, visitor, self._io, meter, findings=self.findings) as tail:
             if tail.end - tail.start > MAX_DEVICE_STATE:
                 raise _too_much()
-            self._description = tail.description
-            self._kept = {}
             for section, payload in (*visitor.kept, *self._walk(tail)):
                 if section.offset is None:
                     raise AssertionError("a section without place")
-                self._kept[section.offset] = payload
-                yield section
+                kept[section.offset] = payload
+                found.append(section)
+            # Not before all went well, lest a second try mistake it for its own.
+            self._description, self._kept = tail.description, kept
+        return tuple(found)
 
 
 class _Keeper(SkimVisitor):

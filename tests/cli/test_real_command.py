@@ -162,6 +162,10 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
         ["check", "--full", huge],
         ["check", "--full", tmp_path / "sparse"],
         ["compare", raw, tmp_path / "again"],
+        ["read", raw, "--block", "pc.ram", "63G", "16", "--index", tmp_path / "index"],
+        ["read", raw, "--block", "pc.ram", "1M", "16", "--index", tmp_path / "index"],
+        ["read", packed, "--block", "pc.ram", "63G", "16"],
+        ["read", tmp_path / "gzip", "--block", "pc.ram", "1M", "16"],
     ]
     for step in steps:
         code, talk, peak = run(*step)
@@ -170,6 +174,7 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
 
     assert (tmp_path / "sparse").stat().st_blocks * 512 < 64 * MIB
     assert (tmp_path / "again").stat().st_blocks * 512 < 64 * MIB
+    assert (tmp_path / "index").stat().st_size < 16 << 10
 
 
 def test_going_through_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None:

@@ -65,10 +65,8 @@ def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli import render_devices
 
     chosen = [section for section in devices.sections if _fits(section, args.section)]
-    for finding in devices.findings:
-        ui.remark(f"{args.image}: {finding.message}")
-    if devices.incomplete:
-        ui.remark(f"{args.image}: {devices.incomplete}")
+    for doubt in render_devices.doubts(devices):
+        ui.remark(f"{args.image}: {doubt}")
     if args.section is not None and not chosen:
         raise savefmt.UnsupportedError(f"no device section {args.section!r}", path=args.image)
     code = ExitCode.GOOD

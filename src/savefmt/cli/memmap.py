@@ -34,11 +34,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show the map and its doubts."""
-    from savefmt.cli import render_memory
+    from savefmt.cli import render_devices, render_memory
 
     try:
         with savefmt.open(args.image) as image:
             memory_map = image.guest.physical.map
+            for doubt in render_devices.doubts(image.devices):
+                ui.remark(f"{args.image}: {doubt}")
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED

@@ -153,7 +153,7 @@ def _pieces(read: Callable[[int, int], bytes], address: int, length: int) -> Ite
 
 def run_vtop(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Translate each address; one that is not mapped never hides the next."""
-    from savefmt.cli import render_memory
+    from savefmt.cli import render_devices, render_memory
 
     code = ExitCode.GOOD
     shown = []
@@ -161,6 +161,8 @@ def run_vtop(args: argparse.Namespace, ui: Ui) -> ExitCode:
         with savefmt.open(args.image, index=args.index) as image:
             _prepare(image, args, ui)
             space = image.guest.space(args.cpu, args.cr3)
+            for doubt in render_devices.doubts(image.devices):
+                ui.remark(f"{args.image}: {doubt}")
             for address in args.addresses:
                 try:
                     found = space.translate(address)

@@ -32,12 +32,14 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show one vCPU or all."""
-    from savefmt.cli import render_registers
+    from savefmt.cli import render_devices, render_registers
 
     try:
         with savefmt.open(args.image) as image:
             guest = image.guest
             cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
+            for doubt in render_devices.doubts(image.devices):
+                ui.remark(f"{args.image}: {doubt}")
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from savefmt.cli.render import error_fields, many, plain
 from savefmt.errors import FormatError
 from savefmt.format.devicetree import Field, Struct, Value
 from savefmt.model import Section
 
+if TYPE_CHECKING:
+    from savefmt.devices import Devices
+
+_GUESSED = "stream.guessed-length"
 _WIDTH = 96
 _STEP = "  "
 _EXACT_LENGTH = 4
 """Numbers of more bytes than these are text in JSON, which many readers round to 53 bits."""
+
+
+def doubts(devices: Devices) -> Iterator[str]:
+    """Say what is uncertain about device sections, and so about all that is read from them.
+
+    Parameters
+    ----------
+    devices : Devices
+        Of an image; looked through if that was not done yet.
+
+    Yields
+    ------
+    str
+        One line each; one for all lengths that were guessed.
+    """
+    sections = devices.sections
+    guessed = 0
+    for finding in devices.findings:
+        if finding.code == _GUESSED:
+            guessed += 1
+        else:
+            yield finding.message
+    if guessed:
+        yield (
+            f"nothing describes the device state; where {guessed} of {len(sections)} sections "
+            "end was guessed from their footers"
+        )
+    if devices.incomplete:
+        yield devices.incomplete
 
 
 def device_lines(section: Section, tree: Struct, described: bool, limit: int) -> Iterator[str]:
