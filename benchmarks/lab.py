@@ -32,9 +32,9 @@ class Scale:
 
 SCALES = {
     "full": Scale(
-        ram=4 * GIB,
-        data=2 * GIB,
-        codec_data=GIB,
+        ram=2 * GIB,
+        data=5 * GIB // 4,
+        codec_data=GIB // 2,
         fragment_data=256 * MIB,
         growth_data=256 * MIB,
         small_ram=GIB,

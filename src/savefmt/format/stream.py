@@ -68,6 +68,7 @@ COMMANDS: Mapping[int, tuple[str, tuple[int, ...] | None]] = {
 
 _POSTCOPY_ADVISE = 3
 _PACKAGED = 7
+_FOOTER_LENGTH = 5
 _NEVER_IN_FILES = {4, 5, 6, 9, 10}
 _ITEMS_AFTER_SECTION = {*range(ItemType.EOF, ItemType.SUBSECTION), ItemType.COMMAND}
 
@@ -474,6 +475,10 @@ class StreamWalker:
                 self._warn("stream.no-footers", "sections lack footers", offset, advice)
         if not self.has_footers:
             return
+        if self.cursor.peek(_FOOTER_LENGTH) == head.pack_footer():
+            self.cursor.skip(_FOOTER_LENGTH, "footer")
+            return
+        # Only now, since some streams have a hundred thousand empty sections.
         mark = self.cursor.u8(f"the footer of the {head}")
         if mark != ItemType.FOOTER:
             raise CorruptError(
@@ -541,7 +546,9 @@ class StreamWalker:
         start = self._announced.get(section_id)
         if start is None or start.kind is not ItemType.START:
             raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)
-        return replace(start, offset=offset, kind=kind)
+        return SectionHead(
+            offset, kind, section_id, start.idstr, start.instance_id, start.version
+        )
 
     def _pass_over(self, cursor: Cursor, head: SectionHead) -> None:
         length = self.payload_length(head)
