@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 import savefmt
 from savefmt.errors import AddressError, ConversionError
-from savefmt.export import elf, kernel, vmcoreinfo
+from savefmt.export import blocks, elf, kernel, run, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ELF32, ELF64, ProgramHeader
 from savefmt.export.segments import Segment, find_segments
@@ -458,6 +459,24 @@ def test_a_forged_cmos_is_told_of(layout: str, tmp_path: Path) -> None:
     warnings = {f.code for f in report.findings if f.severity is Severity.WARNING}
     assert "memmap.cmos" in warnings
     assert (tmp_path / "raw").read_bytes() == content(p7=7)
+
+
+@pytest.mark.parametrize("format", ["elf", "blocks"])
+def test_a_source_that_changes(
+    format: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(tmp_path, layout=layout)
+    home: Any = blocks if format == "blocks" else run
+    write_pages = home.write_pages
+
+    def write_and_touch(*args: Any) -> Any:
+        os.utime(source, (1, 1))
+        return write_pages(*args)
+
+    monkeypatch.setattr(home, "write_pages", write_and_touch)
+    with pytest.raises(ConversionError, match="source changed"):
+        savefmt.export(source, tmp_path / "out", format=format)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])
