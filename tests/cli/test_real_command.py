@@ -113,12 +113,19 @@ def limited(length: int) -> Callable[[], None]:
     return limit
 
 
-@pytest.mark.parametrize("form", ["raw", "sparse", "zstd", "gzip", "lzop"])
-def test_a_file_that_cannot_grow(form: str, medium: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("convert", "-O", form) for form in ("raw", "sparse", "zstd", "gzip", "lzop")),
+        *(("export", "-f", form) for form in ("elf", "raw", "lime", "blocks")),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_grow(options: tuple[str, ...], medium: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     done = subprocess.run(
-        [*COMMAND, "convert", medium, target, "-O", form],
+        [*COMMAND, *options, medium, target],
         preexec_fn=limited(20 * MIB),
         capture_output=True,
         text=True,
@@ -166,6 +173,9 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
         ["read", raw, "--block", "pc.ram", "1M", "16", "--index", tmp_path / "index"],
         ["read", packed, "--block", "pc.ram", "63G", "16"],
         ["read", tmp_path / "gzip", "--block", "pc.ram", "1M", "16"],
+        ["export", huge, tmp_path / "huge.elf"],
+        ["export", raw, tmp_path / "raw.memory", "-f", "raw"],
+        ["export", packed, tmp_path / "packed.elf"],
     ]
     for step in steps:
         code, talk, peak = run(*step)
@@ -175,6 +185,7 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
     assert (tmp_path / "sparse").stat().st_blocks * 512 < 64 * MIB
     assert (tmp_path / "again").stat().st_blocks * 512 < 64 * MIB
     assert (tmp_path / "index").stat().st_size < 16 << 10
+    assert (tmp_path / "packed.elf").stat().st_blocks * 512 < 64 * MIB
 
 
 def test_going_through_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None:
