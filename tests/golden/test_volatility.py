@@ -203,7 +203,9 @@ def run_volatility(*words: str | Path, prelude: str = "") -> subprocess.Complete
     code = f"import sys; sys.argv[0] = 'vol'{prelude}; from volatility3.cli import main; main()"
     folder = plugins.folder("volatility")
     command = [sys.executable, "-c", code, "-q", "--offline", "-p", str(folder)]
-    return subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_the_real_command_stacks_the_layer(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_the_real_command_fails_clearly(tmp_path: Path) -> None:
 FAILS_LATE = """\
 ; import savefmt.guest.physical as module
 def fail(self, address, length):
-    if length > 1:
+    if length > 1 << 20:
         raise OSError(5, "the disk is gone")
 module.PhysicalMemory.read = fail
 from volatility3.cli import main"""

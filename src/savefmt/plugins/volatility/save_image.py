@@ -43,9 +43,10 @@ _HEAD_LENGTH = 16
 def _refuse(reason: object) -> NoReturn:
     """End volatility3 with exit code 1: it holds back any milder exception."""
     if multiprocessing.parent_process() is not None:
-        # In a worker that scans: volatility3 would wait for its result without end.
+        # In a worker that scans: volatility3 would wait for its result without end, and an
+        # interrupt lets it end the other workers, too.
         print(f"savefmt: {reason}", file=sys.stderr, flush=True)
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getppid(), signal.SIGINT)
     raise SystemExit(f"savefmt: {reason}")
 
 
