@@ -355,6 +355,23 @@ class GuestMemory:
                 return number
         raise KeyError(block)
 
+    def prepare(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+        """Do now what the first read would do: index or unpack the image if need be.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        PageIndex or sequence of BlockPages
+            Where the pages are.
+        """
+        if self._image.layout is Layout.SEQUENTIAL and self._image.codec == "raw":
+            self.index(meter)
+        return self._store
+
     @cached_property
     def _store(self) -> PageIndex | Sequence[BlockPages]:
         image = self._image
