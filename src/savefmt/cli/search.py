@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -98,6 +97,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print matches as they are found."""
+    from savefmt.cli import render_hits
+
     _refuse_nonsense(args)
     try:
         matchers = list(_matchers(args))
@@ -112,11 +113,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             places = _places(image, args)
             progress = stack.enter_context(ui.progress(args.image))
             hits = _hits(image, args, matchers, rules, places, progress)
+            if args.count:
+                count = _count(image, args, matchers, hits, progress)
         except (SavefmtError, OSError) as error:
             ui.fail(error, args.image)
             return ExitCode.TROUBLE
         try:
-            count = _show(hits, args, ui)
+            if args.count:
+                render_hits.show_count(count, args.output)
+            else:
+                count = render_hits.SHOWN_AS[args.output](hits, ui.color)
         except (SavefmtError, OSError) as error:
             if is_broken_pipe(error):
                 raise
@@ -126,14 +132,19 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     return ExitCode.GOOD if count else ExitCode.FAILED
 
 
-def _show(hits: Iterator[Hit], args: argparse.Namespace, ui: Ui) -> int:
-    from savefmt.cli import render_hits
+def _count(
+    image: SaveImage,
+    args: argparse.Namespace,
+    matchers: list[Matcher],
+    hits: Iterator[Hit],
+    progress: OnProgress | None,
+) -> int:
+    """Count matches, without a look at each where that can be."""
+    if args.yara or args.max_count is not None:
+        return sum(1 for _ in hits)
+    from savefmt.scan.search import count
 
-    if not args.count:
-        return render_hits.SHOWN_AS[args.output](hits, ui.color)
-    count = sum(1 for _ in hits)
-    render_hits.show_count(count, args.output)
-    return count
+    return count(image, matchers, blocks=args.block, io=io_of(args), progress=progress)
 
 
 def _refuse_nonsense(args: argparse.Namespace) -> None:
@@ -208,4 +219,3 @@ def _remark(image: SaveImage, places: Places, ui: Ui) -> None:
             image.memory.read(block.idstr, 0, 0)
         except UnsupportedError as error:
             ui.remark(f"{image.path}: {error.message}")
-    sys.stdout.flush()

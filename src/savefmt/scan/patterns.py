@@ -29,6 +29,10 @@ class Matcher(Protocol):
         """What the user wrote."""
 
     @property
+    def overlaps(self) -> bool:
+        """Whether matches that overlap are told, too."""
+
+    @property
     def reach(self) -> int:
         """Bytes of the longest match."""
 
@@ -54,6 +58,7 @@ class Masked:
 
     name: str
     pattern: MaskedPattern
+    overlaps = True
 
     @property
     def reach(self) -> int:
@@ -90,6 +95,7 @@ class Regex:
     name: str
     compiled: Any
     fits_zeros: bool
+    overlaps = False
 
     @property
     def reach(self) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, islice
+from typing import TypeAlias
 
 from savefmt.errors import SavefmtError
 from savefmt.guest.mappings import ReverseMap
@@ -14,7 +15,7 @@ from savefmt.guest.placement import Placement
 from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
-from savefmt.scan.patterns import Masked, Matcher
+from savefmt.scan.patterns import Matcher
 from savefmt.scan.values import Hit
 from savefmt.scan.windows import Memory, Reach, Window
 
@@ -23,8 +24,8 @@ CONTEXT = 16
 
 CONTEXT_LIMIT = 4096
 
-Found = tuple[int, int, str]
-"""Start and end in a window's data, and the name of the pattern."""
+Found: TypeAlias = "array[int]"
+"""Start and end in a window's data, again and again: memory may be full of matches."""
 
 
 class Places:
@@ -141,14 +142,15 @@ def count(
     if not patterns:
         raise ValueError("nothing to look for")
     memory = Memory(image, blocks, io=io, progress=progress)
-    return sum(len(found) for _, found in _found(memory, patterns, 0))
+    return sum(len(each) // 2 for _, found in _found(memory, patterns, 0) for each in found)
 
 
 def _hits(
     memory: Memory, patterns: Sequence[Matcher], context: int, places: Places
 ) -> Iterator[Hit]:
     for window, found in _found(memory, patterns, context):
-        for start, end, name in found:
+        named = [_named(each, one.name) for each, one in zip(found, patterns, strict=True)]
+        for start, end, name in heapq.merge(*named):
             block, offset = window.stretch.block, window.base + start
             physical = places.physical(block, offset)
             yield Hit(
@@ -164,52 +166,41 @@ def _hits(
             )
 
 
+def _named(found: Found, name: str) -> Iterator[tuple[int, int, str]]:
+    return ((found[at], found[at + 1], name) for at in range(0, len(found), 2))
+
+
 def _found(
     memory: Memory, patterns: Sequence[Matcher], context: int
 ) -> Iterator[tuple[Window, list[Found]]]:
+    """Yield windows in which something was found, with what each pattern found."""
     reach = max(pattern.reach for pattern in patterns)
     zeros = any(pattern.fits_zeros for pattern in patterns)
     # What begins in zeros before the data can end in it, and the reverse.
     covered = Reach(lead=max(context, 1), tail=reach + context, margin=reach, zeros=zeros)
-    regexes = [pattern for pattern in patterns if not isinstance(pattern, Masked)]
-    masked = _finder([pattern for pattern in patterns if isinstance(pattern, Masked)])
 
-    def work(window: Window) -> tuple[Window, list[list[Found]]]:
-        found = [masked(window), *(_finder([one])(window) for one in regexes)]
+    def work(window: Window) -> tuple[Window, list[Found]]:
+        found = [_find(pattern, window) for pattern in patterns]
         # Windows wait for their turn: those without a match need not take memory.
-        return window if any(found) else _emptied(window), found
+        return window if any(found) else Window(window.stretch, window.base, b""), found
 
-    ends = [0] * len(regexes)
-    block = ""
-    for window, (plain, *found) in memory.each(work, covered):
+    ends, block = [0] * len(patterns), ""
+    for window, found in memory.each(work, covered):
         if window.stretch.block != block:
-            block, ends = window.stretch.block, [0] * len(regexes)
-        for number, pattern in enumerate(regexes):
-            if ends[number] > window.stretch.start and found[number]:
-                # A match reached in here, and the next is looked for behind it.
-                again = window if window.data else memory.read(window.stretch, covered)
-                found[number] = _finder([pattern], ends[number])(again)
-            if found[number]:
-                ends[number] = window.base + found[number][-1][1]
-        if plain or any(found):
-            yield window, list(heapq.merge(plain, *found, key=itemgetter(0)))
+            block, ends = window.stretch.block, [0] * len(patterns)
+        for number, pattern in enumerate(patterns):
+            if not pattern.overlaps and found[number]:
+                if ends[number] > window.stretch.start:
+                    # A match reached in here, and the next is looked for behind it.
+                    found[number] = _find(pattern, window, ends[number])
+                if found[number]:
+                    ends[number] = window.base + found[number][-1]
+        if any(found):
+            yield window, found
 
 
-def _finder(patterns: Sequence[Matcher], after: int = 0) -> Callable[[Window], list[Found]]:
-    """Return what finds these patterns in a window, from the place `after` in the block on."""
-
-    def find(window: Window) -> list[Found]:
-        start = max(window.stretch.start, after) - window.base
-        end = window.stretch.end - window.base
-        found = [
-            (*place, pattern.name)
-            for pattern in patterns
-            for place in pattern.matches(window.data, start, end)
-        ]
-        return sorted(found) if len(patterns) > 1 else found
-
-    return find
-
-
-def _emptied(window: Window) -> Window:
-    return Window(window.stretch, window.base, b"")
+def _find(pattern: Matcher, window: Window, after: int = 0) -> Found:
+    """Look for matches that begin in a window, from the place `after` in the block on."""
+    start = max(window.stretch.start, after) - window.base
+    end = window.stretch.end - window.base
+    return array("I", chain.from_iterable(pattern.matches(window.data, start, end)))

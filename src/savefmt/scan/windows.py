@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from savefmt.errors import AddressError, SavefmtError, UnsupportedError
 from savefmt.image import SaveImage
-from savefmt.model import IOOptions, Layout, OnProgress
+from savefmt.model import IOOptions, OnProgress
 from savefmt.progress import Meter
 
 T = TypeVar("T")
@@ -130,18 +130,12 @@ class Memory:
                 raise AddressError(
                     f"no RAM block {name!r}; there are: {', '.join(known)}", path=image.path
                 )
-        self._prepare()
+        # Before threads ask for them, and while there is somebody to tell.
+        image.memory.prepare(Meter(progress, image.length, "finding pages"))
         wanted = [name for name in known if blocks is None or name in blocks]
         held = [name for name in wanted if self._is_held(name)]
         self.lengths = {name: known[name] for name in held}
         self.left_out = tuple(name for name in wanted if name not in held)
-
-    def _prepare(self) -> None:
-        """Find the pages before threads ask for them, and while there is somebody to tell."""
-        image = self.image
-        if image.layout is Layout.SEQUENTIAL and image.codec == "raw":
-            self._meter.phase = "finding pages"
-            image.memory.index(self._meter)
 
     def _is_held(self, block: str) -> bool:
         try:
