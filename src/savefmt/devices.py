@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from savefmt.format.cursor import FileCursor
 from savefmt.format.devicetree import Struct, decode, decode_start, read_entries
 from savefmt.format.fixedlayouts import find_entry
 from savefmt.format.ram import EOS_WORD
+from savefmt.format.segments import find_segments
 from savefmt.format.stream import (
     Command,
     EndOfStream,
@@ -21,13 +23,14 @@ from savefmt.format.stream import (
     StreamWalker,
     encode_name,
 )
-from savefmt.format.vmstate import Description
+from savefmt.format.vmstate import Description, find_at_end
 from savefmt.memory import SkimVisitor, pass_over
 from savefmt.model import Finding, IOOptions, Layout, Section
 from savefmt.progress import Meter
 from savefmt.stored import StoredImage
 from savefmt.tail import Pread, Tail
 from savefmt.traverse import read_head, section_of, take_payload
+from savefmt.unpacked import SegmentReader
 
 MAX_DEVICE_STATE = 256 << 20
 """Device state is taken into memory up to this: a hundred times what QEMU writes."""
@@ -38,8 +41,9 @@ _FOOTER_LENGTH = 5
 class Devices:
     """Device sections of an image, and their payloads; made by `SaveImage.devices`.
 
-    Mapped-ram images and uncompressed sequential ones are read where the sections lie,
-    without touching the pages.  Others take one pass over the image.
+    Mapped-ram images, uncompressed sequential ones, and compressed ones that can be
+    entered midway are read where the sections lie, without touching the pages.  Others
+    take one pass over the image.
 
     Parameters
     ----------
@@ -61,6 +65,8 @@ class Devices:
         self._io = io
         self._kept: dict[int, bytes] | None = None
         self._description = image.description
+        self._read: Callable[[int, int], bytes] = lambda length, at: image.file.read(length, at)
+        self._end = image.length
         self.findings: list[Finding] = []
         self.incomplete: str | None = None
 
@@ -70,7 +76,9 @@ class Devices:
         try:
             if self._image.layout is Layout.MAPPED_RAM:
                 return tuple(self._mapped())
-            found = self._by_description() if self._image.codec == "raw" else None
+            if self._image.codec != "raw":
+                self._enter_midway()
+            found = self._by_description()
             return found if found is not None else self._by_pass()
         except SavefmtError as error:
             error.path = error.path or self._image.path
@@ -93,7 +101,7 @@ class Devices:
             return memoryview(self._kept[known.offset])
         if known.length > MAX_DEVICE_STATE:
             raise _too_much()
-        return memoryview(self._image.file.read(known.length, known.offset))
+        return memoryview(self._read(known.length, known.offset))
 
     def tree(self, section: Section) -> Struct:
         """Take the device state of a section apart.
@@ -139,8 +147,27 @@ class Devices:
     # --- where they lie ---
 
     def _pread(self, length: int, offset: int) -> bytes:
+        return self._read(min(length, max(self._end - offset, 0)), offset)
+
+    def _enter_midway(self) -> None:
+        """Read a compressed image where its segments allow it, its end first."""
         image = self._image
-        return image.file.read(min(length, max(image.length - offset, 0)), offset)
+        segments = find_segments(image.codec, image.file.read, image.stream_offset, image.length)
+        if segments is None:
+            return
+        plain = SegmentReader(segments, image.file)
+        start = image.stream_offset
+
+        def read(length: int, at: int) -> bytes:
+            """Read in terms of the file; what lies in front of the stream is nobody's."""
+            before = min(max(start - at, 0), length)
+            return bytes(before) + plain.read(length - before, max(at - start, 0))
+
+        self._read = read
+        self._end = start + segments.plain[-1]
+        # Whatever is wrong there, a pass over the image says it better.
+        with suppress(FormatError):
+            self._description = find_at_end(self._pread, self._end)
 
     def _mapped(self) -> Iterator[Section]:
         mapped = self._image.mapped
@@ -187,7 +214,7 @@ class Devices:
         image = self._image
         try:
             ram_head, early = _early_sections(
-                self._pread, image.stream_offset, image.length, description
+                self._pread, image.stream_offset, self._end, description
             )
         except (FormatError, UnsupportedError):
             return None
