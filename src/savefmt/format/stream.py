@@ -546,9 +546,7 @@ class StreamWalker:
         start = self._announced.get(section_id)
         if start is None or start.kind is not ItemType.START:
             raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)
-        return SectionHead(
-            offset, kind, section_id, start.idstr, start.instance_id, start.version
-        )
+        return SectionHead(offset, kind, section_id, start.idstr, start.instance_id, start.version)
 
     def _pass_over(self, cursor: Cursor, head: SectionHead) -> None:
         length = self.payload_length(head)
