@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 from images import make_mapped
-from turns import Pair, Side, alternate, middle, process, savefmt_inside
+from turns import Pair, Side, Turn, alternate, process, savefmt_inside
 
 import savefmt
 from savefmt import Layout
@@ -78,6 +79,10 @@ def compare(ours: Path, theirs: Path) -> None:
             left -= count
 
 
+def _middle(turns: list[Turn]) -> float:
+    return statistics.median(turn.seconds for turn in turns)
+
+
 def main() -> int:
     """Make the image, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,8 +97,8 @@ def main() -> int:
         pair = measure(make_image(folder, args.ram * MIB, args.data * MIB), folder, args.turns)
     peaks = [max(turn.peak_kib for turn in side) for side in (pair.ours, pair.theirs)]
     faster, memory = 1 / pair.ratio, peaks[0] / peaks[1]
-    print(f"export raw   {middle(pair.ours):8.2f} s  {peaks[0] / 1024:8.0f} MiB")
-    print(f"layerwriter  {middle(pair.theirs):8.2f} s  {peaks[1] / 1024:8.0f} MiB")
+    print(f"export raw   {_middle(pair.ours):8.2f} s  {peaks[0] / 1024:8.0f} MiB")
+    print(f"layerwriter  {_middle(pair.theirs):8.2f} s  {peaks[1] / 1024:8.0f} MiB")
     print(f"{faster:.0f} times as fast (goal {LEAST_SPEED:g}), {memory:.3f} of the memory")
     if args.json:
         figures = {

@@ -15,9 +15,11 @@ import qemu_case
 import report
 from cases import CASES, CURVES, Case, curve_point
 from lab import SCALES, Lab
+from looking import LOOKING
 from report import Row
 from turns import Pair, Turn, alternate
 
+ROWS = (*CASES, *LOOKING)
 PEAK_LIMIT_MIB = 100
 QEMU_TIME, QEMU_MEMORY = 0.35, 0.1
 _QEMU_WORK, _QEMU_PEER = "raw → sparse", "QEMU: load, save as mapped-ram, multifd, direct"
@@ -84,7 +86,7 @@ def peak_row(rows: list[Row]) -> Row:
 def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
     """Measure all rows that are wanted, all without a choice."""
     rows: list[Row] = []
-    for case in CASES:
+    for case in ROWS:
         if not wanted or case.key in wanted:
             began = time.perf_counter()
             rows.append(run_case(lab, case))
@@ -132,7 +134,7 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="replace the table there")
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
-    unknown = set(args.rows) - {case.key for case in CASES} - {"qemu"}
+    unknown = set(args.rows) - {case.key for case in ROWS} - {"qemu"}
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")
     with (

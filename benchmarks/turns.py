@@ -75,13 +75,13 @@ def alternate(ours: Side, theirs: Side, turns: int) -> Pair:
     return pair
 
 
-def process(*words: str | Path, to: Path | None = None) -> Turn:
+def process(*words: str | Path, to: Path | None = None, accept: Sequence[int] = (0,)) -> Turn:
     """Run a process to its end, its output going to a file or nowhere."""
     command = [os.fspath(word) for word in words]
     with open(to or os.devnull, "wb") as out:
         began = time.perf_counter()
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
-        turn = _wait(child, began)
+        turn = _wait(child, began, accept)
         if to is not None:
             os.fsync(out.fileno())
             seconds = time.perf_counter() - began
@@ -89,7 +89,7 @@ def process(*words: str | Path, to: Path | None = None) -> Turn:
     return turn
 
 
-def _wait(child: subprocess.Popen[bytes], began: float) -> Turn:
+def _wait(child: subprocess.Popen[bytes], began: float, accept: Sequence[int]) -> Turn:
     assert child.stderr is not None
     with child.stderr:
         said = child.stderr.read().decode(errors="replace")
@@ -97,14 +97,14 @@ def _wait(child: subprocess.Popen[bytes], began: float) -> Turn:
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - began
     child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    if child.returncode not in accept:
         raise SystemExit(f"{child.args!r} ended with {child.returncode}: {said}")
     return Turn(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
 
-def savefmt(*words: str | Path) -> Turn:
+def savefmt(*words: str | Path, accept: Sequence[int] = (0,)) -> Turn:
     """Run our command as a user would, start-up and all."""
-    return process(sys.executable, "-m", "savefmt", "-q", *words)
+    return process(sys.executable, "-m", "savefmt", "-q", *words, accept=accept)
 
 
 def savefmt_inside(*words: str | Path) -> Turn:

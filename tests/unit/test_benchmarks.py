@@ -15,13 +15,22 @@ from cases import CASES, CURVES, Case
 from images import make_mapped, page_numbers
 from lab import MIB, SCALES, Lab
 from report import Row
-from run import peak_row, run_case
+from run import ROWS, peak_row, run_case
 from turns import Pair, Side, Turn, alternate, process
 
 import savefmt
 
 RUN = Path(report.__file__).with_name("run.py")
-CHEAP = ("raw-sparse", "sparse-sparse", "read-raw", "zstd-sparse", "info", "alone-raw")
+CHEAP = (
+    "raw-sparse",
+    "sparse-sparse",
+    "read-raw",
+    "zstd-sparse",
+    "info",
+    "alone-raw",
+    "export-elf-raw",
+    "search-raw",
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +119,7 @@ def test_a_template_must_be_mapped(lab: Lab, tmp_path: Path) -> None:
         make_mapped(lab.main_raw(), tmp_path / "out", ram=MIB, data=MIB)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.key in CHEAP], ids=lambda c: c.key)
+@pytest.mark.parametrize("case", [case for case in ROWS if case.key in CHEAP], ids=lambda c: c.key)
 def test_rows(lab: Lab, case: Case) -> None:
     row = run_case(lab, case)
 
@@ -142,7 +151,7 @@ def test_qemu_s_side(lab: Lab) -> None:
 
 
 def test_keys_are_unique() -> None:
-    assert len({case.key for case in CASES}) == len(CASES)
+    assert len({case.key for case in ROWS}) == len(ROWS)
 
 
 def row(key: str, peak: int = 2048) -> Row:

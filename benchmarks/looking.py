@@ -1,0 +1,108 @@
+"""The rows of what looks inside: exports against cp, searches against the tools for files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import peers
+from cases import Case
+from lab import Lab
+from turns import Side, process, savefmt
+
+NEEDLE = "no such needle"
+EXPRESSION = "no s[u]ch +needle"
+_FOUND_OR_NOT = (0, 1)
+
+
+def _export(form: str, format: str) -> Callable[[Lab], tuple[Side, Side]]:
+    """The copy reads the result, which lies on the disk as densely as the image does."""
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        source = lab.main_sparse() if form == "sparse" else lab.main_raw()
+        result = lab.folder / f"result.{format}"
+        if not result.exists():
+            savefmt("export", source, result, "-f", format)
+        ours = Side(lambda: savefmt("export", source, lab.out, "-f", format), [source], [lab.out])
+        theirs = Side(lambda: peers.cp_sparse(result, lab.other), [result], [lab.other])
+        return ours, theirs
+
+    return sides
+
+
+def _scan(
+    form: str, words: tuple[str, ...], peer: tuple[str, ...]
+) -> Callable[[Lab], tuple[Side, Side]]:
+    """Both sides read from the page cache, on one core."""
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        data = 2 * lab.scale.codec_data
+        sparse = lab.sparse(data, data, compressible=True)
+        source: Path = sparse if form == "sparse" else lab.raw(sparse)
+        command, *options = words
+        ours = Side(
+            lambda: savefmt(command, source, "--no-direct", "-T1", *options, accept=_FOUND_OR_NOT)
+        )
+        theirs = Side(lambda: process(*peer, source, accept=_FOUND_OR_NOT))
+        for side in (ours, theirs):
+            side.go()  # fills the page cache, and does not count
+        return ours, theirs
+
+    return sides
+
+
+_CP = "cp --sparse=always of the result, and sync"
+_GREP = ("grep", "-c", "-a", "-F", NEEDLE)
+_PERL = ("grep", "-c", "-a", "-P", EXPRESSION)
+_CACHED = "page cache, 1 thread; the start of Python counts"
+
+LOOKING = (
+    *(
+        Case(
+            f"export-{format}-{form}",
+            f"export {format} from {form}",
+            _CP,
+            1.1,
+            _export(form, format),
+            ("cp", "sync"),
+        )
+        for format in ("raw", "elf")
+        for form in ("sparse", "raw")
+    ),
+    Case(
+        "search-sparse",
+        "search of a text, sparse",
+        "grep -c -a -F of the file",
+        1.5,
+        _scan("sparse", ("search", "-c", NEEDLE), _GREP),
+        ("grep",),
+        note=_CACHED,
+    ),
+    Case(
+        "search-raw",
+        "search of a text, raw",
+        "grep -c -a -F of the file",
+        3.0,
+        _scan("raw", ("search", "-c", NEEDLE), _GREP),
+        ("grep",),
+        note=f"{_CACHED}; grep misses what crosses a page",
+    ),
+    Case(
+        "search-regex",
+        "search --regex, sparse",
+        "grep -c -a -P of the file",
+        3.0,
+        _scan("sparse", ("search", "-c", "--regex", EXPRESSION), _PERL),
+        ("grep",),
+        note=_CACHED,
+    ),
+    Case(
+        "hash",
+        "hash of all memory, sparse",
+        "sha256sum of the file",
+        1.0,
+        _scan("sparse", ("hash",), ("sha256sum",)),
+        ("sha256sum",),
+        note=_CACHED,
+    ),
+)
