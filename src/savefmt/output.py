@@ -84,7 +84,7 @@ class OutputFile:
                 os.rename(self.path, self.target)
             else:
                 _rename_new(self.path, self.target)
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.target) from error
         os.close(self._fd)
@@ -146,7 +146,8 @@ def _rename_new(path: Path, target: Path) -> None:
     path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when names that came or went in a folder are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -113,12 +113,19 @@ def limited(length: int) -> Callable[[], None]:
     return limit
 
 
-@pytest.mark.parametrize("form", ["raw", "sparse", "zstd", "gzip", "lzop"])
-def test_a_file_that_cannot_grow(form: str, medium: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("convert", "-O", form) for form in ("raw", "sparse", "zstd", "gzip", "lzop")),
+        *(("export", "-f", form) for form in ("elf", "raw", "lime", "blocks")),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_grow(options: tuple[str, ...], medium: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     done = subprocess.run(
-        [*COMMAND, "convert", medium, target, "-O", form],
+        [*COMMAND, *options, medium, target],
         preexec_fn=limited(20 * MIB),
         capture_output=True,
         text=True,
@@ -162,6 +169,9 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
         ["check", "--full", huge],
         ["check", "--full", tmp_path / "sparse"],
         ["compare", raw, tmp_path / "again"],
+        ["export", huge, tmp_path / "huge.elf"],
+        ["export", raw, tmp_path / "raw.memory", "-f", "raw"],
+        ["export", packed, tmp_path / "packed.elf"],
     ]
     for step in steps:
         code, talk, peak = run(*step)
@@ -170,6 +180,7 @@ def test_memory_does_not_grow_with_the_guest(huge: Path, tmp_path: Path) -> None
 
     assert (tmp_path / "sparse").stat().st_blocks * 512 < 64 * MIB
     assert (tmp_path / "again").stat().st_blocks * 512 < 64 * MIB
+    assert (tmp_path / "packed.elf").stat().st_blocks * 512 < 64 * MIB
 
 
 def test_a_changed_source_is_refused(medium: Path, tmp_path: Path) -> None:

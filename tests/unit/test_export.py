@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 import savefmt
 from savefmt.errors import AddressError, ConversionError
-from savefmt.export import elf, kernel, vmcoreinfo
+from savefmt.export import blocks, elf, kernel, run, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ELF32, ELF64, ProgramHeader
 from savefmt.export.segments import Segment, find_segments
@@ -411,3 +412,77 @@ def test_doubts_about_the_map_reach_the_report(tmp_path: Path) -> None:
 
     assert "memmap.no-cmos" in {finding.code for finding in report.findings}
     assert (tmp_path / "raw").read_bytes() == content(p3=9)
+
+
+# --- hostile images ---
+
+
+def dimms(folder: Path, *addresses: int) -> Path:
+    """Write a guest with DIMMs at these places in device memory."""
+    names = [f"memdimm{number}" for number in range(len(addresses))]
+    blocks = {"pc.ram": content(p0=1)} | {name: page(5) * 512 for name in names}
+    path = folder / "image"
+    addresses_of = dict(zip(names, addresses, strict=True))
+    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK], guest_addresses=addresses_of))
+    return path
+
+
+def test_memory_on_memory_is_no_memory_map(tmp_path: Path) -> None:
+    source = dimms(tmp_path, 0, MIB)
+
+    for format in ("elf", "raw", "lime"):
+        with pytest.raises(ConversionError, match="contradicts itself: 'memdimm1'"):
+            savefmt.export(source, tmp_path / "out", format=format)
+    report = savefmt.export(source, tmp_path / "out", format="blocks")
+    assert len(report.files) == 3
+
+
+def test_memory_too_far_away_for_a_file(tmp_path: Path) -> None:
+    source = dimms(tmp_path, 1 << 51)
+
+    with pytest.raises(savefmt.ImageIOError, match="File too large"):
+        savefmt.export(source, tmp_path / "out", format="raw")
+    report = savefmt.export(source, tmp_path / "out")
+
+    assert (report.segments, report.target_disk_length < 8 * MIB) == (2, True)
+
+
+def test_a_forged_cmos_is_told_of(layout: str, tmp_path: Path) -> None:
+    forged = struct.pack("<H", 9999)
+    cmos = bytes(0x30) + forged + bytes(78)
+    clock = Device("mc146818rtc", Fields("mc146818rtc", 3, [("cmos_data", "buffer", cmos)]))
+    path = tmp_path / "image"
+    path.write_bytes(make_stream(blocks={"pc.ram": content(p7=7)}, devices=[clock], layout=layout))
+
+    report = savefmt.export(path, tmp_path / "raw", format="raw")
+
+    warnings = {f.code for f in report.findings if f.severity is Severity.WARNING}
+    assert "memmap.cmos" in warnings
+    assert (tmp_path / "raw").read_bytes() == content(p7=7)
+
+
+@pytest.mark.parametrize("format", ["elf", "blocks"])
+def test_a_source_that_changes(
+    format: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(tmp_path, layout=layout)
+    home: Any = blocks if format == "blocks" else run
+    write_pages = home.write_pages
+
+    def write_and_touch(*args: Any) -> Any:
+        os.utime(source, (1, 1))
+        return write_pages(*args)
+
+    monkeypatch.setattr(home, "write_pages", write_and_touch)
+    with pytest.raises(ConversionError, match="source changed"):
+        savefmt.export(source, tmp_path / "out", format=format)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])
+def test_cancelling(format: str, layout: str, tmp_path: Path) -> None:
+    source = made(tmp_path, layout=layout)
+
+    with pytest.raises(savefmt.OperationCancelled):
+        savefmt.export(source, tmp_path / "out", format=format, progress=lambda _: False)
+    assert list(tmp_path.iterdir()) == [source]

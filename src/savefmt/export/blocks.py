@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from savefmt.export.segments import Segment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
-from savefmt.output import OutputFile
+from savefmt.output import OutputFile, sync_folder
 from savefmt.progress import Meter
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -92,6 +92,7 @@ def export_blocks(
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
+    check: Callable[[], None],
 ) -> tuple[int, list[Path]]:
     """Write one file a block; they appear together when all are whole.
 
@@ -107,6 +108,8 @@ def export_blocks(
         As everywhere.
     findings : list of Finding
         Receives what the image turns out not to hold.
+    check : callable
+        Called before the files appear; what it raises keeps them from it.
 
     Returns
     -------
@@ -122,6 +125,7 @@ def export_blocks(
                 present = _move(image, place, segments, names, io, meter, findings)
             else:
                 present = _spool(image, place, segments, names, io, meter, findings)
+            check()
             _publish(place, folder, names)
     except OSError as error:
         if isinstance(error, ImageIOError):
@@ -144,9 +148,11 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _publish(place: Path, folder: Path, names: Sequence[str]) -> None:
     if not folder.exists():
         os.rename(place, folder)
+        sync_folder(folder.parent)
         return
     for name in names:
         os.replace(place / name, folder / name)
+    sync_folder(folder)
 
 
 def _move(

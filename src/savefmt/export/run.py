@@ -227,9 +227,14 @@ class _Export:
             return self._report(segments, dry_run=True)
         before = self._identity()
         present, files = blocks.export_blocks(
-            self._image, self._target, segments, self._io, self._meter, self._findings
+            self._image,
+            self._target,
+            segments,
+            self._io,
+            self._meter,
+            self._findings,
+            lambda: self._refuse_changed(before),
         )
-        self._refuse_changed(before)
         return self._report(segments, present=present, files=files)
 
     def _vmcoreinfo(self, dry_run: bool) -> ExportReport:
