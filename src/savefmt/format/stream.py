@@ -478,7 +478,6 @@ class StreamWalker:
         if self.cursor.peek(_FOOTER_LENGTH) == head.pack_footer():
             self.cursor.skip(_FOOTER_LENGTH, "footer")
             return
-        # Only now, since some streams have a hundred thousand empty sections.
         mark = self.cursor.u8(f"the footer of the {head}")
         if mark != ItemType.FOOTER:
             raise CorruptError(
