@@ -55,11 +55,13 @@ tables: build
 # About ten minutes, 16 GiB of disk, 8 GiB of memory; the quick one a minute and a tenth.
 bench: setup
 	@mkdir -p benchmarks/results $(BENCH_DIR)
+	@$(BIN)/python -m compileall -q src
 	$(BIN)/python benchmarks/run.py --dir $(BENCH_DIR) --json benchmarks/results/full.json \
 	    --markdown docs/benchmarks.md --plot docs/benchmarks.svg --readme README.md
 
 bench-quick: setup
 	@mkdir -p benchmarks/results $(BENCH_DIR)
+	@$(BIN)/python -m compileall -q src
 	$(BIN)/python benchmarks/run.py --scale quick --dir $(BENCH_DIR) \
 	    --json benchmarks/results/quick.json --plot benchmarks/results/quick.svg
 

@@ -68,7 +68,6 @@ COMMANDS: Mapping[int, tuple[str, tuple[int, ...] | None]] = {
 
 _POSTCOPY_ADVISE = 3
 _PACKAGED = 7
-_FOOTER_LENGTH = 5
 _NEVER_IN_FILES = {4, 5, 6, 9, 10}
 _ITEMS_AFTER_SECTION = {*range(ItemType.EOF, ItemType.SUBSECTION), ItemType.COMMAND}
 
@@ -475,10 +474,8 @@ class StreamWalker:
                 self._warn("stream.no-footers", "sections lack footers", offset, advice)
         if not self.has_footers:
             return
-        if self.cursor.peek(_FOOTER_LENGTH) == head.pack_footer():
-            self.cursor.skip(_FOOTER_LENGTH, "footer")
-            return
-        # Only now, since some streams have a hundred thousand empty sections.
+        if self.cursor.peek(5) == head.pack_footer():
+            return self.cursor.skip(5)
         mark = self.cursor.u8(f"the footer of the {head}")
         if mark != ItemType.FOOTER:
             raise CorruptError(
