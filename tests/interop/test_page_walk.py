@@ -13,7 +13,6 @@ from monitor import physical_address
 from pagetables import X86_MODES, Tables, make_arm, make_x86, packed_changes
 
 import savefmt
-from interop import qemu as driver
 from interop.qemu import Guest
 from savefmt.errors import AddressError
 from savefmt.format.devicetree import Field
@@ -25,6 +24,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 MAPPED = {"mapped-ram": True}
 SEEDS = range(5)
 X86 = ("-machine", "pc-q35-10.0", "-cpu", "qemu64", "-m", "16", "-smp", "2")
+ARM_QEMU = "qemu-system-aarch64"
 ARM = ("-machine", "virt-10.0", "-cpu", "cortex-a57", "-m", "16M", "-smp", "2")
 
 # CR0, CR4 and EFER of each mode, with PSE.
@@ -110,15 +110,9 @@ def x86_agrees(mode: str, seed: int, tmp_path: Path) -> int:
         return compare(path, guest, made)
 
 
-@pytest.fixture
-def arm_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drive an AArch64 QEMU instead."""
-    if shutil.which("qemu-system-aarch64") is None:
-        pytest.skip("no qemu-system-aarch64 (package qemu-system-arm)")
-    monkeypatch.setattr(driver, "EMULATOR", "qemu-system-aarch64")
-
-
-@pytest.mark.usefixtures("arm_emulator")
+@pytest.mark.skipif(
+    shutil.which(ARM_QEMU) is None, reason=f"no {ARM_QEMU} (package qemu-system-arm)"
+)
 @pytest.mark.parametrize(("granule", "bits"), [(12, 48), (12, 39), (12, 31), (16, 48), (16, 42)])
 def test_arm(granule: int, bits: int, tmp_path: Path) -> None:
     assert sum(arm_agrees(granule, bits, seed, tmp_path) for seed in SEEDS) > 0
@@ -150,5 +144,5 @@ def arm_agrees(granule: int, bits: int, seed: int, tmp_path: Path) -> int:
 
     firmware = tmp_path / "none.bin"
     firmware.write_bytes(bytes(16))
-    with Guest(tmp_path, [*ARM, "-bios", str(firmware)], incoming=True) as guest:
+    with Guest(tmp_path, [*ARM, "-bios", str(firmware)], incoming=True, program=ARM_QEMU) as guest:
         return compare(path, guest, made)
