@@ -19,6 +19,7 @@ MAX_LINES = 600
 PYTHON_ROWS = (
     "errors",
     "model",
+    "reports",
     "format native progress prefetch qmp",
     "output tail",
     "traverse",

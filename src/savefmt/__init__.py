@@ -1,4 +1,4 @@
-"""Read, check, convert and compare the save images of libvirt and QEMU guests."""
+"""Read, check, convert, inspect and measure the save images of libvirt and QEMU guests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,8 @@ if TYPE_CHECKING:
     from savefmt.image import SaveImage as SaveImage
     from savefmt.image import open as open
     from savefmt.image import probe as probe
-    from savefmt.model import BlockDifference as BlockDifference
     from savefmt.model import CheckLevel as CheckLevel
-    from savefmt.model import CheckReport as CheckReport
-    from savefmt.model import Comparison as Comparison
-    from savefmt.model import ConversionReport as ConversionReport
-    from savefmt.model import EditReport as EditReport
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
-    from savefmt.model import ExportReport as ExportReport
     from savefmt.model import Finding as Finding
     from savefmt.model import ImageSummary as ImageSummary
     from savefmt.model import IOOptions as IOOptions
@@ -46,8 +40,14 @@ if TYPE_CHECKING:
     from savefmt.model import Progress as Progress
     from savefmt.model import RamBlock as RamBlock
     from savefmt.model import Section as Section
-    from savefmt.model import SectionDifference as SectionDifference
     from savefmt.model import Severity as Severity
+    from savefmt.reports import BlockDifference as BlockDifference
+    from savefmt.reports import CheckReport as CheckReport
+    from savefmt.reports import Comparison as Comparison
+    from savefmt.reports import ConversionReport as ConversionReport
+    from savefmt.reports import EditReport as EditReport
+    from savefmt.reports import ExportReport as ExportReport
+    from savefmt.reports import SectionDifference as SectionDifference
 
 __version__ = "0.1.0"
 
@@ -60,9 +60,10 @@ _HOMES = {
     " TruncatedError UnsupportedError",
     "savefmt.export": "export",
     "savefmt.image": "SaveImage open probe",
-    "savefmt.model": "BlockDifference CheckLevel CheckReport Comparison ConversionReport EditReport"
-    " EnvelopeSummary ExportReport Finding IOOptions ImageSummary Layout MapExtent OnProgress"
-    " PageRun PhysicalRange Progress RamBlock Section SectionDifference Severity",
+    "savefmt.model": "CheckLevel EnvelopeSummary Finding IOOptions ImageSummary Layout MapExtent"
+    " OnProgress PageRun PhysicalRange Progress RamBlock Section Severity",
+    "savefmt.reports": "BlockDifference CheckReport Comparison ConversionReport EditReport"
+    " ExportReport SectionDifference",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

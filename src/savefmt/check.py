@@ -23,7 +23,6 @@ from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import (
     CheckLevel,
-    CheckReport,
     Finding,
     ImageSummary,
     IOOptions,
@@ -35,6 +34,7 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
+from savefmt.reports import CheckReport
 from savefmt.tail import FOOTER_AND_EOF, SectionKey, Tail
 
 _ESSENTIAL = ("timer", "cpu_common")

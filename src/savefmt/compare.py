@@ -8,16 +8,10 @@ from dataclasses import replace
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.fielddiff import field_differences
 from savefmt.image import SaveImage
-from savefmt.model import (
-    BlockDifference,
-    Comparison,
-    IOOptions,
-    OnProgress,
-    SectionDifference,
-    StrPath,
-)
+from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.pages import SumKey
 from savefmt.progress import Meter
+from savefmt.reports import BlockDifference, Comparison, SectionDifference
 from savefmt.state import GuestState, read_state
 
 

@@ -9,8 +9,9 @@ from savefmt.errors import ConversionError, ImageIOError, UnsupportedError
 from savefmt.format.domain import check_document, parse_domain, running_abi_changes
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
-from savefmt.model import EditReport, IOOptions, OnProgress, StrPath
+from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.file import File
+from savefmt.reports import EditReport
 
 
 def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from savefmt.model import (
-    BlockDifference,
     CheckLevel,
-    CheckReport,
-    Comparison,
-    ConversionReport,
-    EditReport,
     EnvelopeSummary,
-    ExportReport,
     Finding,
     ImageSummary,
     Layout,
@@ -18,8 +12,16 @@ from savefmt.model import (
     PageRun,
     RamBlock,
     Section,
-    SectionDifference,
     Severity,
+)
+from savefmt.reports import (
+    BlockDifference,
+    CheckReport,
+    Comparison,
+    ConversionReport,
+    EditReport,
+    ExportReport,
+    SectionDifference,
 )
 
 MIB = 1 << 20

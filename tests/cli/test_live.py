@@ -15,8 +15,9 @@ from jsonschema import Draft202012Validator
 import savefmt
 from savefmt import qemu
 from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, plan_save
-from savefmt.model import IOOptions, SavePlan
+from savefmt.model import IOOptions
 from savefmt.qemu import Afterwards, MigrationError, RestoreReport, SaveReport
+from savefmt.reports import SavePlan
 
 ALL = Abilities(mapped_ram=True, direct_io=True)
 PLAN = plan_save(SaveRequest("upstream", parallel=4, bypass_cache=True), ALL, Target())

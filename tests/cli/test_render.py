@@ -14,7 +14,7 @@ from cli.fakes import FakeLibrary, Run
 from jsonschema import Draft202012Validator
 
 import savefmt
-from savefmt import model
+from savefmt import model, reports
 from savefmt.bench import values
 from savefmt.cli import render
 from savefmt.errors import CorruptError
@@ -23,7 +23,7 @@ from savefmt.qemu import report
 from savefmt.scan import values as scan_values
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, devicetree, values, report, scan_values)
+HOMES = (model, reports, devicetree, values, report, scan_values)
 
 
 def valid(name: str, text: str) -> Any:

@@ -16,7 +16,7 @@ from savefmt.compat.host import installed_libvirt
 from savefmt.compat.releases import Reader
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import SavefmtError
-from savefmt.model import Answer
+from savefmt.reports import Answer
 
 pytestmark = pytest.mark.interop
 

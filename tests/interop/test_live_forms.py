@@ -21,8 +21,9 @@ from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_gue
 from savefmt import qemu
 from savefmt.compat import ask, target
 from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, TargetKind, plan_save
-from savefmt.model import CheckLevel, Layout, Refusal, SavePlan, Severity
+from savefmt.model import CheckLevel, Layout, Severity
 from savefmt.qemu import Afterwards, saving
+from savefmt.reports import Refusal, SavePlan
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 

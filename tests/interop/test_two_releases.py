@@ -24,7 +24,7 @@ from savefmt.compat.releases import Reader, Release, can, facts_of
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import ConversionError
 from savefmt.format.envelope import FORMAT_NUMBERS
-from savefmt.model import Answer
+from savefmt.reports import Answer
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("older_qemu")]
 

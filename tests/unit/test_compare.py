@@ -33,7 +33,7 @@ from savefmt import (
     TruncatedError,
     UnsupportedError,
 )
-from savefmt.model import FieldDifference
+from savefmt.reports import FieldDifference
 
 
 def compare(folder: Path, left: bytes, right: bytes) -> Comparison:

@@ -23,7 +23,8 @@ from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import compatibility, forms_of, judge, options_for
 from savefmt.errors import ConversionError, UnsupportedError
 from savefmt.format.features import Feature, name_bits, unreadable_bits
-from savefmt.model import Answer, Layout, Severity
+from savefmt.model import Layout, Severity
+from savefmt.reports import Answer
 
 SEQUENTIAL, MAPPED = Layout.SEQUENTIAL, Layout.MAPPED_RAM
 

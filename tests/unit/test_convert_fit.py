@@ -18,7 +18,8 @@ from savefmt.compat.releases import Reader
 from savefmt.compat.verdict import compatibility
 from savefmt.convert.fit import kept
 from savefmt.errors import ConversionError
-from savefmt.model import Answer, Layout
+from savefmt.model import Layout
+from savefmt.reports import Answer
 
 SWITCHOVER = b"\x08\0\x0b\0\0"
 FORMATS = ("raw", "gzip", "bzip2", "xz", "lzop", "zstd", "sparse")

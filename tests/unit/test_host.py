@@ -20,8 +20,9 @@ from savefmt.compat.host import HostQuestion, NoSuchEmulatorError, probe_host, t
 from savefmt.compat.releases import Release
 from savefmt.compat.traits import examine
 from savefmt.errors import ConversionError
-from savefmt.model import Finding, HostReport, Severity
+from savefmt.model import Finding, Severity
 from savefmt.qmp import MonitorError
+from savefmt.reports import HostReport
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 DOMAIN = "<domain type='qemu'><devices><emulator>{}</emulator></devices></domain>\n"

@@ -19,7 +19,8 @@ from savefmt.compat.policy import (
     plan_save,
 )
 from savefmt.compat.releases import Reader, Release
-from savefmt.model import Layout, Refusal, SavePlan
+from savefmt.model import Layout
+from savefmt.reports import Refusal, SavePlan
 
 # What QEMU can do: m is mapped-ram, d direct I/O, f multifd.
 QEMUS = {

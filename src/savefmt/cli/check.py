@@ -20,7 +20,8 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import binary_option, monitor_option, reader_option
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
-from savefmt.model import CheckLevel, CheckReport, HostReport, OnProgress, Severity
+from savefmt.model import CheckLevel, OnProgress, Severity
+from savefmt.reports import CheckReport, HostReport
 
 _EPILOG = """\
 exit codes: 0 sound, 1 could not finish, 2 damaged, 3 usable with findings,

@@ -39,15 +39,10 @@ examples:
 _HOMES = {
     "info": ("info",),
     "check": ("check",),
-    "convert": ("convert",),
-    "export": ("export",),
     "compat": ("compat",),
-    "plan": ("plan",),
-    "save": ("save",),
-    "restore": ("restore",),
-    "config": ("config",),
+    "convert": ("convert",),
     "compare": ("compare",),
-    "map": ("mapping",),
+    "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
     "devices": ("devices",),
     "regs": ("regs",),
     "memmap": ("memmap",),
@@ -56,10 +51,15 @@ _HOMES = {
     "strings": ("strings",),
     "hash": ("hashes",),
     "stats": ("stats",),
+    "map": ("mapping",),
     "os": ("system",),
-    "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
-    "bench": ("bench",),
+    "export": ("export",),
     "plugins": ("plugins",),
+    "save": ("save",),
+    "restore": ("restore",),
+    "plan": ("plan",),
+    "config": ("config",),
+    "bench": ("bench",),
     "completion": ("completion",),
 }
 """Commands in the order of the help: the module of each, and its other names."""
@@ -89,7 +89,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog="savefmt",
-        description="Read, check, convert and compare the save images of libvirt and QEMU guests.",
+        description="Read, check, convert, inspect and measure the save images of QEMU guests.",
         epilog=_EPILOG,
         leaf=False,
     )

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.compat import config
     from savefmt.compat.policy import plan_save
     from savefmt.compat.target import look_at
-    from savefmt.model import Refusal
+    from savefmt.reports import Refusal
 
     try:
         settings = config.load()

@@ -6,22 +6,20 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import SavefmtError
 from savefmt.format.features import name_bits
-from savefmt.model import (
-    CheckReport,
-    Comparison,
-    ConversionReport,
-    EditReport,
-    ExportReport,
-    Finding,
-    ImageSummary,
-    MapExtent,
-    RamBlock,
-    Severity,
-)
+from savefmt.model import Finding, ImageSummary, MapExtent, RamBlock, Severity
+
+if TYPE_CHECKING:  # `savefmt info` has none of them, and must be instant
+    from savefmt.reports import (
+        CheckReport,
+        Comparison,
+        ConversionReport,
+        EditReport,
+        ExportReport,
+    )
 
 SCHEMA = 1
 
@@ -432,6 +430,8 @@ def fields(
     dict
         Plain values under the names of the Python API.
     """
+    from savefmt.reports import CheckReport, Comparison
+
     plain_values = asdict(value)
     if isinstance(value, CheckReport):
         plain_values["ok"] = value.ok

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render import plain, size
 from savefmt.compat.config import SETTINGS, Config, Value
-from savefmt.model import Answer, CompatReport, HostReport, Layout, Refusal, SavePlan
+from savefmt.model import Layout
+from savefmt.reports import Answer, CompatReport, HostReport, Refusal, SavePlan
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 _FORM_WORDS = {

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from savefmt.cli.render import brief_size, duration, fields, many, plain, size
-from savefmt.model import ExportReport, Severity
+from savefmt.model import Severity
+from savefmt.reports import ExportReport
 
 _WORDS = {
     "elf": "ELF core",

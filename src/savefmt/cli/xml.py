@@ -19,7 +19,7 @@ from savefmt.cli.parser import (
 )
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
-from savefmt.model import EditReport
+from savefmt.reports import EditReport
 
 if TYPE_CHECKING:
     from pathlib import Path

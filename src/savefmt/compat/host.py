@@ -18,8 +18,9 @@ from savefmt.compat.releases import Reader, Release
 from savefmt.compat.traits import Traits
 from savefmt.errors import ConversionError
 from savefmt.image import SaveImage
-from savefmt.model import Finding, HostReport, Severity
+from savefmt.model import Finding, Severity
 from savefmt.qmp import Monitor
+from savefmt.reports import HostReport
 
 _MEMINFO = Path("/proc/meminfo")
 _VERSION_SECONDS = 20

@@ -11,7 +11,8 @@ from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, FORMAT_NUMBERS
 from savefmt.format.stream import MAPPED_RAM
-from savefmt.model import Layout, Refusal, SavePlan
+from savefmt.model import Layout
+from savefmt.reports import Refusal, SavePlan
 
 MULTIFD = "multifd"
 MAX_CHANNELS = 64

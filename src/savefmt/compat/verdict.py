@@ -10,7 +10,8 @@ from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.format.envelope import FORMATS
 from savefmt.image import SaveImage
-from savefmt.model import Answer, CompatReport, IOOptions, Layout, OnProgress, StrPath, Verdict
+from savefmt.model import IOOptions, Layout, OnProgress, StrPath
+from savefmt.reports import Answer, CompatReport, Verdict
 
 _CODECS = tuple(name for name in FORMATS.values() if name not in ("raw", "sparse"))
 

@@ -21,12 +21,13 @@ from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import ByteOrder
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.memory import combine
-from savefmt.model import ConversionReport, IOOptions, Layout, OnProgress, StrPath
+from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.jobs import Emitter
 from savefmt.native.pages import SumKey, Table
 from savefmt.output import OutputFile, check_target
 from savefmt.progress import Meter
+from savefmt.reports import ConversionReport
 from savefmt.state import read_state
 
 _PIPE = "-"

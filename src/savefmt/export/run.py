@@ -16,9 +16,10 @@ from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
 from savefmt.export.segments import Segment, find_segments, parse_window, total
 from savefmt.image import DIRECT_FROM, SaveImage
-from savefmt.model import ExportReport, Finding, IOOptions, OnProgress, StrPath
+from savefmt.model import Finding, IOOptions, OnProgress, StrPath
 from savefmt.output import OutputFile, check_target
 from savefmt.progress import Meter
+from savefmt.reports import ExportReport
 
 FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
 COMPATS = ("universal", "qemu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from savefmt.format.devicetree import Struct, Value
-from savefmt.model import FieldDifference
+from savefmt.reports import FieldDifference
 
 _SHOWN_BYTES = 32
 

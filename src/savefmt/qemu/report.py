@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from savefmt.errors import SavefmtError
-from savefmt.model import SavePlan
+from savefmt.reports import SavePlan
 
 
 class MigrationError(SavefmtError):

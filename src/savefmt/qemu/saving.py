@@ -18,7 +18,7 @@ from savefmt.compat.target import look_at
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.domain import parse_domain
 from savefmt.format.envelope import Envelope
-from savefmt.model import IOOptions, OnProgress, Refusal, SavePlan, StrPath
+from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.output import check_target
 from savefmt.progress import Meter
 from savefmt.qemu import migration
@@ -29,6 +29,7 @@ from savefmt.qemu.report import MigrationError, SaveReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qemu.target import ImageTarget, image_target
 from savefmt.qmp import Monitor, MonitorLostError
+from savefmt.reports import Refusal, SavePlan
 
 LIVE_ROUNDS = 12
 """Passes over the memory after which a live save holds the guest, since it dirties its

@@ -13,9 +13,10 @@ from pathlib import Path
 from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
-from savefmt.model import IOOptions, SavePlan, StrPath
+from savefmt.model import IOOptions, StrPath
 from savefmt.output import OutputFile
 from savefmt.qemu.descriptors import opened
+from savefmt.reports import SavePlan
 
 _STANDARD_OUTPUT = "-"
 _POLL_SECONDS = 0.1

@@ -1,0 +1,281 @@
+"""What the commands tell of their work: frozen values, made once and passed on."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found; `summary` is None where not even the head could be read."""
+
+    path: str
+    level: CheckLevel
+    findings: tuple[Finding, ...]
+    summary: ImageSummary | None = None
+
+    @property
+    def worst(self) -> Severity | None:
+        """The gravest severity, None without findings."""
+        order = list(Severity)
+        return max((f.severity for f in self.findings), key=order.index, default=None)
+
+    @property
+    def ok(self) -> bool:
+        """No finding above a note."""
+        return self.worst in (None, Severity.NOTE)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What `convert` did: lengths in bytes, counts in pages.
+
+    `changes` lists, in words, everything but the layout that differs from the
+    source; `digest` is set when the result was verified.
+    """
+
+    source: str
+    target: str
+    source_layout: Layout
+    target_layout: Layout
+    source_codec: str
+    target_codec: str
+    version: int | None
+    data_pages: int | None
+    source_length: int
+    target_length: int
+    target_disk_length: int
+    seconds: float
+    changes: tuple[str, ...] = ()
+    digest: str | None = None
+    direct: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What `export` did: lengths in bytes, counts in pages.
+
+    `compat` is the layout of an ELF core, `vmcoreinfo` where that was found (``device``,
+    ``memory``), `memory_length` all of the guest's memory in the result, pages of zeros
+    included, `data_pages` those that are not; `files` are the names in a folder of
+    blocks.  `findings` tell what is doubtful about the result.
+    """
+
+    source: str
+    target: str
+    format: str
+    compat: str | None
+    source_layout: Layout
+    source_codec: str
+    cpus: int
+    segments: int
+    memory_length: int
+    data_pages: int | None
+    source_length: int
+    target_length: int
+    target_disk_length: int
+    seconds: float
+    vmcoreinfo: str | None = None
+    files: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    direct: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDifference:
+    """Pages of one block that differ, as runs; a missing block has no runs.
+
+    `reason` is ``content``, ``length``, ``only-left`` or ``only-right``.
+    """
+
+    idstr: str
+    reason: str
+    page_count: int
+    runs: tuple[PageRun, ...]
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A field of a device that differs: its path, and both values as text.
+
+    A value is None where only the other image has such a field.
+    """
+
+    path: str
+    left: str | None
+    right: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SectionDifference:
+    """A device section that differs; `reason` as in `BlockDifference`.
+
+    `fields` is empty where the sections cannot be taken apart.
+    """
+
+    idstr: str
+    instance_id: int
+    reason: str
+    fields: tuple[FieldDifference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Outcome of `compare`; empty tuples mean the same guest."""
+
+    left: str
+    right: str
+    blocks: tuple[BlockDifference, ...]
+    sections: tuple[SectionDifference, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Same memory and same devices."""
+        return not self.blocks and not self.sections
+
+
+@dataclass(frozen=True, slots=True)
+class EditReport:
+    """What `edit.set_xml` did; `moved` when the stream had to make room.
+
+    `changes` lists, in words, what now differs in the header and the XML.
+    """
+
+    path: str
+    changed: bool
+    moved: bool = False
+    changes: tuple[str, ...] = ()
+
+
+class Answer(enum.StrEnum):
+    """Whether a reader can load an image."""
+
+    YES = "yes"
+    YES_BUT = "yes-but"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one release of libvirt or QEMU makes of an image.
+
+    `conversion` holds the options of ``savefmt convert`` that turn a no into a yes, and
+    is empty where none is needed or none helps.
+    """
+
+    program: str
+    release: str
+    answer: Answer
+    reasons: tuple[str, ...] = ()
+    conversion: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompatReport:
+    """Who can load an image: one verdict a reader."""
+
+    path: str
+    machine: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SavePlan:
+    """How a running guest is to be saved.
+
+    Attributes
+    ----------
+    form : str
+        ``3``, ``2`` or ``upstream``, as it was chosen.
+    version : int
+        Of libvirt's header.
+    format : int
+        The header's field.
+    features : int
+        The header's word, 0 but in version 3.
+    layout, codec
+        Of the stream.
+    capabilities : tuple of str
+        To be switched on in QEMU, and off afterwards.
+    channels : int
+        Of multifd; 0 without it.
+    direct : bool
+        Whether the page cache is bypassed.
+    writer : str
+        ``qemu`` where QEMU writes the file itself, ``savefmt`` where the stream goes
+        through us.
+    descriptors : tuple of str
+        Kinds of the descriptors QEMU gets: ``plain``, ``direct``, ``pipe``.
+    notes : tuple of str
+        What was asked for and is done otherwise.
+    """
+
+    form: str
+    version: int
+    format: int
+    features: int
+    layout: Layout
+    codec: str
+    capabilities: tuple[str, ...]
+    channels: int
+    direct: bool
+    writer: str
+    descriptors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a guest is not saved as asked; `code` is stable, `advice` says what to change."""
+
+    code: str
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What this host has for loading an image; None where it could not be learned.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    libvirt : str or None
+        Release of the libvirt installed.
+    qemu, qemu_release : str or None
+        Program or socket that was asked, and its release.
+    mapped_ram, direct_io, multifd : bool or None
+        What that QEMU can do.
+    machine : str
+        ``known``, ``deprecated``, ``absent`` or ``unasked``.
+    default_ram_id : str or None
+        Name that QEMU gives the main memory of this machine type.
+    program : str or None
+        Path of the program that decompresses the image, where libvirt needs one.
+    memory_available, memory_needed : int or None
+        Bytes of the host and of the guest.
+    findings : tuple of Finding
+        What stands in the way.
+    """
+
+    path: str
+    libvirt: str | None
+    qemu: str | None
+    qemu_release: str | None
+    mapped_ram: bool | None
+    direct_io: bool | None
+    multifd: bool | None
+    machine: str
+    default_ram_id: str | None
+    program: str | None
+    memory_available: int | None
+    memory_needed: int
+    findings: tuple[Finding, ...]
