@@ -17,6 +17,9 @@ from savefmt.model import StrPath
 _KEEP = 10
 """Percent of a disk that stay free unless told otherwise."""
 
+_LOOK = 1 << 30
+"""Bytes whose pages are looked up at once: a file may be larger than memory."""
+
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
@@ -130,14 +133,18 @@ def cached_pages(fd: int) -> int:
         0 also where it cannot be told.
     """
     length = os.fstat(fd).st_size
-    if length == 0:
-        return 0
+    return sum(
+        _cached_in(fd, start, min(_LOOK, length - start)) for start in range(0, length, _LOOK)
+    )
+
+
+def _cached_in(fd: int, start: int, length: int) -> int:
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
-    address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
     if address == ctypes.c_void_p(-1).value:
         return 0
     try:
