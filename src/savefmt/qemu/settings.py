@@ -92,11 +92,16 @@ def configured(
 
 
 def _set_parameters(monitor: Monitor, values: Mapping[str, object]) -> None:
-    if values and not monitor.lost:
+    if values and _answers(monitor):
         monitor.execute("migrate-set-parameters", values)
 
 
 def _set_capabilities(monitor: Monitor, states: Mapping[str, bool]) -> None:
-    if states and not monitor.lost:
+    if states and _answers(monitor):
         pairs = [{"capability": name, "state": state} for name, state in states.items()]
         monitor.execute("migrate-set-capabilities", capabilities=pairs)
+
+
+def _answers(monitor: Monitor) -> bool:
+    """Whether QEMU can be told; a connection that broke, QEMU living on, is mended first."""
+    return not monitor.lost or (not monitor.silent and monitor.reconnect())
