@@ -255,6 +255,15 @@ CASES = (
         True,
     ),
     Case(
+        "index-raw",
+        "index of raw, for one read",
+        _FIO_READ,
+        0.9,
+        _reads("raw", "read", "--physical", "0x100000", "16"),
+        ("fio",),
+        True,
+    ),
+    Case(
         "memory",
         "raw → sparse in memory, 1 thread",
         "cp there",
