@@ -85,11 +85,17 @@ def machine(request: pytest.FixtureRequest) -> Machine:
     return chosen
 
 
+def vendor_matters(machine: Machine) -> bool:
+    """Whether the map depends on the CPU's vendor, which only the domain XML tells."""
+    return "EPYC" in str(machine) and "7.0" not in machine.machine
+
+
+@pytest.mark.parametrize(
+    "machine", [each for each in MACHINES if not vendor_matters(each)], indirect=True, ids=str
+)
 def test_registers_and_memory_map(machine: Machine, tmp_path: Path) -> None:
     """QEMU's words about the saved guest, against ours about each form of its image."""
     arguments = ["-machine", machine.machine, "-m", machine.memory, *machine.arguments]
-    if "EPYC" in str(machine) and "7.0" not in machine.machine:
-        pytest.skip("without domain XML the vendor is unknown; see the test below")
     with Guest(tmp_path, arguments) as guest:
         if machine.firmware:
             guest.cont()
