@@ -10,6 +10,9 @@
 #define WORD_LENGTH 8u
 #define ZERO_RECORD (WORD_LENGTH + 1u)
 
+/* Guest memory that is looked at for pages to fetch together. */
+#define STEP_LENGTH (256u << 10)
+
 /* Pages between two entries of a block's rank table. */
 #define RANK_STEP 4096u
 
@@ -155,6 +158,8 @@ struct span {
     uint8_t *out;
     uint64_t from;
     uint64_t until;
+    uint8_t *scratch; /* SF_MAX_SPAN bytes for pages, */
+    uint64_t window;  /* of which this many may stay in memory */
 };
 
 /* Put LEN bytes that belong at AT, as far as they lie in the span. */
@@ -207,49 +212,72 @@ static void sum_page(const struct sf_emit *emit, uint32_t number, uint64_t page,
     }
 }
 
+/* How many pages from PAGE on to fetch at a time: no more than LEFT bytes of output can
+ * take, lest they be read in vain. */
+static uint64_t pages_ahead(const struct sf_pages *pages, uint64_t page, uint64_t left)
+{
+    const uint64_t step = STEP_LENGTH / pages->page_size;
+    const uint64_t room = left / pages->page_size + 1;
+    const uint64_t limit =
+        sf_min(SF_MAX_SPAN / pages->page_size, left / ZERO_RECORD + 1);
+    const uint64_t count = sf_pages_span(pages, page, step, room, limit);
+
+    return count > step ? count : sf_min(count, 4 * room);
+}
+
+/* Put the records of COUNT pages from *PAGE on, the first of them at *AT. */
+static enum sf_status put_pages(const struct sf_emit *emit, uint32_t number,
+                                const struct span *span, uint64_t *page, uint64_t count,
+                                uint64_t *at, struct sf_err *err)
+{
+    const struct block *block = &emit->blocks[number];
+    const struct sf_pages *pages = &block->emit.pages;
+    const size_t length = (size_t)(count * pages->page_size);
+    const uint64_t first = *page;
+    enum sf_status status;
+
+    if (length > span->window) {
+        sf_buffer_thin(span->scratch, length);
+    }
+    status = sf_pages_fetch(emit->source, pages, first, count, span->scratch, err);
+    for (uint64_t i = 0; status == SF_OK && i < count && *at < span->until; i++) {
+        const uint8_t *data = sf_bit_test(pages->bitmap, first + i)
+                                  ? span->scratch + i * pages->page_size
+                                  : NULL;
+        /* A page cut by the window border is summed by the window it begins in. */
+        if (emit->sums != NULL && data != NULL && *at >= span->from) {
+            sum_page(emit, number, first + i, data);
+        }
+        *at = put_record(span, block, first + i, *at, data);
+        *page = first + i + 1;
+    }
+    if (length > span->window) {
+        sf_buffer_drop(span->scratch, length);
+    }
+    return status;
+}
+
 /* Build the part of the span that block NUMBER gives, from offset *AT on. */
 static enum sf_status build_block(const struct sf_emit *emit, uint32_t number,
-                                  const struct span *span, uint8_t *scratch,
-                                  uint64_t scratch_length, uint64_t *at,
+                                  const struct span *span, uint64_t *at,
                                   struct sf_err *err)
 {
     const struct block *block = &emit->blocks[number];
     const struct sf_pages *pages = &block->emit.pages;
-    const uint64_t step = scratch_length / pages->page_size;
+    enum sf_status status = SF_OK;
     uint64_t offset;
     uint64_t page = find_page(block, *at - block->start, &offset);
 
     offset += block->start;
-    while (page < pages->count && offset < span->until) {
-        /* No more pages than the rest of the span can take: none is read in vain. */
-        const uint64_t room = (span->until - offset) / ZERO_RECORD + 1;
-        uint64_t count = sf_min(sf_min(step, room), pages->count - page);
-        const bool any = sf_page_count(pages->bitmap, page, count) != 0;
-        if (any) {
-            count = sf_min(count, (span->until - offset) / (pages->page_size / 4) + 1);
-            const enum sf_status status =
-                sf_pages_fetch(emit->source, pages, page, count, scratch, err);
-            if (status != SF_OK) {
-                return status;
-            }
-        }
-        for (uint64_t i = 0; i < count && offset < span->until; i++, page++) {
-            const uint8_t *data = any && sf_bit_test(pages->bitmap, page)
-                                      ? scratch + i * pages->page_size
-                                      : NULL;
-            /* A page cut by the window border is summed by the window it begins in. */
-            if (emit->sums != NULL && data != NULL && offset >= span->from) {
-                sum_page(emit, number, page, data);
-            }
-            offset = put_record(span, block, page, offset, data);
-        }
+    while (status == SF_OK && page < pages->count && offset < span->until) {
+        const uint64_t count = pages_ahead(pages, page, span->until - offset);
+        status = put_pages(emit, number, span, &page, count, &offset, err);
     }
     *at = offset;
-    return SF_OK;
+    return status;
 }
 
 static enum sf_status build_span(const struct sf_emit *emit, const struct span *span,
-                                 uint8_t *scratch, uint64_t scratch_length,
                                  struct sf_err *err)
 {
     uint64_t at = span->from;
@@ -259,8 +287,7 @@ static enum sf_status build_span(const struct sf_emit *emit, const struct span *
         if (emit->blocks[i].length == 0) {
             continue;
         }
-        const enum sf_status status =
-            build_block(emit, i, span, scratch, scratch_length, &at, err);
+        const enum sf_status status = build_block(emit, i, span, &at, err);
         if (status != SF_OK) {
             return status;
         }
@@ -296,11 +323,11 @@ static enum sf_status build_window(const struct output *output, uint64_t number,
     const uint64_t end =
         sf_min(base + output->window, output->offset + output->emit->length);
     const struct span span = {buffer + (first - base), first - output->offset,
-                              end - output->offset};
+                              end - output->offset, scratch, output->window};
 
     *start = (size_t)(first - base);
     *len = (size_t)(end - first);
-    return build_span(output->emit, &span, scratch, output->window, err);
+    return build_span(output->emit, &span, err);
 }
 
 static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer,
@@ -350,7 +377,7 @@ enum sf_status sf_emit_write_start(struct sf_emit *emit, struct sf_file *target,
                                    uint64_t offset, size_t window, unsigned nthreads,
                                    struct sf_job **out, struct sf_err *err)
 {
-    const struct sf_job_ops ops = {write_window, free, 2 * window};
+    const struct sf_job_ops ops = {write_window, free, window + SF_MAX_SPAN};
     struct output *output = new_output(emit, target, offset, window, err);
 
     if (output == NULL) {
@@ -364,7 +391,7 @@ enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window,
                                   unsigned nthreads, struct sf_ring **out,
                                   struct sf_err *err)
 {
-    const struct sf_ring_ops ops = {fill_window, free, window, window};
+    const struct sf_ring_ops ops = {fill_window, free, window, SF_MAX_SPAN};
     struct output *output = new_output(emit, NULL, 0, window, err);
 
     if (output == NULL) {

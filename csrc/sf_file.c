@@ -403,6 +403,16 @@ void *sf_buffer_alloc(size_t len)
     return p == MAP_FAILED ? NULL : p;
 }
 
+void sf_buffer_thin(void *buf, size_t len)
+{
+    (void)madvise(buf, len, MADV_NOHUGEPAGE);
+}
+
+void sf_buffer_drop(void *buf, size_t len)
+{
+    (void)madvise(buf, len, MADV_DONTNEED);
+}
+
 void sf_buffer_free(void *buf, size_t len)
 {
     if (buf != NULL) {

@@ -58,6 +58,10 @@ enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);
 
 /* Page-aligned memory, good for every direct transfer; NULL when there is none. */
 void *sf_buffer_alloc(size_t len);
+/* For a long buffer of which little is touched at a time: no more of it takes memory
+ * than is touched, and nothing once it is dropped. */
+void sf_buffer_thin(void *buf, size_t len);
+void sf_buffer_drop(void *buf, size_t len);
 void sf_buffer_free(void *buf, size_t len);
 
 #endif

@@ -4,117 +4,143 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct plan {
-    struct sf_move move;
-    uint64_t *first_item; /* of each block, and one past the last */
+/* What one worker does at a time. */
+struct item {
+    uint64_t first;
+    uint32_t block;
+    uint32_t count; /* pages: a window of them, or more where few are present */
 };
 
-static uint64_t window_pages(const struct sf_move *move, uint32_t block)
+struct plan {
+    struct sf_move move;
+    struct item *items;
+    uint64_t nitems;
+    uint64_t room;
+    uint64_t total; /* bytes of all present pages */
+};
+
+static uint64_t span_length(const struct sf_move *move)
 {
-    return move->window / move->from[block].page_size;
+    return sf_max(move->window, SF_MAX_SPAN);
 }
 
-static uint32_t block_of_item(const struct plan *plan, uint64_t item)
+static void sum_pages(const struct sf_move *move, const struct item *item,
+                      const uint8_t *buf)
 {
-    uint32_t low = 0;
-    uint32_t high = plan->move.nblocks;
+    const struct sf_pages *pages = &move->from[item->block];
+    uint64_t *entries = sf_table_entries(move->sums[item->block]);
+    const uint64_t end = item->first + item->count;
+    struct sf_run run = {item->first, 0};
 
-    while (high - low > 1) {
-        const uint32_t middle = low + (high - low) / 2;
-        if (plan->first_item[middle] <= item) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-static void sum_pages(const struct sf_move *move, uint32_t block, uint64_t first,
-                      uint64_t count, const uint8_t *buf)
-{
-    const struct sf_pages *pages = &move->from[block];
-    uint64_t *entries = sf_table_entries(move->sums[block]);
-
-    for (uint64_t i = 0; i < count; i++) {
-        if (sf_bit_test(pages->bitmap, first + i)) {
-            const uint64_t sum =
-                sf_sum_page(move->key, buf + i * pages->page_size, pages->page_size);
+    while (sf_page_next_run(pages->bitmap, end, run.first + run.count, &run)) {
+        for (uint64_t page = run.first; page < run.first + run.count; page++) {
+            const uint8_t *at = buf + (page - item->first) * pages->page_size;
+            const uint64_t sum = sf_sum_page(move->key, at, pages->page_size);
             if (sum != 0) { /* writing zeros would only touch memory */
-                entries[first + i] = sum;
+                entries[page] = sum;
             }
         }
     }
 }
 
-static void watch_pages(const struct sf_move *move, const struct sf_pages *pages,
-                        uint64_t offset, uint64_t count, const uint8_t *buf,
-                        const uint8_t *bits)
+/* Set in BITS what is written, and show it to the watch: present pages that are zero
+ * all the same may stay holes. */
+static void choose_pages(const struct sf_move *move, const struct item *item,
+                         uint64_t offset, const uint8_t *buf, uint8_t *bits)
 {
-    for (uint64_t i = 0; move->watch != NULL && i < count; i++) {
-        if (sf_bit_test(bits, i)) {
-            sf_watch_page(move->watch, buf + i * pages->page_size,
-                          offset + i * pages->page_size);
+    const struct sf_pages *pages = &move->from[item->block];
+    const uint32_t size = pages->page_size;
+    struct sf_run run = {0, 0};
+
+    memcpy(bits, pages->bitmap + item->first / 8, (item->count + 7) / 8);
+    while (sf_page_next_run(bits, item->count, run.first + run.count, &run)) {
+        for (uint64_t i = run.first; i < run.first + run.count; i++) {
+            if (sf_page_is_zero(buf + i * size, size)) {
+                sf_bit_clear(bits, i);
+            } else if (move->watch != NULL) {
+                sf_watch_page(move->watch, buf + i * size, offset + i * size);
+            }
         }
     }
 }
 
-/* Present pages that are zero all the same may stay holes. */
-static void choose_pages(const struct sf_pages *pages, uint64_t first, uint64_t count,
-                         const uint8_t *buf, uint8_t *bits)
-{
-    memcpy(bits, pages->bitmap + first / 8, (size_t)((count + 7) / 8));
-    for (uint64_t i = 0; i < count; i++) {
-        if (sf_bit_test(bits, i) &&
-            sf_page_is_zero(buf + i * pages->page_size, pages->page_size)) {
-            sf_bit_clear(bits, i);
-        }
-    }
-}
-
-static enum sf_status move_window(void *context, uint64_t item, uint8_t *buffer,
-                                  uint64_t *worth, struct sf_err *err)
+static enum sf_status move_item(void *context, uint64_t number, uint8_t *buffer,
+                                uint64_t *worth, struct sf_err *err)
 {
     const struct plan *plan = context;
     const struct sf_move *move = &plan->move;
-    const uint32_t block = block_of_item(plan, item);
-    const struct sf_pages *pages = &move->from[block];
-    const uint64_t step = window_pages(move, block);
-    const uint64_t first = (item - plan->first_item[block]) * step;
-    const uint64_t count = sf_min(step, pages->count - first);
-    const uint64_t present = sf_page_count(pages->bitmap, first, count);
+    const struct item *item = &plan->items[number];
+    const struct sf_pages *pages = &move->from[item->block];
+    const uint64_t length = (uint64_t)item->count * pages->page_size;
     enum sf_status status;
 
-    if (present == 0) {
-        return SF_OK;
+    if (length > move->window) {
+        sf_buffer_thin(buffer, (size_t)length);
     }
-    status = sf_pages_fetch(move->source, pages, first, count, buffer, err);
+    status = sf_pages_fetch(move->source, pages, item->first, item->count, buffer, err);
     if (status == SF_OK && move->sums != NULL) {
-        sum_pages(move, block, first, count, buffer);
+        sum_pages(move, item, buffer);
     }
     if (status == SF_OK && move->target != NULL) {
-        uint8_t *bits = buffer + move->window;
-        const uint64_t offset = move->target_offsets[block] + first * pages->page_size;
-        choose_pages(pages, first, count, buffer, bits);
-        watch_pages(move, pages, offset, count, buffer, bits);
-        status = sf_pages_write(move->target, offset, pages->page_size, count, bits,
-                                NULL, buffer, err);
+        uint8_t *bits = buffer + span_length(move);
+        const uint64_t offset =
+            move->target_offsets[item->block] + item->first * pages->page_size;
+        choose_pages(move, item, offset, buffer, bits);
+        status = sf_pages_write(move->target, offset, pages->page_size, item->count,
+                                bits, NULL, buffer, err);
     }
-    *worth = present * pages->page_size;
+    if (length > move->window) {
+        sf_buffer_drop(buffer, (size_t)length);
+    }
+    *worth = sf_page_count(pages->bitmap, item->first, item->count) * pages->page_size;
     return status;
 }
 
 static void destroy_plan(void *context)
 {
     struct plan *plan = context;
-    free(plan->first_item);
+    free(plan->items);
     free(plan);
+}
+
+static enum sf_status add_item(struct plan *plan, struct item item, struct sf_err *err)
+{
+    if (plan->nitems == plan->room) {
+        const uint64_t room = plan->room != 0 ? 2 * plan->room : 64;
+        struct item *items = realloc(plan->items, (size_t)room * sizeof *items);
+        if (items == NULL) {
+            return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "plan");
+        }
+        plan->items = items;
+        plan->room = room;
+    }
+    plan->items[plan->nitems++] = item;
+    return SF_OK;
+}
+
+static enum sf_status plan_block(struct plan *plan, uint32_t block, struct sf_err *err)
+{
+    const struct sf_pages *pages = &plan->move.from[block];
+    const uint64_t step = plan->move.window / pages->page_size;
+    const uint64_t limit = span_length(&plan->move) / pages->page_size;
+    enum sf_status status = SF_OK;
+
+    for (uint64_t first = 0; status == SF_OK && first < pages->count;) {
+        const uint64_t count = sf_pages_span(pages, first, step, step, limit);
+        const uint64_t present = sf_page_count(pages->bitmap, first, count);
+        if (present != 0) {
+            status = add_item(plan, (struct item){first, block, (uint32_t)count}, err);
+        }
+        plan->total += present * pages->page_size;
+        first += count;
+    }
+    return status;
 }
 
 enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
                              struct sf_err *err)
 {
-    uint64_t total = 0;
+    enum sf_status status = SF_OK;
 
     if (!sf_is_power_of_2(move->window) || move->window < 8u * SF_MAX_PAGE) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "window of %llu bytes",
@@ -125,21 +151,17 @@ enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "plan");
     }
     plan->move = *move;
-    plan->first_item = calloc((size_t)move->nblocks + 1, sizeof *plan->first_item);
-    if (plan->first_item == NULL) {
-        free(plan);
-        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "plan");
+    for (uint32_t i = 0; i < move->nblocks && status == SF_OK; i++) {
+        status = plan_block(plan, i, err);
     }
-    for (uint32_t i = 0; i < move->nblocks; i++) {
-        const uint64_t step = window_pages(move, i);
-        plan->first_item[i + 1] =
-            plan->first_item[i] + (move->from[i].count + step - 1) / step;
-        total += sf_page_count(move->from[i].bitmap, 0, move->from[i].count) *
-                 move->from[i].page_size;
+    if (status != SF_OK) {
+        destroy_plan(plan);
+        return status;
     }
     /* Behind the pages: one bit a page, of the smallest page size. */
-    const struct sf_job_ops ops = {move_window, destroy_plan,
-                                   (size_t)(move->window + move->window / SF_MIN_PAGE)};
-    return sf_job_start(&ops, plan, plan->first_item[move->nblocks], total,
-                        move->nthreads, out, err);
+    const uint64_t span = span_length(move);
+    const struct sf_job_ops ops = {move_item, destroy_plan,
+                                   (size_t)(span + span / SF_MIN_PAGE / 8)};
+    return sf_job_start(&ops, plan, plan->nitems, plan->total, move->nthreads, out,
+                        err);
 }

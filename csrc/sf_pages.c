@@ -46,6 +46,44 @@ static void zero_clear_pages(const uint8_t *bits, uint64_t first, uint64_t count
     }
 }
 
+/* How many of COUNT pages a fetch brings into memory. */
+static uint64_t count_fetched(const struct sf_pages *pages, uint64_t first,
+                              uint64_t count)
+{
+    const uint64_t present = sf_page_count(pages->bitmap, first, count);
+    const uint64_t limit = READ_GAP / pages->page_size;
+    struct sf_run run = {first, 0};
+    uint64_t fetched = 0;
+
+    if (present == 0 || present == count) {
+        return present;
+    }
+    while (
+        sf_page_next_run(pages->bitmap, first + count, run.first + run.count, &run)) {
+        merge_runs(pages->bitmap, NULL, first + count, limit, &run);
+        fetched += run.count;
+    }
+    return fetched;
+}
+
+uint64_t sf_pages_span(const struct sf_pages *pages, uint64_t first, uint64_t step,
+                       uint64_t room, uint64_t limit)
+{
+    const uint64_t left = sf_min(pages->count - first, limit);
+    uint64_t count = 0;
+
+    while (count < left) {
+        const uint64_t more = sf_min(step, left - count);
+        const uint64_t fetched = count_fetched(pages, first + count, more);
+        if (count != 0 && fetched > room) {
+            break;
+        }
+        room -= sf_min(room, fetched);
+        count += more;
+    }
+    return count;
+}
+
 enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages,
                               uint64_t first, uint64_t count, uint8_t *buf,
                               struct sf_err *err)

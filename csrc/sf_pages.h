@@ -16,6 +16,16 @@ struct sf_pages {
     uint32_t reserved;
 };
 
+/* What may be fetched or written in one go, in bytes of guest memory.  A span this long
+ * is hardly touched where pages lie far apart, but so many of them are on their way at
+ * once; see sf_buffer_thin(). */
+#define SF_MAX_SPAN ((uint64_t)256 << 20)
+
+/* How many pages from FIRST on to fetch at a time: one or more steps of STEP pages, as
+ * many as do not take more than ROOM pages of memory nor reach farther than LIMIT
+ * pages. */
+uint64_t sf_pages_span(const struct sf_pages *pages, uint64_t first, uint64_t step,
+                       uint64_t room, uint64_t limit);
 /* Read the present pages of [FIRST, FIRST + COUNT) to their places in BUF; what BUF
  * holds in the place of a clear page is undefined. */
 enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages,

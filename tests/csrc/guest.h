@@ -55,9 +55,28 @@ static inline uint8_t *guest_page(const struct guest *guest, unsigned block,
     return guest->content[block] + page * guest->page_size;
 }
 
+/* A guest of so many pages has them far apart. */
+#define GUEST_FAR_APART 30000u
+
+static inline void guest_put(struct guest *guest, struct dice *dice, unsigned block,
+                             uint64_t page)
+{
+    sf_bit_set(guest->bitmaps[block], page);
+    if (below(dice, 8) != 0) {
+        fill_random(dice, guest_page(guest, block, page), 64);
+        guest_page(guest, block, page)[guest->page_size - 1] = 1;
+    }
+}
+
 /* Runs of present and absent pages of random length; some present ones are zero. */
 static inline void guest_fill(struct guest *guest, struct dice *dice)
 {
+    if (guest->counts[0] >= GUEST_FAR_APART) {
+        for (uint64_t page = 0; page < guest->counts[0]; page += 1 + below(dice, 600)) {
+            guest_put(guest, dice, 0, page);
+        }
+        return;
+    }
     for (unsigned block = 0; block < GUEST_BLOCKS; block++) {
         uint64_t page = 0;
         while (page < guest->counts[block]) {
@@ -66,13 +85,8 @@ static inline void guest_fill(struct guest *guest, struct dice *dice)
                 sf_min(page + 1 + below(dice, limit), guest->counts[block]);
             const bool present = below(dice, 2) != 0;
             for (; page < end; page++) {
-                if (!present) {
-                    continue;
-                }
-                sf_bit_set(guest->bitmaps[block], page);
-                if (below(dice, 8) != 0) {
-                    fill_random(dice, guest_page(guest, block, page), 64);
-                    guest_page(guest, block, page)[guest->page_size - 1] = 1;
+                if (present) {
+                    guest_put(guest, dice, block, page);
                 }
             }
         }

@@ -307,8 +307,10 @@ int main(void)
     test_to_a_file(4096, 1200, 0);
     test_to_a_file(4096, 1200, SF_OPEN_DIRECT);
     test_to_a_file(65536, 50, 0);
+    test_to_a_file(512, GUEST_FAR_APART, 0);
     test_in_order(1024, 4500);
     test_in_order(4096, 1200);
+    test_in_order(1024, GUEST_FAR_APART);
     test_all_or_nothing();
     test_no_pages_at_all();
     test_cancel_in_the_middle();

@@ -231,6 +231,7 @@ int main(void)
     test_copy_and_sum(4096, 1500, 0);
     test_copy_and_sum(4096, 1500, SF_OPEN_DIRECT);
     test_copy_and_sum(65536, 60, SF_OPEN_DIRECT);
+    test_copy_and_sum(512, GUEST_FAR_APART, 0);
     test_only_reading();
     test_zeros_are_not_written();
     test_stuttering_files();

@@ -111,6 +111,28 @@ static void test_short_gaps_save_writes(void)
     free(buf);
 }
 
+/* A span takes steps as long as what it fetches has room. */
+static void test_spans(void)
+{
+    uint8_t bitmap[512 / 8] = {0};
+    const struct sf_pages pages = {bitmap, 500, 0, 4096, 0};
+
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 64, 1000), 500);
+    CHECK_EQ(sf_pages_span(&pages, 100, 64, 64, 128), 128);
+    CHECK_EQ(sf_pages_span(&pages, 100, 64, 64, 130), 130);
+    sf_bit_set(bitmap, 3);
+    sf_bit_set(bitmap, 70);
+    sf_bit_set(bitmap, 86); /* the 15 pages between are read along */
+    sf_bit_set(bitmap, 499);
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 19, 1000), 500);
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 18, 1000), 448);
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 17, 1000), 64);
+    memset(bitmap, 0xff, 16);
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 64, 1000), 64);
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 1, 1000), 64); /* one step at least */
+    CHECK_EQ(sf_pages_span(&pages, 0, 64, 128, 1000), 448);
+}
+
 static void test_failures_have_their_place(void)
 {
     struct dice dice = {12};
@@ -152,6 +174,7 @@ int main(void)
         test_writes(sizes[i], true);
     }
     test_short_gaps_save_writes();
+    test_spans();
     test_failures_have_their_place();
     return 0;
 }
