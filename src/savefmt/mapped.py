@@ -9,7 +9,7 @@ from typing import Literal
 from savefmt.errors import CorruptError
 from savefmt.format import ram
 from savefmt.format.cursor import FileCursor
-from savefmt.format.mappedram import decode_bitmap, guess_bitmap_order, stray_count
+from savefmt.format.mappedram import decode_bitmap, guess_bitmap_order
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, EndOfStream, ItemType, SectionHead, StreamWalker
 from savefmt.format.vmstate import Description
@@ -151,9 +151,9 @@ def _read_bitmaps(
     file: File, blocks: BlockList, hint: ByteOrder, findings: list[Finding] | None
 ) -> tuple[ByteOrder, tuple[BlockPages, ...]]:
     raw = [
-        b""
+        bytearray()
         if block.header is None or block.ignored
-        else file.read(block.bitmap_length, block.header.bitmap_offset)
+        else file.read_array(block.bitmap_length, block.header.bitmap_offset)
         for block in blocks.blocks
     ]
     order = _bitmap_order(file, blocks.blocks, raw, hint)
@@ -164,7 +164,7 @@ def _read_bitmaps(
 
 
 def _bitmap_order(
-    file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytes], hint: ByteOrder
+    file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytearray], hint: ByteOrder
 ) -> ByteOrder:
     """Let each block in turn say who wrote it, the largest first (format.md 5.3).
 
@@ -188,7 +188,7 @@ def _bitmap_order(
 
 
 def _block_order(
-    block: ListedBlock, bitmap: bytes, witness: Callable[[int, int], bool] | None
+    block: ListedBlock, bitmap: bytearray, witness: Callable[[int, int], bool] | None
 ) -> ByteOrder | None:
     if not bitmap or block.header is None:
         return None
@@ -201,12 +201,12 @@ def _block_order(
 
 
 def _block_pages(
-    block: ListedBlock, raw: bytes, order: ByteOrder, findings: list[Finding] | None
+    block: ListedBlock, bitmap: bytearray, order: ByteOrder, findings: list[Finding] | None
 ) -> BlockPages:
     if block.header is None or block.ignored:
-        return BlockPages(block.name, 0, block.page_size, 0, bytearray())
-    bitmap = decode_bitmap(raw, block.page_count, order)
-    if findings is not None and bitmap != raw and stray_count(raw, block.page_count):
+        return BlockPages(block.name, 0, block.page_size, 0, bitmap)
+    strays = decode_bitmap(bitmap, block.page_count, order)
+    if findings is not None and strays:
         findings.append(
             Finding(
                 "mappedram.stray-bits",
@@ -217,5 +217,5 @@ def _block_pages(
             )
         )
     return BlockPages(
-        block.name, block.page_count, block.page_size, block.header.pages_offset, bytearray(bitmap)
+        block.name, block.page_count, block.page_size, block.header.pages_offset, bitmap
     )

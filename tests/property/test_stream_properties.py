@@ -355,7 +355,8 @@ def test_bitmap_of_either_order(present: list[bool]) -> None:
     big = b"".join(number.to_bytes(8, "big") for number in words)
 
     for raw, order in ((little, "little"), (big, "big")):
-        bitmap = decode_bitmap(raw, count, order)  # type: ignore[arg-type]
+        bitmap = bytearray(raw)
+        assert decode_bitmap(bitmap, count, order) == 0  # type: ignore[arg-type]
         assert [page_is_set(bitmap, index) for index in range(count)] == present
         assert encode_bitmap(bitmap, order) == raw  # type: ignore[arg-type]
         guess = guess_bitmap_order(raw, count, lambda index: present[index])

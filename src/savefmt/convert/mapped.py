@@ -245,7 +245,7 @@ def relocate(
     )
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
-            file.write(encode_bitmap(bytes(pages.bitmap), mapped.byte_order), place.bitmap_offset)
+            file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
     for piece in _copy(image, mapped.list_end, image.length, cuts):
         file.write(piece, at)
         at += len(piece)

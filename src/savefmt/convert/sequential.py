@@ -159,7 +159,7 @@ class MappedWriter:
             self._write(piece)
         self.scatter.close()
         for pages, place in zip(self.pages, self._placements, strict=True):
-            bitmap = encode_bitmap(bytes(pages.bitmap), self._byte_order)
+            bitmap = encode_bitmap(pages.bitmap, self._byte_order)
             self._file.write(bitmap, place.bitmap_offset)
         tables = self.scatter.tables
         names = [block.idstr for block in self._blocks.blocks]

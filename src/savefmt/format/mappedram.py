@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from struct import Struct
@@ -18,6 +18,13 @@ MIN_PAGE_SIZE = 1 << 10
 MAX_PAGE_SIZE = 1 << 16
 
 ByteOrder = Literal["little", "big"]
+BYTE_ORDERS: tuple[ByteOrder, ...] = ("little", "big")
+
+Bits = bytes | bytearray
+"""A bitmap; bytes where nobody changes it."""
+
+_WORD_LENGTH = 8
+_PIECE_LENGTH = 1 << 20
 
 _PROBES = 256
 """Pages that `guess_bitmap_order` looks at, at most, for either order."""
@@ -204,13 +211,14 @@ def check_regions(regions: Iterable[Region], *, start: int, end: int | None = No
             raise CorruptError(message, offset=other.offset)
 
 
-def decode_bitmap(raw: bytes, page_count: int, order: ByteOrder = "little") -> bytes:
+def decode_bitmap(bitmap: bytearray, page_count: int, order: ByteOrder = "little") -> int:
     """Bring a bitmap into canonical form: page *k* is bit ``k % 8`` of byte ``k // 8``.
 
     Parameters
     ----------
-    raw : bytes
-        As in the file, `bitmap_length` bytes.
+    bitmap : bytearray
+        As in the file, `bitmap_length` bytes; changed in place, because that of a large
+        guest is large.
     page_count : int
         Pages of the block.
     order : {"little", "big"}
@@ -218,43 +226,48 @@ def decode_bitmap(raw: bytes, page_count: int, order: ByteOrder = "little") -> b
 
     Returns
     -------
-    bytes
-        Of the same length, bits past the last page cleared: QEMU ignores them.
+    int
+        Bits past the last page that were set: QEMU ignores them, and they are cleared.
     """
-    canonical = _reorder(raw, order)
-    if stray_count(canonical, page_count) == 0:
-        return canonical
-    whole, rest = divmod(page_count, 8)
-    kept = canonical[:whole]
-    if rest:
-        kept += bytes([canonical[whole] & ((1 << rest) - 1)])
-    return kept.ljust(len(raw), b"\0")
+    if len(bitmap) % _WORD_LENGTH:
+        raise ValueError(f"a bitmap of {len(bitmap)} bytes is no array of 64-bit words")
+    if order == "big":
+        for at, piece in _pieces(bitmap):
+            bitmap[at : at + len(piece)] = _swap(piece)
+    strays = stray_count(bitmap, page_count)
+    if strays:
+        whole, rest = divmod(page_count, 8)
+        if rest:
+            bitmap[whole] &= (1 << rest) - 1
+            whole += 1
+        bitmap[whole:] = bytes(len(bitmap) - whole)
+    return strays
 
 
-def encode_bitmap(canonical: bytes, order: ByteOrder = "little") -> bytes:
+def encode_bitmap(canonical: Bits, order: ByteOrder = "little") -> Bits:
     """Return a canonical bitmap as a host of that byte order writes it."""
-    return _reorder(canonical, order)
+    return canonical if order == "little" else _swap(canonical)
 
 
-def stray_count(canonical: bytes, page_count: int) -> int:
+def stray_count(canonical: Bits, page_count: int) -> int:
     """Count the bits past the last page of a canonical bitmap; QEMU writes none."""
     whole, rest = divmod(page_count, 8)
     return (int.from_bytes(canonical[whole:], "little") >> rest).bit_count()
 
 
-def page_is_set(canonical: bytes, page: int) -> bool:
+def page_is_set(canonical: Bits, page: int) -> bool:
     """Whether a canonical bitmap has that page."""
     return bool(canonical[page >> 3] >> (page & 7) & 1)
 
 
 def guess_bitmap_order(
-    raw: bytes, page_count: int, has_data: Callable[[int], bool] | None = None
+    raw: Bits, page_count: int, has_data: Callable[[int], bool] | None = None
 ) -> ByteOrder | None:
     """Guess the byte order of the host that wrote a bitmap (format.md 5.3).
 
     Parameters
     ----------
-    raw : bytes
+    raw : bytes or bytearray
         As in the file.
     page_count : int
         Pages of the block.
@@ -266,39 +279,46 @@ def guess_bitmap_order(
     {"little", "big"} or None
         None where both orders suit equally well; another block may tell.
     """
-    little, big = _reorder(raw, "little"), _reorder(raw, "big")
-    if little == big:
-        return None
-    strays = stray_count(little, page_count), stray_count(big, page_count)
+    last = page_count // 64 * _WORD_LENGTH
+    tail, beyond = bytes(raw[last:]), page_count % 64
+    strays = stray_count(tail, beyond), stray_count(_swap(tail), beyond)
     if (strays[0] == 0) != (strays[1] == 0):
         return "little" if strays[0] == 0 else "big"
     if has_data is None:
         return None
     # Stale pages have data under a clear bit, so only set bits bear witness.
     shares = []
-    for one, other in ((little, big), (big, little)):
-        probes = _only_in(one, other, page_count)
+    for order in BYTE_ORDERS:
+        probes = _only_in(raw, order, page_count)
         shares.append(sum(map(has_data, probes)) / max(len(probes), 1))
     if shares[0] == shares[1]:
         return None
     return "little" if shares[0] > shares[1] else "big"
 
 
-def _only_in(one: bytes, other: bytes, page_count: int) -> list[int]:
+def _only_in(raw: Bits, order: ByteOrder, page_count: int) -> list[int]:
+    """Find pages that are set when read in this order, and not in the other."""
     pages: list[int] = []
-    for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-        if only := mine & ~theirs:
-            pages += (8 * index + bit for bit in range(8) if only >> bit & 1)
-            if len(pages) >= _PROBES:
-                break
-    return [page for page in pages if page < page_count][:_PROBES]
+    for at, little in _pieces(raw):
+        big = _swap(little)
+        if little == big:
+            continue
+        one, other = (little, big) if order == "little" else (big, little)
+        for index, (mine, theirs) in enumerate(zip(one, other, strict=True), at):
+            if only := mine & ~theirs:
+                pages += (8 * index + bit for bit in range(8) if only >> bit & 1)
+                if len(pages) >= _PROBES:
+                    return [page for page in pages if page < page_count][:_PROBES]
+    return [page for page in pages if page < page_count]
 
 
-def _reorder(bitmap: bytes, order: ByteOrder) -> bytes:
-    if len(bitmap) % 8:
-        raise ValueError(f"a bitmap of {len(bitmap)} bytes is no array of 64-bit words")
-    if order == "little":
-        return bytes(bitmap)
-    words = array("Q", bitmap)
+def _pieces(bitmap: Bits) -> Iterator[tuple[int, bytes]]:
+    """Yield where each piece begins, and the piece: the whole may be large."""
+    for at in range(0, len(bitmap), _PIECE_LENGTH):
+        yield at, bytes(bitmap[at : at + _PIECE_LENGTH])
+
+
+def _swap(bitmap: Bits) -> bytes:
+    words = array("Q", bytes(bitmap))
     words.byteswap()
     return words.tobytes()

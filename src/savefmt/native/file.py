@@ -123,10 +123,14 @@ class File:
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes; TruncatedError where the file ends sooner."""
+        return bytes(self.read_array(length, offset))
+
+    def read_array(self, length: int, offset: int) -> bytearray:
+        """Read as `read` does, to be changed in place."""
         data = bytearray(length)
         with ffi.from_buffer(data) as view:
             call(lib.sf_file_read, self.handle, view, length, offset, path=self.path)
-        return bytes(data)
+        return data
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
