@@ -58,11 +58,16 @@ uint64_t *sf_table_entries(struct sf_table *table)
     return table->entries;
 }
 
-uint64_t sf_table_count_nonzero(const struct sf_table *table)
+uint64_t sf_table_nonzero(const struct sf_table *table, uint64_t *out)
 {
     uint64_t total = 0;
     for (uint64_t i = 0; i < table->count; i++) {
-        total += table->entries[i] != 0;
+        if (table->entries[i] != 0) {
+            if (out != NULL) {
+                out[total] = table->entries[i];
+            }
+            total++;
+        }
     }
     return total;
 }

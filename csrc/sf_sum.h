@@ -19,7 +19,8 @@ uint64_t *sf_table_entries(struct sf_table *table);
 /* The first run of entries at or after FROM that differ; false when there is none. */
 bool sf_table_next_difference(const struct sf_table *left, const struct sf_table *right,
                               uint64_t from, struct sf_run *run);
-uint64_t sf_table_count_nonzero(const struct sf_table *table);
+/* Count the numbers that are not zero, and copy them to OUT unless that is NULL. */
+uint64_t sf_table_nonzero(const struct sf_table *table, uint64_t *out);
 
 /* Words of key that a page of PAGE_SIZE bytes needs. */
 #define SF_SUM_KEY_WORDS(page_size) ((page_size) / 8u + 4u)

@@ -91,12 +91,17 @@ static void test_differences(void)
     CHECK_OK(sf_table_new(200, &right, &err), &err);
     for (unsigned round = 0; round < 50; round++) {
         uint64_t nonzero = 0;
+        uint64_t found[300];
         for (unsigned i = 0; i < 300; i++) {
             const uint64_t value = below(&dice, 2 + round % 9) ? 7 : 0;
             sf_table_entries(left)[i] = value;
             nonzero += value != 0;
         }
-        CHECK_EQ(sf_table_count_nonzero(left), nonzero);
+        CHECK_EQ(sf_table_nonzero(left, NULL), nonzero);
+        CHECK_EQ(sf_table_nonzero(left, found), nonzero);
+        for (uint64_t i = 0; i < nonzero; i++) {
+            CHECK_EQ(found[i], 7);
+        }
         for (uint64_t from = 0; from < 203; from++) {
             struct sf_run run = {0, 0};
             uint64_t first = from;
@@ -122,7 +127,7 @@ static void test_table_sizes(void)
     const struct leftovers before = look_around();
 
     CHECK_OK(sf_table_new(0, &table, &err), &err);
-    CHECK_EQ(sf_table_count_nonzero(table), 0);
+    CHECK_EQ(sf_table_nonzero(table, NULL), 0);
     sf_table_free(table);
     CHECK_OK(sf_table_new(1u << 27, &table, &err), &err);
     sf_table_entries(table)[(1u << 27) - 1] = 5;

@@ -5,13 +5,12 @@ The C core works without the interpreter's lock, so threads can do this side by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from savefmt.native.core import ffi, lib
-from savefmt.native.pages import Table, is_zero
+from savefmt.native.pages import Table
 
 _BATCH = 4096
-_PIECE_LENGTH = 1 << 19
 
 TEXT_ENCODINGS = {
     "ascii": lib.SF_TEXT_ASCII,
@@ -130,7 +129,7 @@ def entropies(data: bytes, page_size: int) -> bytes:
     return bytes(out)
 
 
-def count_distinct(tables: Iterable[Table]) -> tuple[int, int]:
+def count_distinct(tables: Sequence[Table]) -> tuple[int, int]:
     """Count the different numbers, and those that occur once, over all tables; zeros do not count.
 
     Returns
@@ -138,14 +137,12 @@ def count_distinct(tables: Iterable[Table]) -> tuple[int, int]:
     (int, int)
         Different ones, and among them those that occur once.
     """
-    sums = bytearray()
-    for table in tables:
-        with table.data() as data:
-            for at in range(0, len(data), _PIECE_LENGTH):
-                # Most of a large guest may be zeros, which need not be copied.
-                if not is_zero(piece := data[at : at + _PIECE_LENGTH]):
-                    sums += piece
-    distinct, unique = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    total = sum(table.count_nonzero() for table in tables)
+    sums = bytearray(8 * total)
     with ffi.from_buffer("uint64_t[]", sums) as numbers:
-        lib.sf_census_distinct(numbers, len(sums) // 8, distinct, unique)
+        count = 0
+        for table in tables:
+            count += lib.sf_table_nonzero(table.handle, numbers + count)
+        distinct, unique = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        lib.sf_census_distinct(numbers, count, distinct, unique)
     return distinct[0], unique[0]

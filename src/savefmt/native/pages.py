@@ -122,7 +122,7 @@ class Table:
 
     def count_nonzero(self) -> int:
         """Numbers that are not zero."""
-        return int(lib.sf_table_count_nonzero(self.handle))
+        return int(lib.sf_table_nonzero(self.handle, ffi.NULL))
 
     def differences(self, other: Table) -> Iterator[PageRun]:
         """Yield the runs of pages whose numbers differ."""

@@ -51,7 +51,7 @@ def stats(
         _block_stats(name, sums[name], histograms[name], memory.page_size)
         for name in memory.lengths
     ]
-    distinct, unique = count_distinct(sums[name] for name in memory.lengths)
+    distinct, unique = count_distinct([sums[name] for name in memory.lengths])
     return MemoryStats(memory.page_size, tuple(found), distinct, unique, memory.left_out)
 
 
