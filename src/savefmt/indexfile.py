@@ -15,11 +15,11 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.ram import ListedBlock
+from savefmt.frozen import dataclass
 from savefmt.model import StrPath
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from savefmt.errors import FormatError, SavefmtError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import IOOptions, Layout
@@ -14,7 +13,7 @@ from savefmt.progress import Meter
 from savefmt.tail import SectionDigests, SectionKey, Tail
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GuestState:
     """What an image says of its guest, comparable across layouts and codecs.
 

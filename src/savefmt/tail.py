@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,7 +50,6 @@ class SectionDigests:
         return {key: state.hexdigest() for key, state in self._states.items()}
 
 
-@dataclass
 class Tail:
     """All bytes behind the end of RAM, readable again and again.
 
@@ -69,15 +67,21 @@ class Tail:
         Iterable sections that were started before, and may end here.
     """
 
-    start: int
-    end: int
-    pread: Pread
-    has_footers: bool = True
-    announced: tuple[SectionHead, ...] = ()
-    _close: Callable[[], None] | None = None
-    description: Description | None = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        pread: Pread,
+        has_footers: bool = True,
+        announced: tuple[SectionHead, ...] = (),
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.pread = pread
+        self.has_footers = has_footers
+        self.announced = announced
+        self._close = close
         self.description = find_at_end(self._pread_within, self.end)
         if self.description is not None and self.description.offset < self.start:
             self.description = None

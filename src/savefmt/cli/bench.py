@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from savefmt.cli.parser import (
 )
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 ENGINES = ("psync", "io_uring")
 T = TypeVar("T")

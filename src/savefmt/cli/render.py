@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import SavefmtError
 from savefmt.format.features import name_bits
+from savefmt.frozen import asdict
 from savefmt.model import Finding, ImageSummary, MapExtent, RamBlock, Severity
 
 if TYPE_CHECKING:  # `savefmt info` has none of them, and must be instant

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Self
 
 from savefmt.compat.machines import Machine
 from savefmt.compat.releases import fact
 from savefmt.compat.relics import has_compressed_pages
 from savefmt.format.stream import Command
+from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.memory import SkimVisitor, pass_over
 from savefmt.model import IOOptions, Layout, OnProgress

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from savefmt.compat.releases import Reader
 from savefmt.convert import mapped, sequential
@@ -19,6 +18,7 @@ from savefmt.convert.source import PipeImage
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import ByteOrder
+from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.memory import combine
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath

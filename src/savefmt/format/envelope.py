@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
 from types import EllipsisType
 from typing import ClassVar, Literal, Self
@@ -12,6 +10,7 @@ from typing import ClassVar, Literal, Self
 from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.cursor import Cursor
 from savefmt.format.features import FEATURES, name_bits, unreadable_bits
+from savefmt.frozen import dataclass, replace
 from savefmt.model import Finding, Severity
 
 MAGIC_FINISHED = b"LibvirtQemudSave"
@@ -300,7 +299,7 @@ class Envelope:
         Envelope
             Otherwise the same.
         """
-        return dataclasses.replace(self, was_running=int(running))
+        return replace(self, was_running=int(running))
 
     def with_stream(
         self,
@@ -352,9 +351,7 @@ class Envelope:
                 f"{features or 0:#x}; versions are 1 to 3, formats 0 to 6, and only "
                 "version 3 has a feature, 0x1"
             )
-        return dataclasses.replace(
-            self, version=version, format=format, features=features or 0, unused=spare
-        )
+        return replace(self, version=version, format=format, features=features or 0, unused=spare)
 
     def with_xml(self, xml: bytes, cookie: bytes | EllipsisType | None = ..., *, fit: bool) -> Self:
         """Replace the domain XML.
@@ -381,7 +378,7 @@ class Envelope:
         """
         kept = self.cookie if isinstance(cookie, EllipsisType) else cookie
         cookie_offset, data = _lay_out(xml, kept, len(self.data) if fit else None)
-        return dataclasses.replace(self, cookie_offset=cookie_offset, data=data)
+        return replace(self, cookie_offset=cookie_offset, data=data)
 
     def _header_oddities(self, at: int) -> Iterator[Finding]:
         if self.version == _LATEST_VERSION:
