@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING
 from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.indexfile import AUTO, Identity, load_index, locate, save_index
 from savefmt.model import Finding, IOOptions, Layout, PageRun, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
@@ -208,25 +205,9 @@ class GuestMemory:
     def _kept_index(self, meter: Meter) -> PageIndex:
         if self._index_file is None:
             return self._make_index(meter)
-        image = self._image
-        blocks = image.head.blocks
-        identity = Identity.of(image.file, image.path)
-        try:
-            path = locate(self._index_file, identity)
-            kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
-        except SavefmtError:
-            if self._index_file != AUTO:
-                raise
-            return self._make_index(meter)  # without a cache folder it works all the same
-        if kept is not None:
-            return kept
-        index = self._make_index(meter)
-        try:
-            save_index(path, identity, index, blocks.blocks)
-        except SavefmtError:
-            if self._index_file != AUTO:
-                raise
-        return index
+        from savefmt.indexfile import kept_index
+
+        return kept_index(self._index_file, self._image, lambda: self._make_index(meter))
 
     def _make_index(self, meter: Meter) -> PageIndex:
         visitor = TallyVisitor(None, self._image.path)
@@ -405,7 +386,9 @@ class GuestMemory:
 
     def _check_space(self) -> None:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
-        folder = tempfile.gettempdir()
+        from tempfile import gettempdir
+
+        folder = gettempdir()
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
         needed = self._image.length - self._image.stream_offset
@@ -482,6 +465,8 @@ class GuestMemory:
         return number, first, -(-(offset + length) // size) - first
 
     def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
+        import tempfile
+
         meter.phase = "spooling"
         self._check_space()
         spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -571,7 +556,9 @@ def pass_over(
 
 def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
     """Return the digest of `GuestMemory.digest` from page sums under the fixed key."""
-    state = hashlib.sha256()
+    from hashlib import sha256
+
+    state = sha256()
     for block in sorted(blocks.blocks, key=lambda block: block.name):
         if block.idstr not in sums:
             continue

@@ -18,7 +18,7 @@ STAGE = """
 import sys, time
 sys.path.insert(0, {sources!r})
 import savefmt
-from savefmt.cli import main
+from savefmt.cli.main import main
 
 def probe(path, **options):
     {body}

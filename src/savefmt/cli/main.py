@@ -220,8 +220,3 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
         return
-
-
-def entry() -> NoReturn:
-    """Be the console script."""
-    sys.exit(main())

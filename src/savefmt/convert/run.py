@@ -355,7 +355,7 @@ def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
 
 def _require_space(output: OutputFile, length: int) -> None:
     """Refuse early what cannot fit: a sequential result has no holes."""
-    room = os.statvfs(output.target.parent)
+    room = os.statvfs(output.folder)
     free = room.f_bavail * room.f_frsize
     if free < length:
         raise ImageIOError(

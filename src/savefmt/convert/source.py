@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from savefmt.errors import ImageIOError, IncompleteImageError, NotASaveImageError
 from savefmt.format.codec import codec_for_format, detect, find_codec
@@ -34,7 +33,7 @@ class PipeImage:
     layout = Layout.SEQUENTIAL
 
     def __init__(self, fd: int, name: str) -> None:
-        self.path = Path(name)
+        self.path = name
         self.received = 0
         self._fd = fd
         self._cursor = ChunkCursor(self._pieces(), 0)

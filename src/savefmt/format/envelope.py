@@ -11,7 +11,7 @@ from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, Un
 from savefmt.format.cursor import Cursor
 from savefmt.format.features import FEATURES, name_bits, unreadable_bits
 from savefmt.frozen import dataclass, replace
-from savefmt.model import Finding, Severity
+from savefmt.model import EnvelopeSummary, Finding, Severity
 
 MAGIC_FINISHED = b"LibvirtQemudSave"
 """Begins a finished image (format.md 2.2)."""
@@ -248,6 +248,20 @@ class Envelope:
         if not self.cookie_offset:
             return None
         return self.data[self.cookie_offset :].partition(b"\0")[0]
+
+    def summary(self) -> EnvelopeSummary:
+        """Return what the header says, in words."""
+        return EnvelopeSummary(
+            version=self.version,
+            byte_order=self.byte_order,
+            data_length=self.data_length,
+            xml_length=len(self.xml),
+            cookie_length=len(self.cookie or b""),
+            was_running=bool(self.was_running),
+            format=self.format,
+            format_name=self.format_name,
+            features=self.features,
+        )
 
     def pack(self) -> bytes:
         """Return the bytes that `read` accepts.
