@@ -132,7 +132,14 @@ def read_mapped(
         tuple(parts),
         pages,
         order,
-        Tail(tail_start, cursor.end, cursor.pread, bool(walker.has_footers), walker.announced),
+        Tail(
+            tail_start,
+            cursor.end,
+            cursor.pread,
+            bool(walker.has_footers),
+            walker.announced,
+            description=description,
+        ),
         5 if walker.has_footers else 0,
     )
 

@@ -75,6 +75,7 @@ class Tail:
         has_footers: bool = True,
         announced: tuple[SectionHead, ...] = (),
         close: Callable[[], None] | None = None,
+        description: Description | None = None,
     ) -> None:
         self.start = start
         self.end = end
@@ -82,7 +83,7 @@ class Tail:
         self.has_footers = has_footers
         self.announced = announced
         self._close = close
-        self.description = find_at_end(self._pread_within, self.end)
+        self.description = description or find_at_end(self._pread_within, self.end)
         if self.description is not None and self.description.offset < self.start:
             self.description = None
         if self.description is None:

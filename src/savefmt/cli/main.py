@@ -106,6 +106,8 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def _modules_for(words: Sequence[str]) -> list[str]:
     first = next((word for word in words if not word.startswith("-")), None)
+    if first is None and "--version" in words:
+        return []
     for command, (module, *aliases) in _HOMES.items():
         if first in (command, *aliases):
             return [module]
