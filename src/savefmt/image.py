@@ -74,6 +74,8 @@ class SaveImage:
 
     Attributes
     ----------
+    filename : str or os.PathLike
+        The file, as given.
     envelope : Envelope or None
         None for a bare stream.
     codec : str
@@ -94,7 +96,7 @@ class SaveImage:
         strict: bool = True,
         index: StrPath | None = None,
     ) -> None:
-        self._path = os.fspath(path)
+        self.filename = path
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -211,10 +213,10 @@ class SaveImage:
 
     @cached_property
     def path(self) -> Path:
-        """The file, as given."""
+        """The same as a `Path`."""
         from pathlib import Path
 
-        return Path(self._path)
+        return Path(self.filename)
 
     @property
     def configuration(self) -> Configuration | None:
@@ -490,14 +492,14 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = os.stat(self._path)
+        status = os.stat(self.filename)
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
         return ImageSummary(
-            path=self._path,
+            path=os.fspath(self.filename),
             state=self._state(),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,

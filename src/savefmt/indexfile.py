@@ -89,7 +89,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         That of this image.
     """
     blocks = image.head.blocks
-    identity = Identity.of(image.file, image.path)
+    identity = Identity.of(image.file, image.filename)
     try:
         path = locate(place, identity)
         kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)

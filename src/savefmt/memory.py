@@ -210,7 +210,7 @@ class GuestMemory:
         return kept_index(self._index_file, self._image, lambda: self._make_index(meter))
 
     def _make_index(self, meter: Meter) -> PageIndex:
-        visitor = TallyVisitor(None, self._image.path)
+        visitor = TallyVisitor(None, self._image.filename)
         with pass_over(self._image, visitor, self._io, meter):
             pass
         if visitor.scanner is None or visitor.blocks is None:
@@ -242,7 +242,7 @@ class GuestMemory:
                 for block, table in zip(image.head.blocks.blocks, tables, strict=True)
                 if not block.ignored
             }
-        visitor = TallyVisitor(key, image.path)
+        visitor = TallyVisitor(key, image.filename)
         try:
             with pass_over(image, visitor, self._io, meter):
                 return visitor.sums
@@ -410,7 +410,7 @@ class GuestMemory:
         try:
             return read_pages(block, self._plain, image.stream_offset, first, count)
         except SavefmtError as error:
-            error.path = error.path or image.path
+            error.path = error.path or image.filename
             raise
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
@@ -475,7 +475,7 @@ class GuestMemory:
         file = self._resources.enter_context(
             File(spool.fileno(), path=tempfile.gettempdir(), write=True)
         )
-        visitor = ScatterVisitor(file, self._io, self._image.path, key=key)
+        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
         try:
             with pass_over(self._image, visitor, self._io, meter):
                 pass
@@ -537,7 +537,7 @@ def pass_over(
             cursor,
             visitor,
             lambda _offset: meter.update(reached),
-            path=image.path,
+            path=image.filename,
             description=image.description,
             findings=findings,
         )
@@ -546,7 +546,7 @@ def pass_over(
         tail.check_end()
     except SavefmtError as error:
         tail.close()
-        error.path = error.path or image.path
+        error.path = error.path or image.filename
         raise
     except BaseException:
         tail.close()

@@ -16,8 +16,6 @@ from savefmt.native.file import File
 from savefmt.traverse import StreamHead
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from savefmt.prefetch import Pipe
 
 DIRECT_FROM = 256 << 20
@@ -43,15 +41,12 @@ class AddressedGuest(Protocol):
 class StoredImage(Protocol):
     """What memory needs of the image that it lies in; `SaveImage` is one."""
 
+    filename: StrPath
     layout: Layout
     codec: str
     length: int
     stream_offset: int
     head: StreamHead
-
-    @property
-    def path(self) -> Path:
-        """The file's name."""
 
     @property
     def file(self) -> File:

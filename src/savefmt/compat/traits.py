@@ -180,7 +180,7 @@ class _CommandVisitor(SkimVisitor):
     """Notes where command 11 stands."""
 
     def __init__(self, image: SaveImage) -> None:
-        super().__init__(image.path)
+        super().__init__(image.filename)
         self.places: list[tuple[int, int]] = []
 
     def command(self, command: Command) -> None:
