@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from savefmt.errors import CorruptError, FormatError, TruncatedError
 from savefmt.format.cursor import Cursor, FileCursor
@@ -257,9 +258,7 @@ def spool_tail(
     Tail
         In memory, or in an unlinked temporary file where it is long.
     """
-    import tempfile
-
-    spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_LIMIT)  # noqa: SIM115
+    spool: IO[bytes] = BytesIO()
 
     def pread(length: int, at: int) -> bytes:
         spool.seek(at - offset)
@@ -268,9 +267,23 @@ def spool_tail(
     try:
         spool.write(prefix)
         while len(window := cursor.window()):
+            if isinstance(spool, BytesIO) and spool.tell() + len(window) > _MEMORY_LIMIT:
+                spool = _moved_to_disk(spool)
             spool.write(window)
             cursor.advance(len(window))
         return Tail(offset, cursor.tell(), pread, has_footers, announced, spool.close)
     except BaseException:
         spool.close()
         raise
+
+
+def _moved_to_disk(spool: BytesIO) -> IO[bytes]:
+    import tempfile  # late: most tails are short
+
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        file.write(spool.getbuffer())
+    except BaseException:
+        file.close()
+        raise
+    return file

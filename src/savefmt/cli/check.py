@@ -113,10 +113,10 @@ def _add_readers(
 
 
 def _say_host(ui: Ui, hosts: list[HostReport], path: str) -> None:
-    from savefmt.cli.render_compat import host_lines
-
     for host in hosts:
         if host.path == path:
+            from savefmt.cli.render_compat import host_lines
+
             ui.say(host_lines(host))
 
 
