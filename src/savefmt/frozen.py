@@ -1,10 +1,10 @@
 """Frozen dataclasses that cost next to nothing to define.
 
 The standard library writes the methods of every dataclass as text and compiles them, which
-takes 0.4 ms a class and was half the time of ``savefmt info``.  Ours share methods written
-once.  What is rarely asked for comes, when it is, from the standard library's dataclass of
-the same fields: so `dataclasses.fields`, `asdict`, `replace` and `inspect.signature` work as
-on any other.
+takes 0.4 ms a class, and 6 ms before the first: together that was a quarter of ``savefmt info``.
+Ours share methods written once.  What is rarely asked for comes, when it is, from the standard
+library's dataclass of the same fields: so `dataclasses.fields`, `asdict`, `replace` and
+`inspect.signature` work as on any other.
 """
 
 from __future__ import annotations

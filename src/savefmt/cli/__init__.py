@@ -21,5 +21,5 @@ def entry() -> NoReturn:
     sys.exit(code)
 
 
-_ALLOCATIONS = 50_000
-"""Objects that may be made before garbage is looked for; loading makes some 20 000."""
+_ALLOCATIONS = 20_000
+"""Objects that may be made before garbage is looked for; `savefmt info` makes 13 000."""
