@@ -148,6 +148,13 @@ def test_nothing_heavy_is_loaded_for_an_xml(tmp_path: Path) -> None:
     assert loaded & (HEAVY | {"savefmt.convert.run", "savefmt.memory"}) == set()
 
 
+def test_the_list_of_commands_needs_nothing_heavy() -> None:
+    loaded = loaded_by("--help")
+
+    assert "savefmt.cli.bench" in loaded
+    assert loaded & (HEAVY - {"shutil", "textwrap", "zlib"} | {"savefmt.image", "json"}) == set()
+
+
 def test_no_command_is_loaded_for_the_version() -> None:
     loaded = loaded_by("--version")
 
