@@ -10,6 +10,7 @@ library's dataclass of the same fields: so `dataclasses.fields`, `asdict`, `repl
 from __future__ import annotations
 
 from functools import cache
+from operator import attrgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # in use they differ from the standard library's by their speed alone
@@ -27,6 +28,9 @@ class _Frozen:
     __slots__ = ()
     __match_args__: tuple[str, ...]  # the names of the fields
     _options: dict[str, dict[str, Any]]  # what `dataclasses.field` would be told of each
+    _defaults: dict[str, Any]
+    _factories: dict[str, Callable[[], Any]]
+    _content: Callable[[_Frozen], Any]
     _setters: tuple[Callable[[_Frozen, object], None], ...]  # past our own __setattr__
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -42,32 +46,27 @@ class _Frozen:
     @classmethod
     def _complete(cls, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all fields in their order."""
-        values = list(given)
         rest = cls.__match_args__[len(given) :]
-        for name in rest:
-            options = cls._options[name]
-            if name in named:
-                values.append(named[name])
-            elif "default" in options:
-                values.append(options["default"])
-            elif "default_factory" in options:
-                values.append(options["default_factory"]())
-        if len(values) != len(cls.__match_args__) or not named.keys() <= set(rest):
+        values = cls._defaults | named if named else cls._defaults
+        if cls._factories:
+            values = {name: make() for name, make in cls._factories.items()} | values
+        try:
+            found = given + tuple([values[name] for name in rest])
+        except KeyError:
+            found = ()
+        if len(found) != len(cls.__match_args__) or (named and not named.keys() <= set(rest)):
             import inspect
 
             inspect.signature(cls).bind(*given, **named)  # raises TypeError with the reason
-        return tuple(values)
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple([getattr(self, name) for name in self.__match_args__])
+        return found
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._values() == other._values()
+        return bool(self._content(self) == self._content(other))
 
     def __hash__(self) -> int:
-        return hash(self._values())
+        return hash(self._content(self))
 
     def __repr__(self) -> str:
         cls: Any = type(self)
@@ -81,7 +80,7 @@ class _Frozen:
         _refuse(f"cannot delete field {name!r}")
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), self._values()
+        return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
 def _refuse(message: str) -> NoReturn:
@@ -137,6 +136,11 @@ def _make(cls: type) -> Any:
     content |= {"__slots__": names, "__match_args__": names, "_options": options}
     made: Any = type(cls.__name__, (_Frozen,), content)
     made.__qualname__ = cls.__qualname__
+    made._defaults = {n: o["default"] for n, o in options.items() if "default" in o}
+    made._factories = {
+        n: o["default_factory"] for n, o in options.items() if "default_factory" in o
+    }
+    made._content = attrgetter(*names)
     made._setters = tuple([getattr(made, name).__set__ for name in names])
     for name in ("__dataclass_fields__", "__dataclass_params__", "__signature__"):
         setattr(made, name, _Borrowed(name, made))
