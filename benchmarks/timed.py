@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 
-from savefmt.cli import main
+from savefmt.cli.main import main
 
 
 def cpu_seconds() -> float:

@@ -313,7 +313,7 @@ class _Checker:
 
     def _sequential(self) -> None:
         image = self._image
-        visitor = TallyVisitor(None, image.path)
+        visitor = TallyVisitor(None, image.filename)
         meter = Meter(self._progress, image.length, "reading")
         with pass_over(image, visitor, self._io, meter, findings=self.findings) as tail:
             counts = visitor.scanner.counts if visitor.scanner is not None else None

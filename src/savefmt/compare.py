@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.fielddiff import field_differences
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.pages import SumKey

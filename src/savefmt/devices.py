@@ -81,7 +81,7 @@ class Devices:
             found = self._by_description()
             return found if found is not None else self._by_pass()
         except SavefmtError as error:
-            error.path = error.path or self._image.path
+            error.path = error.path or self._image.filename
             raise
 
     @cached_property
@@ -131,7 +131,7 @@ class Devices:
             guess = find_entry(section.idstr, version, payload)
             return decode_start(guess or {"vmsd_name": section.idstr}, payload)
         except FormatError as error:
-            error.path = error.path or self._image.path
+            error.path = error.path or self._image.filename
             error.message = f"section {section.idstr}/{section.instance_id}: {error.message}"
             raise
 
@@ -227,7 +227,7 @@ class Devices:
         return None
 
     def _by_pass(self) -> tuple[Section, ...]:
-        visitor = _Keeper(self._image.path)
+        visitor = _Keeper(self._image.filename)
         meter = Meter(None)
         kept: dict[int, bytes] = {}
         found = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from savefmt.convert.rewrap import rewrap
 from savefmt.errors import ConversionError, ImageIOError, UnsupportedError
 from savefmt.format.domain import check_document, parse_domain, running_abi_changes
 from savefmt.format.envelope import Envelope
@@ -99,6 +98,8 @@ def set_xml(
         if len(new.data) == len(old.data):
             _write_in_place(image, new)
             return EditReport(os.fspath(path), True, False, tuple(changes))
+        from savefmt.convert.rewrap import rewrap  # all of conversion, and seldom needed
+
         rewrap(image, new, io, progress)
         return EditReport(os.fspath(path), True, True, tuple(changes))
 

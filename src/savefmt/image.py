@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,7 +26,6 @@ from savefmt.format.stream import QEVM_MAGIC, Configuration
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.mapped import ByteOrder, MappedStream, read_mapped
 from savefmt.model import (
-    EnvelopeSummary,
     Finding,
     ImageSummary,
     IOOptions,
@@ -46,6 +44,8 @@ from savefmt.stored import format_uuid, open_file
 from savefmt.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
+    from pathlib import Path
+
     from savefmt.devices import Devices
     from savefmt.guest.view import Guest
     from savefmt.memory import GuestMemory
@@ -74,8 +74,8 @@ class SaveImage:
 
     Attributes
     ----------
-    path : Path
-        As given.
+    filename : str or os.PathLike
+        The file, as given.
     envelope : Envelope or None
         None for a bare stream.
     codec : str
@@ -96,7 +96,7 @@ class SaveImage:
         strict: bool = True,
         index: StrPath | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.filename = path
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -210,6 +210,13 @@ class SaveImage:
         return self.file.read(min(length, max(self.length - offset, 0)), offset)
 
     # --- what it is ---
+
+    @cached_property
+    def path(self) -> Path:
+        """The same as a `Path`."""
+        from pathlib import Path
+
+        return Path(self.filename)
 
     @property
     def configuration(self) -> Configuration | None:
@@ -485,16 +492,16 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = os.stat(self.path)
+        status = os.stat(self.filename)
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
         return ImageSummary(
-            path=os.fspath(self.path),
+            path=os.fspath(self.filename),
             state=self._state(),
-            envelope=_summarize(self.envelope) if self.envelope else None,
+            envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
@@ -517,20 +524,6 @@ class SaveImage:
         if self.envelope is None:
             return "bare"
         return "finished" if self.envelope.finished else "incomplete"
-
-
-def _summarize(envelope: Envelope) -> EnvelopeSummary:
-    return EnvelopeSummary(
-        version=envelope.version,
-        byte_order=envelope.byte_order,
-        data_length=envelope.data_length,
-        xml_length=len(envelope.xml),
-        cookie_length=len(envelope.cookie or b""),
-        was_running=bool(envelope.was_running),
-        format=envelope.format,
-        format_name=envelope.format_name,
-        features=envelope.features,
-    )
 
 
 def open(

@@ -15,17 +15,18 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.ram import ListedBlock
+from savefmt.frozen import dataclass
 from savefmt.model import StrPath
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 from savefmt.output import OutputFile
 from savefmt.pageindex import PageIndex
+from savefmt.stored import StoredImage
 
 AUTO = "auto"
 """Stands for a file in the user's cache folder; a file of that name is ``./auto``."""
@@ -68,6 +69,43 @@ class Identity:
         part = min(_BOUND_LENGTH, file.length)
         both = file.read(part, 0) + file.read(part, file.length - part)
         return cls(file.length, status.st_mtime_ns, hashlib.sha256(both).digest())
+
+
+def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]) -> PageIndex:
+    """Return the index of an image from its file, or make it and write the file.
+
+    Parameters
+    ----------
+    place : str or os.PathLike
+        The file, or `AUTO`, whose failures are none of the caller's business.
+    image : StoredImage
+        A sequential image.
+    make : callable
+        Makes the index.
+
+    Returns
+    -------
+    PageIndex
+        That of this image.
+    """
+    blocks = image.head.blocks
+    identity = Identity.of(image.file, image.filename)
+    try:
+        path = locate(place, identity)
+        kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
+    except SavefmtError:
+        if place != AUTO:
+            raise
+        return make()  # without a cache folder it works all the same
+    if kept is not None:
+        return kept
+    index = make()
+    try:
+        save_index(path, identity, index, blocks.blocks)
+    except SavefmtError:
+        if place != AUTO:
+            raise
+    return index
 
 
 def locate(index: StrPath, identity: Identity) -> Path:

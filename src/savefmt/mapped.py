@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from savefmt.errors import CorruptError
@@ -13,6 +12,7 @@ from savefmt.format.mappedram import decode_bitmap, guess_bitmap_order
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, EndOfStream, ItemType, SectionHead, StreamWalker
 from savefmt.format.vmstate import Description
+from savefmt.frozen import dataclass
 from savefmt.model import Finding, Severity
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, is_zero
@@ -132,7 +132,14 @@ def read_mapped(
         tuple(parts),
         pages,
         order,
-        Tail(tail_start, cursor.end, cursor.pread, bool(walker.has_footers), walker.announced),
+        Tail(
+            tail_start,
+            cursor.end,
+            cursor.pread,
+            bool(walker.has_footers),
+            walker.announced,
+            description=description,
+        ),
         5 if walker.has_footers else 0,
     )
 

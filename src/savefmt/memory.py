@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING
 from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.indexfile import AUTO, Identity, load_index, locate, save_index
 from savefmt.model import Finding, IOOptions, Layout, PageRun, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
@@ -208,28 +205,12 @@ class GuestMemory:
     def _kept_index(self, meter: Meter) -> PageIndex:
         if self._index_file is None:
             return self._make_index(meter)
-        image = self._image
-        blocks = image.head.blocks
-        identity = Identity.of(image.file, image.path)
-        try:
-            path = locate(self._index_file, identity)
-            kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
-        except SavefmtError:
-            if self._index_file != AUTO:
-                raise
-            return self._make_index(meter)  # without a cache folder it works all the same
-        if kept is not None:
-            return kept
-        index = self._make_index(meter)
-        try:
-            save_index(path, identity, index, blocks.blocks)
-        except SavefmtError:
-            if self._index_file != AUTO:
-                raise
-        return index
+        from savefmt.indexfile import kept_index
+
+        return kept_index(self._index_file, self._image, lambda: self._make_index(meter))
 
     def _make_index(self, meter: Meter) -> PageIndex:
-        visitor = TallyVisitor(None, self._image.path)
+        visitor = TallyVisitor(None, self._image.filename)
         with pass_over(self._image, visitor, self._io, meter):
             pass
         if visitor.scanner is None or visitor.blocks is None:
@@ -261,7 +242,7 @@ class GuestMemory:
                 for block, table in zip(image.head.blocks.blocks, tables, strict=True)
                 if not block.ignored
             }
-        visitor = TallyVisitor(key, image.path)
+        visitor = TallyVisitor(key, image.filename)
         try:
             with pass_over(image, visitor, self._io, meter):
                 return visitor.sums
@@ -405,7 +386,9 @@ class GuestMemory:
 
     def _check_space(self) -> None:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
-        folder = tempfile.gettempdir()
+        from tempfile import gettempdir
+
+        folder = gettempdir()
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
         needed = self._image.length - self._image.stream_offset
@@ -427,7 +410,7 @@ class GuestMemory:
         try:
             return read_pages(block, self._plain, image.stream_offset, first, count)
         except SavefmtError as error:
-            error.path = error.path or image.path
+            error.path = error.path or image.filename
             raise
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
@@ -482,6 +465,8 @@ class GuestMemory:
         return number, first, -(-(offset + length) // size) - first
 
     def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
+        import tempfile
+
         meter.phase = "spooling"
         self._check_space()
         spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -490,7 +475,7 @@ class GuestMemory:
         file = self._resources.enter_context(
             File(spool.fileno(), path=tempfile.gettempdir(), write=True)
         )
-        visitor = ScatterVisitor(file, self._io, self._image.path, key=key)
+        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
         try:
             with pass_over(self._image, visitor, self._io, meter):
                 pass
@@ -552,7 +537,7 @@ def pass_over(
             cursor,
             visitor,
             lambda _offset: meter.update(reached),
-            path=image.path,
+            path=image.filename,
             description=image.description,
             findings=findings,
         )
@@ -561,7 +546,7 @@ def pass_over(
         tail.check_end()
     except SavefmtError as error:
         tail.close()
-        error.path = error.path or image.path
+        error.path = error.path or image.filename
         raise
     except BaseException:
         tail.close()
@@ -571,7 +556,9 @@ def pass_over(
 
 def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
     """Return the digest of `GuestMemory.digest` from page sums under the fixed key."""
-    state = hashlib.sha256()
+    from hashlib import sha256
+
+    state = sha256()
     for block in sorted(blocks.blocks, key=lambda block: block.name):
         if block.idstr not in sums:
             continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from savefmt.frozen import dataclass
 
 StrPath = str | os.PathLike[str]
 

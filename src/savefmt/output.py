@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -41,7 +40,8 @@ class OutputFile:
     def __init__(
         self, target: StrPath, *, overwrite: bool, direct: bool, engine: str = "auto"
     ) -> None:
-        self.target = Path(os.path.realpath(target))
+        self.target = os.path.realpath(target)
+        self.folder, self._name = os.path.split(self.target)
         self._overwrite = overwrite
         check_target(target, overwrite=overwrite)
         self.path = self._free_name()
@@ -56,10 +56,10 @@ class OutputFile:
             self._drop()
             raise
 
-    def _free_name(self) -> Path:
-        token = secrets.token_hex(4)
-        stem = os.fsencode(self.target.name)[: _NAME_LIMIT - len(token) - 10]
-        return self.target.parent / f".{os.fsdecode(stem)}.savefmt-{token}"
+    def _free_name(self) -> str:
+        token = os.urandom(4).hex()
+        stem = os.fsencode(self._name)[: _NAME_LIMIT - len(token) - 10]
+        return os.path.join(self.folder, f".{os.fsdecode(stem)}.savefmt-{token}")
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class OutputFile:
                 os.rename(self.path, self.target)
             else:
                 _rename_new(self.path, self.target)
-            sync_folder(self.target.parent)
+            sync_folder(self.folder)
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.target) from error
         os.close(self._fd)
@@ -101,7 +101,8 @@ class OutputFile:
             self._drop()
 
     def _drop(self) -> None:
-        self.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
         os.close(self._fd)
         self._fd = -1
 
@@ -136,21 +137,21 @@ def check_target(target: StrPath, *, overwrite: bool) -> None:
         raise ConversionError("the target exists; --force replaces it", path=target)
 
 
-def _rename_new(path: Path, target: Path) -> None:
+def _rename_new(path: str, target: str) -> None:
     """Rename without replacing, where the file system can."""
     try:
         os.link(path, target)
     except FileExistsError:
         raise
     except OSError:  # no hard links here
-        if target.exists():
-            raise FileExistsError(17, os.strerror(17), os.fspath(target)) from None
+        if os.path.exists(target):
+            raise FileExistsError(17, os.strerror(17), target) from None
         os.rename(path, target)
         return
-    path.unlink()
+    os.unlink(path)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: StrPath) -> None:
     """Return when names that came or went in a folder are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 
+from savefmt.frozen import replace
 from savefmt.model import RamBlock
 from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 
 
-@dataclass(frozen=True)
 class PageIndex:
     """Where each page's last record lies in a sequential stream.
 
@@ -29,9 +28,10 @@ class PageIndex:
         Bytes a page.
     """
 
-    blocks: Sequence[BlockIndex]
-    counts: RecordCounts
-    page_size: int
+    def __init__(self, blocks: Sequence[BlockIndex], counts: RecordCounts, page_size: int) -> None:
+        self.blocks = blocks
+        self.counts = counts
+        self.page_size = page_size
 
     @classmethod
     def of(cls, blocks: Sequence[BlockIndex], counts: RecordCounts, page_size: int) -> PageIndex:

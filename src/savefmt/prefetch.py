@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 
 Pipe = Callable[[Iterator[bytes | memoryview]], Iterator[bytes | memoryview]]
@@ -45,6 +43,9 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
     bytes
         The pieces, for keeps.
     """
+    import queue
+    import threading
+
     ahead: queue.Queue[bytes | _End] = queue.Queue(_DEPTH)
     stop = threading.Event()
 

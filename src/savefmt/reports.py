@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from savefmt.frozen import dataclass
 from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Severity
 
 

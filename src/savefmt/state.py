@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from savefmt.errors import FormatError, SavefmtError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import IOOptions, Layout
@@ -14,7 +13,7 @@ from savefmt.progress import Meter
 from savefmt.tail import SectionDigests, SectionKey, Tail
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GuestState:
     """What an image says of its guest, comparable across layouts and codecs.
 
@@ -56,7 +55,7 @@ def read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> Gu
     try:
         return _read_state(image, key, io, meter)
     except SavefmtError as error:
-        error.path = error.path or image.path
+        error.path = error.path or image.filename
         raise
 
 
@@ -66,12 +65,12 @@ def _read_state(image: SaveImage, key: SumKey, io: IOOptions, meter: Meter) -> G
         tail.check_end()
         sums = image.memory.sums(key, meter)
         return GuestState(sums, _sections(tail, _early_of(image)), tail.devices_digest())
-    visitor = TallyVisitor(key, image.path)
+    visitor = TallyVisitor(key, image.filename)
     try:
         tail = pass_over(image, visitor, io, meter)
     except NeedContentError:
         sums = image.memory.sums(key, meter)
-        visitor = TallyVisitor(None, image.path)
+        visitor = TallyVisitor(None, image.filename)
         tail = pass_over(image, visitor, io, meter)
     else:
         sums = visitor.sums

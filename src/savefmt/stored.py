@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import ImageIOError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor
@@ -14,8 +13,10 @@ from savefmt.format.vmstate import Description
 from savefmt.mapped import MappedStream
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
-from savefmt.prefetch import Pipe
 from savefmt.traverse import StreamHead
+
+if TYPE_CHECKING:
+    from savefmt.prefetch import Pipe
 
 DIRECT_FROM = 256 << 20
 """Images and guests from this size on bypass the page cache unless told otherwise: they
@@ -40,7 +41,7 @@ class AddressedGuest(Protocol):
 class StoredImage(Protocol):
     """What memory needs of the image that it lies in; `SaveImage` is one."""
 
-    path: Path
+    filename: StrPath
     layout: Layout
     codec: str
     length: int

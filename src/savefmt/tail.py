@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from savefmt.errors import CorruptError, FormatError, TruncatedError
 from savefmt.format.cursor import Cursor, FileCursor
@@ -51,7 +51,6 @@ class SectionDigests:
         return {key: state.hexdigest() for key, state in self._states.items()}
 
 
-@dataclass
 class Tail:
     """All bytes behind the end of RAM, readable again and again.
 
@@ -69,16 +68,23 @@ class Tail:
         Iterable sections that were started before, and may end here.
     """
 
-    start: int
-    end: int
-    pread: Pread
-    has_footers: bool = True
-    announced: tuple[SectionHead, ...] = ()
-    _close: Callable[[], None] | None = None
-    description: Description | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.description = find_at_end(self._pread_within, self.end)
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        pread: Pread,
+        has_footers: bool = True,
+        announced: tuple[SectionHead, ...] = (),
+        close: Callable[[], None] | None = None,
+        description: Description | None = None,
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.pread = pread
+        self.has_footers = has_footers
+        self.announced = announced
+        self._close = close
+        self.description = description or find_at_end(self._pread_within, self.end)
         if self.description is not None and self.description.offset < self.start:
             self.description = None
         if self.description is None:
@@ -252,9 +258,7 @@ def spool_tail(
     Tail
         In memory, or in an unlinked temporary file where it is long.
     """
-    import tempfile
-
-    spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_LIMIT)  # noqa: SIM115
+    spool: IO[bytes] = BytesIO()
 
     def pread(length: int, at: int) -> bytes:
         spool.seek(at - offset)
@@ -263,9 +267,23 @@ def spool_tail(
     try:
         spool.write(prefix)
         while len(window := cursor.window()):
+            if isinstance(spool, BytesIO) and spool.tell() + len(window) > _MEMORY_LIMIT:
+                spool = _moved_to_disk(spool)
             spool.write(window)
             cursor.advance(len(window))
         return Tail(offset, cursor.tell(), pread, has_footers, announced, spool.close)
     except BaseException:
         spool.close()
         raise
+
+
+def _moved_to_disk(spool: BytesIO) -> IO[bytes]:
+    import tempfile  # late: most tails are short
+
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        file.write(spool.getbuffer())
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from savefmt.errors import CorruptError, SavefmtError, UnsupportedError
@@ -24,6 +23,7 @@ from savefmt.format.stream import (
     read_header,
 )
 from savefmt.format.vmstate import Description
+from savefmt.frozen import dataclass
 from savefmt.model import Finding, Section, Severity, StrPath
 from savefmt.tail import Tail, spool_tail
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cli.fakes import FakeLibrary, Outcome, Run
 
-from savefmt.cli import main
+from savefmt.cli.main import main
 
 
 @pytest.fixture

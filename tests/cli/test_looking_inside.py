@@ -78,7 +78,7 @@ def test_the_same_bytes_by_every_kind_of_address(folder: Path, run: Run) -> None
 
 
 def test_raw_bytes(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    from savefmt.cli import main
+    from savefmt.cli.main import main
 
     path = image("q35-smp", folder)
     code = main(["read", path, "--block", "pc.bios", "65520", "16", "--raw"])

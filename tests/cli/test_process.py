@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from golden.load import unpack
 
 SOURCES = Path(__file__).parents[2] / "src"
 
@@ -18,7 +19,7 @@ STAGE = """
 import sys, time
 sys.path.insert(0, {sources!r})
 import savefmt
-from savefmt.cli import main
+from savefmt.cli.main import main
 
 def probe(path, **options):
     {body}
@@ -103,22 +104,61 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
     assert process.stderr == "savefmt: standard output: No space left on device\n"
 
 
-def test_nothing_heavy_is_loaded_on_the_way_to_info() -> None:
-    heavy = {"rich", "numpy", "asyncio", "importlib.metadata", "tempfile", "json", "shtab"}
+# Modules that take milliseconds to load.  A command that comes to need one of them loads it
+# inside the function that does.
+HEAVY = {
+    *("asyncio", "dataclasses", "hashlib", "importlib.metadata", "inspect", "ipaddress"),
+    *("logging", "numpy", "pathlib", "queue", "random", "rich", "shtab", "shutil", "socket"),
+    *("subprocess", "tempfile", "textwrap", "traceback", "urllib.parse", "zlib"),
+}
+IMAGE_HEAVY = HEAVY | {"savefmt.memory", "savefmt.indexfile", "threading"}
+
+
+def loaded_by(*words: str | Path) -> set[str]:
+    """Run a command and return the names of all modules that it has loaded."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from savefmt.cli.main import build_parser\n"
-        "build_parser(['info', 'a']).parse_args(['info', 'a'])\n"
-        "print(*sys.modules)"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); before = set(sys.modules)\n"
+        "from savefmt.cli.main import main\n"
+        "code = main()\n"
+        "print(*set(sys.modules) - before, file=sys.stderr)\n"
+        "sys.exit(code)"
     )
     result = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(SOURCES)],
+        [sys.executable, "-I", "-c", script, str(SOURCES), *words],
         capture_output=True,
         check=True,
         text=True,
     )
+    return set(result.stderr.splitlines()[-1].split())
 
-    assert heavy.isdisjoint(result.stdout.split())
+
+@pytest.mark.parametrize("name", ["libvirt-sparse", "libvirt-raw"])
+@pytest.mark.parametrize("options", [[], ["--output=json"]], ids=["text", "json"])
+def test_nothing_heavy_is_loaded_for_info(options: list[str], name: str, tmp_path: Path) -> None:
+    loaded = loaded_by("info", *options, unpack(name, tmp_path))
+
+    assert "savefmt.image" in loaded
+    assert loaded & IMAGE_HEAVY == set()
+
+
+def test_nothing_heavy_is_loaded_for_an_xml(tmp_path: Path) -> None:
+    loaded = loaded_by("xml", "dump", unpack("libvirt-sparse", tmp_path))
+
+    assert "savefmt.edit" in loaded
+    assert loaded & (HEAVY | {"savefmt.convert.run", "savefmt.memory"}) == set()
+
+
+def test_the_list_of_commands_needs_nothing_heavy() -> None:
+    loaded = loaded_by("--help")
+
+    assert "savefmt.cli.bench" in loaded
+    assert loaded & (HEAVY - {"shutil", "textwrap", "zlib"} | {"savefmt.image", "json"}) == set()
+
+
+def test_no_command_is_loaded_for_the_version() -> None:
+    loaded = loaded_by("--version")
+
+    assert loaded & (HEAVY | {"savefmt.cli.info", "savefmt.image", "json"}) == set()
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -186,7 +186,7 @@ def test_cancelled(request_: SaveRequest, live: bool, unharmed: LiveGuest, tmp_p
 # Saves to a pipe that nobody reads; with a short one between QEMU and us, QEMU hangs in it.
 SCRIPT = """
 import sys
-from savefmt.cli import main
+from savefmt.cli.main import main
 from savefmt.qemu import pump
 pump.PIPE_LENGTH = int(sys.argv[1])
 sys.exit(main(["save", *sys.argv[2:]]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from savefmt.bench.values import Measurement, Setting
 from savefmt.errors import FormatError, ImageIOError
+from savefmt.frozen import replace
 from savefmt.model import StrPath
 
 

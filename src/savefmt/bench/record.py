@@ -8,12 +8,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from savefmt.bench.fio import fio_rate, fio_version
 from savefmt.bench.scratch import forget
 from savefmt.bench.values import Measurement, Setting, Spread
 from savefmt.errors import ImageIOError
+from savefmt.frozen import dataclass
 from savefmt.progress import Meter
 
 

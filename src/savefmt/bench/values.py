@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
+from savefmt.frozen import dataclass
 from savefmt.model import IOOptions
 
 WORKS = ("write", "read", "stream")

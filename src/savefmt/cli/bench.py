@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
-from savefmt.cli import render_bench
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
     Commands,
@@ -22,6 +20,7 @@ from savefmt.cli.parser import (
 )
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 ENGINES = ("psync", "io_uring")
 T = TypeVar("T")
@@ -147,6 +146,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.target)
         return ExitCode.FAILED
+    from savefmt.cli import render_bench
+
     if ui.json:
         ui.document(bench=asdict(report))
     elif args.output == "csv":
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what argparse cannot see to be wrong."""
-    if args.plot and Path(args.plot).suffix not in PLOTS:
+    if args.plot and os.path.splitext(args.plot)[1] not in PLOTS:
         usage_error(args, f"--plot makes {', '.join(PLOTS)}; the name must end in one of them")
     if args.size is not None and args.size < 1 << 20:
         usage_error(args, "--size must be 1M at least")
@@ -167,7 +168,7 @@ def _check(args: argparse.Namespace) -> None:
     made_up = args.pattern in ("dense", "sparse")
     if args.size is not None and not made_up:
         usage_error(args, "--size does not go with the pattern of an image, which has its own")
-    if Path(args.target).is_file() and (args.size is not None or args.pattern != "dense"):
+    if os.path.isfile(args.target) and (args.size is not None or args.pattern != "dense"):
         usage_error(args, "--size and --pattern are for a folder; an image is read as it is")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
 from typing import Any
 
 import savefmt
@@ -20,6 +19,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import binary_option, monitor_option, reader_option
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
+from savefmt.frozen import asdict, replace
 from savefmt.model import CheckLevel, OnProgress, Severity
 from savefmt.reports import CheckReport, HostReport
 
@@ -113,10 +113,10 @@ def _add_readers(
 
 
 def _say_host(ui: Ui, hosts: list[HostReport], path: str) -> None:
-    from savefmt.cli.render_compat import host_lines
-
     for host in hosts:
         if host.path == path:
+            from savefmt.cli.render_compat import host_lines
+
             ui.say(host_lines(host))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
@@ -17,6 +16,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import reader_option
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 _EPILOG = """\
 Without --for, the rows are the releases between which behaviour changed.

@@ -6,7 +6,6 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -21,6 +20,7 @@ from savefmt.cli.parser import (
 )
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 _EPILOG = """\
 Images of one guest agree, whatever their layout and codec.  A block's hash is that of

@@ -106,6 +106,8 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def _modules_for(words: Sequence[str]) -> list[str]:
     first = next((word for word in words if not word.startswith("-")), None)
+    if first is None and "--version" in words:
+        return []
     for command, (module, *aliases) in _HOMES.items():
         if first in (command, *aliases):
             return [module]
@@ -220,8 +222,3 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
         return
-
-
-def entry() -> NoReturn:
-    """Be the console script."""
-    sys.exit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
 
 import savefmt
 from savefmt.cli import render
@@ -22,6 +21,7 @@ from savefmt.cli.parser import (
 )
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 from savefmt.model import MapExtent
 
 _EPILOG = """\

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,14 +27,28 @@ COMPLETE_FILE = {
 Commands = Any  # argparse keeps the type of what add_subparsers() returns to itself
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter that need not ask the terminal: argparse makes one for every argument."""
+
+    def __init__(self, prog: str, width: int = 78) -> None:
+        super().__init__(prog, width=width)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes options anywhere and ends usage errors with 64."""
 
     def __init__(self, *args: Any, leaf: bool = True, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.leaf = leaf
+
+    def format_help(self) -> str:
+        """Fill the terminal's width."""
+        from shutil import get_terminal_size  # late: `savefmt info` does without
+
+        self.formatter_class = partial(_Formatter, width=get_terminal_size().columns - 2)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, without the wall of usage."""

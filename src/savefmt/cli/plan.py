@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
@@ -19,6 +18,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import binary_option, monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.compat.policy import Abilities

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import SavefmtError
 from savefmt.format.features import name_bits
+from savefmt.frozen import asdict
 from savefmt.model import Finding, ImageSummary, MapExtent, RamBlock, Severity
 
 if TYPE_CHECKING:  # `savefmt info` has none of them, and must be instant
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # `savefmt info` has none of them, and must be instant
 
 SCHEMA = 1
 
+_WIDTH = 96
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _PAINT = {Severity.ERROR: "\x1b[31m", Severity.WARNING: "\x1b[33m", Severity.NOTE: "\x1b[36m"}
 _RESET = "\x1b[0m"
@@ -211,19 +212,15 @@ def _section_lines(summary: ImageSummary, *, verbose: bool) -> Iterator[str]:
             at = "" if section.offset is None else f" at {section.offset:#x}"
             yield f"  {plain(section.idstr)}/{section.instance_id}{version}{length}{at}"
         return
-    import textwrap
-
     counts = Counter(plain(section.idstr) for section in summary.sections)
     names = [name if count == 1 else f"{name} x{count}" for name, count in counts.items()]
-    text = f"{many(len(summary.sections), 'section')}: {', '.join(names) or 'none'}"
-    yield from textwrap.wrap(
-        text,
-        width=96,
-        initial_indent=f"{'devices:':<15}",
-        subsequent_indent=" " * 15,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    line = f"{'devices:':<15}{many(len(summary.sections), 'section')}:"
+    for word in (", ".join(names) or "none").split():
+        if len(line) + 1 + len(word) > _WIDTH:
+            yield line
+            line = " " * 14
+        line += f" {word}"
+    yield line
 
 
 def check_lines(

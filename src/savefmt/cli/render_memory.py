@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from savefmt.cli.render import brief_size, error_fields, plain
 from savefmt.errors import AddressError, SavefmtError
+from savefmt.frozen import asdict
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.guest.paging import Translation
 from savefmt.model import PhysicalRange

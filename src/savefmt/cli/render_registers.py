@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
+from savefmt.frozen import asdict
 from savefmt.guest.registers import (
     HFLAGS_INHIBIT_IRQ,
     HFLAGS_PROTECTED,

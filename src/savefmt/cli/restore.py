@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import savefmt
@@ -21,6 +20,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import bypass_option, channels_option, monitor_option
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:

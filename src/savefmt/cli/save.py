@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
@@ -21,6 +20,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.saving import monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from savefmt.errors import SavefmtError
+from savefmt.frozen import replace
 
 if TYPE_CHECKING:
     from savefmt.compat.config import Config

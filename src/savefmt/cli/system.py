@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import savefmt
@@ -21,6 +20,7 @@ from savefmt.cli.parser import (
 from savefmt.cli.render import plain
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.scan.values import SystemHint

@@ -9,12 +9,12 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from savefmt.compat.policy import Abilities
 from savefmt.compat.releases import Release
 from savefmt.format.stream import MAPPED_RAM
+from savefmt.frozen import dataclass
 from savefmt.qmp import Monitor, MonitorError
 
 _END_SECONDS = 5

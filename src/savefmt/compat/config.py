@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from savefmt.compat.policy import FORMATS, MAX_CHANNELS, SAVE_VERSIONS, Missing, SaveRequest
 from savefmt.compat.releases import Reader
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.frozen import dataclass, field
 
 SYSTEM_FILE = Path("/etc/savefmt.toml")
 ENVIRONMENT_PREFIX = "SAVEFMT_"

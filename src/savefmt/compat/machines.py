@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from savefmt.compat.releases import Release
+from savefmt.frozen import dataclass
 
 UNVERSIONED = {
     "isapc": Release(0),

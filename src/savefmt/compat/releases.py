@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from savefmt.errors import ConversionError
+from savefmt.frozen import dataclass
 
 Program = Literal["libvirt", "qemu"]
 
 PROGRAMS: tuple[Program, ...] = ("libvirt", "qemu")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """A release number such as 10.0.2; what is left out counts as zero."""
 
     major: int

@@ -49,7 +49,7 @@ def has_compressed_pages(image: SaveImage) -> bool:
     try:
         with image.stream(IOOptions(threads=1), look=True) as cursor:
             description = image.description
-            traverse(cursor, visitor, tick, path=image.path, description=description).close()
+            traverse(cursor, visitor, tick, path=image.filename, description=description).close()
     except (_EnoughSeen, SavefmtError):
         pass
     return visitor.compressed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from savefmt.compat.machines import Standing, came_in, gone_in
 from savefmt.compat.releases import Reader, can, fact
 from savefmt.compat.traits import Traits
 from savefmt.format.stream import IGNORE_SHARED
+from savefmt.frozen import dataclass
 
 BLOCK_SECTION = "block"
 """Where block migration puts the contents of disks (format.md 3.7)."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Self
 
 from savefmt.compat.machines import Machine
 from savefmt.compat.releases import fact
 from savefmt.compat.relics import has_compressed_pages
 from savefmt.format.stream import Command
+from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.memory import SkimVisitor, pass_over
 from savefmt.model import IOOptions, Layout, OnProgress
@@ -180,7 +180,7 @@ class _CommandVisitor(SkimVisitor):
     """Notes where command 11 stands."""
 
     def __init__(self, image: SaveImage) -> None:
-        super().__init__(image.path)
+        super().__init__(image.filename)
         self.places: list[tuple[int, int]] = []
 
     def command(self, command: Command) -> None:

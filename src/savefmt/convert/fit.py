@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from savefmt.compat.releases import Reader
 from savefmt.compat.rules import obstacles
@@ -11,6 +10,7 @@ from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import best_form, forms_of
 from savefmt.convert.plan import DISCARD, Request
 from savefmt.errors import ConversionError
+from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress
 

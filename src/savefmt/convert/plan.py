@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from savefmt.errors import ConversionError
 from savefmt.format.codec import find_codec
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, Envelope
+from savefmt.frozen import dataclass
 from savefmt.model import Layout
 
 SPARSE_FORMAT = 6

@@ -28,12 +28,12 @@ def rewrap(
     io, progress
         As everywhere.
     """
-    status = os.stat(image.path)
+    status = os.stat(image.filename)
     target = Target(image.layout, image.codec, envelope, ())
-    conversion = Conversion(image, os.fspath(image.path), target, io, progress)
+    conversion = Conversion(image, os.fspath(image.filename), target, io, progress)
     conversion.overwrite = True
     conversion.run()
-    os.chmod(image.path, status.st_mode & 0o7777)
+    os.chmod(image.filename, status.st_mode & 0o7777)
     # Without root the file is the caller's now, as after any editor.
     with contextlib.suppress(PermissionError):
-        os.chown(image.path, status.st_uid, status.st_gid)
+        os.chown(image.filename, status.st_uid, status.st_gid)

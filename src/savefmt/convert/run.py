@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from savefmt.compat.releases import Reader
 from savefmt.convert import mapped, sequential
@@ -19,6 +18,7 @@ from savefmt.convert.source import PipeImage
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import ByteOrder
+from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.memory import combine
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -114,7 +114,7 @@ def convert(
             work.refuse_same_file()
             return work.dry_run() if dry_run else work.run()
         except SavefmtError as error:
-            error.path = error.path or opened.path
+            error.path = error.path or opened.filename
             raise
 
 
@@ -153,7 +153,7 @@ class Conversion:
         """Refuse to convert a file onto itself."""
         if not isinstance(self._source, SaveImage) or self._plan.codec == DISCARD:
             return
-        if os.path.exists(self._target) and os.path.samefile(self._source.path, self._target):
+        if os.path.exists(self._target) and os.path.samefile(self._source.filename, self._target):
             raise ConversionError(
                 "source and target are the same file; name another target", path=self._target
             )
@@ -199,14 +199,14 @@ class Conversion:
     def _identity(self) -> tuple[int, ...] | None:
         if not isinstance(self._source, SaveImage):
             return None
-        status = os.stat(self._source.path)
+        status = os.stat(self._source.filename)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _refuse_changed(self, before: tuple[int, ...] | None) -> None:
         if self._identity() != before:
             raise ConversionError(
                 "the source changed while it was read; wait until the save has finished",
-                path=self._source.path,
+                path=self._source.filename,
             )
 
     def _meter(self, phase: str) -> Meter:
@@ -330,7 +330,7 @@ class Conversion:
         if label and plan.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
-            source=os.fspath(source.path),
+            source=os.fspath(source.filename),
             target=self._target,
             source_layout=source.layout,
             target_layout=plan.layout,
@@ -355,7 +355,7 @@ def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
 
 def _require_space(output: OutputFile, length: int) -> None:
     """Refuse early what cannot fit: a sequential result has no holes."""
-    room = os.statvfs(output.target.parent)
+    room = os.statvfs(output.folder)
     free = room.f_bavail * room.f_frsize
     if free < length:
         raise ImageIOError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from savefmt.convert.fit import Cuts, kept
@@ -207,7 +208,7 @@ def scatter_stream(
     Outcome
         For verification.
     """
-    writer = MappedWriter(output, offset, io, byte_order, key, str(source.path), cuts)
+    writer = MappedWriter(output, offset, io, byte_order, key, os.fspath(source.filename), cuts)
     try:
         with _pass(source, writer, io, meter) as tail:
             meter.phase = "finishing"
@@ -257,7 +258,7 @@ def copy_stream(
         finally:
             close_pieces(pieces)
 
-    visitor = TallyVisitor(key, source.path) if key else SkimVisitor(source.path)
+    visitor = TallyVisitor(key, source.filename) if key else SkimVisitor(source.filename)
     if isinstance(sink, NullSink):
         tail = _pass(source, visitor, io, meter)
     elif codec == source.codec and isinstance(source, SaveImage) and not cuts:
@@ -281,7 +282,9 @@ def _pass(
     if isinstance(source, SaveImage):
         return pass_over(source, visitor, io, meter, plain=plain)
     with source.stream(plain) as cursor:
-        tail = traverse(cursor, visitor, lambda _: meter.update(source.received), path=source.path)
+        tail = traverse(
+            cursor, visitor, lambda _: meter.update(source.received), path=source.filename
+        )
     try:
         tail.check_end()
     except BaseException:

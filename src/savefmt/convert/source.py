@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from savefmt.errors import ImageIOError, IncompleteImageError, NotASaveImageError
 from savefmt.format.codec import codec_for_format, detect, find_codec
@@ -34,7 +33,7 @@ class PipeImage:
     layout = Layout.SEQUENTIAL
 
     def __init__(self, fd: int, name: str) -> None:
-        self.path = Path(name)
+        self.filename = name
         self.received = 0
         self._fd = fd
         self._cursor = ChunkCursor(self._pieces(), 0)
@@ -47,7 +46,9 @@ class PipeImage:
             try:
                 data = os.read(self._fd, _PIECE_LENGTH)
             except OSError as error:
-                raise ImageIOError.from_os(error, path=self.path, offset=self.received) from error
+                raise ImageIOError.from_os(
+                    error, path=self.filename, offset=self.received
+                ) from error
             if not data:
                 return
             self.received += len(data)
@@ -56,14 +57,14 @@ class PipeImage:
     def _read_envelope(self) -> Envelope | None:
         head = self._cursor.peek(_MAGIC_LENGTH)
         if not head:
-            raise NotASaveImageError("nothing came through the pipe", path=self.path)
+            raise NotASaveImageError("nothing came through the pipe", path=self.filename)
         if not is_envelope(head):
             return None
         envelope = Envelope.read(self._cursor)
         if not envelope.finished:
             raise IncompleteImageError(
                 'the save never finished (libvirt\'s "Part" magic); save the guest again',
-                path=self.path,
+                path=self.filename,
                 offset=0,
             )
         return envelope

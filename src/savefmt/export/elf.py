@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from savefmt.frozen import dataclass
 
 EM_386 = 3
 EM_X86_64 = 62

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from pathlib import Path
 
 from savefmt.errors import ConversionError, UnsupportedError
+from savefmt.model import StrPath
 
 PROGRAM = "makedumpfile"
 _LAST_LINES = 400
@@ -29,14 +30,14 @@ def find_program() -> str:
     return found
 
 
-def compress(core: Path, target: Path) -> None:
+def compress(core: StrPath, target: StrPath) -> None:
     """Turn an ELF core into a kdump file, zero pages left out and the others compressed.
 
     Parameters
     ----------
-    core : Path
+    core : str or os.PathLike
         In the universal layout.
-    target : Path
+    target : str or os.PathLike
         Replaced.
 
     Raises
@@ -46,7 +47,7 @@ def compress(core: Path, target: Path) -> None:
     """
     command = [find_program(), "--message-level", "4", "-c", "-d", "1", "-f"]
     result = subprocess.run(
-        [*command, str(core), str(target)],
+        [*command, os.fspath(core), os.fspath(target)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from savefmt.export.pages import Placed
 from savefmt.export.segments import Segment, total
+from savefmt.frozen import dataclass, field
 from savefmt.model import Finding
 from savefmt.native.pages import Watch
 from savefmt.output import OutputFile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from savefmt.errors import ConversionError, SavefmtError
@@ -15,6 +14,7 @@ from savefmt.export.pages import write_pages
 from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
 from savefmt.export.segments import Segment, find_segments, parse_window, total
+from savefmt.frozen import dataclass, replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, StrPath
 from savefmt.output import OutputFile, check_target

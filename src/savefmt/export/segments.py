@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from savefmt.errors import ConversionError
+from savefmt.frozen import dataclass, replace
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.image import SaveImage
 from savefmt.model import Finding, PhysicalRange, Severity

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from savefmt.errors import AddressError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.guest.source import read_tree
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity

@@ -6,12 +6,12 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Union
 
 from savefmt.errors import CorruptError
 from savefmt.format.stream import ItemType, decode_name, encode_name
 from savefmt.format.vmstate import MAX_DEPTH, SUBSECTION_OVERHEAD, Description
+from savefmt.frozen import dataclass
 
 MAX_VALUES = 4 << 20
 """Values in one section: far more than QEMU writes, few enough to keep in memory."""

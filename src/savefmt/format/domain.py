@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from savefmt.errors import CorruptError
+from savefmt.frozen import dataclass, field
 
 MAX_DEPTH = 64
 """Elements inside one another; libvirt's own documents stay below 10."""
@@ -56,7 +56,7 @@ class Domain:
     memory_kib: int | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Element:
     """An element with its path from the root; `pieces` join to its own text."""
 
@@ -70,7 +70,7 @@ class Element:
         return "".join(self.pieces)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Device:
     label: str
     facts: dict[str, str]

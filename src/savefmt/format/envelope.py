@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
 from types import EllipsisType
 from typing import ClassVar, Literal, Self
@@ -12,7 +10,8 @@ from typing import ClassVar, Literal, Self
 from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.cursor import Cursor
 from savefmt.format.features import FEATURES, name_bits, unreadable_bits
-from savefmt.model import Finding, Severity
+from savefmt.frozen import dataclass, replace
+from savefmt.model import EnvelopeSummary, Finding, Severity
 
 MAGIC_FINISHED = b"LibvirtQemudSave"
 """Begins a finished image (format.md 2.2)."""
@@ -250,6 +249,20 @@ class Envelope:
             return None
         return self.data[self.cookie_offset :].partition(b"\0")[0]
 
+    def summary(self) -> EnvelopeSummary:
+        """Return what the header says, in words."""
+        return EnvelopeSummary(
+            version=self.version,
+            byte_order=self.byte_order,
+            data_length=self.data_length,
+            xml_length=len(self.xml),
+            cookie_length=len(self.cookie or b""),
+            was_running=bool(self.was_running),
+            format=self.format,
+            format_name=self.format_name,
+            features=self.features,
+        )
+
     def pack(self) -> bytes:
         """Return the bytes that `read` accepts.
 
@@ -300,7 +313,7 @@ class Envelope:
         Envelope
             Otherwise the same.
         """
-        return dataclasses.replace(self, was_running=int(running))
+        return replace(self, was_running=int(running))
 
     def with_stream(
         self,
@@ -352,9 +365,7 @@ class Envelope:
                 f"{features or 0:#x}; versions are 1 to 3, formats 0 to 6, and only "
                 "version 3 has a feature, 0x1"
             )
-        return dataclasses.replace(
-            self, version=version, format=format, features=features or 0, unused=spare
-        )
+        return replace(self, version=version, format=format, features=features or 0, unused=spare)
 
     def with_xml(self, xml: bytes, cookie: bytes | EllipsisType | None = ..., *, fit: bool) -> Self:
         """Replace the domain XML.
@@ -381,7 +392,7 @@ class Envelope:
         """
         kept = self.cookie if isinstance(cookie, EllipsisType) else cookie
         cookie_offset, data = _lay_out(xml, kept, len(self.data) if fit else None)
-        return dataclasses.replace(self, cookie_offset=cookie_offset, data=data)
+        return replace(self, cookie_offset=cookie_offset, data=data)
 
     def _header_oddities(self, at: int) -> Iterator[Finding]:
         if self.version == _LATEST_VERSION:

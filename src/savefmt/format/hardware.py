@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from savefmt.format.domain import Element, kibibytes, read_elements
+from savefmt.frozen import dataclass
 
 _DEEPEST = 6  # domain/devices/memory/target/label/size
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
 from itertools import pairwise
 from struct import Struct
 from typing import ClassVar, Literal, Protocol
 
 from savefmt.errors import CorruptError, TruncatedError, UnsupportedError
+from savefmt.frozen import dataclass
 
 PAGES_ALIGN = 1 << 20
 """What QEMU aligns page areas to in the file, for direct I/O (format.md 5.2)."""
@@ -81,7 +81,7 @@ class MappedRamHeader:
 
     def pack(self) -> bytes:
         """Return the bytes that `parse` accepts."""
-        return self.WIRE.pack(self.VERSION, *astuple(self))
+        return self.WIRE.pack(self.VERSION, self.page_size, self.bitmap_offset, self.pages_offset)
 
 
 HEADER_LENGTH = MappedRamHeader.WIRE.size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.cursor import Cursor, FileCursor
@@ -16,6 +15,7 @@ from savefmt.format.mappedram import (
     check_regions,
 )
 from savefmt.format.stream import decode_name, pack_counted
+from savefmt.frozen import dataclass
 from savefmt.model import Finding, Severity
 
 IDSTR = "ram"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from savefmt.errors import CorruptError, SavefmtError
 from savefmt.format.codec import find_codec
@@ -29,7 +28,6 @@ _MAX_XZ_INDEX = 64 << 20
 _XZ_MEMORY_LIMIT = 128 << 20
 
 
-@dataclass
 class Segments:
     """Parts of a compressed stream that can be unpacked alone.
 
@@ -47,11 +45,12 @@ class Segments:
         Bytes that each takes in the file.
     """
 
-    codec: str
-    head: bytes = b""
-    plain: array[int] = field(default_factory=lambda: array("Q", [0]))
-    stored: array[int] = field(default_factory=lambda: array("Q"))
-    lengths: array[int] = field(default_factory=lambda: array("Q"))
+    def __init__(self, codec: str, head: bytes = b"") -> None:
+        self.codec = codec
+        self.head = head
+        self.plain = array("Q", [0])
+        self.stored = array("Q")
+        self.lengths = array("Q")
 
     def __len__(self) -> int:
         return len(self.stored)

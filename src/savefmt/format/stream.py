@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from savefmt.errors import CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format import iterables
 from savefmt.format.cursor import Cursor
+from savefmt.frozen import dataclass, field, replace
 from savefmt.model import Finding, Severity
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from savefmt.errors import CorruptError, UnsupportedError
@@ -17,6 +16,7 @@ from savefmt.format.stream import (
     ItemType,
     encode_name,
 )
+from savefmt.frozen import dataclass, field
 
 MAX_JSON_LENGTH = 64 << 20
 MAX_DEPTH = 64

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from savefmt.errors import UnsupportedError
+from savefmt.frozen import dataclass, field
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 
+from savefmt.frozen import replace
 from savefmt.model import PhysicalRange
 
 HOLE = ""

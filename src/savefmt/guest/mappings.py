@@ -6,11 +6,11 @@ import struct
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 
 from savefmt.errors import AddressError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.guest.paging import Level, X86PageTables
 from savefmt.guest.space import AddressSpace
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
 from savefmt.errors import UnsupportedError
 from savefmt.format.hardware import Hardware, MemoryDevice
 from savefmt.format.ram import ListedBlock
+from savefmt.frozen import dataclass
 from savefmt.guest import pci
 from savefmt.guest.arch import (
     ABOVE_1T,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from savefmt.errors import AddressError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.guest.registers import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, X86Registers
 
 Read = Callable[[int, int], bytes]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from savefmt.errors import AddressError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.guest.paging import Read, Step, Translation, not_mapped, read_entry
 from savefmt.guest.registers_arm import Arm64Registers
 

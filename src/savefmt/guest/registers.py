@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
+from savefmt.frozen import dataclass
 from savefmt.guest.arch import ARCHES, GuestArch
 from savefmt.guest.registers_arm import Arm64Registers, read_arm64
 from savefmt.guest.source import GuestSource

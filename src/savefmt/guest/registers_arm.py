@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from savefmt.errors import CorruptError
 from savefmt.format.devicetree import Struct
+from savefmt.frozen import dataclass
 
 # (op0, op1, CRn, CRm, op2) of the system registers that analysts ask for.
 _NAMES = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import FormatError
 from savefmt.format.devicetree import Struct
@@ -11,6 +10,9 @@ from savefmt.format.envelope import HEADER_LENGTH, Envelope
 from savefmt.format.hardware import Hardware, parse_hardware
 from savefmt.model import Finding, Section, Severity
 from savefmt.traverse import StreamHead
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class BlockReader(Protocol):
@@ -39,9 +41,12 @@ class DeviceReader(Protocol):
 class GuestSource(Protocol):
     """An image with a guest in it."""
 
-    path: Path
     head: StreamHead
     envelope: Envelope | None
+
+    @property
+    def path(self) -> Path:
+        """The file's name."""
 
     @property
     def machine(self) -> str:

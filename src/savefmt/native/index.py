@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from savefmt.frozen import dataclass
 from savefmt.model import PageRun
 from savefmt.native.core import call, ffi, lib, new_handle
 from savefmt.native.file import File

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAMS = ("volatility",)
 """Programs that there is a plugin for."""
@@ -26,6 +29,8 @@ def folder(program: str) -> Path:
     KeyError
         For another program.
     """
+    from pathlib import Path
+
     if program not in PROGRAMS:
         raise KeyError(program)
     return Path(__file__).parent / program

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
+from savefmt.frozen import dataclass
 from savefmt.qmp import Monitor
 
 _MACHINE_SUFFIX = "-machine"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from savefmt.errors import SavefmtError
+from savefmt.frozen import dataclass
 from savefmt.reports import SavePlan
 
 

@@ -46,7 +46,7 @@ class FileTarget(ImageTarget):
     """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
 
     def __init__(self, output: OutputFile, envelope: Envelope) -> None:
-        self.path = output.path
+        self.path = Path(output.path)
         self._output = output
         self._envelope = envelope
         output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from savefmt.frozen import dataclass
 from savefmt.scan.patterns import Masked, hexadecimal, literal
 from savefmt.scan.values import Evidence, Hit
 

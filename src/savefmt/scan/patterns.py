@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from savefmt.errors import UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.native.content import MaskedPattern
 
 PATTERN_LIMIT = 4096
@@ -44,7 +44,7 @@ class Matcher(Protocol):
         """Yield (start, end) of matches that begin from `start` to before `end`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Masked:
     """Bytes some of whose bits may not matter; overlapping matches are all told.
 
@@ -78,7 +78,7 @@ class Masked:
             yield at, at + self.reach
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Regex:
     """A regular expression over bytes, as RE2 has them: in time linear in the data.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeVar
 
 from savefmt.errors import AddressError, SavefmtError, UnsupportedError
+from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.progress import Meter
