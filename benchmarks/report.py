@@ -14,7 +14,7 @@ import peers
 from turns import Pair, Turn
 
 import savefmt
-from savefmt.bench.scratch import file_system_of
+from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
 
 MIB = 1 << 20
 BEGIN, END = "<!-- table by make bench -->", "<!-- end of the table -->"

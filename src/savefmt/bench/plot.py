@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from savefmt.bench.values import BenchReport, Measurement
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import UnsupportedError
 from savefmt.model import StrPath
+from savefmt.output import OutputFile
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -38,7 +40,7 @@ def require_matplotlib() -> None:
         raise UnsupportedError("plots need: pip install 'savefmt[plot]'") from error
 
 
-def draw(report: BenchReport, path: StrPath) -> None:
+def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None:
     """Write the picture; the suffix tells the kind.
 
     Parameters
@@ -46,10 +48,14 @@ def draw(report: BenchReport, path: StrPath) -> None:
     report : BenchReport
         What to show.
     path : str or os.PathLike
-        One of `SUFFIXES`; an older picture is replaced.
+        One of `SUFFIXES`; the file appears when it is complete.
+    overwrite : bool
+        Replace an older picture.
 
     Raises
     ------
+    ConversionError
+        If there is a file of that name and it is not to be replaced.
     ImageIOError
         If the file cannot be written.
     """
@@ -64,10 +70,11 @@ def draw(report: BenchReport, path: StrPath) -> None:
     panels[0].set_ylabel("MiB/s (median; whiskers: slowest and fastest run)")
     facts = report.facts
     figure.suptitle(f"{report.path} ({facts.file_system}, {facts.cpus} CPUs)", fontsize="medium")
-    try:
-        figure.savefig(os.fspath(path))
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
+    picture = BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:])
+    with OutputFile(path, overwrite=overwrite, direct=False) as out:
+        out.file.write(picture.getbuffer(), 0)
+        out.commit()
 
 
 def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
