@@ -195,6 +195,13 @@ def test_plots(report: BenchReport, tmp_path: Path, suffix: str, magic: bytes) -
             assert label in content
 
 
+@pytest.mark.parametrize("name", ["/$x^$_a{", "/\udcff\x1b\n", "/" + 300 * "long/"])
+def test_a_plot_s_title_may_be_anything(report: BenchReport, tmp_path: Path, name: str) -> None:
+    draw(replace(report, path=name), tmp_path / "plot.svg")
+
+    assert (tmp_path / "plot.svg").read_bytes().startswith(b"<?xml")
+
+
 def test_an_older_picture_is_kept_unless_told(report: BenchReport, tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     path.write_text("dear")

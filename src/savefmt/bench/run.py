@@ -20,6 +20,9 @@ from savefmt.errors import UnsupportedError
 from savefmt.model import OnProgress, StrPath
 from savefmt.progress import Meter
 
+_ENOUGH = 4
+"""Windows for each thread, below which a rate tells more of the start than of the disk."""
+
 
 def bench(
     path: StrPath,
@@ -69,7 +72,7 @@ def bench(
         options=options,
         facts=_facts(name, record.fio),
         cold=record.cold,
-        notes=(*notes, *record.notes),
+        notes=(*notes, *_too_small(options, record), *record.notes),
         measurements=record.measurements(),
         advice=advise(record.measurements(), work.target),
     )
@@ -95,6 +98,14 @@ def _granted(
             notes.append("this kernel has no io_uring for us: psync only")
             options = replace(options, engines=("psync",))
     return options, notes
+
+
+def _too_small(options: BenchOptions, record: Recorder) -> list[str]:
+    """Say it where the threads have hardly anything to do."""
+    length = max(m.length for m in record.measurements())
+    if length >= _ENOUGH * max(options.threads) * max(options.windows):
+        return []
+    return [f"some runs move less than {_ENOUGH} windows for each thread: mostly their start"]
 
 
 def _facts(path: str, fio: str | None) -> BenchFacts:
