@@ -242,6 +242,6 @@ def draw(content: Mapping[str, Any], path: Path) -> bool:
     axes.set(xlabel="guest memory, GiB (the same data at every size)", ylabel="seconds")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(content["curves"]))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return True
