@@ -44,10 +44,10 @@ SCALES = {
     ),
     "quick": Scale(
         ram=256 * MIB,
-        data=128 * MIB,
-        codec_data=48 * MIB,
+        data=96 * MIB,
+        codec_data=32 * MIB,
         fragment_data=16 * MIB,
-        growth_data=64 * MIB,
+        growth_data=48 * MIB,
         small_ram=GIB,
         large_ram=64 * GIB,
         curve=(GIB, 16 * GIB),
