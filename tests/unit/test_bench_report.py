@@ -82,6 +82,22 @@ def test_virsh_cannot_restore_a_bare_stream() -> None:
     assert command.startswith("savefmt convert image DST -O raw ")
 
 
+def test_channels_are_judged_by_what_is_most_like_them() -> None:
+    rates = [
+        measured("write", 500, threads=1),
+        measured("write", 900, threads=4),
+        measured("write", 1000, threads=1, window=8 * MIB),
+        measured("write", 1000, threads=4, window=8 * MIB),
+    ]
+
+    advice = advise(rates, Target("/mnt"))
+
+    assert (advice.threads, advice.window) == (1, 8 * MIB)
+    assert "For virsh 4 channels are better" in advice.reason
+    assert "--parallel-channels 4 " in advice.commands[0]
+    assert " -T 1 " in advice.commands[1]
+
+
 def test_a_gain_within_the_noise_is_none() -> None:
     noisy = [
         measured("write", 700, 900, 1300, threads=1),

@@ -32,15 +32,14 @@ def advise(measurements: Sequence[Measurement], target: Target) -> Advice:
     """
     work = "read" if target.is_image else "write"
     candidates = [m for m in measurements if m.work == work]
-    best = max(candidates, key=lambda m: m.rate.median)
-    close = [m for m in candidates if _is_close(m, best) or _overlap(m, best)]
-    # Direct I/O leaves the page cache to the guests that run on.
-    chosen = min(close, key=lambda m: (not m.direct, m.engine != "psync", m.threads, m.window))
+    chosen, best = _choose(candidates)
+    channels = _choose(_like_qemu(candidates, chosen))[0].threads if target.mapped else 0
     sentences = [
         _choice(chosen, best),
         _against_fio(chosen),
         _against_other_mode(chosen, candidates),
         "" if target.is_image else _against_stream(chosen, measurements),
+        _about_channels(channels, chosen),
         _unsteadiness(chosen, best),
     ]
     return Advice(
@@ -49,8 +48,24 @@ def advise(measurements: Sequence[Measurement], target: Target) -> Advice:
         chosen.window,
         chosen.engine,
         " ".join(filter(None, sentences)),
-        _commands(chosen, target),
+        _commands(chosen, channels, target),
     )
+
+
+def _choose(candidates: Sequence[Measurement]) -> tuple[Measurement, Measurement]:
+    """Choose the least effort that comes close to the best; return that, too."""
+    best = max(candidates, key=lambda m: m.rate.median)
+    close = [m for m in candidates if _is_close(m, best) or _overlap(m, best)]
+    # Direct I/O leaves the page cache to the guests that run on.
+    chosen = min(close, key=lambda m: (not m.direct, m.engine != "psync", m.threads, m.window))
+    return chosen, best
+
+
+def _like_qemu(candidates: Sequence[Measurement], chosen: Measurement) -> list[Measurement]:
+    """Keep what is most like QEMU's channels, which wait for each request of 512 KiB at most."""
+    like = [m for m in candidates if m.direct == chosen.direct]
+    engine, window = min((m.engine != "psync", m.window) for m in like)
+    return [m for m in like if (m.engine != "psync", m.window) == (engine, window)]
 
 
 def _is_close(m: Measurement, best: Measurement) -> bool:
@@ -91,6 +106,16 @@ def _choice(chosen: Measurement, best: Measurement) -> str:
     else:
         reason = f"and the best ({rival}) is ahead by no more than its runs differ"
     return f"Choose {describe(chosen)}: it {verb} {_rate(chosen)}, {reason}."
+
+
+def _about_channels(channels: int, chosen: Measurement) -> str:
+    if channels in (0, chosen.threads):
+        return ""
+    count = "1 channel is" if channels == 1 else f"{channels} channels are"
+    return (
+        f"For virsh {count} better: QEMU's wait for each request, of 512 KiB at most, and are "
+        "judged by the smallest window."
+    )
 
 
 def _unsteadiness(*measurements: Measurement) -> str:
@@ -138,8 +163,8 @@ def _against_stream(chosen: Measurement, measurements: Sequence[Measurement]) ->
     )
 
 
-def _commands(chosen: Measurement, target: Target) -> tuple[str, ...]:
-    channels = f" --parallel-channels {chosen.threads}" if target.mapped else ""
+def _commands(chosen: Measurement, count: int, target: Target) -> tuple[str, ...]:
+    channels = f" --parallel-channels {count}" if count else ""
     cache = " --bypass-cache" if chosen.direct else ""
     direct = "--direct" if chosen.direct else "--no-direct"
     options = (
