@@ -119,6 +119,14 @@ def _reads(form: str, *words: str) -> Callable[[Lab], tuple[Side, Side]]:
     return sides
 
 
+def _compare(lab: Lab) -> tuple[Side, Side]:
+    """Both sides read both images; fio the raw one twice, as in the rows above."""
+    sparse, raw = lab.main_sparse(), lab.main_raw()
+    ours = Side(lambda: savefmt_inside("compare", raw, sparse), [raw, sparse])
+    theirs = Side(lambda: peers.one_after_the_other(peers.fio(raw), peers.fio(raw)), [raw])
+    return ours, theirs
+
+
 def _in_memory(lab: Lab) -> tuple[Side, Side]:
     raw = lab.into_memory(lab.main_raw())
     out, other = lab.memory / "out", lab.memory / "other"
@@ -260,6 +268,15 @@ CASES = (
         _FIO_READ,
         0.9,
         _reads("raw", "read", "--physical", "0x100000", "16"),
+        ("fio",),
+        True,
+    ),
+    Case(
+        "compare",
+        "compare of raw with sparse",
+        _FIO_READ,
+        0.9,
+        _compare,
         ("fio",),
         True,
     ),

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from turns import Turn, process
+from turns import Turn, process, shown
 
 DEPTHS = (1, 2, 4, 8, 16)
 _BLOCK = "4M"
@@ -40,7 +40,17 @@ def cp(source: Path, target: Path) -> Turn:
     """Copy as cp does it best; the sync is ours, since savefmt syncs too."""
     turn = process("cp", "--reflink=auto", source, target)
     synced = process("sync", target)
-    return Turn(turn.seconds + synced.seconds, turn.cpu_seconds + synced.cpu_seconds, turn.peak_kib)
+    return one_after_the_other(turn, synced)
+
+
+def one_after_the_other(first: Turn, second: Turn) -> Turn:
+    """Add up two pieces of work."""
+    return Turn(
+        first.seconds + second.seconds,
+        first.cpu_seconds + second.cpu_seconds,
+        max(first.peak_kib, second.peak_kib),
+        f"{first.command} && {second.command}",
+    )
 
 
 def cp_sparse(source: Path, target: Path) -> Turn:
@@ -74,4 +84,4 @@ def _fio(source: Path, target: Path | None, depth: int) -> Turn:
     jobs: list[dict[str, Any]] = json.loads(done.stdout)["jobs"]
     spans = [job[kind]["runtime"] / 1000 for job in jobs for kind in ("read", "write")]
     cpu = sum(job["job_runtime"] * (job["usr_cpu"] + job["sys_cpu"]) for job in jobs) / 100_000
-    return Turn(max(*spans, 0.001), cpu)
+    return Turn(max(*spans, 0.001), cpu, command=shown(words))

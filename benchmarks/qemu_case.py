@@ -56,7 +56,11 @@ def _load_and_save(lab: Lab, source: Path, target: Path) -> Turn:
             parameters={"multifd-channels": CHANNELS, "direct-io": True},
         )
         seconds = time.perf_counter() - began
-        return Turn(seconds, *_usage(guest.process.pid))
+        command = (
+            f"qemu-system-x86_64 {' '.join(_arguments(lab))} -incoming file:{source.name}, "
+            f"then migrate file:{target.name}, mapped-ram, multifd-channels {CHANNELS}, direct-io"
+        )
+        return Turn(seconds, *_usage(guest.process.pid), command)
 
 
 def _usage(pid: int) -> tuple[float, int]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import peers
-from turns import Pair, Turn
+from turns import ROOT, Pair, Turn
 
 import savefmt
-from savefmt.bench.scratch import file_system_of
+from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
 
 MIB = 1 << 20
 BEGIN, END = "<!-- table by make bench -->", "<!-- end of the table -->"
@@ -36,6 +38,8 @@ class Row:
     value: float | None
     met: bool | None
     note: str = ""
+    our_command: str = ""
+    their_command: str = ""
 
     @classmethod
     def of(cls, key: str, work: str, against: str, goal: str, pair: Pair, **verdict: Any) -> Row:
@@ -50,6 +54,8 @@ class Row:
             [round(turn.cpu_seconds, 3) for turn in pair.ours],
             [round(turn.cpu_seconds, 3) for turn in pair.theirs],
             max(turn.peak_kib for turn in pair.ours),
+            our_command=pair.ours[-1].command,
+            their_command=pair.theirs[-1].command if pair.theirs else "",
             **verdict,
         )
 
@@ -60,27 +66,32 @@ class Row:
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """Say what machine this is, and which programs took part."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    """Say what machine this is, what was measured and when, and which programs took part."""
     programs = ("dd", "cp", "fio", "zstd", "gzip", "qemu-img", "qemu-system-x86_64")
     return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "savefmt": savefmt.__version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "cpu": model,
+        "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
-        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB,
+        "memory_mib": memory_length() // MIB,
         "file_system": file_system_of(folder),
+        "disk": disk_of(folder),
         "load_before": round(os.getloadavg()[0], 2),
         "programs": {name: peers.version(name) for name in programs},
     }
+
+
+def commit() -> str | None:
+    """Name the commit that is measured, None outside a repository; + where it was edited."""
+    words = ["git", "-C", os.fspath(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def document(
@@ -107,8 +118,11 @@ def document(
 def markdown(content: Mapping[str, Any], plot: str | None = None) -> str:
     """Return the page of the manual that shows a run; `plot` names its picture."""
     lines = [*_opening(content), *_table(content["rows"]), *_curves(content)]
+    commands = list(_commands(content["rows"]))
     if plot is not None and content["curves"]:
         lines += ["", f"![cost against size]({plot})"]
+    if commands:
+        lines += ["", "## Commands", "", *commands]
     return "\n".join([*lines, ""])
 
 
@@ -123,6 +137,10 @@ def refresh(readme: Path, content: Mapping[str, Any]) -> None:
         if row["value"] is not None:
             cells = [row["work"], row["against"], *_figures(row)[:-2]]
             lines.append(f"| {' | '.join(cells)} |")
+    commands = list(_commands(content["rows"]))
+    if commands:
+        summary = "<summary>The commands of each row</summary>"
+        lines += ["", "<details>", summary, "", *commands, "", "</details>"]
     readme.write_text("\n".join([before + begin, *lines, end + after]))
 
 
@@ -138,6 +156,10 @@ def _opening(content: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"- Linux {machine['kernel']}, {machine['file_system']}, Python {machine['python']}, "
         f"savefmt {machine['savefmt']}, load {machine['load_before']} at the start"
+    )
+    yield (
+        f"- measured {machine.get('date') or 'some time ago'}, "
+        f"commit {machine.get('commit') or 'unknown'}, disk {machine.get('disk') or 'unknown'}"
     )
     versions = [v for v in machine["programs"].values() if v]
     yield f"- {'; '.join(versions)}"
@@ -159,6 +181,16 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     for number, note in enumerate(notes, 1):
         yield f"{number}. {note}"
+
+
+def _commands(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tell what each side ran, once for rows that tell the same; older figures do not say."""
+    seen = set()
+    for row in rows:
+        ours, theirs = row.get("our_command"), row.get("their_command")
+        if ours and theirs and (ours, theirs) not in seen:
+            seen.add((ours, theirs))
+            yield f"- {row['work']}: `{ours}` against `{theirs}`"
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
@@ -210,6 +242,6 @@ def draw(content: Mapping[str, Any], path: Path) -> bool:
     axes.set(xlabel="guest memory, GiB (the same data at every size)", ylabel="seconds")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(content["curves"]))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return True

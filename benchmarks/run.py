@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -137,6 +138,7 @@ def main() -> int:
     unknown = set(args.rows) - {case.key for case in ROWS} - {"qemu"}
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # tidy up first
     with (
         tempfile.TemporaryDirectory(prefix="savefmt-bench-", dir=args.dir) as disk,
         _folder_in(args.memory) as memory,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from savefmt.bench.scratch import forget
@@ -24,6 +26,7 @@ class Turn:
     seconds: float
     cpu_seconds: float = 0.0
     peak_kib: int = 0
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class Pair:
         return statistics.median(mine.seconds / other.seconds for mine, other in turns)
 
 
+def shown(words: Sequence[str | Path]) -> str:
+    """Return a command as a reader would type it: ours by its name, files without folders."""
+    texts = [os.fspath(word) for word in words]
+    if texts[0] == sys.executable:
+        own = 2 if texts[1] == os.fspath(TIMED) else 3  # else -m savefmt
+        texts = ["savefmt", *texts[own:]]
+    return shlex.join(re.sub(r"(?<![^=])/(?:[^/ ]+/)+", "", text) for text in texts)
+
+
 def alternate(ours: Side, theirs: Side, turns: int) -> Pair:
     """Let the sides take turns; who begins changes, too."""
     pair = Pair()
@@ -84,9 +96,8 @@ def process(*words: str | Path, to: Path | None = None, accept: Sequence[int] = 
         turn = _wait(child, began, accept)
         if to is not None:
             os.fsync(out.fileno())
-            seconds = time.perf_counter() - began
-            turn = Turn(seconds, turn.cpu_seconds, turn.peak_kib)
-    return turn
+            turn = replace(turn, seconds=time.perf_counter() - began)
+    return replace(turn, command=shown(command))
 
 
 def _wait(child: subprocess.Popen[bytes], began: float, accept: Sequence[int]) -> Turn:
@@ -114,7 +125,7 @@ def savefmt_inside(*words: str | Path) -> Turn:
     if done.returncode:
         raise SystemExit(f"{command!r} ended with {done.returncode}: {done.stderr}")
     seconds, cpu, peak = done.stderr.splitlines()[-1].split()
-    return Turn(float(seconds), float(cpu), int(peak))
+    return Turn(float(seconds), float(cpu), int(peak), shown(command))
 
 
 def cool(path: Path) -> None:

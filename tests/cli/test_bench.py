@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 
 import pytest
 from cli.fakes import Run
 from cli.test_render import valid
+
+from savefmt.errors import ImageIOError
 
 QUICK = ("--size", "1M", "-T", "1,2", "--window", "1M", "--repeat", "1", "--direct", "off")
 
@@ -24,8 +27,8 @@ def test_people_see_tables_and_a_conclusion(run: Run, tmp_path: Path) -> None:
     assert outcome.code == 0
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"{tmp_path}: ")
-    assert "no fio" in lines[1]
-    assert "1 MiB (1048576 bytes) of the pattern dense, 1 times" in outcome.out
+    assert "no fio" in lines[2]
+    assert "1 MiB (1048576 bytes) of the pattern dense, once" in outcome.out
     heads = [line for line in lines if line.endswith(":")]
     assert heads == [
         "pages written, as QEMU's multifd channels and savefmt do:",
@@ -42,6 +45,7 @@ def test_programs_get_json(run: Run, tmp_path: Path) -> None:
 
     entries = document["bench"]["measurements"]
     assert [entry["work"] for entry in entries] == ["stream", "write", "read", "write", "read"]
+    assert all(len(entry["runs"]) == 1 for entry in entries)
     assert document["bench"]["options"]["threads"] == [1, 2]
 
 
@@ -73,6 +77,46 @@ def test_a_plot_is_drawn(run: Run, tmp_path: Path, suffix: str) -> None:
     assert run("bench", str(tmp_path), *QUICK, "--plot", str(path)).code == 0
 
     assert path.stat().st_size > 1000
+
+
+def test_a_plot_is_checked_before_the_work(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    path.write_text("dear")
+
+    outcome = run("bench", str(tmp_path), *QUICK, "--plot", str(path))
+    lost = run("bench", str(tmp_path), *QUICK, "--plot", str(tmp_path / "missing" / "plot.png"))
+
+    assert (outcome.code, lost.code) == (1, 1)
+    assert "--force replaces it" in outcome.err
+    assert "folder does not exist" in lost.err
+    assert outcome.out == lost.out == ""
+    assert run("bench", str(tmp_path), *QUICK, "--plot", str(path), "--force").code == 0
+
+
+def test_figures_outlive_a_plot_that_fails(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: object, **options: object) -> None:
+        raise ImageIOError("no room", path="plot.png")
+
+    monkeypatch.setattr("savefmt.bench.plot.draw", fail)
+
+    outcome = run("bench", str(tmp_path), *QUICK, "-j", "--plot", str(tmp_path / "plot.png"))
+
+    assert outcome.code == 1
+    assert valid("bench", outcome.out)["bench"]["measurements"]
+    assert "no room" in outcome.err
+
+
+def test_without_matplotlib_the_extra_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    outcome = run("bench", str(tmp_path), *QUICK, "--plot", str(tmp_path / "plot.png"))
+
+    assert outcome.code == 1
+    assert "pip install 'savefmt[plot]'" in outcome.err
 
 
 def test_a_full_disk_is_refused(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import struct
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from interop import linux
 from interop.conftest import need_direct_io, need_machine
 from interop.libvirt import Libvirt
 from interop.qemu import wait_for
+from savefmt.bench import bench
+from savefmt.bench.values import BenchOptions
 
 pytestmark = pytest.mark.interop
 
@@ -170,6 +173,32 @@ def test_a_sparse_image_is_restored_past_the_cache(
     options = ("--bypass-cache", "--parallel-channels", "4")
     restore_and_watch(libvirt, saves[source], target, *options)
     target.unlink()
+
+
+@pytest.mark.parametrize("name", ["sparse", "raw", "zstd"])
+def test_virsh_does_as_bench_advises(
+    name: str, saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    options = BenchOptions(1 << 20, (1,), (1 << 20,), repeat=1)
+    saved = saves[name]
+    restore = shlex.split(bench(saved.path, options).advice.commands[0])
+    save = shlex.split(bench(tmp_path, options).advice.commands[0])
+    assert restore[:3] == ["virsh", "restore", str(saved.path)]
+    assert save[:4] == ["virsh", "save", "DOMAIN", "FILE"]
+
+    try:
+        libvirt.virsh(*restore[1:])
+        # QEMU 10.0 may die if it is saved before it runs again.
+        wait_for(
+            lambda: linux.goes_on(saved.console, console_text(libvirt)),
+            "tick and report on memory",
+        )
+        libvirt.virsh("save", "ticker", tmp_path / "again", *save[4:])
+    finally:
+        libvirt.destroy("ticker")
+
+    assert format_of(tmp_path / "again") == "sparse"
+    (tmp_path / "again").unlink()
 
 
 def blocks_after_restore(libvirt: Libvirt, image: Path, domain: str) -> dict[str, str]:

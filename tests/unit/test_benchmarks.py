@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
+import peers
 import pytest
 import qemu_case
 import report
 from cases import CASES, CURVES, Case
 from images import make_mapped, page_numbers
-from lab import MIB, SCALES, Lab
+from lab import GIB, MIB, SCALES, Lab
 from report import Row
 from run import ROWS, peak_row, run_case
-from turns import Pair, Side, Turn, alternate, process
+from turns import TIMED, Pair, Side, Turn, alternate, process, shown
 
 import savefmt
 
@@ -25,6 +29,7 @@ CHEAP = (
     "raw-sparse",
     "sparse-sparse",
     "read-raw",
+    "compare",
     "zstd-sparse",
     "info",
     "alone-raw",
@@ -94,6 +99,24 @@ def test_a_process_is_measured(tmp_path: Path) -> None:
     assert turn.peak_kib > 100
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["dd", "if=/some/where/a", "bs=4M"], "dd if=a bs=4M"),
+        ([sys.executable, "-m", "savefmt", "info", "/tmp/x/a b"], "savefmt info 'a b'"),
+        ([sys.executable, TIMED, "check", "a/b"], "savefmt check a/b"),
+    ],
+)
+def test_commands_are_shown_as_typed(words: list[str | Path], text: str) -> None:
+    assert shown(words) == text
+
+
+def test_two_pieces_of_work_add_up() -> None:
+    both = peers.one_after_the_other(Turn(1, 0.5, 10, "a"), Turn(2, 0.25, 7, "b"))
+
+    assert both == Turn(3, 0.75, 10, "a && b")
+
+
 @pytest.mark.parametrize("pattern", ["dense", "alternate", "scattered"])
 def test_patterns(pattern: str) -> None:
     pages = [page for part in page_numbers(pattern, 1024, 64) for page in part]
@@ -127,6 +150,9 @@ def test_rows(lab: Lab, case: Case) -> None:
         pytest.skip(row.note)
     assert len(row.ours) == len(row.theirs) == lab.scale.turns * case.turns
     assert row.value > 0
+    assert row.our_command.startswith("savefmt ")
+    assert row.their_command.split()[0] in ("fio", "savefmt", "sh", *case.needs)
+    assert str(lab.folder) not in row.our_command + row.their_command
     assert row.met is (row.value >= case.limit if case.rate else row.value <= case.limit)
 
 
@@ -155,7 +181,7 @@ def test_keys_are_unique() -> None:
 
 
 def row(key: str, peak: int = 2048) -> Row:
-    taken = Pair([Turn(1.5, 0.25, peak)], [Turn(3.0)])
+    taken = Pair([Turn(1.5, 0.25, peak, "savefmt work")], [Turn(3.0, command="peer work")])
     return Row.of(key, "work", "peer", "≤ 1 of its time", taken, value=0.5, met=True, note="why")
 
 
@@ -173,6 +199,8 @@ def test_the_page_shows_all_that_was_found() -> None:
     assert "| work [1] | peer | 1.5 | 3 | 0.5 | ≤ 1 of its time | yes | 0.25 | 2 |" in page
     assert "| other work [2] | peer | - | - | - | ≥ 1 | not measured | - | - |" in page
     assert "1. why\n2. fio not installed" in page
+    assert "- work: `savefmt work` against `peer work`" in page
+    assert "disk " in page
     assert "| work | 1 GiB | 4 GiB |\n|---|---|---|\n| check | 0.50 | 0.75 |" in page
 
 
@@ -192,6 +220,22 @@ def test_the_readme_gets_the_table_in_its_place(tmp_path: Path) -> None:
     assert "old" not in lines
     assert "| work | peer | 1.5 | 3 | 0.5 | ≤ 1 of its time | yes |" in lines
     assert not any(line.startswith("| other work") for line in lines)
+    assert lines.count("- work: `savefmt work` against `peer work`") == 1
+
+
+def test_figures_without_commands_are_shown_too(tmp_path: Path) -> None:
+    content = document()
+    for entry in content["rows"]:  # type: ignore[attr-defined]
+        del entry["our_command"], entry["their_command"]
+
+    assert "## Commands" not in report.markdown(content)
+
+
+def test_facts_tell_what_was_measured_and_when(tmp_path: Path) -> None:
+    facts = report.facts(tmp_path)
+
+    assert datetime.fromisoformat(facts["date"]).tzinfo is not None
+    assert {"commit", "kernel", "cpu", "cpus", "memory_mib", "file_system", "disk"} <= set(facts)
 
 
 def test_a_readme_without_a_place_is_left_alone(tmp_path: Path) -> None:
@@ -237,6 +281,32 @@ def test_one_command_does_it_all(tmp_path: Path) -> None:
     assert found["facts"]["kernel"]
     assert outputs["markdown"].read_text() == done.stdout
     assert sorted(tmp_path.iterdir()) == sorted(outputs.values())
+
+
+def test_nothing_stays_behind_when_it_is_ended(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, RUN, "--scale=tiny", f"--dir={tmp_path}"])
+    deadline = time.monotonic() + 20
+    try:
+        while not any(tmp_path.glob("savefmt-bench-*/*")):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        child.terminate()
+        child.wait()
+
+    assert child.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_full_scale_is_what_the_goals_speak_of() -> None:
+    full = SCALES["full"]
+
+    assert full.ram == 2 * GIB
+    assert full.data >= GIB
+    assert full.turns >= 5
+    assert (full.small_ram, full.large_ram, full.growth_data) == (GIB, 256 * GIB, 256 * MIB)
+    assert (min(full.curve), max(full.curve)) == (GIB, 64 * GIB)
 
 
 def test_an_unknown_row_is_refused() -> None:

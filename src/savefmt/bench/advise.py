@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 from collections.abc import Sequence
 
-from savefmt.bench.values import Advice, Measurement
+from savefmt.bench.values import Advice, Measurement, Target
 
 _CLOSE = 0.95
-"""Of the best rate: less than that is a real loss."""
+"""Of the best rate: less than that is a real loss, if the runs agree about it."""
+
+_UNSTEADY = 0.2
+"""Of its rate: where the middle half of a setting's runs spreads wider, say so."""
 
 
-def advise(measurements: Sequence[Measurement], path: str, *, is_image: bool) -> Advice:
+def advise(measurements: Sequence[Measurement], target: Target) -> Advice:
     """Choose settings.
 
     Parameters
     ----------
     measurements : sequence of Measurement
         With at least one that moves pages.
-    path : str
-        What was measured.
-    is_image : bool
-        An image that was read, rather than a folder that was written to.
+    target : Target
+        What was measured: a folder that was written to, or an image that was read.
 
     Returns
     -------
     Advice
         With the reason in one paragraph, and command lines.
     """
-    work = "read" if is_image else "write"
+    work = "read" if target.is_image else "write"
     candidates = [m for m in measurements if m.work == work]
-    best = max(candidates, key=lambda m: m.rate.median)
-    close = [m for m in candidates if m.rate.median >= _CLOSE * best.rate.median]
-    # Direct I/O leaves the page cache to the guests that run on.
-    chosen = min(close, key=lambda m: (not m.direct, m.engine != "psync", m.threads, m.window))
+    chosen, best = _choose(candidates)
+    channels = _choose(_like_qemu(candidates, chosen))[0].threads if target.mapped else 0
     sentences = [
         _choice(chosen, best),
         _against_fio(chosen),
         _against_other_mode(chosen, candidates),
-        "" if is_image else _against_stream(chosen, measurements),
+        "" if target.is_image else _against_stream(chosen, measurements),
+        _about_channels(channels, chosen),
+        _unsteadiness(chosen, best),
     ]
     return Advice(
         chosen.direct,
@@ -46,8 +48,40 @@ def advise(measurements: Sequence[Measurement], path: str, *, is_image: bool) ->
         chosen.window,
         chosen.engine,
         " ".join(filter(None, sentences)),
-        _commands(chosen, path, is_image=is_image),
+        _commands(chosen, channels, target),
     )
+
+
+def _choose(candidates: Sequence[Measurement]) -> tuple[Measurement, Measurement]:
+    """Choose the least effort that comes close to the best; return that, too."""
+    best = max(candidates, key=lambda m: m.rate.median)
+    close = [m for m in candidates if _is_close(m, best) or _overlap(m, best)]
+    # Direct I/O leaves the page cache to the guests that run on.
+    chosen = min(close, key=lambda m: (not m.direct, m.engine != "psync", m.threads, m.window))
+    return chosen, best
+
+
+def _like_qemu(candidates: Sequence[Measurement], chosen: Measurement) -> list[Measurement]:
+    """Keep what is most like QEMU's channels, which wait for each request of 512 KiB at most."""
+    like = [m for m in candidates if m.direct == chosen.direct]
+    engine, window = min((m.engine != "psync", m.window) for m in like)
+    return [m for m in like if (m.engine != "psync", m.window) == (engine, window)]
+
+
+def _is_close(m: Measurement, best: Measurement) -> bool:
+    return m.rate.median >= _CLOSE * best.rate.median
+
+
+def _overlap(m: Measurement, best: Measurement) -> bool:
+    """Whether the middle halves of the runs of both overlap: the gain is within the noise."""
+    return _middle_half(m)[1] >= _middle_half(best)[0]
+
+
+def _middle_half(m: Measurement) -> tuple[float, float]:
+    if len(m.runs) < 2:
+        return m.rate.median, m.rate.median
+    low, _, high = statistics.quantiles(m.runs, n=4, method="inclusive")
+    return low, high
 
 
 def describe(m: Measurement) -> str:
@@ -66,9 +100,33 @@ def _choice(chosen: Measurement, best: Measurement) -> str:
     verb = "reads" if chosen.work == "read" else "writes"
     if chosen is best:
         return f"Choose {describe(chosen)}: nothing measured {verb} faster than its {_rate(best)}."
+    rival = f"{_rate(best)} with {describe(best)}"
+    if _is_close(chosen, best):
+        reason = f"close to the best ({rival}), and takes less of the host"
+    else:
+        reason = f"and the best ({rival}) is ahead by no more than its runs differ"
+    return f"Choose {describe(chosen)}: it {verb} {_rate(chosen)}, {reason}."
+
+
+def _about_channels(channels: int, chosen: Measurement) -> str:
+    if channels in (0, chosen.threads):
+        return ""
+    count = "1 channel is" if channels == 1 else f"{channels} channels are"
     return (
-        f"Choose {describe(chosen)}: it {verb} {_rate(chosen)}, close to the best "
-        f"({_rate(best)} with {describe(best)}), and takes less of the host."
+        f"For virsh {count} better: QEMU's wait for each request, of 512 KiB at most, and are "
+        "judged by the smallest window."
+    )
+
+
+def _unsteadiness(*measurements: Measurement) -> str:
+    spread = max(
+        (high - low) / m.rate.median for m in measurements for low, high in [_middle_half(m)]
+    )
+    if spread <= _UNSTEADY:
+        return ""
+    return (
+        f"The runs of one setting differ by {spread:.0%}, though: measure again with a larger "
+        "--size or --repeat, or when nothing else uses the disk, before relying on this."
     )
 
 
@@ -85,7 +143,7 @@ def _against_other_mode(chosen: Measurement, candidates: Sequence[Measurement]) 
     rival = max(other, key=lambda m: m.rate.median)
     ratio = rival.rate.median / chosen.rate.median
     name = "Buffered" if chosen.direct else "Direct"
-    return f"{name} I/O reaches {ratio:.2f} times that at best."
+    return f"{name} I/O reaches {ratio:.3g} times that at best."
 
 
 def _against_stream(chosen: Measurement, measurements: Sequence[Measurement]) -> str:
@@ -105,20 +163,19 @@ def _against_stream(chosen: Measurement, measurements: Sequence[Measurement]) ->
     )
 
 
-def _commands(chosen: Measurement, path: str, *, is_image: bool) -> tuple[str, ...]:
-    channels = f"--parallel-channels {chosen.threads}"
+def _commands(chosen: Measurement, count: int, target: Target) -> tuple[str, ...]:
+    channels = f" --parallel-channels {count}" if count else ""
     cache = " --bypass-cache" if chosen.direct else ""
     direct = "--direct" if chosen.direct else "--no-direct"
     options = (
         f"-T {chosen.threads} {direct} --window {chosen.window >> 20}M --engine {chosen.engine}"
     )
-    if is_image:
-        image = shlex.quote(path)
+    if not target.is_image:
         return (
-            f"virsh restore {image} {channels}{cache}",
-            f"savefmt convert {image} DST {options}",
+            f"virsh save DOMAIN FILE --image-format sparse{channels}{cache}",
+            f"savefmt convert SRC DST -O sparse {options}",
         )
-    return (
-        f"virsh save DOMAIN FILE --image-format sparse {channels}{cache}",
-        f"savefmt convert SRC DST -O sparse {options}",
-    )
+    image = shlex.quote(f"./{target.path}" if target.path.startswith("-") else target.path)
+    restore = f"virsh restore {image}{channels}{cache}"
+    convert = f"savefmt convert {image} DST -O {'raw' if target.mapped else 'sparse'} {options}"
+    return (restore, convert) if target.by_libvirt else (convert,)

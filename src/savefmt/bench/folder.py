@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 
 from savefmt.bench.patterns import ALIGN, data_length, file_length, pattern_blocks
 from savefmt.bench.record import Recorder
 from savefmt.bench.scratch import nameless_file, require_space
 from savefmt.bench.stream import PIECE, write_stream
-from savefmt.bench.values import PATTERNS, BenchOptions, Setting
+from savefmt.bench.values import PATTERNS, BenchOptions, Setting, Target
+from savefmt.errors import UnsupportedError
 from savefmt.native.file import File
 from savefmt.native.jobs import fill_pages, move_pages
 
@@ -29,44 +28,50 @@ class FolderBench:
     ------
     ImageIOError
         If there is too little room.
+    UnsupportedError
+        If the pattern is an image without data.
     """
 
     def __init__(self, path: str, options: BenchOptions) -> None:
+        self.target = Target(path)
         self._path = path
-        self._options = options
         if options.pattern in PATTERNS:  # before there is a bitmap of what cannot be written
             require_space(path, options.length, fill=options.fill)
         self._blocks = pattern_blocks(options.pattern, options.length)
         self._length = data_length(self._blocks)
+        if not self._length:
+            raise UnsupportedError("no page of the pattern holds data", path=options.pattern)
         self._stream_length = self._length // PIECE * PIECE
         require_space(path, self._length + ALIGN, fill=options.fill)
 
-    def total(self) -> int:
+    def total(self, options: BenchOptions) -> int:
         """Bytes that one round of all settings moves, fio's included."""
-        modes = len(self._options.direct)
-        pairs = modes * len(list(self._combinations()))
+        modes = len(options.direct)
+        pairs = modes * len(list(options.combinations()))
         return 4 * pairs * self._length + modes * self._stream_length
 
-    def grants_direct(self) -> bool:
-        """Whether the file system has direct I/O."""
+    def grants(self, *, direct: bool = False, engine: str = "psync") -> bool:
+        """Whether file system and kernel have direct I/O, or an engine, for us.
+
+        Raises
+        ------
+        UnsupportedError
+            If the kernel has no such engine, saying why.
+        """
         with (
             nameless_file(self._path, ALIGN) as fd,
-            File(fd, path=self._path, write=True, direct=True) as file,
+            File(fd, path=self._path, write=True, direct=direct, engine=engine) as file,
         ):
-            return file.direct
+            return file.direct or not direct
 
-    def run(self, direct: bool, record: Recorder) -> None:
+    def run(self, options: BenchOptions, direct: bool, record: Recorder) -> None:
         """Run every setting of one mode once."""
         self._run_stream(Setting("stream", direct, 1, PIECE), record)
-        for combination in self._combinations():
+        for combination in options.combinations():
             write = Setting("write", direct, *combination)
             read = Setting("read", direct, *combination)
             self._run_engine(write, read, record)
             self._run_fio(write, read, record)
-
-    def _combinations(self) -> Iterator[tuple[int, int, str]]:
-        options = self._options
-        yield from itertools.product(options.threads, options.windows, options.engines)
 
     def _run_stream(self, setting: Setting, record: Recorder) -> None:
         if not self._stream_length:
@@ -95,6 +100,8 @@ class FolderBench:
     def _run_fio(self, write: Setting, read: Setting, record: Recorder) -> None:
         """Let fio write as many bytes, without gaps, and read them back."""
         with nameless_file(self._path, self._length) as fd:
-            record.run_fio(fd, write, 0, self._length)
+            if not record.run_fio(fd, write, 0, self._length):
+                record.skip(self._length)  # there is nothing to read
+                return
             record.cool(fd)
             record.run_fio(fd, read, 0, self._length)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from savefmt.bench.patterns import data_length
 from savefmt.bench.record import Recorder
-from savefmt.bench.values import BenchOptions, Setting
+from savefmt.bench.values import BenchOptions, Setting, Target
+from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout
+from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
 
 _ALIGN = 1 << 20
@@ -27,13 +27,15 @@ class ImageBench:
     ----------
     path : str
         The image.
-    options : BenchOptions
-        What to measure.
+
+    Raises
+    ------
+    UnsupportedError
+        If no page of it holds data.
     """
 
-    def __init__(self, path: str, options: BenchOptions) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._options = options
         with SaveImage(path, io=IOOptions(direct=True)) as image:
             self._mapped = image.layout is Layout.MAPPED_RAM
             self._length = (
@@ -43,6 +45,9 @@ class ImageBench:
             )
             self._direct = image.file.direct
             self._stretch = _longest_stretch(image)
+            self.target = Target(path, True, self._mapped, image.envelope is not None)
+        if not self._length:
+            raise UnsupportedError("no page of the image holds data", path=path)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -56,28 +61,33 @@ class ImageBench:
     ) -> None:
         os.close(self._fd)
 
-    def total(self) -> int:
+    def total(self, options: BenchOptions) -> int:
         """Bytes that one round of all settings moves, fio's included."""
-        count = len(self._options.direct) * len(list(self._combinations()))
+        count = len(options.direct) * len(list(options.combinations()))
         return count * (self._length + self._stretch[1])
 
-    def grants_direct(self) -> bool:
-        """Whether the file system has direct I/O."""
-        return self._direct
+    def grants(self, *, direct: bool = False, engine: str = "psync") -> bool:
+        """Whether file system and kernel have direct I/O, or an engine, for us.
 
-    def run(self, direct: bool, record: Recorder) -> None:
+        Raises
+        ------
+        UnsupportedError
+            If the kernel has no such engine, saying why.
+        """
+        File(self._fd, path=self._path, engine=engine).close()
+        return self._direct or not direct
+
+    def run(self, options: BenchOptions, direct: bool, record: Recorder) -> None:
         """Run every setting of one mode once."""
-        for combination in self._combinations():
+        if record.fio and not self._stretch[1]:
+            record.note("fio left out: the image has no 64 MiB without holes to read")
+        for combination in options.combinations():
             setting = Setting("read", direct, *combination)
             record.cool(self._fd)
             self._read(setting, record)
             if self._stretch[1]:
                 record.cool(self._fd)
                 record.run_fio(self._fd, setting, *self._stretch)
-
-    def _combinations(self) -> Iterator[tuple[int, int, str]]:
-        options = self._options
-        yield from itertools.product(options.threads, options.windows, options.engines)
 
     def _read(self, setting: Setting, record: Recorder) -> None:
         io = setting.io

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from savefmt.bench.values import BenchReport, Measurement
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import UnsupportedError
 from savefmt.model import StrPath
+from savefmt.output import OutputFile
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 _TITLES = {"write": "writing pages", "read": "reading pages"}
-_STYLES = {True: "-", False: "--"}
-"""Of direct lines and of buffered ones."""
+_MARKERS = {"psync": "o", "io_uring": "s"}
+_COLUMNS = 3
 
-_MARKERS = ("o", "s")
-"""One for each engine."""
+_ROOM = 0.3
+"""Doublings of the thread count that the lines of one count spread over."""
 
 _MIB = 1 << 20
 
@@ -38,7 +40,7 @@ def require_matplotlib() -> None:
         raise UnsupportedError("plots need: pip install 'savefmt[plot]'") from error
 
 
-def draw(report: BenchReport, path: StrPath) -> None:
+def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None:
     """Write the picture; the suffix tells the kind.
 
     Parameters
@@ -46,71 +48,103 @@ def draw(report: BenchReport, path: StrPath) -> None:
     report : BenchReport
         What to show.
     path : str or os.PathLike
-        One of `SUFFIXES`; an older picture is replaced.
+        One of `SUFFIXES`; the file appears when it is complete.
+    overwrite : bool
+        Replace an older picture.
 
     Raises
     ------
+    ConversionError
+        If there is a file of that name and it is not to be replaced.
     ImageIOError
         If the file cannot be written.
     """
     from matplotlib.figure import Figure
 
     works = [work for work in _TITLES if any(m.work == work for m in report.measurements)]
-    figure = Figure(figsize=(6.4 * len(works), 5.6), layout="constrained")
+    lines = max(len({_kind(m) for m in report.measurements if m.work == work}) for work in works)
+    height = 4.4 + 0.2 * (lines + 3) / _COLUMNS  # the legend is below
+    figure = Figure(figsize=(6.4 * len(works), height), layout="constrained")
     panels = figure.subplots(1, len(works), squeeze=False, sharey=True)[0]
     for work, panel in zip(works, panels, strict=True):
         _draw_panel(panel, report, work)
     panels[0].set_ylim(bottom=0)  # the others share it
     panels[0].set_ylabel("MiB/s (median; whiskers: slowest and fastest run)")
+    figure.suptitle(_title(report), fontsize="medium", parse_math=False)
+    picture = BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:])
+    with OutputFile(path, overwrite=overwrite, direct=False) as out:
+        out.file.write(picture.getbuffer(), 0)
+        out.commit()
+
+
+def _title(report: BenchReport) -> str:
+    """Name what was measured, whose name may be long or no text at all."""
+    name = os.fsencode(report.path).decode(errors="replace")
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     facts = report.facts
-    figure.suptitle(f"{report.path} ({facts.file_system}, {facts.cpus} CPUs)", fontsize="medium")
-    try:
-        figure.savefig(os.fspath(path))
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
+    disk = f" on {facts.disk}" if facts.disk else ""
+    short = f"...{name[-60:]}" if len(name) > 63 else name
+    return f"{short} ({facts.file_system}{disk}, {facts.cpus} CPUs)"
+
+
+def _kind(m: Measurement) -> tuple[int, bool, bool]:
+    """Tell what makes a line of its own: smallest window, direct and psync come first."""
+    return m.window, not m.direct, m.engine != "psync"
 
 
 def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
     measured = [m for m in report.measurements if m.work == work]
-    windows = sorted({m.window for m in measured})
-    engines = sorted({m.engine for m in measured}, reverse=True)  # psync first
-    kinds = itertools.product(
-        enumerate(windows), _STYLES.items(), zip(engines, _MARKERS, strict=False)
-    )
-    for (color, window), (direct, style), (engine, marker) in kinds:
-        wanted = (window, direct, engine)
-        line = [m for m in measured if (m.window, m.direct, m.engine) == wanted]
-        if line:
-            named = f", {engine}" if len(engines) > 1 else ""
-            label = f"{window // _MIB} MiB, {_mode(direct)}{named}"
-            _draw_line(panel, line, label, color=f"C{color}", linestyle=style, marker=marker)
+    kinds = sorted({_kind(m) for m in measured})
+    colors = {window: f"C{i}" for i, window in enumerate(sorted({m.window for m in measured}))}
+    for number, kind in enumerate(kinds):
+        line = sorted((m for m in measured if _kind(m) == kind), key=lambda m: m.threads)
+        first = line[0]
+        named = "" if first.engine == "psync" else f", {first.engine}"
+        _draw_line(
+            panel,
+            line,
+            # Side by side, lest one hide the other.
+            2 ** (_ROOM * (number - (len(kinds) - 1) / 2) / len(kinds)),
+            label=f"{first.window // _MIB} MiB, {_mode(first.direct)}{named}",
+            color=colors[first.window],
+            linestyle="-" if first.direct else "--",
+            marker=_MARKERS[first.engine],
+            markerfacecolor=colors[first.window] if first.direct else "white",
+        )
     _draw_ceiling(panel, measured)
     if work == "write":
         _draw_streams(panel, report)
     threads = sorted({m.threads for m in measured})
     panel.set_xscale("log", base=2)
+    panel.set_xlim(threads[0] * 2**-_ROOM, threads[-1] * 2**_ROOM)
     panel.set_xticks(threads, [str(count) for count in threads])
     panel.minorticks_off()
     panel.set(xlabel="threads", title=_TITLES[work])
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    panel.legend(
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=_COLUMNS,
+        handlelength=3,
+    )
 
 
 def _mode(direct: bool) -> str:
     return "direct" if direct else "buffered"
 
 
-def _draw_line(panel: Any, line: Sequence[Measurement], label: str, **style: str) -> None:
-    ordered = sorted(line, key=lambda m: m.threads)
-    rates = [m.rate.median / _MIB for m in ordered]
-    below = [(m.rate.median - m.rate.minimum) / _MIB for m in ordered]
-    above = [(m.rate.maximum - m.rate.median) / _MIB for m in ordered]
+def _draw_line(panel: Any, line: Sequence[Measurement], shift: float, **style: str) -> None:
+    below = [(m.rate.median - m.rate.minimum) / _MIB for m in line]
+    above = [(m.rate.maximum - m.rate.median) / _MIB for m in line]
     panel.errorbar(
-        [m.threads for m in ordered],
-        rates,
+        [m.threads * shift for m in line],
+        [m.rate.median / _MIB for m in line],
         yerr=[below, above],
-        capsize=3,
-        label=label,
+        elinewidth=0.8,
+        capsize=2,
+        markersize=4.5,
         **style,
     )
 
@@ -122,9 +156,10 @@ def _draw_ceiling(panel: Any, measured: Sequence[Measurement]) -> None:
             best[m.threads] = max(best.get(m.threads, 0), m.fio_rate.median / _MIB)
     if best:
         threads = sorted(best)
+        rates = [best[count] for count in threads]
         panel.plot(
-            threads,
-            [best[count] for count in threads],
+            [threads[0] * 2**-_ROOM, *threads, threads[-1] * 2**_ROOM],
+            [rates[0], *rates, rates[-1]],
             color="0.4",
             linewidth=4,
             alpha=0.5,

@@ -46,7 +46,7 @@ class Recorder:
         self.cold = True
         self.notes: list[str] = []
         self._meter = meter
-        self._fio_works = self.fio is not None
+        self._fio_failed: set[Setting] = set()
         self._before = 0
         self._ours: dict[Setting, list[_Sample]] = defaultdict(list)
         self._theirs: dict[Setting, list[float]] = defaultdict(list)
@@ -65,18 +65,31 @@ class Recorder:
         seconds = time.perf_counter() - began
         self._ours[setting].append(_Sample(length / seconds, _cpu_seconds() - cpu))
         self._lengths[setting] = length
-        self._advance(length)
+        self.skip(length)
 
-    def run_fio(self, fd: int, setting: Setting, offset: int, length: int) -> None:
-        """Let fio do the same; its failing is worth a note, once, and no more."""
-        if not self._fio_works:
-            return
-        try:
-            self._theirs[setting].append(fio_rate(fd, setting, offset, length))
-        except ImageIOError as error:
-            self.notes.append(error.message)
-            self._fio_works = False
-        self._advance(length)
+    def note(self, text: str) -> None:
+        """Keep what went wrong without being fatal, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def run_fio(self, fd: int, setting: Setting, offset: int, length: int) -> bool:
+        """Let fio do the same; its failing is worth a note, and ends this setting's turns.
+
+        Returns
+        -------
+        bool
+            Whether it did.
+        """
+        done = self.fio is not None and setting not in self._fio_failed
+        if done:
+            try:
+                self._theirs[setting].append(fio_rate(fd, setting, offset, length))
+            except ImageIOError as error:
+                self.note(error.message)
+                self._fio_failed.add(setting)
+                done = False
+        self.skip(length)
+        return done
 
     def cool(self, fd: int) -> None:
         """Put a file out of the page cache."""
@@ -88,7 +101,8 @@ class Recorder:
 
     def _summary(self, setting: Setting) -> Measurement:
         samples = self._ours[setting]
-        rate = Spread.of([sample.rate for sample in samples])
+        runs = tuple(sample.rate for sample in samples)
+        rate = Spread.of(runs)
         theirs = self._theirs.get(setting)
         fio = Spread.of(theirs) if theirs else None
         return Measurement(
@@ -99,12 +113,14 @@ class Recorder:
             setting.engine,
             self._lengths[setting],
             rate,
+            runs,
             statistics.median(sample.cpu_seconds for sample in samples),
             fio,
             rate.median / fio.median if fio else None,
         )
 
-    def _advance(self, length: int) -> None:
+    def skip(self, length: int) -> None:
+        """Count a run as done, or as one that will not be."""
         self._before += length
         self.on_bytes(0)
 

@@ -9,13 +9,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from savefmt.bench.machine import available_memory, file_system_of
 from savefmt.errors import ImageIOError
 from savefmt.model import StrPath
 
 _KEEP = 10
 """Percent of a disk that stay free unless told otherwise."""
+
+_IN_MEMORY = ("ramfs", "tmpfs")
+"""File systems whose room is the host's memory, whatever they say."""
 
 _LOOK = 1 << 30
 """Bytes whose pages are looked up at once: a file may be larger than memory."""
@@ -42,27 +45,31 @@ def nameless_file(folder: StrPath, length: int) -> Iterator[int]:
     Raises
     ------
     ImageIOError
-        If the folder cannot be written.
+        If the folder cannot be written, or not that much.
     """
     try:
-        fd = _open_nameless(folder)
+        fd = _open_nameless(folder, length)
     except OSError as error:
         raise ImageIOError.from_os(error, path=folder) from error
     try:
-        os.ftruncate(fd, length)
         yield fd
     finally:
         os.close(fd)
 
 
-def _open_nameless(folder: StrPath) -> int:
+def _open_nameless(folder: StrPath, length: int) -> int:
     try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
             raise
-    fd, name = tempfile.mkstemp(prefix=".savefmt-bench-", dir=folder)
-    os.unlink(name)
+        fd, name = tempfile.mkstemp(prefix=".savefmt-bench-", dir=folder)
+        os.unlink(name)
+    try:
+        os.ftruncate(fd, length)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -83,13 +90,19 @@ def require_space(folder: StrPath, length: int, *, fill: bool) -> None:
     ImageIOError
         ENOSPC, before anything is written.
     """
-    room = os.statvfs(folder)
+    try:
+        room = os.statvfs(folder)
+        in_memory = file_system_of(folder) in _IN_MEMORY
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=folder) from error
     free = room.f_bavail * room.f_frsize
+    if in_memory:
+        free = min(free, available_memory())
     keep = 0 if fill else room.f_blocks * room.f_frsize * _KEEP // 100
     if length > free - keep:
         usable = max(free - keep, 0) >> 20
         raise ImageIOError(
-            f"a run takes {length >> 20} MiB and only {usable} MiB may be used"
+            f"a run takes {-(-length >> 20)} MiB and only {usable} MiB may be used"
             + ("" if fill else f", since {_KEEP} % of the disk stay free; --fill allows more"),
             errno=errno.ENOSPC,
             path=folder,
@@ -117,7 +130,7 @@ def forget(fd: int) -> bool:
     return cached_pages(fd) == 0
 
 
-def cached_pages(fd: int) -> int:
+def cached_pages(fd: int) -> int | None:
     """Count the pages of a file that the page cache holds, without reading any.
 
     Even a read that may not wait makes the kernel read ahead; mincore(2) only looks.
@@ -129,16 +142,21 @@ def cached_pages(fd: int) -> int:
 
     Returns
     -------
-    int
-        0 also where it cannot be told.
+    int or None
+        None where it cannot be told.  The kernel calls all pages cached of a file that
+        is neither ours nor ours to write.
     """
     length = os.fstat(fd).st_size
-    return sum(
-        _cached_in(fd, start, min(_LOOK, length - start)) for start in range(0, length, _LOOK)
-    )
+    total = 0
+    for start in range(0, length, _LOOK):
+        count = _cached_in(fd, start, min(_LOOK, length - start))
+        if count is None:
+            return None
+        total += count
+    return total
 
 
-def _cached_in(fd: int, start: int, length: int) -> int:
+def _cached_in(fd: int, start: int, length: int) -> int | None:
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
@@ -146,22 +164,11 @@ def _cached_in(fd: int, start: int, length: int) -> int:
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
     if address == ctypes.c_void_p(-1).value:
-        return 0
+        return None
     try:
         states = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
         if libc.mincore(address, length, states) != 0:
-            return 0
+            return None
         return sum(states.raw.translate(_LOW_BIT))
     finally:
         libc.munmap(address, length)
-
-
-def file_system_of(path: StrPath) -> str:
-    """Name the type of the file system that a path lies on, as ``/proc`` calls it."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[2] == wanted:
-            return rest.split()[0]
-    return "unknown"

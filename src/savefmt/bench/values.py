@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from savefmt.frozen import dataclass
@@ -55,6 +56,10 @@ class BenchOptions:
         if unknown := set(self.engines) - set(ENGINES):
             raise ValueError(f"no engine {min(unknown)!r}")
 
+    def combinations(self) -> Iterator[tuple[int, int, str]]:
+        """Yield threads, window and engine of every setting of one mode."""
+        yield from itertools.product(self.threads, self.windows, self.engines)
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -98,6 +103,8 @@ class Measurement:
         Bytes that each run moved.
     rate : Spread
         Bytes per second, the final sync included.
+    runs : tuple of float
+        The rate of every run, in the order they were made.
     cpu_seconds : float
         Of the middle run, user and system together.
     fio_rate : Spread or None
@@ -115,6 +122,7 @@ class Measurement:
     engine: str
     length: int
     rate: Spread
+    runs: tuple[float, ...]
     cpu_seconds: float
     fio_rate: Spread | None = None
     fio_share: float | None = None
@@ -134,10 +142,36 @@ class BenchFacts:
     python: str
     kernel: str
     machine: str
+    cpu: str
     cpus: int
+    memory_length: int
     file_system: str
+    disk: str | None
     free_length: int
     fio: str | None
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was measured, as far as the command lines that follow depend on it.
+
+    Attributes
+    ----------
+    path : str
+        A folder or an image.
+    is_image : bool
+        Which of the two.
+    mapped : bool
+        The image is mapped-ram, which libvirt reads through several channels.
+    by_libvirt : bool
+        The image has libvirt's header, so virsh can restore it.
+    """
+
+    path: str
+    is_image: bool = False
+    mapped: bool = True
+    by_libvirt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +197,7 @@ class BenchReport:
     is_image : bool
         Which of the two.
     options : BenchOptions
-        As measured.
+        As measured: without what the kernel or the file system refused.
     facts : BenchFacts
         The machine.
     cold : bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
@@ -21,6 +21,9 @@ from savefmt.cli.parser import (
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.frozen import asdict
+
+if TYPE_CHECKING:
+    from savefmt.bench.values import BenchReport
 
 ENGINES = ("psync", "io_uring")
 T = TypeVar("T")
@@ -112,6 +115,7 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
         "-j", dest="output", action="store_const", const="json", help="short for --output=json"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the rates: .png, .svg or .pdf")
+    parser.add_argument("-F", "--force", action="store_true", help="replace the file of --plot")
     parser.add_argument(
         "--baseline", metavar="FILE", help="compare with what --output=json printed earlier"
     )
@@ -124,10 +128,12 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.bench.baseline import load_baseline
     from savefmt.bench.plot import draw, require_matplotlib
     from savefmt.bench.values import BenchOptions
+    from savefmt.output import check_target
 
     try:
         if args.plot:
             require_matplotlib()
+            check_target(args.plot, overwrite=args.force)
         baseline = load_baseline(args.baseline) if args.baseline else None
         options = BenchOptions(
             length=args.size or BenchOptions().length,
@@ -141,20 +147,28 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         )
         with ui.progress(args.target) as progress:
             report = bench(args.target, options, baseline=baseline, progress=progress)
-        if args.plot:
-            draw(report, args.plot)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.target)
         return ExitCode.FAILED
+    _show(report, args.output, ui)
+    try:
+        if args.plot:
+            draw(report, args.plot, overwrite=args.force)
+    except (SavefmtError, OSError) as error:
+        ui.complain(error, args.plot)  # the figures are out, and took their time
+        return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _show(report: BenchReport, output: str, ui: Ui) -> None:
     from savefmt.cli import render_bench
 
-    if ui.json:
+    if output == "json":
         ui.document(bench=asdict(report))
-    elif args.output == "csv":
-        print(render_bench.csv_text(report), end="")
+    elif output == "csv":
+        print(render_bench.csv_text(report), end="", flush=True)
     else:
         ui.say(render_bench.bench_lines(report))
-    return ExitCode.GOOD
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -41,16 +41,20 @@ def bench_lines(report: BenchReport) -> Iterator[str]:
         One line.
     """
     facts = report.facts
-    yield f"{plain(report.path)}: {facts.file_system}, {brief_size(facts.free_length)} free"
+    disk = f" on {plain(facts.disk)}" if facts.disk else ""
+    free = brief_size(facts.free_length)
+    yield f"{plain(report.path)}: {facts.file_system}{disk}, {free} free"
+    yield f"{plain(facts.cpu)}, {facts.cpus} CPUs, {brief_size(facts.memory_length)} of memory"
     yield (
         f"savefmt {facts.savefmt}, Python {facts.python}, Linux {plain(facts.kernel)}, "
-        f"{facts.machine}, {facts.cpus} CPUs, {facts.fio or 'no fio'}"
+        f"{facts.machine}, {plain(facts.fio or 'no fio')}"
     )
-    yield f"{_amount(report)}, {report.options.repeat} times; rates in MiB/s, syncs included"
+    times = "once" if report.options.repeat == 1 else f"{report.options.repeat} times"
+    yield f"{_amount(report)}, {times}; rates in MiB/s, syncs included"
     for note in report.notes:
         yield f"note: {plain(note)}"
     if not report.cold:
-        yield "note: some of what was read stood in the page cache already"
+        yield "note: some of what was read may have stood in the page cache already"
     for work in ("write", "read", "stream"):
         measured = [m for m in report.measurements if m.work == work]
         if measured:
