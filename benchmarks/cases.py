@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,8 +104,9 @@ def _sparse_to_sparse(lab: Lab) -> tuple[Side, Side]:
 
 def _in_place(lab: Lab) -> tuple[Side, Side]:
     sparse = lab.main_sparse()
-    states = iter(["--paused", "--running"] * 100)
-    ours = Side(lambda: savefmt("xml", "set", sparse, next(states)))
+    versions = itertools.cycle("32")
+    change = ("-O", "sparse", "--save-version")
+    ours = Side(lambda: savefmt("convert", sparse, sparse, *change, next(versions)))
     theirs = Side(lambda: peers.cp(sparse, lab.other), [sparse], [lab.other])
     return ours, theirs
 
@@ -235,9 +237,9 @@ CASES = (
     ),
     Case(
         "in-place",
-        "run state changed in place",
+        "save version changed in place",
         "cp --reflink=auto, and sync",
-        0.25,
+        0.1,
         _in_place,
         ("cp", "sync"),
         note="cost is that of starting the interpreter",

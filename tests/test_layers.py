@@ -21,7 +21,7 @@ PYTHON_ROWS = (
     "model",
     "reports",
     "format native progress prefetch qmp",
-    "output tail",
+    "inplace output tail",
     "traverse",
     "mapped",
     "stored",

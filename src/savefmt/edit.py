@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from savefmt.errors import ConversionError, ImageIOError, UnsupportedError
+from savefmt.errors import ConversionError, UnsupportedError
 from savefmt.format.domain import check_document, parse_domain, running_abi_changes
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
+from savefmt.inplace import write_envelope
 from savefmt.model import IOOptions, OnProgress, StrPath
-from savefmt.native.file import File
 from savefmt.reports import EditReport
 
 
@@ -96,7 +96,7 @@ def set_xml(
         if not changes:
             return EditReport(os.fspath(path), changed=False)
         if len(new.data) == len(old.data):
-            _write_in_place(image, new)
+            write_envelope(image.filename, new)
             return EditReport(os.fspath(path), True, False, tuple(changes))
         from savefmt.convert.rewrap import rewrap  # all of conversion, and seldom needed
 
@@ -138,17 +138,3 @@ def _fit(old: Envelope, xml: bytes, cookie: bytes | None) -> Envelope:
         return old.with_xml(xml, cookie, fit=True)
     except ConversionError:
         return old.with_xml(xml, cookie, fit=False)
-
-
-def _write_in_place(image: SaveImage, envelope: Envelope) -> None:
-    """Write header and documents in one piece: the stream behind them stays untouched."""
-    try:
-        fd = os.open(image.path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=image.path) from error
-    try:
-        with File(fd, path=image.path, write=True) as file:
-            file.write(envelope.pack(), 0)
-            file.sync()
-    finally:
-        os.close(fd)

@@ -115,6 +115,59 @@ def test_codecs_in_versions(codec: str, tmp_path: Path) -> None:
     ) == {**fields(sequential(2, "little")), "version": 1}
 
 
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(("source", "version"), [(2, 3), (3, 2), (1, 3)])
+def test_the_version_alone_is_changed_in_place(
+    source: int, version: int, order: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(sequential(1, order) if source == 1 else mapped(source, order))
+    path.chmod(0o640)
+    before, number = path.read_bytes(), path.stat().st_ino
+
+    told = savefmt.convert(path, path, save_version=version, dry_run=True)
+    assert path.read_bytes() == before
+    report = savefmt.convert(path, path, save_version=version)
+
+    assert told.changes == report.changes
+    assert report.changes[0] == f"save version {source} became {version}"
+    after = path.read_bytes()
+    assert after[92:] == before[92:]
+    assert fields(after, order)["version"] == version
+    assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (number, 0o640)
+    fresh = tmp_path / "fresh"
+    savefmt.convert(path, fresh, save_version=version)
+    assert fresh.read_bytes()[:92] == after[:92]
+
+
+def test_in_place_without_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(mapped(3, "little"))
+    written = path.stat().st_mtime_ns
+
+    assert savefmt.convert(path, path, save_version=3).changes == ()
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layout": Layout.SEQUENTIAL},
+        {"bare": True},
+        {"save_version": 3, "verify": True},
+        {"codec": "zstd", "save_version": 3},
+    ],
+)
+def test_nothing_else_is_done_in_place(options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(mapped(2, "little"))
+    before = path.read_bytes()
+
+    with pytest.raises(ConversionError, match="in place|same file"):
+        savefmt.convert(path, path, overwrite=True, **options)
+    assert path.read_bytes() == before
+
+
 def test_the_report_tells_a_change_of_version(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(sequential(1, "little"))
 

@@ -20,6 +20,7 @@ from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.inplace import write_envelope
 from savefmt.memory import combine
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
@@ -51,7 +52,8 @@ def convert(
     """Write a guest's image in another form.
 
     The target appears under its name only when it is complete and on the disk; on any
-    failure nothing is left of it.
+    failure nothing is left of it.  Where source and target are the same file and only
+    the header changes, it is changed in place.
 
     Parameters
     ----------
@@ -100,7 +102,8 @@ def convert(
     request.check()
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
-    if codec != DISCARD and not request.to_pipe:
+    in_place = codec != DISCARD and _is_same_file(source, target)
+    if codec != DISCARD and not request.to_pipe and not in_place:
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
@@ -111,11 +114,20 @@ def convert(
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
         try:
-            work.refuse_same_file()
+            if in_place:
+                return work.in_place(dry_run=dry_run)
             return work.dry_run() if dry_run else work.run()
         except SavefmtError as error:
             error.path = error.path or opened.filename
             raise
+
+
+def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
+    name = source.filename if isinstance(source, SaveImage) else source
+    try:
+        return os.path.samefile(name, target)
+    except OSError:
+        return False
 
 
 def _open_source(
@@ -149,14 +161,33 @@ class Conversion:
         self.overwrite = False
         self.verify_key: SumKey | None = None
 
-    def refuse_same_file(self) -> None:
-        """Refuse to convert a file onto itself."""
-        if not isinstance(self._source, SaveImage) or self._plan.codec == DISCARD:
-            return
-        if os.path.exists(self._target) and os.path.samefile(self._source.filename, self._target):
+    def in_place(self, *, dry_run: bool) -> ConversionReport:
+        """Write another header onto the source itself, where nothing else changes."""
+        source, plan = self._source, self._plan
+        if (
+            not isinstance(source, SaveImage)
+            or source.envelope is None
+            or plan.envelope is None
+            or plan.cuts
+            or (plan.layout, plan.codec) != (source.layout, source.codec)
+        ):
             raise ConversionError(
-                "source and target are the same file; name another target", path=self._target
+                "source and target are the same file, of which only the header can be changed "
+                "(--save-version); name another target",
+                path=self._target,
             )
+        if self.verify_key is not None:
+            raise ConversionError(
+                "only the header changes in place, so no page needs verification; leave it out",
+                path=self._target,
+            )
+        report = self.dry_run()
+        if plan.envelope == source.envelope:
+            return report
+        if not dry_run:
+            write_envelope(source.filename, plan.envelope)
+            report = self._report(None, None)
+        return replace(report, changes=(*report.changes, "nothing but the header, in place"))
 
     @property
     def _key(self) -> SumKey | None:
