@@ -21,7 +21,7 @@ Bytes = bytes | memoryview
 PIECE_LENGTH = 256 << 10
 """Most bytes that a reader hands out at a time, however well they were compressed."""
 
-SLICE_LENGTH = 64 << 10
+SLICE_LENGTH = 256 << 10
 """Compressed bytes that a decoder gets at a time: enough for speed, and so few that even
 bzip2 answers Ctrl-C at once."""
 
