@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 StrPath = str | os.PathLike[str]
 
@@ -69,6 +69,10 @@ class IOOptions:
     def worker_count(self) -> int:
         """Threads to start: as asked, else one per usable core, at most 8."""
         return self.threads or min(len(os.sched_getaffinity(0)), 8)
+
+    def with_threads(self, most: int) -> IOOptions:
+        """Return the same with no more than so many threads, for what cannot use them."""
+        return replace(self, threads=min(self.worker_count, most))
 
 
 @dataclass(frozen=True, slots=True)
