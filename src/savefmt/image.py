@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from savefmt.errors import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
+_PACKED_READERS = 2
 
 
 class SaveImage:
@@ -175,12 +176,7 @@ class SaveImage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -395,15 +391,16 @@ class SaveImage:
         """
         from savefmt.prefetch import close_pieces, prefetch
 
-        file = self.file
+        file, io = self.file, io or self._io
+        # No decoder takes in what many threads read, and each has windows of its own.
+        ahead = io if self.codec == "raw" else io.with_threads(_PACKED_READERS)
         base: Iterator[bytes | memoryview] = (
-            self._small_pieces()
-            if look
-            else file.chunks(self.stream_offset, self.length, io or self._io)
+            self._small_pieces() if look else file.chunks(self.stream_offset, self.length, ahead)
         )
         pieces = stored(base) if stored is not None else base
         if self.codec != "raw":
-            decoded = find_codec(self.codec).open_reader(pieces, offset=self.stream_offset)
+            unpack = find_codec(self.codec).open_reader
+            decoded = unpack(pieces, offset=self.stream_offset, threads=io.worker_count)
             pieces = decoded if look else prefetch(decoded)
         if plain is not None:
             pieces = plain(pieces)

@@ -6,7 +6,7 @@ import enum
 import os
 from collections.abc import Callable
 
-from savefmt.frozen import dataclass
+from savefmt.frozen import dataclass, replace
 
 StrPath = str | os.PathLike[str]
 
@@ -70,6 +70,10 @@ class IOOptions:
     def worker_count(self) -> int:
         """Threads to start: as asked, else one per usable core, at most 8."""
         return self.threads or min(len(os.sched_getaffinity(0)), 8)
+
+    def with_threads(self, most: int) -> IOOptions:
+        """Return the same with no more than so many threads, for what cannot use them."""
+        return replace(self, threads=min(self.worker_count, most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,32 +43,31 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
     bytes
         The pieces, for keeps.
     """
-    import queue
     import threading
+    from queue import Empty, SimpleQueue
 
-    ahead: queue.Queue[bytes | _End] = queue.Queue(_DEPTH)
+    # Two plain queues, one each way: a `Queue` with a bound is Python all through, which
+    # holds the interpreter up just when the decoder wants it back.
+    ahead: SimpleQueue[bytes | _End] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()  # an item for each piece that may come
     stop = threading.Event()
-
-    def put(item: bytes | _End) -> None:
-        while not stop.is_set():
-            try:
-                ahead.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            return
+    for _ in range(_DEPTH):
+        room.put(None)
 
     def run() -> None:
         error = None
         try:
+            room.get()
             for piece in pieces:
-                put(bytes(piece))
+                ahead.put(bytes(piece))
+                room.get()
                 if stop.is_set():
                     break
         except BaseException as caught:
             error = caught
         finally:
             close_pieces(pieces)
-        put(_End(error))
+        ahead.put(_End(error))
 
     thread = threading.Thread(target=run, name="savefmt-prefetch", daemon=True)
     thread.start()
@@ -77,13 +76,15 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
             # Waits in short steps, so that signals are served in between.
             try:
                 item = ahead.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
+            except Empty:
                 continue
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
                 return
+            room.put(None)
             yield item
     finally:
         stop.set()
+        room.put(None)
         thread.join(None if patient else _POLL_SECONDS)

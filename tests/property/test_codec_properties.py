@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from savefmt.errors import CorruptError, SavefmtError, TruncatedError
-from savefmt.format.codec import CODECS, Bytes, Codec
+from savefmt.format.codec import CODECS
+from savefmt.format.coding import Bytes, Codec
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -24,17 +24,8 @@ from savefmt.errors import (
     UnsupportedError,
 )
 from savefmt.format import codec as codec_module
-from savefmt.format.codec import (
-    CODECS,
-    PIECE_LENGTH,
-    Bytes,
-    Codec,
-    MemberCodec,
-    Writer,
-    codec_for_format,
-    detect,
-    find_codec,
-)
+from savefmt.format.codec import CODECS, codec_for_format, detect, find_codec
+from savefmt.format.coding import PIECE_LENGTH, Bytes, Codec, MemberCodec, Writer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -177,7 +168,9 @@ class Rot(Codec):
     levels = range(1)
     default_level = 0
 
-    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
+    def open_reader(
+        self, pieces: Iterator[Bytes], *, offset: int, threads: int = 1
+    ) -> Iterator[Bytes]:
         return pieces
 
     def open_writer(

@@ -35,6 +35,10 @@ from savefmt.traverse import Visitor, traverse
 _RETURN_PATH_COMMANDS = {1, 2}
 """OPEN_RETURN_PATH and PING: a file has nobody to answer to (format.md 6.1)."""
 
+_UNPACKED_WRITERS = 4
+"""Threads that write what is decompressed: more have nothing to do but hold windows, and the
+memory is wanted for decompressing."""
+
 Source = SaveImage | PipeImage
 
 
@@ -208,7 +212,9 @@ def scatter_stream(
     Outcome
         For verification.
     """
-    writer = MappedWriter(output, offset, io, byte_order, key, os.fspath(source.filename), cuts)
+    writing = io if source.codec == "raw" else io.with_threads(_UNPACKED_WRITERS)
+    name = os.fspath(source.filename)
+    writer = MappedWriter(output, offset, writing, byte_order, key, name, cuts)
     try:
         with _pass(source, writer, io, meter) as tail:
             meter.phase = "finishing"
@@ -281,7 +287,7 @@ def _pass(
 ) -> Tail:
     if isinstance(source, SaveImage):
         return pass_over(source, visitor, io, meter, plain=plain)
-    with source.stream(plain) as cursor:
+    with source.stream(io, plain) as cursor:
         tail = traverse(
             cursor, visitor, lambda _: meter.update(source.received), path=source.filename
         )

@@ -11,7 +11,7 @@ from savefmt.format.codec import codec_for_format, detect, find_codec
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
-from savefmt.model import Layout
+from savefmt.model import IOOptions, Layout
 from savefmt.prefetch import Pipe, close_pieces, prefetch
 
 _PIECE_LENGTH = 1 << 20
@@ -83,11 +83,13 @@ class PipeImage:
             self._cursor.advance(len(window))
 
     @contextmanager
-    def stream(self, plain: Pipe | None = None) -> Iterator[ChunkCursor]:
+    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[ChunkCursor]:
         """A cursor over the decompressed stream from its magic on.
 
         Parameters
         ----------
+        io : IOOptions
+            How many threads decompress.
         plain : callable, optional
             Wrapped around the decompressed bytes.
 
@@ -98,7 +100,9 @@ class PipeImage:
         """
         pieces = self._rest()
         if self.codec != "raw":
-            decoded = find_codec(self.codec).open_reader(pieces, offset=self.stream_offset)
+            decoded = find_codec(self.codec).open_reader(
+                pieces, offset=self.stream_offset, threads=io.worker_count
+            )
             pieces = prefetch(decoded, patient=False)
         if plain is not None:
             pieces = plain(pieces)

@@ -8,269 +8,32 @@ its leniency towards garbage, and a writer's output is read by that program (for
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from savefmt.errors import CorruptError, SavefmtError, TruncatedError, UnsupportedError
+from savefmt.errors import CorruptError, SavefmtError, UnsupportedError
+from savefmt.format.coding import (
+    Bytes,
+    Codec,
+    Compressor,
+    Decompressor,
+    MemberCodec,
+    Writer,
+)
 from savefmt.format.cursor import ChunkCursor, Cursor
 
-Bytes = bytes | memoryview
-
-PIECE_LENGTH = 256 << 10
-"""Most bytes that a reader hands out at a time, however well they were compressed."""
-
-SLICE_LENGTH = 64 << 10
-"""Compressed bytes that a decoder gets at a time: enough for speed, and so few that even
-bzip2 answers Ctrl-C at once."""
+if TYPE_CHECKING:
+    from savefmt.format.boundaries import Lookahead
 
 ENTRY_POINTS = "savefmt.codecs"
 """Entry point group in which other distributions offer a `Codec` subclass or object."""
 
 _XZ_MEMORY_LIMIT = 128 << 20  # xz -9 needs 65 MiB to decode
+_XZ_FRUGAL_LIMIT = 10 << 20  # xz -6 needs 9 MiB
 _ZSTD_WINDOW_LOG = 27  # 128 MiB: what `zstd -dc` itself accepts unasked
-
-
-class Writer(Protocol):
-    """Takes plain bytes and passes compressed ones on to the `write` it was opened with."""
-
-    def write(self, data: Bytes) -> None:
-        """Take the next bytes; they may be overwritten as soon as this returns.
-
-        Parameters
-        ----------
-        data : bytes or memoryview
-            Any number of them.
-        """
-
-    def close(self) -> None:
-        """Pass on all that is left, then release everything; a second call does nothing."""
-
-    def abort(self) -> None:
-        """Release everything without finishing; does nothing when closed or aborted."""
-
-
-class Codec(ABC):
-    """One compression format.
-
-    Attributes
-    ----------
-    name : str
-        Name of the format and of the program.
-    libvirt_format : int
-        Its number in libvirt's header (format.md 2.5).
-    magic : bytes
-        How its data begin.
-    levels : range
-        What `open_writer` takes as level.
-    default_level : int
-        What it takes when not told.
-    """
-
-    name: ClassVar[str]
-    libvirt_format: ClassVar[int]
-    magic: ClassVar[bytes]
-    levels: ClassVar[range]
-    default_level: ClassVar[int]
-
-    def begins(self, head: bytes) -> bool:
-        """Tell whether compressed data may begin like this.
-
-        Parameters
-        ----------
-        head : bytes
-            Their first bytes; when these are fewer than `magic` has, as far as they go.
-
-        Returns
-        -------
-        bool
-            False if this is another format.
-        """
-        return self.magic.startswith(head[: len(self.magic)])
-
-    @abstractmethod
-    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
-        """Decompress a stream, lazily.
-
-        Parameters
-        ----------
-        pieces : iterator of bytes or memoryview
-            The compressed bytes up to the end of the file, in pieces of any length; each
-            need stay valid only until the next is asked for.
-        offset : int
-            Where in the file they begin, for the errors: those count compressed bytes.
-
-        Returns
-        -------
-        iterator of bytes or memoryview
-            The plain bytes, at most 4 MiB at a time, each piece valid until the next is
-            asked for.  It raises `TruncatedError` where the data end too soon,
-            `CorruptError` where they are damaged or garbage follows them, and
-            `UnsupportedError` where decoding would take too much memory.
-        """
-
-    @abstractmethod
-    def open_writer(
-        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
-    ) -> Writer:
-        """Start to compress.
-
-        Parameters
-        ----------
-        write : callable
-            Gets the compressed bytes, in order, called only from within the writer's
-            `write` and `close`.
-        threads : int
-            How many members to compress at a time; the output does not depend on it.
-        level : int, optional
-            One of `levels`.
-
-        Returns
-        -------
-        Writer
-            To be ended with `close` or `abort`.
-        """
-
-    def _level(self, level: int | None) -> int:
-        if level is None:
-            return self.default_level
-        if level not in self.levels:
-            raise ValueError(
-                f"{self.name} has levels {self.levels[0]} to {self.levels[-1]}, not {level}"
-            )
-        return level
-
-
-class Decompressor(Protocol):
-    """What the codec libraries agree on: decodes one member."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the member is complete, its checksum included."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether nothing more comes without more input."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Input that lies behind the member."""
-
-    def decompress(self, data: Bytes, /, max_length: int) -> bytes:
-        """Take input, give at most `max_length` bytes of output."""
-
-
-class Compressor(Protocol):
-    """What the codec libraries agree on: encodes one member."""
-
-    def compress(self, data: memoryview, /) -> bytes:
-        """Take input, give some output."""
-
-    def flush(self) -> bytes:
-        """Give the rest of the output."""
-
-
-class MemberCodec(Codec):
-    """A codec whose data are members, one after another, each complete in itself.
-
-    Attributes
-    ----------
-    noun : str
-        What the format calls a member, for messages.
-    member_length : int
-        Plain bytes that the writer puts into one.
-    most_threads : int
-        More would go beyond the bound on memory.
-    """
-
-    noun: ClassVar[str]
-    member_length: ClassVar[int]
-    most_threads: ClassVar[int] = 8
-
-    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
-        """Decompress a stream, lazily; see `Codec.open_reader`."""
-        source = ChunkCursor(pieces, offset)
-        while True:
-            yield from self._read_member(source)
-            zeros = _skip_zeros(source)
-            last = not source.window()
-            if not self._allows_padding(zeros, last=last):
-                raise self._garbage(source.tell() - zeros)
-            if last:
-                return
-
-    def open_writer(
-        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
-    ) -> Writer:
-        """Start to compress members in parallel; see `Codec.open_writer`."""
-        from savefmt.format.members import MemberWriter
-
-        checked = self._level(level)
-        return MemberWriter(
-            write,
-            lambda length: self._compressor(checked, length),
-            member_length=self.member_length,
-            threads=min(threads, self.most_threads),
-        )
-
-    def _read_member(self, source: Cursor) -> Iterator[bytes]:
-        if not self.begins(source.peek(len(self.magic))):
-            raise self._garbage(source.tell())
-        self._skip_header(source)
-        decompressor = self._decompressor()
-        errors = self._errors()
-        while not decompressor.eof:
-            fed = source.window()[:SLICE_LENGTH]
-            if not fed:
-                raise TruncatedError(
-                    f"the file ends inside a {self.noun}, at compressed offset "
-                    f"{source.tell():#x}; it was cut short, so get a complete copy",
-                    offset=source.tell(),
-                )
-            # Consumed only once it is used up: the member may end within the slice.
-            unfed: Bytes = fed
-            while True:
-                try:
-                    piece = decompressor.decompress(unfed, PIECE_LENGTH)
-                except errors as error:
-                    raise self._failure(str(error), source.tell()) from error
-                if piece:
-                    yield piece
-                if decompressor.eof or decompressor.needs_input:
-                    break
-                unfed = b""
-            unused = len(decompressor.unused_data) if decompressor.eof else 0
-            source.advance(len(fed) - unused)
-
-    def _garbage(self, offset: int) -> CorruptError:
-        return CorruptError(
-            f"no {self.noun} begins at compressed offset {offset:#x}, "
-            "where the file must end or another one follow",
-            offset=offset,
-        )
-
-    def _failure(self, reason: str, offset: int) -> SavefmtError:
-        return CorruptError(
-            f"damaged {self.noun} near compressed offset {offset:#x}: {reason}", offset=offset
-        )
-
-    def _allows_padding(self, zeros: int, *, last: bool) -> bool:
-        """Tell whether so many zero bytes may follow a member, `last` at the end."""
-        return zeros == 0
-
-    def _skip_header(self, source: Cursor) -> None:
-        """Consume what the decompressor does not want to see."""
-
-    @abstractmethod
-    def _decompressor(self) -> Decompressor: ...
-
-    @abstractmethod
-    def _errors(self) -> tuple[type[Exception], ...]:
-        """What the decompressor raises."""
-
-    @abstractmethod
-    def _compressor(self, level: int, length: int) -> Compressor: ...
+_ZSTD_FRUGAL_WINDOW_LOG = 23
+_ZSTD_MOST_BLOCKS = 1024  # of 8 KiB they make 8 MiB; ordinary ones have 128
 
 
 class GzipCodec(MemberCodec):
@@ -282,7 +45,7 @@ class GzipCodec(MemberCodec):
     levels = range(4)
     default_level = 2
     noun = "gzip member"
-    member_length = 4 << 20
+    member_length = 1 << 20  # deflate looks back no farther than 32 KiB
 
     _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
     _LONGEST_TEXT = 64 << 10
@@ -315,7 +78,13 @@ class GzipCodec(MemberCodec):
             if int.from_bytes(source.read(2, what), "little") != crc32(header) & 0xFFFF:
                 raise CorruptError(f"{what} has a wrong checksum", offset=start)
 
-    def _decompressor(self) -> Decompressor:
+    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
+        """Tell how long a member is, if its extra field does; see `MemberCodec.measure`."""
+        from savefmt.format.boundaries import measure_gzip
+
+        return measure_gzip(ahead.read, start)
+
+    def _decompressor(self, *, frugal: bool = False) -> Decompressor:
         from isal import igzip_lib
 
         decompressor: Decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP_NO_HDR_VER)
@@ -329,8 +98,25 @@ class GzipCodec(MemberCodec):
     def _compressor(self, level: int, length: int) -> Compressor:
         from isal import isal_zlib
 
-        compressor: Compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)
-        return compressor
+        return _GzipCompressor(isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31))
+
+
+class _GzipCompressor:
+    """Gives a member at once, for its header tells how long it is."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor = compressor
+        self._parts: list[bytes] = []
+
+    def compress(self, data: memoryview) -> bytes:
+        self._parts.append(self._compressor.compress(data))
+        return b""
+
+    def flush(self) -> bytes:
+        from savefmt.format.boundaries import with_gzip_length
+
+        self._parts.append(self._compressor.flush())
+        return with_gzip_length(b"".join(self._parts))
 
 
 class Bzip2Codec(MemberCodec):
@@ -346,7 +132,13 @@ class Bzip2Codec(MemberCodec):
     # add some: the slack keeps a fifth, tiny block away.
     member_length = 4 * 899_000
 
-    def _decompressor(self) -> Decompressor:
+    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
+        """Tell how long a stream is; see `MemberCodec.measure`."""
+        from savefmt.format.boundaries import measure_bzip2
+
+        return measure_bzip2(ahead, start), self.member_length
+
+    def _decompressor(self, *, frugal: bool = False) -> Decompressor:
         from bz2 import BZ2Decompressor
 
         return BZ2Decompressor()
@@ -371,14 +163,21 @@ class XzCodec(MemberCodec):
     noun = "xz stream"
     member_length = 4 << 20
     most_threads = 2  # level 3 takes 32 MiB for each, besides the member
+    most_readers = 3  # 5 MiB for each
 
     def _allows_padding(self, zeros: int, *, last: bool) -> bool:
         return zeros % 4 == 0  # .xz file format 1.2.1, section 2.2
 
-    def _decompressor(self) -> Decompressor:
+    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
+        """Tell how long a stream is; see `MemberCodec.measure`."""
+        from savefmt.format.boundaries import measure_xz
+
+        return measure_xz(ahead, start)
+
+    def _decompressor(self, *, frugal: bool = False) -> Decompressor:
         from lzma import FORMAT_XZ, LZMADecompressor
 
-        return LZMADecompressor(FORMAT_XZ, _XZ_MEMORY_LIMIT)
+        return LZMADecompressor(FORMAT_XZ, _XZ_FRUGAL_LIMIT if frugal else _XZ_MEMORY_LIMIT)
 
     def _errors(self) -> tuple[type[Exception], ...]:
         from lzma import LZMAError
@@ -410,17 +209,25 @@ class ZstdCodec(MemberCodec):
     levels = range(1, 23)
     default_level = 3
     noun = "zstd frame"
-    member_length = 4 << 20
+    member_length = 2 << 20  # 0.8 % larger than with 4 MiB, for half the memory
 
     def begins(self, head: bytes) -> bool:
         """Tell whether compressed data may begin like this, be it with a skippable frame."""
         skippable = head[:1] != b"" and head[0] >> 4 == 5 and b"\x2a\x4d\x18".startswith(head[1:4])
         return skippable or super().begins(head)
 
-    def _decompressor(self) -> Decompressor:
+    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
+        """Tell how long a frame is; see `MemberCodec.measure`."""
+        from savefmt.format.boundaries import measure_zstd
+
+        frame = measure_zstd(ahead.read, start, most_blocks=_ZSTD_MOST_BLOCKS)
+        return frame.length, frame.most if frame.told is None else frame.told
+
+    def _decompressor(self, *, frugal: bool = False) -> Decompressor:
         zstd = _zstd()
+        window = _ZSTD_FRUGAL_WINDOW_LOG if frugal else _ZSTD_WINDOW_LOG
         decompressor: Decompressor = zstd.ZstdDecompressor(
-            options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+            options={zstd.DecompressionParameter.window_log_max: window}
         )
         return decompressor
 
@@ -463,7 +270,9 @@ class LzopCodec(Codec):
     levels = range(1, 10)
     default_level = 3
 
-    def open_reader(self, pieces: Iterator[Bytes], *, offset: int) -> Iterator[Bytes]:
+    def open_reader(
+        self, pieces: Iterator[Bytes], *, offset: int, threads: int = 1
+    ) -> Iterator[Bytes]:
         """Decompress a stream, lazily; see `Codec.open_reader`."""
         from savefmt.format.lzop import read_parts
 
@@ -580,16 +389,6 @@ def _claim(table: dict[str, Codec], codec: Codec) -> None:
                 f"number of {other.name!r} of {type(other).__module__}; uninstall one of them"
             )
     table[codec.name] = codec
-
-
-def _skip_zeros(source: Cursor) -> int:
-    start = source.tell()
-    while window := source.window():
-        if window[0]:
-            break
-        zeros = len(window) - len(bytes(window).lstrip(b"\0"))
-        source.advance(zeros)
-    return source.tell() - start
 
 
 def _zstd() -> ModuleType:

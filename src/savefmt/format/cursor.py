@@ -366,6 +366,44 @@ class ChunkCursor(Cursor):
         return _NOTHING
 
 
+class RewindableCursor(ChunkCursor):
+    """A cursor over successive pieces that takes bytes back.
+
+    Parameters
+    ----------
+    chunks, offset
+        As for `ChunkCursor`.
+    """
+
+    def __init__(self, chunks: Iterator[bytes | memoryview], offset: int) -> None:
+        super().__init__(chunks, offset)
+        self._back: list[memoryview] = []  # the first one last
+        self._failure: Exception | None = None
+
+    def _pull(self) -> memoryview:
+        if self._back:
+            return self._back.pop()
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return super()._pull()
+        except Exception as error:
+            self._failure = error  # for whoever comes here once more
+            raise
+
+    def rewind(self, data: bytes | bytearray) -> None:
+        """Put bytes back in front, which are then the next ones.
+
+        Parameters
+        ----------
+        data : bytes or bytearray
+            As they were consumed; not to be changed any more.
+        """
+        self._back += [part for part in (self._ahead, self._rest, memoryview(data)) if part]
+        self._rest = self._ahead = _NOTHING
+        self._offset -= len(data)
+
+
 def _cut_short(what: str, wanted: int, there: int) -> str:
     return (
         f"the file ends inside {what or 'an item'}: {there} of {wanted} bytes are there; "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from savefmt.errors import CorruptError, ImageIOError, UnsupportedError
-from savefmt.format.codec import Bytes
+from savefmt.format.coding import Bytes
 from savefmt.format.cursor import Cursor
 
 MAGIC = b"\x89LZO\0\r\n\x1a\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
-from savefmt.format.codec import Bytes, Compressor
+from savefmt.format.coding import Bytes, Compressor
 
 _SLICE_LENGTH = 256 << 10  # compressed between two looks at the stop sign
 

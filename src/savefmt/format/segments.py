@@ -1,22 +1,25 @@
 """Where compressed data can be entered midway, found without unpacking any of them.
 
 zstd frames and xz blocks tell their lengths, plain and compressed, and so do lzop's blocks
-(zstd: RFC 8878, section 3.1; xz: The .xz File Format 1.2.1, sections 2 to 4; lzop: see
-`savefmt.format.lzop`).  Neither a gzip nor a bzip2 file tells anything of the kind.
+and some gzip members (see `savefmt.format.boundaries` and `savefmt.format.lzop`).  A bzip2
+file tells nothing of the kind.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 
 from savefmt.errors import CorruptError, SavefmtError
+from savefmt.format.boundaries import (
+    NoBoundaryError,
+    Read,
+    measure_gzip,
+    measure_zstd,
+    read_xz_index,
+)
 from savefmt.format.codec import find_codec
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.lzop import Flag, read_header
-
-Read = Callable[[int, int], bytes]
-"""``read(length, offset)`` gives exactly so many bytes of the file."""
 
 MAX_SEGMENT = 64 << 20
 """Most plain bytes in a segment: reading one page unpacks that many."""
@@ -24,7 +27,6 @@ MAX_SEGMENT = 64 << 20
 _LEAST_SEGMENT = 1 << 20  # smaller ones are taken together
 _MAX_SEGMENTS = 1 << 22
 _MAX_STEPS = 1 << 24  # frames and blocks to look at; beyond that a file is a trap
-_MAX_XZ_INDEX = 64 << 20
 _XZ_MEMORY_LIMIT = 128 << 20
 
 
@@ -157,7 +159,8 @@ def find_segments(codec: str, read: Read, start: int, end: int) -> Segments | No
         None where there are none, they are too long, or the data are not sound: then
         only reading them in order can tell.
     """
-    find = {"zstd": _find_zstd, "xz": _find_xz, "lzop": _find_lzop}.get(codec)
+    ways = {"zstd": _find_zstd, "gzip": _find_gzip, "xz": _find_xz, "lzop": _find_lzop}
+    find = ways.get(codec)
     if find is None:
         return None
 
@@ -168,7 +171,7 @@ def find_segments(codec: str, read: Read, start: int, end: int) -> Segments | No
 
     try:
         segments = find(checked, start, end)
-    except (_NoSegmentsError, SavefmtError):
+    except (_NoSegmentsError, NoBoundaryError, SavefmtError):
         return None
     return segments if len(segments) else None
 
@@ -178,39 +181,25 @@ def _find_zstd(read: Read, start: int, end: int) -> Segments:
     gather = _Gatherer(segments)
     at = start
     while at < end:
-        length, plain = _measure_frame(read, at, end)
-        gather.add(at, length, plain)
-        at += length
+        frame = measure_zstd(read, at, most_blocks=_MAX_STEPS)
+        if frame.told is None:
+            raise _NoSegmentsError
+        gather.add(at, frame.length, frame.told)
+        at += frame.length
     gather.flush()
     return segments
 
 
-def _measure_frame(read: Read, start: int, end: int) -> tuple[int, int]:
-    """Return how long a zstd frame is, as it lies there and plain."""
-    head = read(min(18, end - start), start)
-    magic = int.from_bytes(head[:4], "little")
-    if magic >> 4 == 0x184D2A5:
-        return 8 + int.from_bytes(head[4:8], "little"), 0
-    if magic != 0xFD2FB528 or len(head) < 9:
-        raise _NoSegmentsError
-    flags = head[4]
-    single = flags >> 5 & 1
-    size_length = (single, 2, 4, 8)[flags >> 6]
-    if not size_length or flags & 3:  # no length told, or a dictionary wanted
-        raise _NoSegmentsError
-    size_at = 6 - single
-    plain = int.from_bytes(head[size_at : size_at + size_length], "little")
-    plain += 256 if size_length == 2 else 0
-    at = start + size_at + size_length
-    for _ in range(_MAX_STEPS):
-        block = int.from_bytes(read(3, at), "little")
-        kind = block >> 1 & 3
-        if kind == 3:
-            raise _NoSegmentsError
-        at += 3 + (1 if kind == 1 else block >> 3)
-        if block & 1:
-            return at - start + (flags & 4), plain
-    raise _NoSegmentsError
+def _find_gzip(read: Read, start: int, end: int) -> Segments:
+    segments = Segments("gzip")
+    gather = _Gatherer(segments)
+    at = start
+    while at < end:
+        length, plain = measure_gzip(read, at)
+        gather.add(at, length, plain)
+        at += length
+    gather.flush()
+    return segments
 
 
 def _find_lzop(read: Read, start: int, end: int) -> Segments:
@@ -251,7 +240,7 @@ def _find_xz(read: Read, start: int, end: int) -> Segments:
     head = read(12, start)
     count = 0
     while end > start:
-        first, blocks = _read_xz_index(read, end)
+        first, blocks = read_xz_index(read, end)
         count += max(len(blocks), 1)
         if count > _MAX_SEGMENTS or read(12, first) != head:
             raise _NoSegmentsError
@@ -263,45 +252,6 @@ def _find_xz(read: Read, start: int, end: int) -> Segments:
             segments.add(at, length, plain)
             at += length
     return segments
-
-
-def _read_xz_index(read: Read, end: int) -> tuple[int, list[tuple[int, int]]]:
-    """Return where the stream that ends here begins, and the lengths of its blocks."""
-    from zlib import crc32
-
-    footer = read(12, end - 12)
-    length = (int.from_bytes(footer[4:8], "little") + 1) * 4
-    if footer[10:] != b"YZ" or length > _MAX_XZ_INDEX:
-        raise _NoSegmentsError
-    index = read(length, end - 12 - length)
-    if index[0] or crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
-        raise _NoSegmentsError
-    count, at = _xz_number(index, 1)
-    if count > len(index):
-        raise _NoSegmentsError
-    blocks = []
-    total = 0
-    for _ in range(count):
-        unpadded, at = _xz_number(index, at)
-        plain, at = _xz_number(index, at)
-        stored = -(-unpadded // 4) * 4
-        total += stored
-        blocks.append((stored, plain))
-    return end - 24 - length - total, blocks
-
-
-def _xz_number(data: bytes, at: int) -> tuple[int, int]:
-    """Read 7 bits a byte, the lowest first; return the number and what follows it."""
-    value = 0
-    for shift in range(0, 63, 7):
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return value, at
-    raise _NoSegmentsError
 
 
 def _unpack_xz(data: bytes, length: int, offset: int) -> bytes:
