@@ -32,6 +32,8 @@ from savefmt.reports import ConversionReport
 from savefmt.state import read_state
 
 _PIPE = "-"
+_CODEC_READERS = 4
+"""Threads that read for a codec: more would hold windows that it is too slow to take."""
 
 
 def convert(
@@ -262,22 +264,19 @@ class Conversion:
         return "raw" if same and not plan.cuts else plan.codec
 
     def _stream_to(self, sink: Sink) -> Outcome:
-        meter = self._meter("converting")
+        source, key, cuts, meter = (
+            self._source,
+            self._key,
+            self._plan.cuts,
+            self._meter("converting"),
+        )
+        codec = self._plan.codec
+        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
         try:
-            if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
-                outcome = mapped.emit_to_sink(
-                    self._source, sink, self._io, self._key, meter, self._plan.cuts
-                )
+            if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
+                outcome = mapped.emit_to_sink(source, sink, io, key, meter, cuts)
             else:
-                outcome = sequential.copy_stream(
-                    self._source,
-                    sink,
-                    self._plan.codec,
-                    self._io,
-                    self._key,
-                    meter,
-                    self._plan.cuts,
-                )
+                outcome = sequential.copy_stream(source, sink, codec, io, key, meter, cuts)
             sink.close()
         finally:
             sink.abort()
