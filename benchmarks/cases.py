@@ -188,10 +188,22 @@ def _fragments(pattern: str, form: str, *words: str) -> Callable[[Lab], tuple[Si
 
     def sides(lab: Lab) -> tuple[Side, Side]:
         data = lab.scale.fragment_data
-        ram = 2 * data if pattern == "alternate" else 32 * data
-        images = lab.sparse(ram, data, pattern), lab.sparse(data, data)
+        images = lab.sparse(_SPREAD[pattern] * data, data, pattern), lab.sparse(data, data)
         broken, dense = (lab.raw(i) for i in images) if form == "raw" else images
         return _work(lab, broken, words), _work(lab, dense, words)
+
+    return sides
+
+
+def _page_reads(pattern: str) -> Callable[[Lab], tuple[Side, Side]]:
+    """Both sides read the pages of a guest in fragments, fio the very same ones."""
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        data = lab.scale.fragment_data
+        spread = _SPREAD[pattern]
+        image, gap = lab.sparse(spread * data, data, pattern), (spread - 1) * peers.PAGE
+        theirs = Side(lambda: peers.fio_pages(image, gap, data // peers.PAGE), [image])
+        return _read(image, *_NULL), theirs
 
     return sides
 
@@ -207,9 +219,12 @@ def _work(lab: Lab, image: Path, words: Sequence[str]) -> Side:
 
 _DD = "dd, direct, of the raw image"
 _FIO_BOTH = "fio reading and writing as much at once, direct, best depth"
+_FIO_PAGES = "fio reading the same pages, direct, best depth"
 _FIO_READ = "fio reading as much, direct, best depth"
 _DENSE = "a guest of as many pages in one piece"
-_ALONE = "each page is a request of 4 KiB; fio, 64 at once, shows how many the disk takes"
+_ALONE = "each page is a request of its own to the disk: see fio reading the same ones"
+_SPREAD = {"alternate": 2, "scattered": 32}
+"""RAM of a guest in fragments, for each byte of its data."""
 _SPARSE = ("convert", "-O", "sparse")
 _NULL = ("convert", "-O", "null")
 
@@ -345,8 +360,16 @@ CASES = (
         _DENSE,
         2.0,
         _fragments("alternate", "sparse", *_NULL),
-        note="the pages between are read along: twice the bytes at the disk's rate, which is "
-        "faster than as many requests",
+        note=_ALONE,
+    ),
+    Case(
+        "alternate-fio",
+        "sparse → null, every other page",
+        _FIO_PAGES,
+        0.9,
+        _page_reads("alternate"),
+        ("fio",),
+        rate=True,
     ),
     Case(
         "alternate-sparse",
@@ -369,6 +392,15 @@ CASES = (
         2.0,
         _fragments("scattered", "sparse", *_NULL),
         note=_ALONE,
+    ),
+    Case(
+        "alone-fio",
+        "sparse → null, every page alone",
+        _FIO_PAGES,
+        0.9,
+        _page_reads("scattered"),
+        ("fio",),
+        rate=True,
     ),
     Case(
         "alone-sparse",

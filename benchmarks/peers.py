@@ -14,6 +14,8 @@ from turns import Turn, process, shown
 
 DEPTHS = (1, 2, 4, 8, 16)
 _BLOCK = "4M"
+PAGE = 4096
+_PAGE_DEPTHS = (64, 128, 256)
 
 
 def missing(*programs: str) -> str | None:
@@ -70,18 +72,38 @@ def fio(source: Path, target: Path | None = None) -> Turn:
     return _fio(source, target, best_depth(source, target))
 
 
+@cache
+def _best_page_depth(source: Path, gap: int, pages: int) -> int:
+    return min(_PAGE_DEPTHS, key=lambda depth: _fio_pages(source, gap, pages, depth).seconds)
+
+
+def fio_pages(source: Path, gap: int, pages: int) -> Turn:
+    """Read so many pages with gaps of so many bytes between them, from the first 1 MiB on."""
+    return _fio_pages(source, gap, pages, _best_page_depth(source, gap, pages))
+
+
+def _fio_pages(source: Path, gap: int, pages: int, depth: int) -> Turn:
+    words = [f"--bs={PAGE}", f"--io_size={pages * PAGE}", f"--iodepth={depth}"]
+    words += ["--offset=1M", "--name=read", f"--rw=read:{gap}", f"--filename={source}"]
+    return _run_fio(words)
+
+
 def _fio(source: Path, target: Path | None, depth: int) -> Turn:
     length = os.path.getsize(source) >> 22 << 22
-    words = ["fio", "--output-format=json", f"--bs={_BLOCK}", "--direct=1", f"--size={length}"]
-    words += ["--ioengine=libaio", f"--iodepth={depth}", "--fallocate=none"]
+    words = [f"--bs={_BLOCK}", f"--size={length}", f"--iodepth={depth}", "--fallocate=none"]
     words += ["--name=read", "--rw=read", f"--filename={source}"]
     if target is not None:
         target.unlink(missing_ok=True)
         words += ["--name=write", "--rw=write", f"--filename={target}", "--end_fsync=1"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return _run_fio(words)
+
+
+def _run_fio(words: list[str]) -> Turn:
+    command = ["fio", "--output-format=json", "--direct=1", "--ioengine=libaio", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"fio ended with {done.returncode}: {done.stderr}")
     jobs: list[dict[str, Any]] = json.loads(done.stdout)["jobs"]
     spans = [job[kind]["runtime"] / 1000 for job in jobs for kind in ("read", "write")]
     cpu = sum(job["job_runtime"] * (job["usr_cpu"] + job["sys_cpu"]) for job in jobs) / 100_000
-    return Turn(max(*spans, 0.001), cpu, command=shown(words))
+    return Turn(max(*spans, 0.001), cpu, command=shown(command))

@@ -13,7 +13,7 @@ struct sf_piece {
     size_t len;
     uint64_t offset; /* in the file */
 };
-#define SF_MAX_PIECES 64u
+#define SF_MAX_PIECES 128u
 
 struct sf_file;
 

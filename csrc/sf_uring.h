@@ -8,7 +8,7 @@
 
 #include "sf_err.h"
 
-#define SF_URING_DEPTH 64u
+#define SF_URING_DEPTH 128u
 
 struct sf_chunk {
     uint8_t *buf;
