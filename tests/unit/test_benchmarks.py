@@ -26,6 +26,8 @@ CHEAP = (
     "sparse-sparse",
     "read-raw",
     "zstd-sparse",
+    "zstd-members",
+    "gzip-members",
     "info",
     "alone-raw",
     "export-elf-raw",
