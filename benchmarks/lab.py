@@ -116,6 +116,14 @@ class Lab:
             process(codec, "-c", self.raw(sparse, bare=True), to=path)
         return path
 
+    def members(self, codec: str, data: int) -> Path:
+        """The same stream compressed by us: many members, which can be read in parallel."""
+        sparse = self.sparse(2 * data, data, compressible=True)
+        path = sparse.with_suffix(f".members.{codec}")
+        if not path.exists():
+            savefmt("convert", sparse, path, "-O", codec, "--bare")
+        return path
+
     def into_memory(self, path: Path) -> Path:
         """A copy in memory."""
         copy = self.memory / path.name

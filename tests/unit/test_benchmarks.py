@@ -31,6 +31,8 @@ CHEAP = (
     "read-raw",
     "compare",
     "zstd-sparse",
+    "zstd-members",
+    "gzip-members",
     "info",
     "alone-raw",
     "export-elf-raw",

@@ -163,6 +163,16 @@ def test_without_the_extra_gzip_is_spooled(tmp_path: Path, monkeypatch: pytest.M
         assert image.memory._plain is None
 
 
+@pytest.mark.usefixtures("no_spool")
+def test_gzip_members_that_tell_their_length_need_no_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("savefmt.unpacked.find_spec", lambda _: None)
+    with savefmt.open(make(tmp_path, "gzip", by_our_writer("gzip")), io=IO) as image:
+        check_reads(image.memory, 4)
+        assert isinstance(image.memory._plain, SegmentReader)
+
+
 def test_deltas_are_spooled(tmp_path: Path) -> None:
     first = page(7)
     rounds = [[Record("pc.ram", 0, first)], all_records(BLOCKS)]

@@ -291,13 +291,16 @@ class MemberCodec(Codec):
         bytes
             As `open_reader` does.
         """
+        begin = source.tell()
         if not self.begins(source.peek(len(self.magic))):
-            raise self._garbage(source.tell())
+            raise self._garbage(begin)
         self._skip_header(source)
         decompressor = self._decompressor(frugal=frugal)
         errors = self._errors()
         while not decompressor.eof:
-            fed = source.window()[:SLICE_LENGTH]
+            # No slice goes beyond a border, so that errors do not depend on the pieces.
+            beyond = (source.tell() - begin) % SLICE_LENGTH
+            fed = source.window()[: SLICE_LENGTH - beyond]
             if not fed:
                 raise TruncatedError(
                     f"the file ends inside a {self.noun}, at compressed offset "
@@ -310,7 +313,7 @@ class MemberCodec(Codec):
                 try:
                     piece = decompressor.decompress(unfed, PIECE_LENGTH)
                 except errors as error:
-                    raise self._failure(str(error), source.tell()) from error
+                    raise self._failure(str(error), source.tell() - beyond) from error
                 if piece:
                     yield piece
                 if decompressor.eof or decompressor.needs_input:
