@@ -231,10 +231,10 @@ _NULL = ("convert", "-O", "null")
 
 _BOTH_WAYS = (
     "a disk that reads and writes at once would let us win; where fio, which does both at once, "
-    "takes as long as dd, the start of the interpreter (0.1 s) is what we lose"
+    "takes as long as dd, the start of the program (0.05 s) is what we lose"
 )
 _DECODED = (
-    "0.1 s is the start of the interpreter; one stream decodes on one core, and the other "
+    "0.05 s is the start of the program; one stream decodes on one core, and the other "
     "scans and writes"
 )
 

@@ -65,11 +65,11 @@ def test_output_depends_on_nothing_but_the_data(name: str) -> None:
 
 
 def test_zstd_frames_carry_length_and_checksum() -> None:
-    packed = pack(CODECS["zstd"], bytes(3 << 20))
+    packed = pack(CODECS["zstd"], bytes(3 << 19))
     first = zstd.get_frame_size(packed)
 
-    assert zstd.get_frame_info(packed).decompressed_size == 2 << 20
-    assert zstd.get_frame_info(packed[first:]).decompressed_size == 1 << 20
+    assert zstd.get_frame_info(packed).decompressed_size == 1 << 20
+    assert zstd.get_frame_info(packed[first:]).decompressed_size == 1 << 19
     assert packed[4] & 4, "the checksum flag of RFC 8878, 3.1.1.1.1"
 
 
