@@ -13,10 +13,10 @@ from savefmt.format.boundaries import NoBoundaryError
 from savefmt.format.coding import Bytes, MemberCodec
 from savefmt.format.cursor import ChunkCursor, RewindableCursor
 
-_MOST_PLAIN = 8 << 20  # in a member; pzstd makes frames of 8 MiB
+_MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
 _BATCH = 1 << 20  # smaller members are taken together, by plain or packed length
-_MOST_UNDER_WAY = 26 << 20  # bytes, packed and plain: two members of the longest
+_MOST_UNDER_WAY = 16 << 20  # bytes, packed and plain: two members of the longest
 _KEPT_BY_GLIBC = 8 << 20
 _STEP = 64 << 10
 _MOST_HELD = _BATCH + _MOST_PACKED + _STEP
@@ -103,7 +103,7 @@ class _Batch:
 
 
 class MemberReader:
-    """Reads members whose lengths can be told beforehand in parallel, others in turn.
+    """Reads members in parallel as long as their lengths can be told, then in turn.
 
     What was told is trusted only as far as it proves right: a batch of members that does
     not decode to its end, within the plain length it told, is decoded anew in the ordinary
@@ -147,7 +147,8 @@ class MemberReader:
             self._pool.shutdown(cancel_futures=True)
 
     def _read(self) -> Iterator[bytes]:
-        while True:
+        more = True
+        while more:
             more = self._start_batch()
             while self._batches and (not more or self._is_full()):
                 pieces = self._batches[0].pieces.result()
@@ -158,12 +159,9 @@ class MemberReader:
                 yield from pieces
                 del pieces
                 self._spare.append(self._batches.popleft().buffer)
-            if more:
-                continue
-            if self._behind_member and self._codec.ends(self._source):
-                return
-            yield from self._codec.read_member(self._source)
-            self._behind_member = True
+        self._spare.clear()
+        if not (self._behind_member and self._codec.ends(self._source)):
+            yield from self._codec.read_members(self._source)
 
     def _is_full(self) -> bool:
         return (
@@ -195,8 +193,6 @@ class MemberReader:
             self._behind_member = True
             pieces = self._pool.submit(self._decode, buffer, length, offset, plain)
             self._batches.append(_Batch(buffer, length, offset, plain, pieces))
-        else:
-            self._spare.append(buffer)
         return more
 
     def _decode(
