@@ -163,6 +163,15 @@ def test_without_the_extra_gzip_is_spooled(tmp_path: Path, monkeypatch: pytest.M
         assert image.memory._plain is None
 
 
+@pytest.mark.parametrize("codec", ["zstd", "gzip", "bzip2", "xz"])
+def test_members_come_through_a_pipe(codec: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "savefmt", "-q", "convert", "-T", "2", "-", str(out)]
+    subprocess.run([*command, "-O", "raw", "--bare"], input=by_our_writer(codec), check=True)
+
+    assert out.read_bytes() == stream()
+
+
 @pytest.mark.usefixtures("no_spool")
 def test_gzip_members_that_tell_their_length_need_no_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
