@@ -362,7 +362,7 @@ CASES = (
         ("qemu-img",),
         turns=4,
         note="out of reach in Python: the bare interpreter takes about twice qemu-img's time, "
-        "the standard library's dataclasses, argparse and pathlib as much again",
+        "argparse, json, cffi and what they load as much again",
     ),
     Case(
         "growth-check",

@@ -143,7 +143,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="savefmt-bench-", dir=args.dir) as disk,
         _folder_in(args.memory) as memory,
     ):
-        lab = Lab(Path(disk), SCALES[args.scale], Path(memory))
+        lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory))
         machine = report.facts(lab.folder)
         rows = run_rows(lab, args.rows)
         curves = {} if args.no_curves else run_curves(lab)
