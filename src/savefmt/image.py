@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
@@ -16,14 +16,14 @@ from savefmt.errors import (
     FormatError,
     IncompleteImageError,
     NotASaveImageError,
-    SavefmtError,
     UnsupportedError,
+    located,
 )
-from savefmt.format.cursor import ChunkCursor, FileCursor
+from savefmt.format.configuration import Configuration
+from savefmt.format.cursor import ChunkCursor, FileChunkCursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
-from savefmt.format.stream import QEVM_MAGIC, Configuration
-from savefmt.format.vmstate import Description, find_at_end
+from savefmt.format.stream import QEVM_MAGIC
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -38,10 +38,11 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.reading.atend import claimed_sections
+from savefmt.reading.mapped import MappedStream, read_mapped
 from savefmt.reading.stored import DIRECT_FROM as DIRECT_FROM
 from savefmt.reading.stored import format_uuid, open_file
-from savefmt.reading.traverse import read_head
+from savefmt.reading.walk import Onlooker, StreamEnd, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from pathlib import Path
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
+_SHORT_LENGTH = 16 << 20
 _PACKED_READERS = 2
 
 
@@ -85,6 +87,8 @@ class SaveImage:
         As the stream says, whatever the envelope does.
     head : StreamHead
         The stream up to its block list.
+    ending : StreamEnd or None
+        Where the stream ends and what is behind RAM, once it was walked to its end.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
     """
@@ -103,13 +107,11 @@ class SaveImage:
         self._io = io
         self._strict = strict
         self._closed = False
+        self.ending: StreamEnd | None = None
         self._file = open_file(path, io)
         try:
-            self._read_head()
-        except SavefmtError as error:
-            self.close()
-            error.path = error.path or self.path
-            raise
+            with located(path):
+                self._read_head()
         except BaseException:
             self.close()
             raise
@@ -124,11 +126,10 @@ class SaveImage:
         self.stream_offset = cursor.tell()
         self.codec = self._find_codec(cursor.peek(_MAGIC_LENGTH))
         if self.codec == "raw":
-            self.head = read_head(cursor, description=self.description, findings=self._notes)
-            self._after_list = cursor.tell()
+            self.head = Walk(cursor, Onlooker(), findings=self._notes).read_head()
         else:
             with self.stream(IOOptions(threads=1), look=True) as stream:
-                self.head = read_head(stream, findings=self._notes)
+                self.head = Walk(stream, Onlooker(), findings=self._notes).read_head()
             if self.head.mapped:
                 raise UnsupportedError(
                     "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
@@ -259,26 +260,6 @@ class SaveImage:
             return None
 
     @cached_property
-    def description(self) -> Description | None:
-        """The vmdescription; of a compressed image it is not known without a full pass."""
-        if self.codec != "raw":
-            return None
-        try:
-            return find_at_end(self._pread, self.length)
-        except FormatError as error:
-            if self._notes is not None:
-                self._notes.append(
-                    Finding(
-                        "vmdescription.damaged",
-                        Severity.ERROR,
-                        error.message,
-                        error.offset,
-                        "QEMU ignores it, so the image may load all the same",
-                    )
-                )
-            return None
-
-    @cached_property
     def mapped(self) -> MappedStream:
         """The skeleton of a mapped-ram image.
 
@@ -289,13 +270,12 @@ class SaveImage:
         """
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
-        hint: ByteOrder = self.envelope.byte_order if self.envelope else "little"
-        cursor = FileCursor(self._pread, self._after_list, self.length)
-        try:
-            return read_mapped(self.file, cursor, self.head, self.description, hint, self._notes)
-        except SavefmtError as error:
-            error.path = error.path or self.path
-            raise
+        hint = self.envelope.byte_order if self.envelope else "little"
+        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        with located(self.path):
+            stream = read_mapped(self.file, cursor, hint, self._notes)
+        self.ending = stream.end
+        return stream
 
     @cached_property
     def blocks(self) -> Mapping[str, RamBlock]:
@@ -328,38 +308,20 @@ class SaveImage:
             }
         )
 
-    @cached_property
+    @property
     def sections(self) -> Sequence[Section] | None:
-        """Device sections; None where only a full pass could tell.
-
-        A sequential image's are taken from the vmdescription, without offsets.
-        """
+        """Device sections with their places; None where only a full pass could tell."""
         if self.layout is Layout.MAPPED_RAM:
-            early = [
-                Section(
-                    part.head.idstr,
-                    part.head.instance_id,
-                    part.head.version,
-                    part.head.section_id,
-                    part.payload,
-                    part.end - part.payload - self.mapped.footer_length,
-                )
-                for part in self.mapped.parts
-                if part.head is not None and not part.is_ram
-            ]
-            try:
-                return (*early, *self.mapped.tail.sections())
-            except SavefmtError as error:
-                if self.description is None:
-                    return None
-                error.path = error.path or self.path
-                raise
-        if self.description is None:
-            return None
-        return tuple(
-            Section(idstr, instance, length=length)
-            for (idstr, instance), length in self.description.sections.items()
-        )
+            return self.mapped.end.sections
+        if self.ending is None and self._is_short:
+            with suppress(FormatError, UnsupportedError):
+                return self.devices.sections
+        return self.ending.sections if self.ending is not None else None
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether walking over the whole stream takes no time that anybody would notice."""
+        return self.codec == "raw" and self.length <= _SHORT_LENGTH
 
     # --- what it holds ---
 
@@ -370,7 +332,6 @@ class SaveImage:
         *,
         look: bool = False,
         stored: Pipe | None = None,
-        plain: Pipe | None = None,
     ) -> Iterator[ChunkCursor]:
         """A cursor over the decompressed stream from its magic on, read ahead.
 
@@ -380,9 +341,8 @@ class SaveImage:
             Other than those of `open`.
         look : bool
             Only the beginning is wanted: read no more than that takes.
-        stored, plain : callable, optional
-            Wrapped around the bytes as they are stored, or as they are decompressed:
-            a place to watch or copy them.
+        stored : callable, optional
+            Wrapped around the bytes as they are stored: a place to watch them.
 
         Yields
         ------
@@ -402,13 +362,12 @@ class SaveImage:
             unpack = find_codec(self.codec).open_reader
             decoded = unpack(pieces, offset=self.stream_offset, threads=io.worker_count)
             pieces = decoded if look else prefetch(decoded)
-        if plain is not None:
-            pieces = plain(pieces)
         try:
-            yield ChunkCursor(pieces, self.stream_offset)
-        except SavefmtError as error:
-            error.path = error.path or self.path
-            raise
+            with located(self.path):
+                if self.codec == "raw":
+                    yield FileChunkCursor(pieces, self.stream_offset, self._pread, self.length)
+                else:
+                    yield ChunkCursor(pieces, self.stream_offset)
         finally:
             # The outermost first: it may hold a thread that reads from the others.
             close_pieces(pieces)
@@ -495,6 +454,9 @@ class SaveImage:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
+        sections, proved = self.sections, True
+        if sections is None and self.codec == "raw":
+            sections, proved = self.claimed_sections(), False
         return ImageSummary(
             path=os.fspath(self.filename),
             state=self._state(),
@@ -512,10 +474,15 @@ class SaveImage:
             page_size=self.page_size,
             stream_offset=self.stream_offset,
             blocks=blocks,
-            sections=tuple(self.sections) if self.sections is not None else None,
+            sections=tuple(sections) if sections is not None else None,
+            sections_proved=proved,
             logical_length=status.st_size,
             disk_length=status.st_blocks * 512,
         )
+
+    def claimed_sections(self) -> tuple[Section, ...] | None:
+        """Device sections at the end of an uncompressed sequential file; not proved to be its."""
+        return claimed_sections(self._pread, self.stream_offset, self.length, self.head)
 
     def _state(self) -> str:
         if self.envelope is None:

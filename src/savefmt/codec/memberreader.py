@@ -11,7 +11,7 @@ from threading import Event
 from savefmt.codec.base import Bytes, MemberCodec
 from savefmt.codec.boundaries import NoBoundaryError
 from savefmt.errors import SavefmtError
-from savefmt.format.cursor import ChunkCursor, RewindableCursor
+from savefmt.format.cursor import ChunkCursor
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -27,13 +27,13 @@ class Gathered:
 
     Parameters
     ----------
-    source : RewindableCursor
+    source : ChunkCursor
         Gives the bytes.
     buffer : bytearray
         Holds them; it grows at need and may have been used before.
     """
 
-    def __init__(self, source: RewindableCursor, buffer: bytearray) -> None:
+    def __init__(self, source: ChunkCursor, buffer: bytearray) -> None:
         self._source = source
         self._buffer = buffer
         self._filled = 0
@@ -127,7 +127,7 @@ class MemberReader:
         self, codec: MemberCodec, pieces: Iterator[Bytes], *, offset: int, threads: int
     ) -> None:
         self._codec = codec
-        self._source = RewindableCursor(pieces, offset)
+        self._source = ChunkCursor(pieces, offset)
         self._pool = ThreadPoolExecutor(threads, "savefmt-unpack")
         self._most_batches = threads + 1
         self._stop = Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from savefmt.compat.releases import Reader
@@ -17,7 +17,7 @@ from savefmt.convert.planning import DISCARD, Request, Target, plan_target
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
-from savefmt.format.mappedram import ByteOrder
+from savefmt.format.wire import ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -208,7 +208,7 @@ class Conversion:
     def dry_run(self) -> ConversionReport:
         """Check what can be checked without reading pages or writing."""
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
-            self._source.mapped.tail.check_end()
+            _ = self._source.mapped
         return self._report(None, None, dry_run=True)
 
     def run(self) -> ConversionReport:
@@ -249,40 +249,40 @@ class Conversion:
         meter = self._meter("reading")
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
             return frommapped.read_pages(self._source, self._io, self._key, meter)
-        return fromsequential.copy_stream(
-            self._source, NullSink(), DISCARD, self._io, self._key, meter
-        )
+        return fromsequential.copy_stream(self._source, NullSink(), self._io, self._key, meter)
 
     def _to_pipe(self) -> Outcome:
         fd, name = sys.stdout.fileno(), "standard output"
         if self._plan.envelope is not None:
             PipeSink(fd, name).write(self._plan.envelope.pack())
-        return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
+        return self._stream_to(lambda codec: pipe_sink(fd, name, codec, self._io))
 
-    def _stream_codec(self) -> str:
-        """The codec that a sequential stream still has to go through."""
-        plan = self._plan
-        same = isinstance(self._source, SaveImage) and self._source.codec == plan.codec
-        return "raw" if same and not plan.cuts else plan.codec
-
-    def _stream_to(self, sink: Sink) -> Outcome:
-        source, key, cuts, meter = (
-            self._source,
-            self._key,
-            self._plan.cuts,
-            self._meter("converting"),
-        )
-        codec = self._plan.codec
+    def _stream_to(self, open_sink: Callable[[str], Sink]) -> Outcome:
+        """Send a sequential stream to the sink that is opened for a codec."""
+        source, key, cuts, codec = self._source, self._key, self._plan.cuts, self._plan.codec
+        meter = self._meter("converting")
         io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
-        try:
-            if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
-                outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
-            else:
-                outcome = fromsequential.copy_stream(source, sink, codec, io, key, meter, cuts)
-            sink.close()
-        finally:
-            sink.abort()
-        return outcome
+
+        def send(sink: Sink) -> Outcome | None:
+            if not isinstance(source, SaveImage):
+                return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+            if source.layout is Layout.MAPPED_RAM:
+                return frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
+            if as_stored:
+                return fromsequential.copy_stored(source, sink, io, key, meter)
+            return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+
+        as_stored = isinstance(source, SaveImage) and source.codec == codec != "raw" and not cuts
+        while True:
+            sink = open_sink("raw" if as_stored else codec)
+            try:
+                outcome = send(sink)
+                if outcome is not None:
+                    sink.close()
+                    return outcome
+                as_stored = False
+            finally:
+                sink.abort()
 
     def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
         envelope = self._plan.envelope
@@ -321,7 +321,7 @@ class Conversion:
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
+        return self._stream_to(lambda codec: file_sink(output.file, offset, codec, io))
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.sinks import Sink
+from savefmt.format.configuration import MAPPED_RAM, Configuration
 from savefmt.format.mappedram import Placement, encode_bitmap, plan
-from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
-from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
+from savefmt.format.ram import ListedBlock, pack_block_entry, pack_word
+from savefmt.format.stream import STREAM_HEADER
+from savefmt.format.wire import RamFlag
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.jobs import Emitter, move_pages
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.reading.tail import COPY_LENGTH
+from savefmt.reading.digests import digest_mapped
 from savefmt.writing.output import OutputFile
+
+_COPY_LENGTH = 1 << 20
 
 Pieces = Iterator[bytes | None]
 """A stream in order; None stands for all page records."""
@@ -31,8 +35,8 @@ class _Rewriter:
         self._mapped = image.mapped
 
     def pieces(self) -> Pieces:
-        head = self._mapped.head
-        configuration = head.configuration
+        head = self._mapped
+        configuration = self._image.configuration
         if configuration is None:
             raise AssertionError("mapped-ram without configuration")
         changed = configuration.with_capability(MAPPED_RAM, False)
@@ -54,16 +58,15 @@ class _Rewriter:
                 yield from self._copy(part.payload, part.end)
             else:
                 yield from self._copy(part.offset, part.end)
-        tail = self._mapped.tail
-        description = tail.description
-        if description is not None:
-            description = description.with_capabilities(changed.capabilities)
-        yield from tail.pieces(description)
+        end = self._mapped.end
+        yield from self._copy(self._mapped.tail, end.eof + 1)
+        if end.description is not None:
+            yield end.description.with_capabilities(changed.capabilities).pack()
 
     @property
     def _first_part(self) -> int:
         parts = self._mapped.parts
-        return parts[0].offset if parts else self._mapped.tail.start
+        return parts[0].offset if parts else self._mapped.tail
 
     def _copy(self, start: int, end: int) -> Iterator[bytes]:
         return _copy(self._image, start, end, self._cuts)
@@ -71,7 +74,7 @@ class _Rewriter:
 
 def _copy(image: SaveImage, start: int, end: int, cuts: Cuts = ()) -> Iterator[bytes]:
     while start < end:
-        length = min(COPY_LENGTH, end - start)
+        length = min(_COPY_LENGTH, end - start)
         for piece in kept(image.file.read(length, start), start, cuts):
             yield bytes(piece)
         start += length
@@ -91,7 +94,8 @@ def _outcome(image: SaveImage, tables: list[Table] | None) -> Outcome:
             if not block.ignored
         }
     present = sum(pages.present for pages in image.mapped.pages)
-    return Outcome(sums, image.mapped.tail.devices_digest(), present)
+    digests, _ = digest_mapped(image)
+    return Outcome(sums, digests.together, present)
 
 
 def emit_to_file(
@@ -123,7 +127,6 @@ def emit_to_file(
     Outcome
         For verification.
     """
-    image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     for piece in _Rewriter(image, cuts).pieces():
@@ -162,7 +165,6 @@ def emit_to_sink(
     Outcome
         For verification.
     """
-    image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     done = 0
@@ -179,7 +181,6 @@ def emit_to_sink(
 
 def read_pages(image: SaveImage, io: IOOptions, key: SumKey | None, meter: Meter) -> Outcome:
     """Read all pages and write nothing; returns what `emit_to_file` would."""
-    image.mapped.tail.check_end()
     pages = image.mapped.pages
     meter.total = sum(block.present * block.page_size for block in pages)
     tables = move_pages(image.file, pages, io, meter.update, key=key)
@@ -216,9 +217,8 @@ def relocate(
         For verification.
     """
     mapped = image.mapped
-    mapped.tail.check_end()
     file = output.file
-    blocks = mapped.head.blocks
+    blocks = mapped.blocks
     at = offset
     for piece in _copy(image, image.stream_offset, blocks.offset):
         file.write(piece, at)
@@ -246,7 +246,7 @@ def relocate(
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
             file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
-    for piece in _copy(image, mapped.list_end, image.length, cuts):
+    for piece in _copy(image, mapped.list_end, mapped.end.end, cuts):
         file.write(piece, at)
         at += len(piece)
     return _outcome(image, tables)

@@ -12,7 +12,7 @@ from savefmt.format.cursor import ChunkCursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.model import IOOptions, Layout
-from savefmt.reading.prefetch import Pipe, close_pieces, prefetch
+from savefmt.reading.prefetch import close_pieces, prefetch
 
 _PIECE_LENGTH = 1 << 20
 _MAGIC_LENGTH = 16
@@ -83,15 +83,13 @@ class PipeImage:
             self._cursor.advance(len(window))
 
     @contextmanager
-    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[ChunkCursor]:
+    def stream(self, io: IOOptions) -> Iterator[ChunkCursor]:
         """A cursor over the decompressed stream from its magic on.
 
         Parameters
         ----------
         io : IOOptions
             How many threads decompress.
-        plain : callable, optional
-            Wrapped around the decompressed bytes.
 
         Yields
         ------
@@ -104,8 +102,6 @@ class PipeImage:
                 pieces, offset=self.stream_offset, threads=io.worker_count
             )
             pieces = prefetch(decoded, patient=False)
-        if plain is not None:
-            pieces = plain(pieces)
         try:
             yield ChunkCursor(pieces, self.stream_offset)
         finally:

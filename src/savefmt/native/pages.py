@@ -10,7 +10,7 @@ from savefmt.model import PageRun
 from savefmt.native.core import call, ffi, lib, new_handle
 from savefmt.native.file import File
 
-_MIN_PAGE = 512
+_MIN_PAGE = 256
 _MAX_PAGE = 64 << 10
 _KEY_LENGTH = _MAX_PAGE + 32
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import ImageIOError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor
-from savefmt.format.vmstate import Description
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
 from savefmt.reading.mapped import MappedStream
-from savefmt.reading.traverse import StreamHead
+from savefmt.reading.walk import StreamEnd, StreamHead
 
 if TYPE_CHECKING:
     from savefmt.reading.memory import GuestMemory
@@ -48,6 +47,7 @@ class StoredImage(Protocol):
     length: int
     stream_offset: int
     head: StreamHead
+    ending: StreamEnd | None
 
     @property
     def file(self) -> File:
@@ -56,10 +56,6 @@ class StoredImage(Protocol):
     @property
     def mapped(self) -> MappedStream:
         """The skeleton of a mapped-ram image."""
-
-    @property
-    def description(self) -> Description | None:
-        """The vmdescription, where it can be known beforehand."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -78,7 +74,6 @@ class StoredImage(Protocol):
         io: IOOptions | None = None,
         *,
         stored: Pipe | None = None,
-        plain: Pipe | None = None,
     ) -> AbstractContextManager[ChunkCursor]:
         """A cursor over the decompressed stream."""
 
