@@ -399,9 +399,8 @@ class Walk:
                 f"read are {self._blocks.page_size} bytes long",
                 offset=description.offset,
             )
-        lacking = [
-            s for s in self._sections if (s.idstr, s.instance_id) not in description.sections
-        ]
+        told = description.sections
+        lacking = [s for s in self._sections if (s.idstr, s.instance_id) not in told]
         if lacking:
             first = lacking[0]
             self._note(
