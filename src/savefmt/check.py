@@ -32,6 +32,7 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
+from savefmt.reading.mapped import MappedStream
 from savefmt.reading.visitors import TallyVisitor, pass_over
 from savefmt.reading.walk import StreamEnd
 from savefmt.reports import CheckReport
@@ -225,13 +226,7 @@ class _Checker:
         image = self._image
         stream = image.mapped
         if not any(pages.present for pages in stream.pages):
-            self._note(
-                "mappedram.empty",
-                Severity.ERROR,
-                "all page bitmaps are empty: the guest's RAM is not in this image",
-                stream.ram.offset,
-                "a background snapshot or a failed save does that; save the guest again",
-            )
+            self._empty(stream)
         stale = self._stale_bytes()
         if stale:
             self._note(
@@ -246,6 +241,20 @@ class _Checker:
             total = sum(pages.present * pages.page_size for pages in stream.pages)
             meter = Meter(self._progress, total, "reading")
             move_pages(image.file, stream.pages, self._io, meter.update)
+
+    def _empty(self, stream: MappedStream) -> None:
+        """No page has content: lost in a background snapshot, which has no END, or all zero."""
+        lost = stream.end.ram_end is None
+        self._note(
+            "mappedram.empty",
+            Severity.ERROR if lost else Severity.NOTE,
+            "all page bitmaps are empty: the guest's RAM is "
+            + ("not in this image" if lost else "zero"),
+            stream.ram.offset,
+            "a background snapshot does that; save the guest again"
+            if lost
+            else "rare, except with a guest that never ran",
+        )
 
     def _stale_bytes(self) -> int:
         """Bytes found under clear bits; a fragmented image is only sampled."""

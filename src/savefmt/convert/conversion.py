@@ -360,7 +360,7 @@ class Conversion:
             source_length, label = source.received, False
         changes = list(plan.changes)
         if outcome is not None and outcome.data_pages == 0:
-            changes.append("no page of the source has content: its RAM was lost when it was saved")
+            changes.append("no page of the source has content")
         if label and plan.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
