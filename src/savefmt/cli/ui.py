@@ -42,6 +42,12 @@ class Ui:
         for line in lines:
             print(line)
 
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Print results that are bytes already."""
+        sys.stdout.flush()
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+
     def document(self, **content: object) -> None:
         """Print one JSON document with the schema's number."""
         import json
