@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli.fakes import Run
+from documents import valid
 from golden import load
-from jsonschema import Draft202012Validator
 
-import savefmt
 from savefmt import qemu
 from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, plan_save
 from savefmt.model import IOOptions
@@ -65,13 +63,6 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, di
 
         monkeypatch.setattr(qemu, name, answer)
     return noted
-
-
-def valid(name: str, text: str) -> Any:
-    schema = json.loads((Path(savefmt.__file__).parent / f"schemas/{name}.json").read_text())
-    document = json.loads(text)
-    Draft202012Validator(schema).validate(document)
-    return document
 
 
 def test_save(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from documents import valid as document
 from unit.test_policy import CASES, QEMUS, TARGETS, Case, plan_of
 
 import savefmt
@@ -243,13 +243,6 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=60,
     )
-
-
-def document(name: str, text: str) -> Any:
-    schema = Path(savefmt.__file__).parent / "schemas" / f"{name}.json"
-    parsed = json.loads(text)
-    Draft202012Validator(json.loads(schema.read_text())).validate(parsed)
-    return parsed
 
 
 def test_the_commands(tmp_path: Path) -> None:

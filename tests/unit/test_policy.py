@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from savefmt.cli import saving
+from savefmt.cli import saveoptions
 from savefmt.compat import policy
 from savefmt.compat.policy import (
     Abilities,
@@ -279,5 +279,5 @@ def test_abilities_by_the_table(release: str, name: str) -> None:
 
 
 def test_the_command_line_offers_what_the_policy_takes() -> None:
-    assert saving.SAVE_VERSIONS == policy.SAVE_VERSIONS
-    assert saving.SAVE_FORMATS == policy.FORMATS
+    assert saveoptions.SAVE_VERSIONS == policy.SAVE_VERSIONS
+    assert saveoptions.SAVE_FORMATS == policy.FORMATS
