@@ -13,7 +13,7 @@ from jsonschema import ValidationError
 
 from savefmt.cli import commands
 
-RUNS = {
+RUNS: dict[str, list[tuple[str, ...]]] = {
     "info": [("IMAGE",), ("IMAGE", "missing"), ("--pages", "IMAGE")],
     "check": [("IMAGE",), ("IMAGE", "missing", "--for", "libvirt=9.0.0")],
     "compat": [("IMAGE",)],
@@ -36,7 +36,7 @@ RUNS = {
     "plan": [
         ("saved", "--qemu-release", "9.2.0"),
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
-    ],  # fmt: skip
+    ],
     "config": [("show",)],
     "bench": [(".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M")],
 }

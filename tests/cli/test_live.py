@@ -12,13 +12,13 @@ from documents import valid
 from golden import load
 
 from savefmt import qemu
-from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, plan_save
+from savefmt.compat.policy import Abilities, Destination, Missing, SaveRequest, plan_save
 from savefmt.model import IOOptions
 from savefmt.qemu import Afterwards, MigrationError, RestoreReport, SaveReport
 from savefmt.reports import SavePlan
 
 ALL = Abilities(mapped_ram=True, direct_io=True)
-PLAN = plan_save(SaveRequest("upstream", parallel=4, bypass_cache=True), ALL, Target())
+PLAN = plan_save(SaveRequest("upstream", parallel=4, bypass_cache=True), ALL, Destination())
 assert isinstance(PLAN, SavePlan)
 SAVED = SaveReport(
     target="guest.save",

@@ -66,7 +66,7 @@ def strings(
 
 
 @dataclass(slots=True)
-class _Part:
+class _Fragment:
     """A stretch of characters that touches an end of its window, and may go on there.
 
     `told` is set when a piece of it was yielded: then any rest of it counts.
@@ -78,28 +78,28 @@ class _Part:
     text: str
     told: bool = False
 
-    def joined(self, other: _Part) -> _Part | None:
+    def joined(self, other: _Fragment) -> _Fragment | None:
         """Return both as one where the other follows without a gap."""
         if self.block != other.block or self.end != other.start:
             return None
-        return _Part(self.block, self.start, other.end, self.text + other.text, self.told)
+        return _Fragment(self.block, self.start, other.end, self.text + other.text, self.told)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """Texts of one window: whole ones, and the parts at its ends, which may be one."""
 
-    first: _Part | None
+    first: _Fragment | None
     whole: list[Text]
-    last: _Part | None
+    last: _Fragment | None
 
 
 def _texts(memory: Memory, least: int, encoding: str) -> Iterator[Text]:
-    def told(part: _Part | None) -> Iterator[Text]:
+    def told(part: _Fragment | None) -> Iterator[Text]:
         if part is not None and part.text and (part.told or len(part.text) >= least):
             yield Text(part.block, part.start, part.text)
 
-    pending: _Part | None = None
+    pending: _Fragment | None = None
     for found in memory.each(lambda window: _look(window, least, encoding)):
         first, last = found.first, found.last
         if first is not None and pending is not None and (joined := pending.joined(first)):
@@ -112,7 +112,7 @@ def _texts(memory: Memory, least: int, encoding: str) -> Iterator[Text]:
         yield from found.whole
         if pending is not None and len(pending.text) >= PIECE_LENGTH:
             yield from told(pending)
-            pending = _Part(pending.block, pending.end, pending.end, "", told=True)
+            pending = _Fragment(pending.block, pending.end, pending.end, "", told=True)
     yield from told(pending)
 
 
@@ -123,7 +123,7 @@ def _look(window: Window, least: int, encoding: str) -> _Found:
     characters = content[skipped::step].decode("latin-1")
     block, base = window.stretch.block, window.stretch.start
     runs = list(text_runs(content, encoding, least))
-    edges: list[_Part | None] = [None, None]
+    edges: list[_Fragment | None] = [None, None]
     for edge, touches in (
         (0, runs and runs[0][0] == 0),
         (1, runs and sum(runs[-1]) == len(content)),
@@ -131,7 +131,7 @@ def _look(window: Window, least: int, encoding: str) -> _Found:
         if touches:
             at, length = runs[-edge]
             text = characters[at // step : (at + length) // step]
-            edges[edge] = _Part(block, base + at, base + at + length, text)
+            edges[edge] = _Fragment(block, base + at, base + at + length, text)
     first, last = edges
     if first is not None and last is not None and len(runs) == 1:
         return _Found(first, [], first)

@@ -35,7 +35,7 @@ class FieldValues(TypedDict):
     type: str
     offset: int
     length: int
-    value: Any
+    value: bool | int | str | BytesValues | StructValues | list[Any] | None
 
 
 class StructValues(TypedDict):
