@@ -21,7 +21,7 @@ from scanning import FORMS, opened
 from xxhash import xxh3_128
 
 from savefmt import AddressError, ConversionError, PhysicalRange, SaveImage
-from savefmt.cli.render.texts import lines_as
+from savefmt.cli.render.strings import lines_as
 from savefmt.guest.placement import Placement
 from savefmt.native.content import LineFormat, text_lines
 from savefmt.scan import strings as strings_module

@@ -149,7 +149,7 @@ def _memory(
 
 
 @dataclass(slots=True)
-class _Part:
+class _Fragment:
     """A stretch of characters that touches an end of its window, and may go on there.
 
     `told` is set when a piece of it was yielded: then any rest of it counts.
@@ -161,20 +161,20 @@ class _Part:
     text: str
     told: bool = False
 
-    def joined(self, other: _Part) -> _Part | None:
+    def joined(self, other: _Fragment) -> _Fragment | None:
         """Return both as one where the other follows without a gap."""
         if self.block != other.block or self.end != other.start:
             return None
-        return _Part(self.block, self.start, other.end, self.text + other.text, self.told)
+        return _Fragment(self.block, self.start, other.end, self.text + other.text, self.told)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found(Generic[T]):
     """Texts of one window: whole ones, and the parts at its ends, which may be one."""
 
-    first: _Part | None
+    first: _Fragment | None
     whole: T
-    last: _Part | None
+    last: _Fragment | None
 
 
 def _joined(
@@ -182,7 +182,7 @@ def _joined(
 ) -> Iterator[Text | T]:
     """Yield what `whole` makes of each window, and between these the texts at their ends."""
 
-    def told(part: _Part | None) -> Iterator[Text]:
+    def told(part: _Fragment | None) -> Iterator[Text]:
         if part is not None and part.text and (part.told or len(part.text) >= least):
             yield Text(part.block, part.start, part.text)
 
@@ -191,7 +191,7 @@ def _joined(
         first, last = _ends(window, content, encoding)
         return _Found(first, whole(window, content), last)
 
-    pending: _Part | None = None
+    pending: _Fragment | None = None
     for found in memory.each(look):
         first, last = found.first, found.last
         if first is not None and pending is not None and (joined := pending.joined(first)):
@@ -204,17 +204,19 @@ def _joined(
         yield found.whole
         if pending is not None and len(pending.text) >= PIECE_LENGTH:
             yield from told(pending)
-            pending = _Part(pending.block, pending.end, pending.end, "", told=True)
+            pending = _Fragment(pending.block, pending.end, pending.end, "", told=True)
     yield from told(pending)
 
 
-def _ends(window: Window, content: bytes, encoding: str) -> tuple[_Part | None, _Part | None]:
+def _ends(
+    window: Window, content: bytes, encoding: str
+) -> tuple[_Fragment | None, _Fragment | None]:
     """Return the characters at the beginning and at the end; one part where all are."""
     block, base = window.stretch.block, window.stretch.start
 
-    def part(at: int, length: int) -> _Part:
+    def part(at: int, length: int) -> _Fragment:
         text = _characters(content, encoding, at, length)
-        return _Part(block, base + at, base + at + length, text)
+        return _Fragment(block, base + at, base + at + length, text)
 
     # No run is as long as this, so only those that touch an end are told.
     runs = list(text_runs(content, encoding, len(content) + 1))

@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    number,
-    scan_options,
-    usage_error,
-)
-from savefmt.cli.ui import Ui, is_broken_pipe
-from savefmt.errors import SavefmtError
+from savefmt.cli.options import common_options, io_of, number, scan_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
 
 if TYPE_CHECKING:
     pass
@@ -64,32 +57,33 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.strings import TextValues
+
+    return (TextValues,)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print texts as they come."""
     if not 1 <= args.min_length <= 65536:
         usage_error(args, "--min-length is 1 to 65536")
-    from savefmt.cli.render.texts import lines_as
+    from savefmt.cli.render.strings import lines_as
     from savefmt.scan.search import Places
     from savefmt.scan.strings import string_lines
 
-    try:
-        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-            places = Places(image)
-            lines = string_lines(
-                image,
-                lines_as("jsonl" if args.output == "jsonl" else args.places, places),
-                least=args.min_length,
-                encoding=args.encoding,
-                blocks=args.block,
-                io=io_of(args),
-                progress=progress,
-            )
-            ui.write(lines)
-            if places.problem:
-                ui.remark(f"{image.path}: {places.problem}")
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+        places = Places(image)
+        lines = string_lines(
+            image,
+            lines_as("jsonl" if ui.json else args.places, places),
+            least=args.min_length,
+            encoding=args.encoding,
+            blocks=args.block,
+            io=io_of(args),
+            progress=progress,
+        )
+        ui.write(lines)
+        if places.problem:
+            ui.remark(f"{image.path}: {places.problem}")
     return ExitCode.GOOD

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TypedDict
 
-from savefmt.cli.render.common import SCHEMA, plain
+from savefmt.cli.render.document import SCHEMA, Hex
+from savefmt.cli.render.plain import plain
 from savefmt.native.content import LineFormat
 from savefmt.scan.results import Text
 from savefmt.scan.search import Places
 from savefmt.scan.strings import TextLines
 from savefmt.scan.windows import Stretch
+
+
+class TextValues(TypedDict):
+    """A text, and where it begins."""
+
+    block: str
+    offset: int
+    physical: list[Hex]
+    text: str
 
 
 class _Bare:
