@@ -8,7 +8,7 @@ from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.sinks import Sink
 from savefmt.format.configuration import MAPPED_RAM, Configuration
-from savefmt.format.mappedram import Placement, encode_bitmap, plan
+from savefmt.format.mappedram import Placement, encode_bitmap, place_all
 from savefmt.format.ram import ListedBlock, pack_block_entry, pack_word
 from savefmt.format.stream import STREAM_HEADER
 from savefmt.format.wire import RamFlag
@@ -269,7 +269,7 @@ def _place_blocks(
                 )
             )
         else:
-            (place,) = plan((block,), at, page_size)
+            (place,) = place_all((block,), at, page_size)
             places.append(place)
             at = place.next_offset
     return places
