@@ -215,7 +215,7 @@ class _Checker:
     def _stream(self) -> None:
         if self._image.layout is Layout.MAPPED_RAM:
             self._mapped()
-        elif self._full or self._image.sections is not None or not self._ends_in_sections():
+        elif self._full or not self._ends_in_sections():
             self._sequential()
 
     def _ends_in_sections(self) -> bool:

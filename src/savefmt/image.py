@@ -272,7 +272,7 @@ class SaveImage:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
         hint = self.envelope.byte_order if self.envelope else "little"
         cursor = FileCursor(self._pread, self.stream_offset, self.length)
-        with located(self.path):
+        with located(self.filename):
             stream = read_mapped(self.file, cursor, hint, self._notes)
         self.ending = stream.end
         return stream
@@ -313,15 +313,17 @@ class SaveImage:
         """Device sections with their places; None where only a full pass could tell."""
         if self.layout is Layout.MAPPED_RAM:
             return self.mapped.end.sections
-        if self.ending is None and self._is_short:
+        if self.ending is None and self.codec == "raw" and self.length <= _SHORT_LENGTH:
             with suppress(FormatError, UnsupportedError):
-                return self.devices.sections
+                self._walk_short()
         return self.ending.sections if self.ending is not None else None
 
-    @property
-    def _is_short(self) -> bool:
-        """Whether walking over the whole stream takes no time that anybody would notice."""
-        return self.codec == "raw" and self.length <= _SHORT_LENGTH
+    def _walk_short(self) -> None:
+        """Walk over a stream so short that nobody notices, with nothing loaded for it."""
+        from savefmt.reading.visitors import SkimVisitor
+
+        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        self.ending = Walk(cursor, SkimVisitor(self.filename), length=self.length).run()
 
     # --- what it holds ---
 
@@ -363,7 +365,7 @@ class SaveImage:
             decoded = unpack(pieces, offset=self.stream_offset, threads=io.worker_count)
             pieces = decoded if look else prefetch(decoded)
         try:
-            with located(self.path):
+            with located(self.filename):
                 if self.codec == "raw":
                     yield FileChunkCursor(pieces, self.stream_offset, self._pread, self.length)
                 else:

@@ -124,21 +124,16 @@ def devices(draw: st.DrawFn) -> list[Device]:
     return [simple_device(name, draw(st.binary(max_size=40)), number) for name, number in keys]
 
 
-@st.composite
-def guests(draw: st.DrawFn) -> dict[str, Any]:
-    """A page size and blocks in such pages."""
-    unit = draw(st.sampled_from(PAGE_SIZES))
-    seeds = draw(
-        st.dictionaries(
-            NAMES, st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=3
-        )
-    )
+SEEDS = st.dictionaries(
+    NAMES, st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=3
+)
+
+
+def filled(seeds: dict[str, list[int]], unit: int = 4096) -> dict[str, bytes]:
+    """Make blocks of pages; examples show seeds, because pages are long."""
     return {
-        "unit": unit,
-        "blocks": {
-            name: b"".join(page(seed, unit) if seed else bytes(unit) for seed in contents)
-            for name, contents in seeds.items()
-        },
+        name: b"".join(page(seed, unit) if seed else bytes(unit) for seed in contents)
+        for name, contents in seeds.items()
     }
 
 
@@ -152,7 +147,6 @@ STREAMS = st.fixed_dictionaries(
     {
         "layout": st.sampled_from(["sequential", "mapped-ram"]),
         "prefix": st.sampled_from([b"", make_envelope(), make_envelope(padding=1)]),
-        "blocks": st.dictionaries(NAMES, CONTENTS, min_size=1, max_size=3),
         "uuid": st.sampled_from([None, bytes(range(16))]),
         "guest_addresses": st.sampled_from([None, {}]),
         "commands": st.lists(COMMANDS, max_size=2),
@@ -171,22 +165,26 @@ STREAMS = st.fixed_dictionaries(
 
 @given(
     options=STREAMS,
-    guest=guests(),
+    seeds=SEEDS,
+    unit=st.sampled_from(PAGE_SIZES),
     rest=st.tuples(st.just(True), ANYTHING) | st.tuples(st.just(False), NO_DESCRIPTION),
     make_cursor=st.sampled_from([file_cursor, chunk_cursor]),
 )
 def test_walk_matches_the_reference(
     options: dict[str, Any],
-    guest: dict[str, Any],
+    seeds: dict[str, list[int]],
+    unit: int,
     rest: tuple[bool, bytes],
     make_cursor: Callable[[bytes, int], Cursor],
 ) -> None:
     """Same commands, sections, payloads, blocks, and the end of the stream at its end."""
     description, trailing = rest
-    options = options | guest | {"footers": options["footers"] or not description}
-    stream = make_stream(**options, description=description)
+    blocks = filled(seeds, unit)
+    options = options | {"footers": options["footers"] or not description}
+    options["align"] = max(options["align"], unit)
+    stream = make_stream(**options, unit=unit, blocks=blocks, description=description)
     data = stream + trailing
-    expected = read_image(stream, page_size=guest["unit"])
+    expected = read_image(stream, page_size=unit)
     walked, end = walk(make_cursor(data, expected.stream_offset))
 
     assert end.end == expected.end == len(stream)
@@ -204,27 +202,27 @@ def test_walk_matches_the_reference(
         d.offset for d in expected.devices if d.kind == ItemType.FULL
     ]
     assert walked.blocks is not None
-    assert (walked.blocks.page_size == guest["unit"]) or not tells_page_size(guest)
+    assert walked.blocks.page_size == unit or not tells_page_size(seeds)
     assert {block.idstr: block.used_length for block in walked.blocks.blocks} == {
         name: len(block.content) for name, block in expected.blocks.items()
     }
     for block in walked.blocks.blocks:
         pages = block.header.pages_offset if block.header else None
         assert pages == expected.blocks[block.idstr].pages_offset
-    assert {name: bytes(block.content) for name, block in expected.blocks.items()} == dict(
-        options["blocks"]
-    )
+    assert {name: bytes(block.content) for name, block in expected.blocks.items()} == blocks
 
 
-def tells_page_size(guest: dict[str, Any]) -> bool:
-    """Whether records of these pages can be of one size alone."""
-    return any(len(content) > guest["unit"] or any(content) for content in guest["blocks"].values())
+def tells_page_size(seeds: dict[str, list[int]]) -> bool:
+    """Whether the records of these pages can be of one size alone."""
+    return any(len(contents) > 1 or any(contents) for contents in seeds.values())
 
 
-@given(options=STREAMS, raw_cut=st.integers(0, 1 << 30))
-def test_truncation_is_told_at_its_place(options: dict[str, Any], raw_cut: int) -> None:
+@given(options=STREAMS, seeds=SEEDS, raw_cut=st.integers(0, 1 << 30))
+def test_truncation_is_told_at_its_place(
+    options: dict[str, Any], seeds: dict[str, list[int]], raw_cut: int
+) -> None:
     """Wherever the file ends, the error says there."""
-    data = make_stream(**options | {"align": 4096, "footers": True})
+    data = make_stream(**options | {"align": 4096, "footers": True}, blocks=filled(seeds))
     start = len(options["prefix"])
     cut = start + 1 + raw_cut % (len(data) - start - 1)
     whole = data.rindex(b"\0\x06", 0, data.rindex(b'"page_size"'))

@@ -40,7 +40,6 @@ from savefmt import (
     OperationCancelled,
     Severity,
 )
-from savefmt import image as image_module
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 QUICK, FULL = CheckLevel.QUICK, CheckLevel.FULL
@@ -198,9 +197,7 @@ def test_findings(
     data: bytes,
     only_full: bool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_module, "_SHORT_LENGTH", 0)  # as if it were long
     for level in CheckLevel:
         report = check(tmp_path, data, level)
         found = [finding for finding in report.findings if finding.code == code]

@@ -198,6 +198,12 @@ class ItemReader:
                 return EndOfStream(offset)
         raise CorruptError(f"no item begins with byte {kind:#04x}", offset=offset)
 
+    def may_end(self, head: SectionHead, data: bytes) -> bool:
+        """Tell whether a section may have ended before these bytes."""
+        if self.has_footers is False:
+            return not data or data[0] in _ITEMS_AFTER_SECTION
+        return data.startswith(head.pack_footer())
+
     def finish_section(self, head: SectionHead) -> None:
         """Read and check the footer behind a payload.
 

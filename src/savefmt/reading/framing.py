@@ -185,9 +185,22 @@ class Framing:
                     return Route(lengths, end + FOOTER_LENGTH)
                 reader.finish_section(item)
             item = reader.next_item()
-        if description is not None:
-            return Route(lengths, item.offset, proved=item.offset + 1 == description.offset)
-        return Route(lengths, item.offset, proved=_tells(cursor, described))
+        return Route(lengths, item.offset, proved=self._is_told(cursor, described))
+
+    def _is_told(self, cursor: Cursor, lengths: Mapping[SectionKey, int]) -> bool:
+        """Whether a description follows that tells all these sections, and no others."""
+        try:
+            description = Description.read(cursor)
+        except SavefmtError:
+            return False
+        return (
+            description is not None
+            and all(
+                lengths[key] == length if key in lengths else self._reader.knows(*key)
+                for key, length in description.sections.items()
+            )
+            and all(key in description.sections for key in lengths)
+        )
 
     def _pass_ahead(
         self, reader: ItemReader, head: SectionHead, told: Mapping[SectionKey, int]
@@ -300,14 +313,3 @@ def _is_head(reader: ItemReader, data: bytes) -> bool:
         return version == ram.SECTION_VERSION
     # No device is sent twice.
     return data[0] == ItemType.START or not reader.knows(name, instance)
-
-
-def _tells(cursor: Cursor, described: Mapping[SectionKey, int]) -> bool:
-    """Whether a description follows that tells these lengths."""
-    try:
-        description = Description.read(cursor)
-    except SavefmtError:
-        return False
-    if description is None:
-        return False
-    return all(description.sections.get(key, length) == length for key, length in described.items())

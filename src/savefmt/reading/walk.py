@@ -7,13 +7,14 @@ end, which size pages have, where the stream ends, and that what follows is nobo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from savefmt.errors import CorruptError, FormatError, UnsupportedError
 from savefmt.format import ram
 from savefmt.format.configuration import IGNORE_SHARED, MAPPED_RAM, Configuration
 from savefmt.format.cursor import Cursor
-from savefmt.format.pagesize import LOOK_LENGTH, infer_page_size
+from savefmt.format.pagesize import LOOK_LENGTH, PageSizeGuess
 from savefmt.format.ram import BlockList, common_page_size
 from savefmt.format.stream import (
     Advice,
@@ -317,29 +318,35 @@ class Walk:
 
     def _infer_page_size(self, head: SectionHead, blocks: Sequence[tuple[bytes, int]]) -> int:
         """Look at the first page records, which stand some sections ahead."""
-        with self._cursor.ahead() as cursor:
+        guess = PageSizeGuess(blocks)
+        with self._cursor.ahead() as cursor, suppress(FormatError, UnsupportedError):
             reader = self._reader.fork(cursor)
             framing = Framing(reader)
             framing.expect_pages((name for name, _ in blocks), None)
             item: Command | SectionHead | EndOfStream = head
-            try:
-                while not isinstance(item, EndOfStream):
-                    if isinstance(item, SectionHead) and item.idstr != ram.IDSTR:
+            while not isinstance(item, EndOfStream):
+                if isinstance(item, SectionHead):
+                    if item.idstr != ram.IDSTR:
                         if not framing.pass_roughly(reader, item):
-                            return common_page_size(blocks)
-                        reader.finish_section(item)
-                    elif isinstance(item, SectionHead):
-                        if cursor.peek(len(ram.EOS_WORD)) != ram.EOS_WORD:
                             break
-                        cursor.skip(len(ram.EOS_WORD))
-                        reader.finish_section(item)
-                    item = reader.next_item()
-                else:
-                    return common_page_size(blocks)
-                size = infer_page_size(cursor.peek(LOOK_LENGTH), blocks)
-            except (FormatError, UnsupportedError):
-                size = None
-        return size or common_page_size(blocks)
+                    elif (length := self._look(cursor, reader, head, guess)) is not None:
+                        cursor.skip(length)
+                    else:
+                        break
+                    reader.finish_section(item)
+                item = reader.next_item()
+        return guess.size or common_page_size(blocks)
+
+    def _look(
+        self, cursor: Cursor, reader: ItemReader, head: SectionHead, guess: PageSizeGuess
+    ) -> int | None:
+        """Look at a RAM section; return the length of its payload if more are needed."""
+        empty = cursor.peek(len(ram.EOS_WORD)) == ram.EOS_WORD
+        return (
+            len(ram.EOS_WORD)
+            if empty
+            else guess.feed(cursor.peek(LOOK_LENGTH), lambda data: reader.may_end(head, data))
+        )
 
     # --- the end ---
 
