@@ -70,11 +70,13 @@ class SaveImage:
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
+    index, places
         As for `savefmt.open`.
 
     Attributes
     ----------
+    places : dict of str to int
+        Where the caller says that blocks lie.
     filename : str or os.PathLike
         The file, as given.
     envelope : Envelope or None
@@ -96,8 +98,10 @@ class SaveImage:
         io: IOOptions = IOOptions(),
         strict: bool = True,
         index: StrPath | None = None,
+        places: Mapping[str, int] | None = None,
     ) -> None:
         self.filename = path
+        self.places: Mapping[str, int] = dict(places or {})
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -529,6 +533,7 @@ def open(
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
+    places: Mapping[str, int] | None = None,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -544,6 +549,9 @@ def open(
         A file that keeps the index of a sequential image from one reading to the next,
         or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
         made anew when it is not that of this image.
+    places : mapping of str to int, optional
+        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
+        image and the rules of its machine say.
 
     Returns
     -------
@@ -559,7 +567,7 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    return SaveImage(path, io=io, strict=strict, index=index)
+    return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 
 def probe(

@@ -18,7 +18,7 @@ from savefmt.errors import AddressError, ConversionError
 from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ELF32, ELF64, ProgramHeader
-from savefmt.export.stretches import Segment, find_segments
+from savefmt.export.stretches import Stretch, find_segments
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.guest.paging import X86PageTables
 from savefmt.model import Finding, PhysicalRange, Severity
@@ -200,14 +200,14 @@ def test_segments() -> None:
     )
 
     assert find_segments(image, findings) == [
-        Segment(0, 0, 0, 5, 4096, "ram"),
-        Segment(0x5000, 1, 0, 1, 4096, "ram"),
-        Segment(0x8000, 1, 2, 1, 4096, "ram"),
+        Stretch(0, 0, 0, 5, 4096, "ram"),
+        Stretch(0x5000, 1, 0, 1, 4096, "ram"),
+        Stretch(0x8000, 1, 2, 1, 4096, "ram"),
     ]
     assert [finding.code for finding in findings] == ["export.absent"] + ["export.partial-page"] * 2
     assert find_segments(image, [], range(0x2000, 0x6000)) == [
-        Segment(0x2000, 0, 2, 3, 4096, "ram"),
-        Segment(0x5000, 1, 0, 1, 4096, "ram"),
+        Stretch(0x2000, 0, 2, 3, 4096, "ram"),
+        Stretch(0x5000, 1, 0, 1, 4096, "ram"),
     ]
 
 

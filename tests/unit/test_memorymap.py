@@ -12,7 +12,7 @@ from monitor import Span, map_spans
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.format.hardware import Hardware, MemoryDevice, parse_hardware
-from savefmt.guest.arch import find_machine, has_amd_hole, is_amd
+from savefmt.guest.arch.machinerules import has_amd_hole, is_amd
 from savefmt.guest.layers import flatten
 from savefmt.guest.memorymap import MemoryMap, build_map
 from savefmt.guest.physical import PhysicalMemory

@@ -1,12 +1,29 @@
-"""Registers of AArch64 vCPUs."""
+"""AArch64: registers and ELF notes, and what such a vCPU is in 32-bit mode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 
-from savefmt.errors import CorruptError
+from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.frozen import dataclass
+from savefmt.guest.arch import arm32
+from savefmt.guest.arch.base import (
+    NT_FPREGSET,
+    NT_PRSTATUS,
+    ByteOrder,
+    CoreForm,
+    CoreNote,
+    CpuRegisters,
+    Vcpu,
+)
+
+EM_AARCH64 = 183
+
+_MODE_32 = 1 << 4
+_BIG_ENDIAN = 1 << 25
+_HAS_VECTOR_LENGTH = 0xF << 32
 
 # (op0, op1, CRn, CRm, op2) of the system registers that analysts ask for.
 _NAMES = {
@@ -119,28 +136,34 @@ class Arm64Registers:
         return self.exception_level > 1 or allowed == 3 or (allowed == 1 <= self.exception_level)
 
 
-def read_arm64(cpu: int, tree: Struct, halted: bool | None) -> Arm64Registers:
-    """Read the registers from a vCPU's section.
+def fits(tree: Struct) -> bool:
+    """Whether a section ``cpu`` is of a processor that knows AArch64."""
+    return _is_arm(tree) and _registers_of(tree) == 6
 
-    Parameters
-    ----------
-    cpu : int
-        Its index.
-    tree : Struct
-        The section, taken apart.
-    halted : bool or None
-        From the section beside it.
 
-    Returns
-    -------
-    Arm64Registers
-        As far as the stream names them.
+def fits_32(tree: Struct) -> bool:
+    """Whether a section ``cpu`` is of an Arm processor with 32 bits only."""
+    return _is_arm(tree) and _registers_of(tree) != 6
 
-    Raises
-    ------
-    CorruptError
-        If the general registers are missing.
-    """
+
+def _is_arm(tree: Struct) -> bool:
+    return bool(tree.numbers("env.xregs")) and bool(tree.numbers("env.regs"))
+
+
+def _registers_of(tree: Struct) -> int:
+    """Return whose system registers they are by KVM's numbers: 4 is Arm, 6 is AArch64."""
+    return next((number >> 60 for number in tree.numbers("cpreg_vmstate_indexes")), 0)
+
+
+def read_either(vcpu: Vcpu) -> Arm64Registers | CpuRegisters:
+    """Read the registers in the state that the vCPU is in: AArch64, or AArch32."""
+    status = int.from_bytes(vcpu.tree.data("cpsr") or b"", "big")
+    return arm32.read_arm32(vcpu) if status & _MODE_32 else read_arm64(vcpu)
+
+
+def read_arm64(vcpu: Vcpu) -> Arm64Registers:
+    """Read the registers from a vCPU's section; CorruptError if some are missing."""
+    tree = vcpu.tree
     general, pc = tree.numbers("env.xregs"), tree.number("env.pc")
     if len(general) != 32 or pc is None:
         raise CorruptError("the vCPU's section lacks general registers")
@@ -151,7 +174,7 @@ def read_arm64(cpu: int, tree: Struct, halted: bool | None) -> Arm64Registers:
     status = int.from_bytes(tree.data("fpscr") or b"", "big")
     control = [tree.number(f"env.vfp.{name}") for name in ("fpcr", "fpsr")]
     return Arm64Registers(
-        cpu=cpu,
+        cpu=vcpu.cpu,
         general=dict(zip([*names, "sp"], general, strict=True)),
         pc=pc,
         pstate=int.from_bytes(tree.data("cpsr") or b"", "big"),
@@ -162,7 +185,7 @@ def read_arm64(cpu: int, tree: Struct, halted: bool | None) -> Arm64Registers:
         vectors=_read_vectors(tree),
         fpcr=status & _FPCR_BITS if control[0] is None else control[0],
         fpsr=status & _FPSR_BITS if control[1] is None else control[1],
-        halted=halted,
+        halted=vcpu.halted,
     )
 
 
@@ -192,3 +215,32 @@ def _read_vectors(tree: Struct) -> tuple[int, ...]:
         low, high = (*tree.numbers(f"env.vfp.zregs[{number}].d"), 0, 0)[:2]
         found.append(high << 64 | low)
     return tuple(found)
+
+
+def form(registers: Arm64Registers | CpuRegisters) -> CoreForm:
+    """Return how QEMU marks a core; its byte order is that of EL1."""
+    if isinstance(registers, CpuRegisters):
+        raise UnsupportedError("the first vCPU runs AArch32 on an AArch64 processor")
+    order: ByteOrder = "little"
+    if registers.system.get("SCTLR_EL1", 0) & _BIG_ENDIAN:
+        order = "big"
+    return CoreForm(EM_AARCH64, 64, order)
+
+
+def notes(registers: Arm64Registers) -> Sequence[CoreNote]:
+    """Return NT_PRSTATUS and NT_FPREGSET."""
+    order = "<" if form(registers).byte_order == "little" else ">"
+    status = struct.pack(f"{order}32xI76x", registers.cpu + 1) + struct.pack(
+        f"{order}34QI4x", *registers.general.values(), registers.pc, registers.pstate, 1
+    )
+    low = (1 << 64) - 1
+    halves = [half for value in registers.vectors for half in (value & low, value >> 64)]
+    if order == ">":
+        halves = [half for value in registers.vectors for half in (value >> 64, value & low)]
+    floating = struct.pack(f"{order}64QII8x", *halves, registers.fpsr, registers.fpcr)
+    return [CoreNote(b"CORE", NT_PRSTATUS, status), CoreNote(b"CORE", NT_FPREGSET, floating)]
+
+
+def has_scalable_vectors(registers: Arm64Registers) -> bool:
+    """Whether the processor has SVE, of which QEMU writes one more note."""
+    return bool(registers.system.get("ID_AA64PFR0_EL1", 0) & _HAS_VECTOR_LENGTH)
