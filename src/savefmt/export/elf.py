@@ -171,5 +171,7 @@ def pack_qemu(form: CoreForm, headers: Sequence[ProgramHeader], end: int) -> tup
         *(8, elf.program.size, PN_XNUM if many else len(headers), elf.section.size, 2, 1),
     )
     first = elf.pack_section(info=len(headers) if many else 0)
-    second = elf.pack_section(name=1, kind=SHT_STRTAB, offset=end, length=len(_NAMES))
+    # This one QEMU leaves in the byte order of its host, which is taken to be little-endian.
+    host = elf_class(elf.bits, "little")
+    second = host.pack_section(name=1, kind=SHT_STRTAB, offset=end, length=len(_NAMES))
     return head + first + second + b"".join(map(elf.pack_program, headers)), _NAMES

@@ -83,7 +83,7 @@ class Root(NamedTuple):
     Attributes
     ----------
     virtual : int
-        The address that entry 0 of the table stands for.
+        The address that the first of the entries stands for.
     top : Table or Page
         Where the walk begins.
     entries : range
@@ -251,4 +251,4 @@ def halves(top: Table, bits: int) -> Iterator[Root]:
     """Yield the lower and the upper half of canonical addresses below one table."""
     count = 1 << top.bits
     yield Root(0, top, range(count // 2))
-    yield Root((1 << 64) - (1 << bits), top, range(count // 2, count), kernel=True)
+    yield Root((1 << 64) - (1 << bits - 1), top, range(count // 2, count), kernel=True)

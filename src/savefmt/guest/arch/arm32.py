@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.format.devicetree import Struct
+from savefmt.guest.arch.armsystem import read_system_32
 from savefmt.guest.arch.base import (
     NT_PRSTATUS,
     ByteOrder,
@@ -30,35 +31,6 @@ from savefmt.guest.paging import (
 EM_ARM = 40
 _NT_VFP = 0x400
 
-_REGISTER_32 = 0x4020_0000_000F
-_REGISTER_64 = 0x4030_0000_000F
-# (CRn, opc1, CRm, opc2) of the system registers that have names here; of 64-bit ones
-# (CRm, opc1).
-_NAMES = {
-    (0, 0, 0, 0): "MIDR",
-    (0, 0, 0, 5): "MPIDR",
-    (1, 0, 0, 0): "SCTLR",
-    (1, 0, 0, 1): "ACTLR",
-    (1, 0, 0, 2): "CPACR",
-    (2, 0, 0, 0): "TTBR0",
-    (2, 0, 0, 1): "TTBR1",
-    (2, 0, 0, 2): "TTBCR",
-    (3, 0, 0, 0): "DACR",
-    (5, 0, 0, 0): "DFSR",
-    (5, 0, 0, 1): "IFSR",
-    (6, 0, 0, 0): "DFAR",
-    (6, 0, 0, 2): "IFAR",
-    (7, 0, 4, 0): "PAR",
-    (10, 0, 2, 0): "MAIR0",
-    (10, 0, 2, 1): "MAIR1",
-    (12, 0, 0, 0): "VBAR",
-    (13, 0, 0, 1): "CONTEXTIDR",
-    (13, 0, 0, 2): "TPIDRURW",
-    (13, 0, 0, 3): "TPIDRURO",
-    (13, 0, 0, 4): "TPIDRPRW",
-}
-_LONG_NAMES = {(2, 0): "TTBR0_64", (2, 1): "TTBR1_64", (7, 0): "PAR_64"}
-
 _MODES = {
     0x10: "usr",
     0x11: "fiq",
@@ -71,6 +43,7 @@ _MODES = {
     0x1F: "sys",
 }
 _HYPERVISOR = 0x1A
+_MONITOR = 0x16
 _MMU_ON = 1 << 0
 _BIG_ENDIAN = 1 << 25
 _ACCESS_FLAG = 1 << 29
@@ -81,15 +54,12 @@ def read_arm32(vcpu: Vcpu) -> CpuRegisters:
     """Read the registers from a vCPU's section; CorruptError if some are missing."""
     tree = vcpu.tree
     general = need_all(tree, "env.regs", 16)
-    numbers = tree.numbers("cpreg_vmstate_indexes")
-    values = tree.numbers("cpreg_vmstate_values")
     microcontroller = any(part.name == "cpu/m" for part in tree.subsections)
     status = int.from_bytes(tree.data("cpsr") or b"", "big")
     system = {"xpsr" if microcontroller else "cpsr": status}
     system["fpscr"] = int.from_bytes(tree.data("fpscr") or b"", "big")
     system["vfp"] = int(tree.number("env.vfp.xregs[0]") is not None)
-    for number, value in zip(numbers, values, strict=False):
-        system[_name(number)] = value
+    system |= read_system_32(tree)
     names = [f"r{number}" for number in range(16)]
     return CpuRegisters(
         architecture="arm",
@@ -101,16 +71,6 @@ def read_arm32(vcpu: Vcpu) -> CpuRegisters:
         system=system,
         halted=vcpu.halted,
     )
-
-
-def _name(number: int) -> str:
-    code = number & 0xFFFF
-    key = (code >> 11 & 15, code >> 3 & 15, code >> 7 & 15, code & 7)
-    if number >> 16 == _REGISTER_32 and key in _NAMES:
-        return _NAMES[key]
-    if number >> 16 == _REGISTER_64 and (key[2], key[1]) in _LONG_NAMES:
-        return _LONG_NAMES[key[2], key[1]]
-    return f"CP{number:x}"
 
 
 def _double(tree: Struct, number: int) -> int:
@@ -163,8 +123,8 @@ class Arm32PageTables(PageTables):
             return Page(0, 0)
         for root in reversed(self._tops):
             if isinstance(root.top, Table):
-                offset = address - root.virtual
-                if offset >= 0 and offset >> root.top.shift in root.entries:
+                number = (address - root.virtual >> root.top.shift) + root.entries.start
+                if number in root.entries:
                     return root.top
         raise AddressError(f"{address:#x} is not mapped: no table is for it")
 
@@ -223,8 +183,10 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     state = system.get("cpsr")
     if state is None or "SCTLR" not in system:
         raise UnsupportedError("the vCPU has no page tables that are read here")
-    if state & 0x1F == _HYPERVISOR:
-        raise UnsupportedError(f"vCPU {registers.cpu} runs a hypervisor, whose tables are not read")
+    secure = not system.get("SCR_EL3", 1) & 1 or state & 0x1F == _MONITOR
+    if secure or state & 0x1F == _HYPERVISOR:
+        what = "in the secure world" if secure else "a hypervisor"
+        raise UnsupportedError(f"vCPU {registers.cpu} runs {what}, whose tables are not read")
     if not system["SCTLR"] & _MMU_ON:
         if root is not None:
             raise UnsupportedError(
@@ -233,12 +195,11 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
             )
         return Arm32PageTables("none", read)
     control = system.get("TTBCR", 0)
-    if control & _LONG_DESCRIPTORS:
-        low = system.get("TTBR0_64", 0) if root is None else root
-        return Arm32PageTables(
-            "long descriptors", read, _long_roots(control, low, system.get("TTBR1_64", 0))
-        )
     low = system.get("TTBR0", 0) if root is None else root
+    if control & _LONG_DESCRIPTORS:
+        return Arm32PageTables(
+            "long descriptors", read, _long_roots(control, low, system.get("TTBR1", 0))
+        )
     return Arm32PageTables(
         "short descriptors",
         read,
@@ -257,7 +218,7 @@ def _short_roots(control: int, low: int, high: int) -> list[Root]:
         tops.append(Root(0, top, range(1 << bits)))
     if part and not control & 1 << 5:
         upper = Table("first-level entry", high & 0xFFFF_C000, 20, 12, 1)
-        tops.append(Root(0, upper, range(1 << 12 - part, 1 << 12), kernel=True))
+        tops.append(Root(1 << 32 - part, upper, range(1 << 12 - part, 1 << 12), kernel=True))
     return tops
 
 
@@ -274,8 +235,7 @@ def _long_roots(control: int, low: int, high: int) -> list[Root]:
         if start < 1 << 32:
             count = (1 << 32) - start >> upper.shift
             first = 0 if sizes[1] else start >> upper.shift
-            base = start if sizes[1] else 0
-            tops.append(Root(base, upper, range(first, first + count), kernel=True))
+            tops.append(Root(start, upper, range(first, first + count), kernel=True))
     return tops
 
 

@@ -9,6 +9,7 @@ from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.frozen import dataclass
 from savefmt.guest.arch import arm32
+from savefmt.guest.arch.armsystem import read_system_64
 from savefmt.guest.arch.base import (
     NT_FPREGSET,
     NT_PRSTATUS,
@@ -23,64 +24,7 @@ EM_AARCH64 = 183
 
 _MODE_32 = 1 << 4
 _BIG_ENDIAN = 1 << 25
-_HAS_VECTOR_LENGTH = 0xF << 32
-
-# (op0, op1, CRn, CRm, op2) of the system registers that analysts ask for.
-_NAMES = {
-    (2, 0, 0, 2, 2): "MDSCR_EL1",
-    (3, 0, 0, 0, 0): "MIDR_EL1",
-    (3, 0, 0, 0, 5): "MPIDR_EL1",
-    (3, 0, 0, 4, 0): "ID_AA64PFR0_EL1",
-    (3, 0, 0, 6, 0): "ID_AA64ISAR0_EL1",
-    (3, 0, 0, 7, 0): "ID_AA64MMFR0_EL1",
-    (3, 0, 0, 7, 1): "ID_AA64MMFR1_EL1",
-    (3, 0, 0, 7, 2): "ID_AA64MMFR2_EL1",
-    (3, 0, 1, 0, 0): "SCTLR_EL1",
-    (3, 0, 1, 0, 1): "ACTLR_EL1",
-    (3, 0, 1, 0, 2): "CPACR_EL1",
-    (3, 0, 2, 0, 0): "TTBR0_EL1",
-    (3, 0, 2, 0, 1): "TTBR1_EL1",
-    (3, 0, 2, 0, 2): "TCR_EL1",
-    (3, 0, 2, 0, 3): "TCR2_EL1",
-    (3, 0, 5, 1, 0): "AFSR0_EL1",
-    (3, 0, 5, 1, 1): "AFSR1_EL1",
-    (3, 0, 5, 2, 0): "ESR_EL1",
-    (3, 0, 6, 0, 0): "FAR_EL1",
-    (3, 0, 7, 4, 0): "PAR_EL1",
-    (3, 0, 10, 2, 0): "MAIR_EL1",
-    (3, 0, 10, 3, 0): "AMAIR_EL1",
-    (3, 0, 12, 0, 0): "VBAR_EL1",
-    (3, 0, 13, 0, 1): "CONTEXTIDR_EL1",
-    (3, 0, 13, 0, 4): "TPIDR_EL1",
-    (3, 0, 14, 1, 0): "CNTKCTL_EL1",
-    (3, 3, 13, 0, 2): "TPIDR_EL0",
-    (3, 3, 13, 0, 3): "TPIDRRO_EL0",
-    (3, 3, 14, 0, 0): "CNTFRQ_EL0",
-    (3, 3, 14, 2, 1): "CNTP_CTL_EL0",
-    (3, 3, 14, 2, 2): "CNTP_CVAL_EL0",
-    (3, 3, 14, 3, 1): "CNTV_CTL_EL0",
-    (3, 3, 14, 3, 2): "CNTV_CVAL_EL0",
-    (3, 4, 1, 0, 0): "SCTLR_EL2",
-    (3, 4, 1, 1, 0): "HCR_EL2",
-    (3, 4, 2, 0, 0): "TTBR0_EL2",
-    (3, 4, 2, 0, 1): "TTBR1_EL2",
-    (3, 4, 2, 0, 2): "TCR_EL2",
-    (3, 4, 2, 1, 0): "VTTBR_EL2",
-    (3, 4, 2, 1, 2): "VTCR_EL2",
-    (3, 4, 5, 2, 0): "ESR_EL2",
-    (3, 4, 6, 0, 0): "FAR_EL2",
-    (3, 4, 10, 2, 0): "MAIR_EL2",
-    (3, 4, 12, 0, 0): "VBAR_EL2",
-    (3, 4, 13, 0, 2): "TPIDR_EL2",
-    (3, 6, 1, 0, 0): "SCTLR_EL3",
-    (3, 6, 1, 1, 0): "SCR_EL3",
-    (3, 6, 2, 0, 0): "TTBR0_EL3",
-    (3, 6, 2, 0, 2): "TCR_EL3",
-    (3, 6, 12, 0, 0): "VBAR_EL3",
-}
-
-# KVM's number of a 64-bit system register: architecture, size and class in the upper bits.
-_SYSTEM_REGISTER = 0x6030_0000_0013
+_FEATURES = ("ID_AA64DFR0_EL1", "ID_AA64ISAR0_EL1", "ID_AA64MMFR0_EL1")
 
 # Which bits of the stream's one word belong to which register.
 _FPCR_BITS = 0x07F7_9F00
@@ -138,21 +82,29 @@ class Arm64Registers:
 
 def fits(tree: Struct) -> bool:
     """Whether a section ``cpu`` is of a processor that knows AArch64."""
-    return _is_arm(tree) and _registers_of(tree) == 6
+    return _is_arm(tree) and _knows_64(tree)
 
 
 def fits_32(tree: Struct) -> bool:
     """Whether a section ``cpu`` is of an Arm processor with 32 bits only."""
-    return _is_arm(tree) and _registers_of(tree) != 6
+    return _is_arm(tree) and not _knows_64(tree)
 
 
 def _is_arm(tree: Struct) -> bool:
     return bool(tree.numbers("env.xregs")) and bool(tree.numbers("env.regs"))
 
 
-def _registers_of(tree: Struct) -> int:
-    """Return whose system registers they are by KVM's numbers: 4 is Arm, 6 is AArch64."""
-    return next((number >> 60 for number in tree.numbers("cpreg_vmstate_indexes")), 0)
+def _knows_64(tree: Struct) -> bool:
+    """Whether it is in AArch64 state, or tells of features that only AArch64 has.
+
+    Processors without AArch64 have some of its registers in the stream, too.
+    """
+    status = int.from_bytes(tree.data("cpsr") or b"", "big")
+    microcontroller = any(part.name == "cpu/m" for part in tree.subsections)
+    if not status & _MODE_32 and not microcontroller:
+        return True
+    system = read_system_64(tree)
+    return any(system.get(name) for name in _FEATURES)
 
 
 def read_either(vcpu: Vcpu) -> Arm64Registers | CpuRegisters:
@@ -181,7 +133,7 @@ def read_arm64(vcpu: Vcpu) -> Arm64Registers:
         elr=_by_level(tree.numbers("env.elr_el")),
         sp_el=_by_level(tree.numbers("env.sp_el")),
         spsr={level: spsr[bank] for level, bank in banks.items() if bank < len(spsr)},
-        system=_read_system(tree),
+        system=read_system_64(tree),
         vectors=_read_vectors(tree),
         fpcr=status & _FPCR_BITS if control[0] is None else control[0],
         fpsr=status & _FPSR_BITS if control[1] is None else control[1],
@@ -191,22 +143,6 @@ def read_arm64(vcpu: Vcpu) -> Arm64Registers:
 
 def _by_level(values: tuple[int, ...]) -> dict[str, int]:
     return {f"el{level}": value for level, value in enumerate(values)}
-
-
-def _read_system(tree: Struct) -> dict[str, int]:
-    numbers = tree.numbers("cpreg_vmstate_indexes")
-    values = tree.numbers("cpreg_vmstate_values")
-    return {
-        _name(number & 0xFFFF): value
-        for number, value in zip(numbers, values, strict=False)
-        if number >> 16 == _SYSTEM_REGISTER
-    }
-
-
-def _name(code: int) -> str:
-    key = (code >> 14 & 3, code >> 11 & 7, code >> 7 & 15, code >> 3 & 15, code & 7)
-    op0, op1, crn, crm, op2 = key
-    return _NAMES.get(key, f"S{op0}_{op1}_C{crn}_C{crm}_{op2}")
 
 
 def _read_vectors(tree: Struct) -> tuple[int, ...]:
@@ -243,4 +179,4 @@ def notes(registers: Arm64Registers) -> Sequence[CoreNote]:
 
 def has_scalable_vectors(registers: Arm64Registers) -> bool:
     """Whether the processor has SVE, of which QEMU writes one more note."""
-    return bool(registers.system.get("ID_AA64PFR0_EL1", 0) & _HAS_VECTOR_LENGTH)
+    return "ZCR_EL1" in registers.system

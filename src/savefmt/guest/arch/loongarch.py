@@ -156,9 +156,11 @@ class LoongarchPageTables(PageTables):
             yield Root(window << 60, Page(0, 1 << _ADDRESS_BITS), range(0))
         for half in (0, 1):
             top = self._top(half)
+            count = min(1 << top.bits, 1 << max(_ADDRESS_BITS - 1 - top.shift, 0))
+            first = (1 << top.bits) - count if half else 0
             # The highest bits of the upper half are ones, as far as the tables reach.
-            reach = 1 << top.shift + top.bits
-            yield Root(half * ((1 << 64) - reach), top, range(1 << top.bits), kernel=bool(half))
+            virtual = half * ((1 << 64) - (count << top.shift))
+            yield Root(virtual, top, range(first, first + count), kernel=bool(half))
 
     def decode(self, table: Table, entry: int) -> Table | Page | None:
         """Read an entry: a table's has no flags, but for that of a large page."""

@@ -33,7 +33,6 @@ _SPECIAL = {
     "ctr": 9,
     "dsisr": 18,
     "dar": 19,
-    "decr": 22,
     "srr0": 26,
     "srr1": 27,
     "cfar": 28,
@@ -146,7 +145,8 @@ def notes(registers: CpuRegisters) -> Sequence[CoreNote]:
     system, vectors = registers.system, [*registers.vectors.values(), *[0] * 64][:64]
     low = (1 << 64) - 1
     status = struct.pack(
-        f"{order}112x32Q7Q",
+        f"{order}32xI76x32Q7Q",
+        registers.cpu + 1,
         *registers.general.values(),
         *(registers.pc, system["msr"], 0, system["ctr"], system["lr"], system["xer"]),
         system["cr"],

@@ -49,6 +49,7 @@ _REAL_SPACE = 1 << 5
 _TYPE_SHIFT = 2
 _INVALID = 1 << 5
 _PAGE_INVALID = 1 << 10
+_PAGE_RESERVED = 1 << 11
 _PROTECTED = 1 << 9
 _LARGE = 1 << 10
 _PREFIX_LENGTH = 0x2000
@@ -100,9 +101,8 @@ def notes(registers: CpuRegisters) -> Sequence[CoreNote]:
     """Return the ten notes of Linux, in QEMU's order."""
     system, vectors = registers.system, list(registers.vectors.values())
     low = (1 << 64) - 1
-    # QEMU leaves the process number in the order of its host, which is little-endian.
     status = (
-        struct.pack("<32xI76x", registers.cpu + 1)
+        struct.pack(">32xI76x", registers.cpu + 1)
         + struct.pack(">2Q16Q", system["psw_mask"], registers.pc, *registers.general.values())
         + struct.pack(">16I16x", *(system[f"a{number}"] for number in range(16)))
     )
@@ -151,7 +151,7 @@ class S390PageTables(PageTables):
     """
 
     byte_order = "big"
-    present = (_INVALID, 0)
+    present = (0, 0)  # pages and tables have different bits for it
 
     def __init__(
         self, mode: str, root: int, read: Read, *, prefix: int, large: bool, bits: int
@@ -187,10 +187,10 @@ class S390PageTables(PageTables):
         """Read an entry of any level."""
         level = table.level
         if level == 0:
-            if entry & _PAGE_INVALID:
+            if entry & (_PAGE_INVALID | _PAGE_RESERVED):
                 return None
             return self._page(entry & -4096, 4096, self._rights(entry, table))
-        if entry >> _TYPE_SHIFT & 3 != level - 1:
+        if entry & _INVALID or entry >> _TYPE_SHIFT & 3 != level - 1:
             return None
         if self._large and level in (1, 2) and entry & _LARGE:
             length = 1 << _SHIFTS[level]
