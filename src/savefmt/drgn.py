@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from savefmt.errors import UnsupportedError
 from savefmt.export import elf, vmcoreinfo
-from savefmt.export.core import read_core
+from savefmt.export.core import notes_of
 from savefmt.guest.arch.base import CoreNote
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
@@ -84,7 +84,7 @@ def _pack_core(image: SaveImage, findings: list[Finding]) -> bytes:
             "no VMCOREINFO is in the guest's memory, and drgn needs it; is it a Linux guest?",
             path=image.path,
         )
-    form, cpus, notes = read_core(image, findings)
+    form, cpus, notes = notes_of(image, findings)
     if not cpus:
         raise UnsupportedError("drgn needs the registers of the vCPUs", path=image.path)
     kind = elf.class_of(form)

@@ -13,7 +13,7 @@ import savefmt
 from golden import load
 from savefmt.drgn import program
 from savefmt.errors import UnsupportedError
-from savefmt.guest.registers import X86Registers
+from savefmt.guest.arch.x86 import X86Registers
 
 KERNEL_OFFSET = 0x11000000
 TEXT = (

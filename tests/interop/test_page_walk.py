@@ -16,7 +16,7 @@ import savefmt
 from interop.qemu import Guest
 from savefmt.errors import AddressError
 from savefmt.format.devicetree import Field
-from savefmt.guest.registers import X86Registers
+from savefmt.guest.arch.x86 import X86Registers
 from savefmt.image import SaveImage
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]

@@ -8,9 +8,9 @@ import pytest
 
 from savefmt.errors import AddressError
 from savefmt.guest import mappings
+from savefmt.guest.arch.x86_paging import X86PageTables
 from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.guest.mappings import ReverseMap
-from savefmt.guest.paging import X86PageTables
 from savefmt.guest.space import AddressSpace
 from savefmt.model import PhysicalRange
 

@@ -36,7 +36,7 @@ def dumped_by_qemu(item: PhysicalRange) -> bool:
     return _NOT_DUMPED.fullmatch(item.block) is None
 
 
-def read_core(
+def notes_of(
     image: SaveImage, findings: list[Finding]
 ) -> tuple[CoreForm, tuple[Registers, ...], bytes]:
     """Return how a core of all tools is marked, the vCPUs, and their notes.
@@ -141,7 +141,7 @@ def plan_core(
         If there is nothing to write.
     """
     _refuse_empty(segments)
-    form, cpus, notes = read_core(image, findings)
+    form, cpus, notes = notes_of(image, findings)
     kind = elf.class_of(form)
     inside = _inside(segments, mappings)
     notes_at = elf.head_length(kind, 1 + len(segments) + len(inside))

@@ -193,7 +193,7 @@ class Arm64PageTables(PageTables):
                 own.within(table.rights),
                 table.state | never,
             )
-        if not is_table and not half.blocks_at(table.level):
+        if not is_table and (table.level == 3 or not half.blocks_at(table.level)):
             return None
         never = (entry & (_UXN | _PXN)) | table.state & (_UXN | _PXN)
         own = Rights(not entry & _AP_READ_ONLY, bool(entry & _AP_USER), never != _UXN | _PXN)
