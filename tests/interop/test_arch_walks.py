@@ -56,8 +56,8 @@ def compare(
         space = image.guest.space()
         for address, wanted in expected.items():
             try:
-                found = space.translate(address).physical
-                if found >= limit:
+                found: int | None = space.translate(address).physical
+                if found is not None and found >= limit:
                     found = None
                 way = str(space.translate(address))
             except AddressError as error:

@@ -18,7 +18,7 @@ from savefmt.errors import AddressError, ConversionError
 from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ProgramHeader, elf_class
-from savefmt.export.stretches import Stretch, find_segments
+from savefmt.export.stretches import MemorySegment, find_segments
 from savefmt.guest import mappings
 from savefmt.guest.arch.base import CoreForm
 from savefmt.guest.arch.x86 import EM_386, EM_X86_64
@@ -208,14 +208,14 @@ def test_segments() -> None:
     )
 
     assert find_segments(image, findings) == [
-        Stretch(0, 0, 0, 5, 4096, "ram"),
-        Stretch(0x5000, 1, 0, 1, 4096, "ram"),
-        Stretch(0x8000, 1, 2, 1, 4096, "ram"),
+        MemorySegment(0, 0, 0, 5, 4096, "ram"),
+        MemorySegment(0x5000, 1, 0, 1, 4096, "ram"),
+        MemorySegment(0x8000, 1, 2, 1, 4096, "ram"),
     ]
     assert [finding.code for finding in findings] == ["export.absent"] + ["export.partial-page"] * 2
     assert find_segments(image, [], range(0x2000, 0x6000)) == [
-        Stretch(0x2000, 0, 2, 3, 4096, "ram"),
-        Stretch(0x5000, 1, 0, 1, 4096, "ram"),
+        MemorySegment(0x2000, 0, 2, 3, 4096, "ram"),
+        MemorySegment(0x5000, 1, 0, 1, 4096, "ram"),
     ]
 
 

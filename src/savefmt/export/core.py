@@ -13,7 +13,7 @@ from savefmt.export.elf import ProgramHeader
 from savefmt.export.notes import pack_notes
 from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.stretches import Stretch, total
+from savefmt.export.stretches import MemorySegment, total
 from savefmt.guest.arch import arm64, x86
 from savefmt.guest.arch.arm64 import Arm64Registers
 from savefmt.guest.arch.base import CoreForm, CoreNote, CpuRegisters
@@ -109,7 +109,7 @@ def _form_without_cpus(image: SaveImage) -> CoreForm:
 
 def plan_core(
     image: SaveImage,
-    segments: Sequence[Stretch],
+    segments: Sequence[MemorySegment],
     mappings: Sequence[VirtualRange],
     findings: list[Finding],
 ) -> Plan:
@@ -123,7 +123,7 @@ def plan_core(
     ----------
     image : SaveImage
         Open.
-    segments : sequence of Stretch
+    segments : sequence of MemorySegment
         Ascending.
     mappings : sequence of VirtualRange
         Virtual addresses to offer besides the guest-physical ones.
@@ -172,12 +172,12 @@ def plan_core(
     return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
 
 
-def _refuse_empty(segments: Sequence[Stretch]) -> None:
+def _refuse_empty(segments: Sequence[MemorySegment]) -> None:
     if not segments:
         raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
 
 
-def _refuse_too_high(form: CoreForm, segments: Sequence[Stretch], end: int) -> None:
+def _refuse_too_high(form: CoreForm, segments: Sequence[MemorySegment], end: int) -> None:
     """Refuse what 32 bits cannot say."""
     if form.bits == 32 and max(segments[-1].end, end) > 1 << 32:
         raise UnsupportedError(
@@ -186,7 +186,7 @@ def _refuse_too_high(form: CoreForm, segments: Sequence[Stretch], end: int) -> N
         )
 
 
-def _place(segments: Sequence[Stretch], start: int) -> tuple[Placed, ...]:
+def _place(segments: Sequence[MemorySegment], start: int) -> tuple[Placed, ...]:
     placed = []
     for item in segments:
         placed.append(Placed(item, start))
@@ -207,7 +207,9 @@ def _loads(placed: Sequence[Placed]) -> list[ProgramHeader]:
     ]
 
 
-def _inside(segments: Sequence[Stretch], mappings: Sequence[VirtualRange]) -> list[VirtualRange]:
+def _inside(
+    segments: Sequence[MemorySegment], mappings: Sequence[VirtualRange]
+) -> list[VirtualRange]:
     """Cut mappings down to what is in the core."""
     view = _View(_place(segments, 0))
     return [
@@ -279,14 +281,16 @@ def _find_vmcoreinfo(
 # --- QEMU's layout ---
 
 
-def plan_qemu_core(image: SaveImage, segments: Sequence[Stretch], findings: list[Finding]) -> Plan:
+def plan_qemu_core(
+    image: SaveImage, segments: Sequence[MemorySegment], findings: list[Finding]
+) -> Plan:
     """Lay out a core as QEMU 10's dump-guest-memory does, to the byte.
 
     Parameters
     ----------
     image : SaveImage
         Of a guest of which QEMU makes cores.
-    segments : sequence of Stretch
+    segments : sequence of MemorySegment
         Those that QEMU dumps, see `dumped_by_qemu`.
     findings : list of Finding
         Receives doubts.
@@ -321,7 +325,7 @@ def plan_qemu_core(image: SaveImage, segments: Sequence[Stretch], findings: list
 
 
 def _qemu_form(
-    image: SaveImage, cpus: Sequence[Registers], segments: Sequence[Stretch]
+    image: SaveImage, cpus: Sequence[Registers], segments: Sequence[MemorySegment]
 ) -> tuple[CoreForm, Callable[[Any], Sequence[CoreNote]]]:
     """Return how QEMU marks the core, and what makes its notes."""
     arch, first = image.guest.arch, cpus[0]

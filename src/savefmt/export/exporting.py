@@ -13,7 +13,7 @@ from savefmt.export.lime import plan_lime
 from savefmt.export.placing import write_pages
 from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
-from savefmt.export.stretches import Stretch, find_segments, parse_window, total
+from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, StrPath
@@ -273,7 +273,7 @@ class _Export:
 
     def _report(
         self,
-        segments: Sequence[Stretch],
+        segments: Sequence[MemorySegment],
         cpus: int = 0,
         *,
         present: int | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from savefmt.export.stretches import Stretch, perhaps_absent
+from savefmt.export.stretches import MemorySegment, perhaps_absent
 from savefmt.format.ram import BlockList
 from savefmt.format.stream import IGNORE_SHARED, SectionHead
 from savefmt.image import SaveImage
@@ -24,7 +24,7 @@ from savefmt.reading.memory import SkimVisitor, pass_over, scanner_for
 class Placed:
     """A segment, and where in the target it begins."""
 
-    segment: Stretch
+    segment: MemorySegment
     offset: int
 
 

@@ -12,7 +12,7 @@ from savefmt.model import Finding, PhysicalRange, Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class MemorySegment:
     """Whole pages of a block, as the guest sees them.
 
     Attributes
@@ -52,7 +52,7 @@ def find_segments(
     findings: list[Finding],
     window: range | None = None,
     wanted: Callable[[PhysicalRange], bool] = lambda _: True,
-) -> list[Stretch]:
+) -> list[MemorySegment]:
     """Return the guest's memory by guest-physical address.
 
     Parameters
@@ -68,7 +68,7 @@ def find_segments(
 
     Returns
     -------
-    list of Stretch
+    list of MemorySegment
         Ascending, none overlapping.
 
     Raises
@@ -85,7 +85,7 @@ def find_segments(
     left_out = {block.idstr for block in image.head.blocks.blocks if block.ignored}
     for idstr in sorted(left_out & {item.block for item in memory_map.ranges}):
         findings.append(absent(idstr))
-    found: list[Stretch] = []
+    found: list[MemorySegment] = []
     for item in memory_map.ranges:
         if item.block in left_out or not wanted(item):
             continue
@@ -133,7 +133,7 @@ def _cut(item: PhysicalRange, window: range) -> PhysicalRange:
 
 def _whole_pages(
     item: PhysicalRange, block: int, page_size: int, findings: list[Finding]
-) -> Stretch | None:
+) -> MemorySegment | None:
     """Cut a range down to whole pages of its block; on sound images that takes nothing."""
     first = -(-item.offset // page_size)
     last = (item.offset + item.length) // page_size
@@ -149,10 +149,10 @@ def _whole_pages(
     if first >= last:
         return None
     address = item.start + first * page_size - item.offset
-    return Stretch(address, block, first, last - first, page_size, item.kind)
+    return MemorySegment(address, block, first, last - first, page_size, item.kind)
 
 
-def _append(found: list[Stretch], item: Stretch) -> None:
+def _append(found: list[MemorySegment], item: MemorySegment) -> None:
     """Add a segment, joined to the last one where it continues it as QEMU's dump does."""
     if found:
         last = found[-1]
@@ -183,6 +183,6 @@ def parse_window(start: int | None, length: int | None, page_size: int) -> range
     return range(first, first + length)
 
 
-def total(segments: Iterable[Stretch]) -> int:
+def total(segments: Iterable[MemorySegment]) -> int:
     """Return the bytes of all segments."""
     return sum(segment.length for segment in segments)

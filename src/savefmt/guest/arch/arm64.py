@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
@@ -67,6 +68,13 @@ class Arm64Registers:
     fpcr: int
     fpsr: int
     halted: bool | None
+
+    COMPUTED: ClassVar = ("architecture",)
+
+    @property
+    def architecture(self) -> Literal["aarch64"]:
+        """As QEMU calls it."""
+        return "aarch64"
 
     @property
     def exception_level(self) -> int:
