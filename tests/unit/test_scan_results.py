@@ -201,7 +201,7 @@ class Seen(Places):
     """Addresses without a machine: the block, its middle hidden, and a copy of its end."""
 
     @cached_property
-    def _placement(self) -> Placement:
+    def _placement(self) -> BlockAddresses:
         whole, part = 8 * PAGE_SIZE, 3 * PAGE_SIZE
         return BlockAddresses(
             [

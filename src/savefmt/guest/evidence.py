@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from savefmt.errors import CorruptError, FormatError, UnsupportedError
 from savefmt.format.devicetree import Struct
@@ -100,7 +101,9 @@ class MachineEvidence:
         return f" of {' or '.join(sorted(names))}" if names else ""
 
 
-def weigh(source: GuestSource, hardware: Hardware, findings: list[Finding]) -> MachineEvidence:
+def weigh(
+    source: GuestSource, hardware: Hardware, findings: list[Finding], *, devices: bool = True
+) -> MachineEvidence:
     """Gather what an image says of its architecture and its machine.
 
     Parameters
@@ -111,6 +114,8 @@ def weigh(source: GuestSource, hardware: Hardware, findings: list[Finding]) -> M
         What the domain XML says.
     findings : list of Finding
         Receives what is damaged, or does not agree and does not matter.
+    devices : bool
+        Look at device sections, for which some images must be read whole.
 
     Returns
     -------
@@ -118,11 +123,12 @@ def weigh(source: GuestSource, hardware: Hardware, findings: list[Finding]) -> M
         Its properties raise what contradictions there are.
     """
     machine = source.machine or hardware.machine or ""
-    sections = [section for section in source.devices.sections if section.idstr == "cpu"]
+    sections = source.devices.sections if devices else ()
+    there = [block.idstr for block in source.head.blocks.blocks]
     clues = [
-        *_from_vcpus(source, sections, findings),
+        *_from_vcpus(source, [each for each in sections if each.idstr == "cpu"], findings),
         *_from_machine(machine),
-        *_from_names(source),
+        *_from_names([*there, *(section.idstr for section in sections)]),
     ]
     if hardware.architecture is not None:
         names = [arch.name for arch in ARCHES.values() if hardware.architecture in arch.spellings]
@@ -140,10 +146,10 @@ def weigh(source: GuestSource, hardware: Hardware, findings: list[Finding]) -> M
     return MachineEvidence(machine, tuple(clues))
 
 
-def evidence_of(source: GuestSource) -> MachineEvidence:
+def evidence_of(source: GuestSource, *, devices: bool = True) -> MachineEvidence:
     """Gather the same where nobody has read the XML, and doubts are of no use."""
     findings: list[Finding] = []
-    return weigh(source, read_hardware(source, findings), findings)
+    return weigh(source, read_hardware(source, findings), findings, devices=devices)
 
 
 def _from_vcpus(
@@ -184,15 +190,13 @@ def _from_machine(machine: str) -> list[Clue]:
     return [Clue("machine", words, frozenset(names))]
 
 
-def _from_names(source: GuestSource) -> list[Clue]:
+def _from_names(there: Sequence[str]) -> list[Clue]:
     """Look for names that only certain machines give to their memory or their bridge."""
     known: dict[str, set[str]] = {}
     for rules in MACHINES:
         for name in (rules.main_memory, rules.shadow[0] if rules.shadow else None):
             if name:
                 known.setdefault(name, set()).update(rules.architectures)
-    there = [block.idstr for block in source.head.blocks.blocks]
-    there += [section.idstr for section in source.devices.sections]
     return [
         Clue("name", f"{name} is of {' or '.join(sorted(of))}", frozenset(of), name)
         for name in dict.fromkeys(there)

@@ -6,7 +6,15 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, number, output_options
+from savefmt.cli.options import (
+    common_options,
+    io_of,
+    io_options,
+    number,
+    output_options,
+    place_option,
+    places_of,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -59,6 +67,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
+    place_option(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
@@ -78,9 +87,12 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Export once."""
     from savefmt.cli.render.export import export_lines
 
-    with ui.progress(args.image) as progress:
+    with (
+        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        ui.progress(args.image) as progress,
+    ):
         report = savefmt.export(
-            args.image,
+            image,
             args.target,
             format=args.format,
             compat=args.compat,
