@@ -59,15 +59,18 @@ def test_one_clue_is_not_enough(machine: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "start"), [("mach-virt.ram", GIB), ("riscv_virt_board.ram", 2 * GIB)]
+    ("block", "start", "architecture"),
+    [("mach-virt.ram", GIB, "aarch64"), ("riscv_virt_board.ram", 2 * GIB, "riscv64")],
 )
-def test_a_machine_called_virt_is_told_by_what_else_there_is(block: str, start: int) -> None:
+def test_a_machine_called_virt_is_told_by_what_else_there_is(
+    block: str, start: int, architecture: str
+) -> None:
     vcpu = VCPU_ARM64 if start == GIB else VCPU_RISCV
 
     memory_map = build_map(FakeGuest({block: GIB}, machine="virt", trees={"cpu": vcpu}))
 
     assert map_spans(memory_map.ranges) == [(start, start + GIB, block, 0)]
-    assert memory_map.ranges[0].detail == "machine virt, by vCPUs, machine, name"
+    assert memory_map.ranges[0].detail == f"virt of {architecture}, by vCPUs, machine type, names"
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,11 @@ class MachineEvidence:
             As for `names`; and if the machine is not known, or only one part of the image
             speaks for it.
         """
-        names = self.names
-        named = any(clue.kind == "machine" for clue in self.clues)
+        try:
+            names = self.names
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{error.message}; {_HINT}") from error
+        named = any(clue.kind == "machine type" for clue in self.clues)
         subjects = {clue.subject for clue in self.clues}
         fitting = [
             rules
@@ -92,8 +95,8 @@ class MachineEvidence:
                 f"where machine type {self.machine or '(not recorded)'!r}"
                 f"{self._of_arch(names)} has its memory is not known; {_HINT}"
             )
-        kinds = ", ".join(clue.kind for clue in self.clues)
-        return fitting[0], f"machine {fitting[0].name}, by {kinds}"
+        kinds = ", ".join(dict.fromkeys(clue.kind for clue in self.clues))
+        return fitting[0], f"{fitting[0].name} of {'/'.join(sorted(names))}, by {kinds}"
 
     def _of_arch(self, names: frozenset[str]) -> str:
         if len(self.clues) < 2 and names:
@@ -187,7 +190,7 @@ def _from_machine(machine: str) -> list[Clue]:
     if not machine or not names:
         return []
     words = f"machine type {machine} is of {' or '.join(sorted(names))}"
-    return [Clue("machine", words, frozenset(names))]
+    return [Clue("machine type", words, frozenset(names))]
 
 
 def _from_names(there: Sequence[str]) -> list[Clue]:
@@ -198,7 +201,7 @@ def _from_names(there: Sequence[str]) -> list[Clue]:
             if name:
                 known.setdefault(name, set()).update(rules.architectures)
     return [
-        Clue("name", f"{name} is of {' or '.join(sorted(of))}", frozenset(of), name)
+        Clue("names", f"{name} is of {' or '.join(sorted(of))}", frozenset(of), name)
         for name in dict.fromkeys(there)
         if (of := known.get(name))
     ]

@@ -111,10 +111,10 @@ def read_ppc(vcpu: Vcpu) -> CpuRegisters:
 
 def _read_vectors(tree: Struct) -> dict[str, int]:
     """Put together VS0 to VS63, whose halves are sent by the facility that first had them."""
-    floating, altivec, lower = (
-        [int.from_bytes(value, "big") for value in _typed(tree, kind)]
-        for kind in ("fpr", "avr", "vsr")
-    )
+    floating = [int.from_bytes(value, "big") for value in _typed(tree, "fpr")]
+    lower = [int.from_bytes(value, "big") for value in _typed(tree, "vsr")]
+    # QEMU sends their halves in its host's order: the lower one first.
+    altivec = [int.from_bytes(value[8:] + value[:8], "big") for value in _typed(tree, "avr")]
     lower += [0] * (len(floating) - len(lower))
     found = [high << 64 | low for high, low in zip(floating, lower, strict=False)]
     return {f"vs{number}": value for number, value in enumerate([*found, *altivec])}
