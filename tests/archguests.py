@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pagetables import PAGE, Memory
+
+from savefmt.guest.arch.base import CpuRegisters
 
 CODE = Path(__file__).parent / "golden" / "arch"
 
@@ -97,3 +100,41 @@ def load_tables(memory: Memory, folder: Path) -> list[str]:
     path.write_bytes(whole)
     arguments += ["-device", f"loader,file={path},addr={first * PAGE:#x},force-raw=on"]
     return arguments
+
+
+# Where each guest's code ends up, by what `info registers` prints.
+ARRIVED = {
+    "riscv64": "x10/a0   aaaaaaaaaaaaaaaa",
+    "arm": "R00=00000012",
+    "s390x": "PSW=mask 0000000180000000",
+    "ppc64": "3131313131313131",
+    "loongarch64": "r31 3131313131313131",
+}
+# What QEMU prints differently, or not at all.
+UNSAID = {
+    "riscv64": {"misa", "menvcfg", "senvcfg", "henvcfg", "mstatus", "vsscratch", "priv", "virt"},
+    "arm": None,  # no system register
+    "s390x": {"prefix", "gbea", "todpr", "cputm", "ckc", "cpu_state", "fpc", "pp"},
+    "ppc64": {"amr", "vscr", "dsisr", "lpidr", "pid", "hsprg0", "process_table"},
+    "loongarch64": {"fcc"},
+}
+
+
+def check_registers(arch: ArchGuest, cpus: Sequence[object], listing: str) -> None:
+    """Hold every number that we show of the first vCPU against those that QEMU shows."""
+    assert len(cpus) == arch.cpus
+    for cpu in cpus:
+        assert isinstance(cpu, CpuRegisters)
+        assert cpu.architecture == arch.name
+    text = listing.replace("\r", "").lower()
+    numbers = {int(word, 16) for word in re.findall(r"\b[0-9a-f]+\b", text)}
+    first = cpus[0]
+    assert isinstance(first, CpuRegisters)
+    assert numbers >= {first.pc, *first.general.values()}
+    unsaid = UNSAID[arch.name]
+    if unsaid is not None:
+        for name, value in first.system.items():
+            said = value & (1 << 64) - 1 in numbers or name in unsaid
+            assert said or re.fullmatch(r"a\d+|gs\d", name), name
+    for value in first.vectors.values():
+        assert {value, value >> 64, value & (1 << 64) - 1} & numbers

@@ -81,6 +81,16 @@ def find_segments(
     memory_map = image.guest.physical.map
     findings += memory_map.findings
     _refuse_contradictions(memory_map)
+    if memory_map.unknown:
+        names = ", ".join(repr(idstr) for idstr in memory_map.unknown)
+        findings.append(
+            Finding(
+                "export.unplaced",
+                Severity.WARNING,
+                f"nothing tells where the guest sees {names}; the export lacks it, and --place "
+                "says where it lies",
+            )
+        )
     numbers = {block.idstr: i for i, block in enumerate(image.head.blocks.blocks)}
     left_out = {block.idstr for block in image.head.blocks.blocks if block.ignored}
     for idstr in sorted(left_out & {item.block for item in memory_map.ranges}):

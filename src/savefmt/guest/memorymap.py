@@ -29,6 +29,8 @@ from savefmt.guest.layers import HOLE, Layer, flatten, overlaps
 from savefmt.guest.needs import GuestSource, read_hardware, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
 
+NOBODYS = "nothing tells whose memory it is"
+
 ADDRESS_LIMIT = 1 << 52
 """No processor has more physical address bits."""
 
@@ -65,6 +67,12 @@ class MemoryMap:
     ranges: tuple[PhysicalRange, ...]
     unplaced: dict[str, str]
     findings: tuple[Finding, ...]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Blocks that the guest may well see, and nothing tells where."""
+        reasons = (NOBODYS, *pci.UNKNOWN)
+        return tuple(idstr for idstr, reason in self.unplaced.items() if reason in reasons)
 
 
 def build_map(source: GuestSource) -> MemoryMap:
@@ -350,7 +358,7 @@ class _Builder:
         plugged = self._plugged_dimms - placed
         if not loose or plugged < len(loose):
             for block, _ in loose:
-                self.unplaced[block.idstr] = "nothing tells whose memory it is"
+                self.unplaced[block.idstr] = NOBODYS
             if plugged > 0:
                 self._warn(
                     "memmap.dimm",

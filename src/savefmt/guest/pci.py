@@ -23,6 +23,11 @@ _BARS_OF = {("vmware_vga", "vga.vram"): 1}
 LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
 """Blocks without a path, the name of the device that has them, and the register."""
 
+_NO_REGISTER = "its place in the device is not known"
+_NO_DEVICE = "no device section tells its address"
+UNKNOWN = (_NO_REGISTER, _NO_DEVICE)
+"""Reasons for which a block may be seen by the guest for all that."""
+
 
 def read_config(source: GuestSource, path: str, findings: list[Finding]) -> bytes | None:
     """Return the configuration space of a PCI device.
@@ -78,10 +83,10 @@ def find_memory(
     """
     is_rom = name.endswith(".rom")
     if not is_rom and name not in _BARS:
-        return "its place in the device is not known"
+        return _NO_REGISTER
     config = read_config(source, path, findings)
     if config is None:
-        return "no device section tells its address"
+        return _NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
     if is_rom:
@@ -115,10 +120,10 @@ def find_loose(
     """
     paths = {_path(s) for s in source.devices.sections if s.idstr.rpartition("/")[2] == device}
     if len(paths) != 1:
-        return "no device section tells its address"
+        return _NO_DEVICE
     config = read_config(source, paths.pop(), findings)
     if config is None:
-        return "no device section tells its address"
+        return _NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
     return _bar_address(config, number)
