@@ -111,3 +111,22 @@ def test_an_architecture_that_nobody_knows_is_not_taken_for_another() -> None:
     for ask in (build_map, find_arch):
         with pytest.raises(UnsupportedError, match=r"env\.dregs, env\.aregs.*not known here"):
             ask(guest)
+
+
+VCPU_LOONGARCH = struct(env__CSR_CRMD=8)
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_loongarch_of_other_releases_of_qemu_has_another_map(flash: bool) -> None:
+    blocks = {"loongarch.ram": GIB, **({"virt.flash1": 4096} if flash else {})}
+    guest = FakeGuest(blocks, machine="virt", trees={"cpu": VCPU_LOONGARCH})
+
+    if not flash:
+        with pytest.raises(UnsupportedError, match="not known"):
+            build_map(guest)
+        return
+    ram = [span for span in map_spans(build_map(guest).ranges) if span[2] == "loongarch.ram"]
+    assert ram == [
+        (0, 256 << 20, "loongarch.ram", 0),
+        (0x8000_0000, 0x8000_0000 + GIB - (256 << 20), "loongarch.ram", 256 << 20),
+    ]

@@ -101,7 +101,7 @@ def test_numa_nodes_by_libvirts_names() -> None:
         (4 * GIB, 5 * GIB, "ram-node10", 0),
         (5 * GIB, 5 * GIB + 64 * MIB, "memdimm0", 0),
     ]
-    assert not memory_map.findings
+    assert codes(memory_map) == {"memmap.dimm"}
 
 
 def test_other_backends_are_chosen_by_the_cmos() -> None:
@@ -113,7 +113,7 @@ def test_other_backends_are_chosen_by_the_cmos() -> None:
 
     assert spans(memory_map)[:2] == [(0, GIB, "a", 0), (GIB, 2 * GIB, "b", 0)]
     assert spans(memory_map, "dimm")[0][2] == "plugged"
-    assert codes(memory_map) == {"memmap.numa-order"}
+    assert codes(memory_map) == {"memmap.dimm", "memmap.numa-order"}
 
 
 @pytest.mark.parametrize("trees", [{}, {"mc146818rtc": clock(64 * MIB, 0)}])
@@ -423,6 +423,13 @@ def test_the_video_window_hides_ram_for_vga_only() -> None:
         trees = {"mc146818rtc": CLOCK, "0000:00:02.0/vga": vga(0, device_class=device_class)}
         memory_map = made({"pc.ram": 16 * MIB, VRAM: MIB}, trees=trees)
         assert (spans(memory_map)[0] == (0, 0xA0000, "pc.ram", 0)) is hidden
+
+
+def test_video_memory_that_is_not_on_the_pci_bus_is_somewhere() -> None:
+    memory_map = made({"pc.ram": 16 * MIB, "vga.vram": MIB}, trees={"mc146818rtc": CLOCK})
+
+    assert memory_map.unknown == ("vga.vram",)
+    assert not spans(memory_map, "vram")
 
 
 def test_option_roms_and_what_nobody_knows() -> None:

@@ -42,10 +42,13 @@ class MachineEvidence:
         The machine type, empty where nobody tells.
     clues : tuple of Clue
         The surest first.
+    blocks : frozenset of str
+        idstrs of all RAM blocks.
     """
 
     machine: str
     clues: tuple[Clue, ...]
+    blocks: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
@@ -88,6 +91,7 @@ class MachineEvidence:
             for rules in MACHINES
             if names
             and names <= frozenset(rules.architectures)
+            and (rules.witness is None or rules.witness in self.blocks)
             and (_matches(rules, self.machine) if self.machine else _looks_like(rules, subjects))
         ]
         if not fitting or len(self.clues) < 2 or (self.machine and not named):
@@ -146,7 +150,7 @@ def weigh(
                 f"{source.machine}; the stream counts",
             )
         )
-    return MachineEvidence(machine, tuple(clues))
+    return MachineEvidence(machine, tuple(clues), frozenset(there))
 
 
 def evidence_of(source: GuestSource, *, devices: bool = True) -> MachineEvidence:

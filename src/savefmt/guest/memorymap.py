@@ -196,6 +196,8 @@ class _Builder:
         for idstr in self.blocks:
             if idstr in placed:
                 self.unplaced.pop(idstr, None)
+            elif idstr == "vga.vram":  # of a device that is not on the PCI bus
+                self.unplaced[idstr] = pci.NO_DEVICE
             elif idstr.startswith("/rom@"):
                 self.unplaced[idstr] = "for the firmware only, which copies it"
             else:
@@ -371,9 +373,13 @@ class _Builder:
             detail = "a plugged slot, first free place behind main memory"
             self._put_dimm(block, start, length, "rule", detail)
             taken.append((start, start + length))
-        if len(loose) > 1:
-            names = ", ".join(repr(block.idstr) for block, _ in loose)
-            self._warn("memmap.dimm", f"the order of {names} is taken from their names")
+        names = ", ".join(repr(block.idstr) for block, _ in loose)
+        order = ", in the order of their names" if len(loose) > 1 else ""
+        self._warn(
+            "memmap.dimm",
+            f"nothing tells the address of {names}; it is taken to be the first free one{order}, "
+            "and --place says another",
+        )
 
     @cached_property
     def _plugged_dimms(self) -> int:

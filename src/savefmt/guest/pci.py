@@ -17,15 +17,21 @@ _FIRST_BAR = 0x10
 _ROM_BAR = 0x30
 
 # The register that a block's memory is behind; of some devices another one.
-_BARS = {"vga.vram": 0, "qxl.vgavram": 0, "bochs-display-vram": 0, "qxl.vram": 1}
+_BARS = {
+    "vga.vram": 0,
+    "qxl.vgavram": 0,
+    "bochs-display-vram": 0,
+    "qxl.vram": 1,
+    "erst.exchange": 1,
+}
 _BARS_OF = {("vmware_vga", "vga.vram"): 1}
 
 LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
 """Blocks without a path, the name of the device that has them, and the register."""
 
-_NO_REGISTER = "its place in the device is not known"
-_NO_DEVICE = "no device section tells its address"
-UNKNOWN = (_NO_REGISTER, _NO_DEVICE)
+NO_REGISTER = "its place in the device is not known"
+NO_DEVICE = "no device section tells its address"
+UNKNOWN = (NO_REGISTER, NO_DEVICE)
 """Reasons for which a block may be seen by the guest for all that."""
 
 
@@ -83,10 +89,10 @@ def find_memory(
     """
     is_rom = name.endswith(".rom")
     if not is_rom and name not in _BARS:
-        return _NO_REGISTER
+        return NO_REGISTER
     config = read_config(source, path, findings)
     if config is None:
-        return _NO_DEVICE
+        return NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
     if is_rom:
@@ -120,10 +126,10 @@ def find_loose(
     """
     paths = {_path(s) for s in source.devices.sections if s.idstr.rpartition("/")[2] == device}
     if len(paths) != 1:
-        return _NO_DEVICE
+        return NO_DEVICE
     config = read_config(source, paths.pop(), findings)
     if config is None:
-        return _NO_DEVICE
+        return NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
     return _bar_address(config, number)

@@ -38,6 +38,9 @@ class MachineRules:
         Bytes of memory that is split before the hole.
     high : int
         Where memory behind the hole begins.
+    witness : str or None
+        A block that the releases of QEMU have of which this row is known, where older ones
+        gave the same machine another map.
     firmware : mapping of str to int
         Where firmware blocks begin that do not end at 4 GiB.
     secure : (str, tuple of str) or None
@@ -58,6 +61,7 @@ class MachineRules:
     all_low_below: int | None = None
     low: int = 0
     high: int = ABOVE_4G
+    witness: str | None = None
     firmware: Mapping[str, int] = field(default_factory=dict)
     shadow: tuple[str, int] | None = None
     secure: tuple[str, tuple[str, ...]] | None = None
@@ -126,7 +130,8 @@ MACHINES = (
         *("virt", r"virt", ("loongarch64",), "loongarch.ram"),
         all_low_below=256 * MIB,
         low=256 * MIB,
-        high=0x9000_0000,
+        high=0x8000_0000,
+        witness="virt.flash1",
         firmware=dict(zip(_FLASHES, (0x1C00_0000, 0x1D00_0000), strict=True)),
     ),
     MachineRules("pseries", r"pseries(?:-.*)?", ("ppc64",), "ppc_spapr.ram"),
