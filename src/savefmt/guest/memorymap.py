@@ -135,7 +135,7 @@ class _Builder:
             self._place_main(main, rules)
             self._place_dimms(others)
         for idstr in self.blocks:
-            if "/" in idstr and not idstr.startswith("/"):
+            if "/" in idstr and not idstr.startswith("/rom@"):
                 self._place_device_memory(idstr)
         self._place_loose_device_memory()
         self._place_firmware(rules)
