@@ -31,7 +31,7 @@ def nodes() -> tuple[str, ...]:
 
 
 # The program, its arguments, and the blocks that must not be placed.
-GUESTS = (
+GUESTS: tuple[tuple[str, tuple[str, ...], set[str] | None], ...] = (
     ("x86_64", (*Q35, "-vga", "vmware"), set()),
     ("x86_64", (*Q35, "-vga", "cirrus"), set()),
     ("x86_64", (*Q35, "-device", "e1000", "-device", "virtio-net-pci"), set()),
