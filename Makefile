@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 BENCH_DIR ?= benchmarks/results
 
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
-PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
+PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py docs/sessions.py
 
 .PHONY: demo test test-newest-qemu test-forensics check csan format docs tables setup build wheels clean bench bench-quick
 .DELETE_ON_ERROR:
@@ -56,9 +56,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-# The tables of docs/choosing-a-format.md, from the data that savefmt judges by.
+# The tables of docs/choosing-a-format.md, from the data that savefmt judges by, and the
+# output in the sessions of the tutorial and the README.
 tables: build
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/sessions.py
 
 # About ten minutes, 16 GiB of disk, 8 GiB of memory; the quick one a minute and a tenth.
 bench: setup
