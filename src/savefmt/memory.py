@@ -28,8 +28,6 @@ from savefmt.tail import SectionDigests, Tail
 from savefmt.traverse import Visitor, has_capability, traverse
 
 if TYPE_CHECKING:
-    import mmap
-
     from savefmt.unpacked import PlainReader
 
 
@@ -174,7 +172,7 @@ class GuestMemory:
         self._lock = threading.RLock()
         self._index: PageIndex | None = None
         self._plain: PlainReader | None = None
-        self._map: mmap.mmap | None = None
+        self._map: memoryview | None = None
         self._opened: PageIndex | Sequence[BlockPages] | None = None
         self._resources = ExitStack()
 
@@ -450,7 +448,7 @@ class GuestMemory:
             if self._map is None:
                 self._map = self._store_file.map()
         start = pages.offset + offset
-        return memoryview(self._map)[start : start + length]
+        return self._map[start : start + length]
 
     def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
         """Check a range; return the number of its block, its first page, and how many."""
