@@ -166,7 +166,7 @@ def _move(
 ) -> int:
     present = 0
     for segment, name in zip(segments, names, strict=True):
-        with OutputFile(place / name, overwrite=False, direct=False) as output:
+        with OutputFile(place / name, overwrite=False, direct=False, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
             present += write_pages(image, output.file, part, io, meter, findings)
@@ -190,7 +190,7 @@ def _spool(
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
     with tempfile.TemporaryFile(dir=place) as spool:
         spool.truncate(end)
-        with File(spool.fileno(), path=place, write=True) as file:
+        with File(spool.fileno(), path=place, write=True, engine=io.engine) as file:
             present = write_pages(image, file, placed, io, meter, findings)
             for item, name in zip(placed, names, strict=True):
                 with OutputFile(place / name, overwrite=False, direct=False) as output:

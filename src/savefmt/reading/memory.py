@@ -471,7 +471,12 @@ class GuestMemory:
         blocks = self._image.head.blocks.blocks
         spool.truncate(sum(_spooled_length(block) for block in blocks))
         file = self._resources.enter_context(
-            File(spool.fileno(), path=tempfile.gettempdir(), write=True)
+            File(
+                spool.fileno(),
+                path=tempfile.gettempdir(),
+                write=True,
+                engine=self._io.engine,
+            )
         )
         visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
         try:
