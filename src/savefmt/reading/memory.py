@@ -451,7 +451,11 @@ class GuestMemory:
         return self._map[start : start + length]
 
     def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
-        """Check a range; return the number of its block, its first page, and how many."""
+        """Check a range; return the number of its block, its first page, and how many.
+
+        What of a closed image is still in memory is not read either.
+        """
+        _ = self._image.file
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
         if listed.ignored or number in self._left_out:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.parser import (
     Commands,
     common_options,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             else:
                 ui.say(command_lines(skeleton))
             return ExitCode.GOOD
-        with once_interrupted(ui):
+        with telling_of_the_guest(ui):
             report = _restore(args, ui)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)

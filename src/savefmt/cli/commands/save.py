@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.parser import (
     Commands,
     common_options,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
         usage_error(args, "standard output is a terminal; -F writes the image there anyway")
     try:
-        with once_interrupted(ui):
+        with telling_of_the_guest(ui):
             report = _save(args, ui)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.target)
