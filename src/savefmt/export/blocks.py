@@ -193,7 +193,9 @@ def _spool(
         with File(spool.fileno(), path=place, write=True, engine=io.engine) as file:
             present = write_pages(image, file, placed, io, meter, findings)
             for item, name in zip(placed, names, strict=True):
-                with OutputFile(place / name, overwrite=False, direct=False) as output:
+                with OutputFile(
+                    place / name, overwrite=False, direct=False, engine=io.engine
+                ) as output:
                     output.set_length(item.segment.length)
                     _copy(spool.fileno(), file, item, output)
                     output.commit()
