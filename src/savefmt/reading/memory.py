@@ -473,7 +473,8 @@ class GuestMemory:
         self._check_space()
         spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         blocks = self._image.head.blocks.blocks
-        spool.truncate(sum(_spooled_length(block) for block in blocks))
+        length = sum(_spooled_length(block) for block in blocks)
+        os.ftruncate(spool.fileno(), length)  # which goes on after a signal
         file = self._resources.enter_context(
             File(
                 spool.fileno(),
