@@ -23,7 +23,7 @@ class RecordCounts:
     flushes: int
 
 
-class Window(Protocol):
+class PayloadSource(Protocol):
     """What a cursor offers: the bytes at hand, and consuming some of them."""
 
     def window(self) -> memoryview:
@@ -106,7 +106,7 @@ def apply_delta(page: bytearray, delta: bytes, offset: int = 0) -> None:
     call(lib.sf_xbzrle_apply, target, len(page), source, len(delta), offset)
 
 
-class _Sink:
+class _Taker:
     """Shared by all that takes payload: feed it from a cursor up to the end marker."""
 
     def __init__(self, scanner: Scanner, path: StrPath) -> None:
@@ -116,7 +116,7 @@ class _Sink:
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
         raise NotImplementedError
 
-    def take(self, cursor: Window) -> Iterator[int]:
+    def take(self, cursor: PayloadSource) -> Iterator[int]:
         """Consume one section payload; yields the offset reached, often.
 
         Raises
@@ -147,7 +147,7 @@ class _Sink:
             yield cursor.tell()
 
 
-class Tally(_Sink):
+class Tally(_Taker):
     """Read pages without keeping them: sum them, or remember where they lie.
 
     Parameters
@@ -184,7 +184,7 @@ class Tally(_Sink):
         call(lib.sf_tally_feed, self._cell[0], view, length, used, done, path=self._path)
 
 
-class Skim(_Sink):
+class Skim(_Taker):
     """Check page records and keep nothing of them."""
 
     _BATCH = 1024
@@ -209,7 +209,7 @@ class Skim(_Sink):
         )
 
 
-class Scatter(_Sink, WriteBehind):
+class Scatter(_Taker, WriteBehind):
     """Write pages to their places in a fresh file, in one pass.
 
     Parameters
@@ -221,7 +221,7 @@ class Scatter(_Sink, WriteBehind):
     blocks : sequence of BlockPages
         In the target; their bitmaps are filled.
     io : IOOptions
-        Window and threads.
+        PayloadSource and threads.
     key : SumKey or None
         With a key, `tables` get the sums of the final pages.
     path : str or os.PathLike
@@ -245,7 +245,7 @@ class Scatter(_Sink, WriteBehind):
         places: Sequence[tuple[int, int]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        _Sink.__init__(self, scanner, path)
+        _Taker.__init__(self, scanner, path)
         if key is not None and places is not None:
             raise ValueError("sums are by block, not by place")
         self.tables = [Table(block.count) for block in blocks] if key else None
