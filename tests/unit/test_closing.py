@@ -90,7 +90,7 @@ def test_threads_read_while_the_image_is_closed(form: str, engine: str, tmp_path
 def test_a_stream_goes_on_to_its_end(form: str, tmp_path: Path) -> None:
     image = savefmt.open(made(tmp_path, form))
     with image.stream(IOOptions(threads=2, window=MIB)) as cursor:
-        assert cursor.window()[:4] == b"QEVM"  # it has begun
+        assert bytes(cursor.window()[:4]) == b"QEVM"  # it has begun
         image.memory.close()
         image.close()
         total = 0
