@@ -28,8 +28,6 @@ from savefmt.reading.tail import SectionDigests, Tail
 from savefmt.reading.traverse import Visitor, has_capability, traverse
 
 if TYPE_CHECKING:
-    import mmap
-
     from savefmt.reading.unpacked import PlainReader
 
 
@@ -174,7 +172,7 @@ class GuestMemory:
         self._lock = threading.RLock()
         self._index: PageIndex | None = None
         self._plain: PlainReader | None = None
-        self._map: mmap.mmap | None = None
+        self._map: memoryview | None = None
         self._opened: PageIndex | Sequence[BlockPages] | None = None
         self._resources = ExitStack()
 
@@ -450,10 +448,14 @@ class GuestMemory:
             if self._map is None:
                 self._map = self._store_file.map()
         start = pages.offset + offset
-        return memoryview(self._map)[start : start + length]
+        return self._map[start : start + length]
 
     def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
-        """Check a range; return the number of its block, its first page, and how many."""
+        """Check a range; return the number of its block, its first page, and how many.
+
+        What of a closed image is still in memory is not read either.
+        """
+        _ = self._image.file
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
         if listed.ignored or number in self._left_out:
@@ -471,9 +473,15 @@ class GuestMemory:
         self._check_space()
         spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         blocks = self._image.head.blocks.blocks
-        spool.truncate(sum(_spooled_length(block) for block in blocks))
+        length = sum(_spooled_length(block) for block in blocks)
+        os.ftruncate(spool.fileno(), length)  # which goes on after a signal
         file = self._resources.enter_context(
-            File(spool.fileno(), path=tempfile.gettempdir(), write=True)
+            File(
+                spool.fileno(),
+                path=tempfile.gettempdir(),
+                write=True,
+                engine=self._io.engine,
+            )
         )
         visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
         try:

@@ -58,7 +58,7 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
         error = None
         try:
             room.get()
-            for piece in pieces:
+            for piece in () if stop.is_set() else pieces:
                 ahead.put(bytes(piece))
                 room.get()
                 if stop.is_set():
@@ -70,8 +70,8 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
         ahead.put(_End(error))
 
     thread = threading.Thread(target=run, name="savefmt-prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             # Waits in short steps, so that signals are served in between.
             try:
@@ -87,4 +87,5 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
     finally:
         stop.set()
         room.put(None)
-        thread.join(None if patient else _POLL_SECONDS)
+        if thread.ident is not None:  # else a signal came before it began
+            thread.join(None if patient else _POLL_SECONDS)

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from savefmt.codec.segments import Segments, find_segments
-from savefmt.errors import CorruptError, SavefmtError, TruncatedError
+from savefmt.errors import ClosedImageError, CorruptError, SavefmtError, TruncatedError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 
@@ -161,7 +161,7 @@ class LibraryReader:
         self._lock = Lock()
         self.cache = _Cache(self._window)
         # indexed_bzip2 has threads, and ends the process when Python ends before them.
-        self.close = weakref.finalize(self, file.close)
+        self._closer = weakref.finalize(self, file.close)
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` plain bytes.
@@ -182,9 +182,16 @@ class LibraryReader:
             length -= len(part)
         return b"".join(parts)
 
+    def close(self) -> None:
+        """Close the library's file, once nobody reads from it any more."""
+        with self._lock:
+            self._closer()
+
     def _window(self, number: int) -> bytes:
         try:
             with self._lock:
+                if not self._closer.alive:
+                    raise ClosedImageError("the file was closed")
                 self._file.seek(number * _SPAN_LENGTH)
                 data: bytes = self._file.read(_SPAN_LENGTH)
                 return data
