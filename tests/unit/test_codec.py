@@ -457,6 +457,17 @@ def test_zstd_window_is_bounded() -> None:
         unpack("zstd", zstd_frame_with_window(28))
 
 
+def test_memory_is_bounded_by_the_file() -> None:
+    """A short file gets what the programs' own levels need, a long one more."""
+    best = lzma.compress(DATA, preset=9)
+    packed = zstd_frame_with_window(27)
+    for name, data, length in [("xz", best, len(best)), ("zstd", packed, 4 << 20)]:
+        reader = CODECS[name].open_reader(iter([data]), offset=0, length=length)
+        assert b"".join(refuse_foreign(reader))
+    with pytest.raises(UnsupportedError, match="too much for a file of this length"):
+        list(CODECS["zstd"].open_reader(iter([packed]), offset=0, length=len(packed)))
+
+
 def test_zstd_dictionary_is_refused() -> None:
     header = bytes([0x01, 0x50, 99])  # a dictionary id of one byte
     packed = CODECS["zstd"].magic + header + (1 | 3 << 3).to_bytes(3, "little") + b"abc"

@@ -48,7 +48,7 @@ def read(name: str, packed: bytes, threads: int = 1, length: int = 60_000) -> li
     return [piece if isinstance(piece, Border) else bytes(piece) for piece in reader]
 
 
-@cache  # some are slow to make
+@cache
 def pack(name: str, data: bytes) -> bytes:
     if name == "zstd":
         checked = {_zstd().CompressionParameter.checksum_flag: 1}

@@ -148,7 +148,7 @@ def _outer_codec(cursor: Cursor) -> str:
     plain = _first_plain(cursor, codec)
     if is_envelope(plain):
         return codec
-    if len(plain) == HEAD_LENGTH and not plain.startswith(QEVM_MAGIC):
+    if len(plain) >= _MAGIC_LENGTH and not plain.startswith(QEVM_MAGIC):
         error = not_an_image(plain, "", offset=cursor.tell())
         error.message = f"inside of the {codec} data: {error.message}"
         raise error
@@ -157,13 +157,13 @@ def _outer_codec(cursor: Cursor) -> str:
 
 def _first_plain(cursor: Cursor, codec: str) -> bytes:
     """Return the first plain bytes of a compressed file; as few as there are."""
-    plain = b""
     for length in _FIRST_LOOKS:
+        plain = b""
         pieces = find_codec(codec).open_reader(iter([cursor.peek(length)]), offset=cursor.tell())
         try:
             for piece in refuse_foreign(pieces):
-                plain += piece[:HEAD_LENGTH]
-                if len(plain) >= HEAD_LENGTH:
+                plain += piece[: HEAD_LENGTH - len(plain)]
+                if len(plain) == HEAD_LENGTH:
                     return plain
         except SavefmtError:  # these bytes end anywhere; who reads the file will say so
             pass
