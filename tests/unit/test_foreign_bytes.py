@@ -24,6 +24,16 @@ NOISE = random.Random(3).randbytes(150_000)
 DATA = NOISE + bytes(100_000) + NOISE[:90_000]
 OLDER = b"an older guest" * 9_000 + NOISE
 
+
+@cache
+def pack(name: str, data: bytes) -> bytes:
+    if name == "zstd":
+        checked = {_zstd().CompressionParameter.checksum_flag: 1}
+        return bytes(_zstd().compress(data, options=checked))
+    packed = compress(name, data)
+    return with_gzip_length(packed) if name == "gzip" else packed
+
+
 TAILS: dict[str, Callable[[str], bytes]] = {
     "one byte": lambda name: b"x",
     "zeros": lambda name: bytes(4),
@@ -46,15 +56,6 @@ def pieces(data: bytes, length: int) -> Iterator[Bytes]:
 def read(name: str, packed: bytes, threads: int = 1, length: int = 60_000) -> list[Bytes]:
     reader = find_codec(name).open_reader(pieces(packed, length), offset=BASE, threads=threads)
     return [piece if isinstance(piece, Border) else bytes(piece) for piece in reader]
-
-
-@cache
-def pack(name: str, data: bytes) -> bytes:
-    if name == "zstd":
-        checked = {_zstd().CompressionParameter.checksum_flag: 1}
-        return bytes(_zstd().compress(data, options=checked))
-    packed = compress(name, data)
-    return with_gzip_length(packed) if name == "gzip" else packed
 
 
 def members(name: str) -> bytes:
