@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import NotASaveImageError, SavefmtError, UnsupportedError
+from savefmt.errors import NotASaveImageError
 
 HEAD_LENGTH = 128
 """Bytes of a file that tell what it is."""
@@ -14,7 +14,7 @@ _CORE_ADVICE = "open it with crash, drgn, gdb or volatility3"
 _DISK_ADVICE = "name the file with the guest's memory instead"
 _VMWARE_ADVICE = "volatility3 reads it, together with the .vmem file beside it"
 
-_NOT_READ = {
+_KINDS = {
     b"KDUMP   ": f"a kdump file (`virsh dump --memory-only`); {_CORE_ADVICE}",
     b"DISKDUMP": f"a diskdump file; {_CORE_ADVICE}",
     b"makedumpfile": "a flattened kdump file; rebuild it with `makedumpfile -R`, then open it "
@@ -29,8 +29,6 @@ _NOT_READ = {
     b"Xen saved domain": "a save file of Xen's xl; only QEMU's are read",
     b"EMiL": "a LiME memory dump; volatility3 reads it",
     b"PAGEDU": "a Windows memory dump; volatility3 and WinDbg read it",
-}
-_NO_MEMORY = {
     b"QCPR": "state of QEMU's live update (CPR): it names the guest's files and holds none of "
     "its memory; name the migration stream that was written with it",
     b"QED\0": f"a disk image (QED); {_DISK_ADVICE}",
@@ -46,7 +44,7 @@ _NO_MEMORY = {
 }
 
 
-def not_an_image(head: bytes, name: str, *, offset: int) -> SavefmtError:
+def not_an_image(head: bytes, name: str, *, offset: int) -> NotASaveImageError:
     """Say what a file is that does not begin like a save image.
 
     Parameters
@@ -60,13 +58,10 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> SavefmtError:
 
     Returns
     -------
-    SavefmtError
+    NotASaveImageError
         One sentence: what it is, and what to do.
     """
-    for magic, what in _NOT_READ.items():
-        if head.startswith(magic):
-            return UnsupportedError(f"this is {what}", offset=offset)
-    for magic, what in _NO_MEMORY.items():
+    for magic, what in _KINDS.items():
         if head.startswith(magic):
             return NotASaveImageError(f"this is {what}", offset=offset)
     if head.startswith(_QCOW):
@@ -74,7 +69,7 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> SavefmtError:
     if head.startswith(_ELF):
         return _elf(head, offset)
     if name.lower().endswith(".vmem"):
-        return UnsupportedError(
+        return NotASaveImageError(
             "this is raw memory of a VMware guest (.vmem); volatility3 reads it", offset=offset
         )
     return NotASaveImageError(
@@ -84,7 +79,7 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> SavefmtError:
     )
 
 
-def _qcow(head: bytes, offset: int) -> SavefmtError:
+def _qcow(head: bytes, offset: int) -> NotASaveImageError:
     version = int.from_bytes(head[4:8], "big")
     snapshots = int.from_bytes(head[60:64], "big") if version > 1 else 0
     if not snapshots:
@@ -93,18 +88,18 @@ def _qcow(head: bytes, offset: int) -> SavefmtError:
             f"snapshots, so no guest's memory is in it; {_DISK_ADVICE}",
             offset=offset,
         )
-    return UnsupportedError(
+    return NotASaveImageError(
         f"this is a disk image (qcow2) with internal snapshots ({snapshots}), which this "
         "release does not open; load one with `qemu-system-x86_64 -loadvm` and save the guest",
         offset=offset,
     )
 
 
-def _elf(head: bytes, offset: int) -> SavefmtError:
+def _elf(head: bytes, offset: int) -> NotASaveImageError:
     order = "big" if head[5:6] == b"\2" else "little"
     kind = int.from_bytes(head[16:18], order)  # type: ignore[arg-type]
     if kind == _ELF_CORE:
-        return UnsupportedError(
+        return NotASaveImageError(
             f"this is an ELF core (`virsh dump --memory-only`); {_CORE_ADVICE}", offset=offset
         )
     return NotASaveImageError(
