@@ -118,3 +118,40 @@ def digest(path: Path) -> str:
     """Hash a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("aarch64", ("-machine", "virt", "-cpu", "cortex-a57", "-m", "16M", "-smp", "2")),
+        ("riscv32", ("-machine", "virt", "-m", "16M", "-smp", "2", "-bios", "none")),
+        ("i386", ("-machine", "q35", "-m", "16M", "-smp", "2")),
+    ],
+)
+def test_core_of_a_guest_that_has_not_begun(
+    program: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    emulator = f"qemu-system-{program}"
+    if shutil.which(emulator) is None:
+        pytest.skip(f"no {emulator}")
+    with Guest(tmp_path, arguments, program=emulator) as guest:
+        guest.qmp("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/core")
+        guest.migrate_to(f"file:{tmp_path}/image")
+
+    savefmt.export(tmp_path / "image", tmp_path / "ours", format="elf", compat="qemu")
+
+    assert digest(tmp_path / "ours") == digest(tmp_path / "core")
+
+
+def test_a_core_that_the_stream_cannot_tell(tmp_path: Path) -> None:
+    """QEMU writes how long SVE's vectors may be; without that the core would differ."""
+    emulator = "qemu-system-aarch64"
+    if shutil.which(emulator) is None:
+        pytest.skip(f"no {emulator} (package qemu-system-arm)")
+    arguments = ["-machine", "virt", "-cpu", "max", "-m", "16M"]
+    with Guest(tmp_path, arguments, program=emulator) as guest:
+        guest.migrate_to(f"file:{tmp_path}/image")
+
+    with pytest.raises(savefmt.UnsupportedError, match="SVE"):
+        savefmt.export(tmp_path / "image", tmp_path / "ours", compat="qemu")
+    assert savefmt.export(tmp_path / "image", tmp_path / "ours").cpus == 1

@@ -46,7 +46,7 @@ _SHADOW_STEP = 16 << 10
 _DIMM_ALIGN = 2 * MIB
 _MAX_BACKENDS = 16
 _MAX_PLUGGED_RUNS = 1 << 16
-_HOTPLUG_SECTIONS = frozenset({"ICH9LPC", "piix4_pm", "acpi-ged"})
+_HOTPLUG_SECTIONS = frozenset({"ICH9LPC", "piix4_pm"})
 _VIRTIO_MEM_EARLY = "virtio-mem-device-early"
 
 
