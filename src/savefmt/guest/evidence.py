@@ -71,6 +71,11 @@ class MachineEvidence:
             raise CorruptError(f"the image contradicts itself about its architecture: {said}")
         return left if self.clues else frozenset()
 
+    def without(self, kind: str) -> MachineEvidence:
+        """Return the same without the clues of a kind."""
+        clues = tuple(clue for clue in self.clues if clue.kind != kind)
+        return MachineEvidence(self.machine, clues, self.blocks)
+
     def machine_rules(self) -> tuple[MachineRules, str]:
         """Return where the machine has its memory, and what proves that it is this machine.
 

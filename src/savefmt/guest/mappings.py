@@ -144,14 +144,17 @@ class Walk:
     ) -> Iterator[tuple[int, int, int]]:
         """Yield (virtual, physical, length) of each page below a table."""
         begin = wanted.start if wanted else 0
+        decode, span = self._tables.decode, 1 << table.shift
         for number, entry in self._entries(table, wanted):
-            found = self._tables.decode(table, entry)
+            found = decode(table, entry)
             virtual = base + (number - begin << table.shift)
-            if isinstance(found, Table):
-                yield from self._pages(found, virtual)
+            if isinstance(found, Page):
+                if found.length <= span:
+                    yield virtual, found.address, found.length
+                else:  # one page of several entries, each of which shows its part
+                    yield virtual, found.address | virtual & found.length - 1, span
             elif found is not None:
-                length = min(found.length, 1 << table.shift)
-                yield virtual, found.address | virtual & found.length - 1, length
+                yield from self._pages(found, virtual)
 
     def _entries(self, table: Table, wanted: range | None) -> list[tuple[int, int]]:
         """Return the entries of a table that are in use, with their numbers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from savefmt.errors import FormatError, SavefmtError
+from savefmt.errors import CorruptError, FormatError, SavefmtError
 from savefmt.format.domain import Element, read_elements
 from savefmt.guest.arch.table import ARCHES
 from savefmt.guest.evidence import evidence_of
@@ -82,16 +82,21 @@ def _emulator(image: SaveImage, xml: list[Element]) -> tuple[str, str]:
     """Return QEMU's name for the architecture, and what is in doubt about it."""
     element = _find(xml, "os", "type")
     said = element.attributes.get("arch", "") if element is not None else ""
+    evidence = evidence_of(image, devices=image.sections is not None)
+    doubt = ""
     try:
-        names = sorted(evidence_of(image, devices=image.sections is not None).names)
+        names = sorted(evidence.names)
+    except CorruptError as error:  # the stream knows better than the XML
+        doubt = error.message
+        names = sorted(evidence.without("XML").names)
     except SavefmtError as error:
         return _UNKNOWN, error.message
     if not names:
         return _UNKNOWN, "nothing in the image tells the architecture"
     if names == ["x86_64"] and said == "i686":
-        return "i386", ""
+        return "i386", doubt
     others = ", ".join(f"qemu-system-{ARCHES[name].emulator}" for name in names[1:])
-    return ARCHES[names[0]].emulator, f"it may as well be {others}" if others else ""
+    return ARCHES[names[0]].emulator, f"it may as well be {others}" if others else doubt
 
 
 def _machine(image: SaveImage, xml: list[Element], main: RamBlock | None) -> str:

@@ -87,18 +87,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Export once."""
     from savefmt.cli.render.export import export_lines
 
-    with (
-        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
-        ui.progress(args.image) as progress,
-    ):
+    with ui.progress(args.image) as progress:
         report = savefmt.export(
-            image,
+            args.image,
             args.target,
             format=args.format,
             compat=args.compat,
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
+            places=places_of(args),
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),

@@ -22,10 +22,10 @@ from savefmt.guest.paging import (
     Page,
     PageTables,
     Read,
-    Rights,
     Root,
     Table,
     check_width,
+    rights,
 )
 
 EM_ARM = 40
@@ -154,12 +154,12 @@ class Arm32PageTables(PageTables):
         never = entry >> 15 & 1 if kind == 1 else entry & 1
         return Page(entry & -length, length, self._rights(entry >> 4, entry >> 9, never))
 
-    def _rights(self, access: int, extra: int, never: int) -> Rights:
+    def _rights(self, access: int, extra: int, never: int) -> int:
         """Read AP[1:0], AP[2] and XN."""
         low, read_only = access & 3, extra & 1
         if self._access_flag:  # then AP[0] says that the page was used
-            return Rights(not read_only, bool(low & 2), not never)
-        return Rights(not read_only and low != 0, low >= 2, not never)
+            return rights(not read_only, bool(low & 2), not never)
+        return rights(not read_only and low != 0, low >= 2, not never)
 
     def _decode_long(self, table: Table, entry: int) -> Table | Page | None:
         is_table = bool(entry & 2)
@@ -169,8 +169,8 @@ class Arm32PageTables(PageTables):
         if not is_table and table.level == 3:
             return None
         length = 1 << table.shift
-        rights = Rights(not entry & 1 << 7, bool(entry & 1 << 6), not entry & 1 << 54)
-        return Page(address & -length, length, rights)
+        granted = rights(not entry & 1 << 7, bool(entry & 1 << 6), not entry & 1 << 54)
+        return Page(address & -length, length, granted)
 
 
 def _long_table(level: int, address: int, bits: int) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.guest.arch.arm64 import Arm64Registers
-from savefmt.guest.paging import ALL, Page, PageTables, Read, Rights, Root, Table, check_width
+from savefmt.guest.paging import ALL, Page, PageTables, Read, Root, Table, check_width, rights
 
 _TABLE = 1 << 1
 _AP_USER = 1 << 6
@@ -62,10 +62,10 @@ class _Half:
         bits = self.address_bits - self._shift(self.first_level)
         return self.table(self.first_level, _table_address(self, bits), bits, ALL, self.number)
 
-    def table(self, level: int, address: int, bits: int, rights: Rights, state: int) -> Table:
+    def table(self, level: int, address: int, bits: int, granted: int, state: int) -> Table:
         """Return a table of a level."""
         name, shift = f"level {level} entry", self._shift(level)
-        return Table(name, address, shift, bits, level, rights, state=state)
+        return Table(name, address, shift, bits, level, granted, state=state)
 
     def _shift(self, level: int) -> int:
         return self.granule + (3 - level) * self.stride
@@ -186,19 +186,19 @@ class Arm64PageTables(PageTables):
         is_table = bool(entry & _TABLE)
         if is_table and table.level < 3:
             # What a table forbids to all below it stands in bits 59 to 62.
-            own = Rights(not entry >> 62 & 1, not entry >> 61 & 1, True)
+            own = rights(not entry >> 62 & 1, not entry >> 61 & 1, True)
             never = (entry >> 60 & 1) * _UXN | (entry >> 59 & 1) * _PXN
             return half.table(
                 *(table.level + 1, half.output(entry), half.stride),
-                own.within(table.rights),
+                own & table.rights,
                 table.state | never,
             )
         if not is_table and (table.level == 3 or not half.blocks_at(table.level)):
             return None
         never = (entry & (_UXN | _PXN)) | table.state & (_UXN | _PXN)
-        own = Rights(not entry & _AP_READ_ONLY, bool(entry & _AP_USER), never != _UXN | _PXN)
+        own = rights(not entry & _AP_READ_ONLY, bool(entry & _AP_USER), never != _UXN | _PXN)
         length = 1 << table.shift
-        return Page(half.output(entry) & -length, length, own.within(table.rights))
+        return Page(half.output(entry) & -length, length, own & table.rights)
 
 
 def _low_half(control: int, root: int, both: bool) -> _Half:

@@ -21,11 +21,11 @@ from savefmt.guest.paging import (
     Page,
     PageTables,
     Read,
-    Rights,
     Root,
     Table,
     check_canonical,
     check_width,
+    rights,
 )
 
 EM_LOONGARCH = 258
@@ -169,9 +169,9 @@ class LoongarchPageTables(PageTables):
             return self._table(table.level - 1, following) if following else None
         if not entry & _VALID:
             return None
-        rights = Rights(bool(entry & _DIRTY), entry >> 2 & 3 == 3, not entry & _NO_EXECUTE)
+        granted = rights(bool(entry & _DIRTY), entry >> 2 & 3 == 3, not entry & _NO_EXECUTE)
         length = 1 << table.shift
-        return Page(entry & _PAGE & -length, length, rights)
+        return Page(entry & _PAGE & -length, length, granted)
 
     def _top(self, half: int) -> Table:
         return self._table(len(self._levels) - 1, self._roots[half] & _PHYSICAL)

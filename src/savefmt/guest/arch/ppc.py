@@ -19,7 +19,7 @@ from savefmt.guest.arch.base import (
     need,
     need_all,
 )
-from savefmt.guest.paging import ALL, Page, PageTables, Read, Rights, Root, Table
+from savefmt.guest.paging import ALL, Page, PageTables, Read, Root, Table, rights
 
 EM_PPC64 = 21
 
@@ -209,8 +209,8 @@ class RadixPageTables(PageTables):
         """Read an entry that is valid; one of a table says how long the next one is."""
         if entry & _LEAF:
             length = 1 << table.shift
-            rights = Rights(bool(entry & _WRITE), not entry & _PRIVILEGED, bool(entry & _EXECUTE))
-            return Page(entry & _PAGE_BASE & -length, length, rights)
+            granted = rights(bool(entry & _WRITE), not entry & _PRIVILEGED, bool(entry & _EXECUTE))
+            return Page(entry & _PAGE_BASE & -length, length, granted)
         bits = entry & 0x1F
         if not 5 <= bits <= 16 or table.shift - bits < 12:
             return None

@@ -23,12 +23,12 @@ from savefmt.guest.paging import (
     Page,
     PageTables,
     Read,
-    Rights,
     Root,
     Table,
     check_canonical,
     check_width,
     halves,
+    rights,
 )
 
 EM_RISCV = 243
@@ -175,8 +175,8 @@ class RiscvPageTables(PageTables):
             address, length = address & -_NAPOT_LENGTH, _NAPOT_LENGTH
         if address % length or (entry & _WRITE and not entry & _READ):
             return None
-        rights = Rights(bool(entry & _WRITE), bool(entry & _USER), bool(entry & _EXECUTE))
-        return Page(address, length, rights)
+        granted = rights(bool(entry & _WRITE), bool(entry & _USER), bool(entry & _EXECUTE))
+        return Page(address, length, granted)
 
     def _table(self, level: int, address: int, scheme: _Scheme) -> Table:
         shift = 12 + level * scheme.stride

@@ -17,7 +17,7 @@ from savefmt.guest.arch.base import (
     need,
     need_all,
 )
-from savefmt.guest.paging import Page, PageTables, Read, Rights, Root, Table, check_width
+from savefmt.guest.paging import Page, PageTables, Read, Root, Table, check_width, rights
 
 EM_S390 = 22
 
@@ -166,7 +166,7 @@ class S390PageTables(PageTables):
         """Begin at the table of the control element."""
         check_width(address, self._bits)
         if self.mode in ("none", "real"):
-            return self._page(address & -4096, 4096, Rights())
+            return self._page(address & -4096, 4096, rights())
         level = (self._root >> _TYPE_SHIFT & 3) + 1
         top = self._table(level, self._root, 0, self._root & 3)
         check_width(address, min(top.shift + top.bits, 64))
@@ -196,14 +196,14 @@ class S390PageTables(PageTables):
             length = 1 << _SHIFTS[level]
             return self._page(entry & -length, length, self._rights(entry, table))
         if level == 1:
-            rights = self._rights(entry, table)
-            return Table(_NAMES[0] + " table entry", entry & -2048, 12, 8, 0, rights)
-        rights = self._rights(entry, table) if self._large else table.rights
+            granted = self._rights(entry, table)
+            return Table(_NAMES[0] + " table entry", entry & -2048, 12, 8, 0, granted)
+        granted = self._rights(entry, table) if self._large else table.rights
         below = self._table(level - 1, entry, entry >> 6 & 3, entry & 3)
-        return below._replace(rights=rights)
+        return below._replace(rights=granted)
 
-    def _rights(self, entry: int, table: Table) -> Rights:
-        return Rights(not entry & _PROTECTED).within(table.rights)
+    def _rights(self, entry: int, table: Table) -> int:
+        return rights(not entry & _PROTECTED) & table.rights
 
     def _table(self, level: int, origin: int, first: int, last: int) -> Table:
         """Return a table whose entries are there by quarters."""
@@ -213,14 +213,14 @@ class S390PageTables(PageTables):
             last=last * 512 + 511,
         )
 
-    def _page(self, address: int, length: int, rights: Rights) -> Page:
+    def _page(self, address: int, length: int, granted: int) -> Page:
         """Turn a real address into an absolute one: two pages change places with two others."""
         if length == 4096:
             if address < _PREFIX_LENGTH:
                 address += self._prefix
             elif self._prefix <= address < self._prefix + _PREFIX_LENGTH:
                 address -= self._prefix
-        return Page(address, length, rights)
+        return Page(address, length, granted)
 
 
 def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> PageTables:

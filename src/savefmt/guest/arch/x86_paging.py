@@ -9,10 +9,10 @@ from savefmt.errors import UnsupportedError
 from savefmt.guest.arch.x86 import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, X86Registers
 from savefmt.guest.paging import (
     ALL,
+    EXECUTABLE,
     Page,
     PageTables,
     Read,
-    Rights,
     Root,
     Table,
     check_canonical,
@@ -21,8 +21,6 @@ from savefmt.guest.paging import (
 )
 
 _ADDRESS = 0x000F_FFFF_FFFF_F000
-_WRITABLE = 1 << 1
-_USER = 1 << 2
 _LARGE = 1 << 7
 _NO_EXECUTE = 1 << 63
 
@@ -135,21 +133,21 @@ class X86PageTables(PageTables):
     def decode(self, table: Table, entry: int) -> Table | Page | None:
         """Read an entry that is present."""
         level = self._levels[table.level]
-        rights = table.rights
+        granted = table.rights
         if self.mode != "PAE" or table.level:  # the first entries of PAE have no such bits
-            own = Rights(bool(entry & _WRITABLE), bool(entry & _USER), not entry & _NO_EXECUTE)
-            rights = own.within(rights)
+            # Bits 1 and 2 of the entry are in the order of ours.
+            granted &= entry >> 1 & 3 | (0 if entry & _NO_EXECUTE else EXECUTABLE)
         last = table.level == len(self._levels) - 1
         if not last and not (level.large and entry & _LARGE and self._large):
-            return self._table(table.level + 1, entry & _ADDRESS, rights)
+            return self._table(table.level + 1, entry & _ADDRESS, granted)
         length = 1 << level.shift
         base = entry & _ADDRESS & -length
         if self.entry_length == 4 and not last:  # PSE-36: bits 32 to 39 in bits 13 to 20
             base |= (entry >> 13 & 0xFF) << 32
-        return Page(base, length, rights)
+        return Page(base, length, granted)
 
-    def _table(self, level: int, address: int, rights: Rights) -> Table | Page:
+    def _table(self, level: int, address: int, granted: int) -> Table | Page:
         if not self._levels:
             return Page(0, 0)
         name, shift, bits, _ = self._levels[level]
-        return Table(name, address, shift, bits, level, rights)
+        return Table(name, address, shift, bits, level, granted)
