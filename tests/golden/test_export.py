@@ -35,7 +35,8 @@ def test_the_bytes_of_qemus_own_dump(name: str, tmp_path: Path) -> None:
     for form in (name, f"{name}-sequential"):
         core = tmp_path / f"{form}.core"
         report = savefmt.export(load.unpack(f"guest/{form}", tmp_path), core, compat="qemu")
-        assert not report.findings
+        doubts = {finding.code for finding in report.findings}
+        assert doubts == ({"memmap.dimm"} if "dimm" in name else set())
         assert report.target_disk_length < 2 << 20, "zeros stay holes"
         assert core.stat().st_mode & 0o777 == 0o600
         cores.append(core)
