@@ -12,7 +12,7 @@ from scanning import FORMS, opened
 import savefmt
 from savefmt import AddressError, IOOptions, OperationCancelled, Progress
 from savefmt.scan import windows
-from savefmt.scan.windows import Memory, MemorySegment, Reach
+from savefmt.scan.windows import Memory, Reach, Stretch
 
 BLOCKS = {
     "ram": b"".join(
@@ -62,9 +62,9 @@ def test_margins_join_stretches(tmp_path: Path) -> None:
     with ExitStack() as stack:
         memory = Memory(opened(stack, tmp_path, "mapped", {"ram": content}))
         near, far = Reach(margin=PAGE_SIZE // 2), Reach(margin=100)
-        assert list(memory.stretches(near)) == [MemorySegment("ram", 2048, 4 * PAGE_SIZE + 2048)]
+        assert list(memory.stretches(near)) == [Stretch("ram", 2048, 4 * PAGE_SIZE + 2048)]
         assert [place.length for place in memory.stretches(far)] == [PAGE_SIZE + 200] * 2
-        assert list(memory.stretches(Reach(zeros=True))) == [MemorySegment("ram", 0, len(content))]
+        assert list(memory.stretches(Reach(zeros=True))) == [Stretch("ram", 0, len(content))]
 
 
 def test_blocks_can_be_chosen(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
-from savefmt.guest.paging import Page, PageTables, Root, Table
+from savefmt.guest.paging import Page, PageTable, PageTables, Root
 from savefmt.guest.space import AddressSpace
 
 ADDRESS_SPACE = 1 << 52
@@ -140,7 +140,7 @@ class Walk:
             yield from self._pages(root.top, root.virtual, root.entries)
 
     def _pages(
-        self, table: Table, base: int, wanted: range | None = None
+        self, table: PageTable, base: int, wanted: range | None = None
     ) -> Iterator[tuple[int, int, int]]:
         """Yield (virtual, physical, length) of each page below a table."""
         begin = wanted.start if wanted else 0
@@ -156,7 +156,7 @@ class Walk:
             elif found is not None:
                 yield from self._pages(found, virtual)
 
-    def _entries(self, table: Table, wanted: range | None) -> list[tuple[int, int]]:
+    def _entries(self, table: PageTable, wanted: range | None) -> list[tuple[int, int]]:
         """Return the entries of a table that are in use, with their numbers."""
         key = table.address, table.shift
         self._visits[key] += 1

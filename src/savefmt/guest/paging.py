@@ -25,7 +25,7 @@ def rights(writable: object = True, user: object = True, executable: object = Tr
     return (WRITABLE if writable else 0) | (USER if user else 0) | (EXECUTABLE if executable else 0)
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """A table of entries on the way down.
 
     Attributes
@@ -75,7 +75,7 @@ class Root(NamedTuple):
     ----------
     virtual : int
         The address that the first of the entries stands for.
-    top : Table or Page
+    top : PageTable or Page
         Where the walk begins.
     entries : range
         Which entries of the table count.
@@ -84,7 +84,7 @@ class Root(NamedTuple):
     """
 
     virtual: int
-    top: Table | Page
+    top: PageTable | Page
     entries: range
     kernel: bool = False
 
@@ -158,7 +158,7 @@ class PageTables:
         self.mode = mode
         self.read = read
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Return where the walk for an address begins.
 
         Raises
@@ -168,7 +168,7 @@ class PageTables:
         """
         raise NotImplementedError
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Return what an entry leads to, None if it is not in use."""
         raise NotImplementedError
 
@@ -196,7 +196,7 @@ class PageTables:
         """
         found = self.enter(address)
         steps: list[Step] = []
-        while isinstance(found, Table):
+        while isinstance(found, PageTable):
             table = found
             number = address >> table.shift & (1 << table.bits) - 1
             at = table.address + number * self.entry_length
@@ -246,7 +246,7 @@ def check_canonical(address: int, bits: int, mode: str) -> None:
         raise AddressError(f"{address:#x} is no canonical address in {mode} paging")
 
 
-def halves(top: Table, bits: int) -> Iterator[Root]:
+def halves(top: PageTable, bits: int) -> Iterator[Root]:
     """Yield the lower and the upper half of canonical addresses below one table."""
     count = 1 << top.bits
     yield Root(0, top, range(count // 2))

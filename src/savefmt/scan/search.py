@@ -18,7 +18,7 @@ from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
 from savefmt.scan.preselect import preselection
 from savefmt.scan.results import Hit
-from savefmt.scan.windows import Memory, MemorySegment, Reach, Window
+from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
 CONTEXT = 16
 """Bytes before and behind a match that are told with it, unless asked for otherwise."""
@@ -66,7 +66,7 @@ class Places:
         """Return the guest-physical addresses of a place."""
         return self._placement.addresses(block, offset)
 
-    def physical_of(self, stretch: MemorySegment) -> tuple[int, ...] | None:
+    def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
         """Return where the guest sees a stretch; None unless it sees it in one piece."""
         return self._placement.addresses_of(stretch.block, stretch.start, stretch.end)
 

@@ -10,7 +10,7 @@ from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.native.content import TEXT_ENCODINGS, LineFormat, text_lines, text_runs
 from savefmt.scan.results import Text
-from savefmt.scan.windows import Memory, MemorySegment, Window
+from savefmt.scan.windows import Memory, Stretch, Window
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ PIECE_LENGTH = 64 << 10
 class TextLines(Protocol):
     """What lines about texts look like."""
 
-    def form(self, stretch: MemorySegment) -> LineFormat | None:
+    def form(self, stretch: Stretch) -> LineFormat | None:
         """Return the form of the lines of a stretch; None where one form does not fit all."""
 
     def line(self, text: Text) -> str:

@@ -26,7 +26,7 @@ WINDOW_LENGTH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class MemorySegment:
+class Stretch:
     """Neighbouring bytes of a block, from `start` to before `end`."""
 
     block: str
@@ -45,7 +45,7 @@ class Window:
 
     Attributes
     ----------
-    stretch : MemorySegment
+    stretch : Stretch
         What this window stands for; no two windows of a walk share a byte of it.
     base : int
         Where in the block `data` begins, at or before the stretch.
@@ -53,7 +53,7 @@ class Window:
         From `base` on, to the end of the stretch or beyond.
     """
 
-    stretch: MemorySegment
+    stretch: Stretch
     base: int
     data: bytes
 
@@ -149,7 +149,7 @@ class Memory:
         """Bytes a page."""
         return self.image.page_size
 
-    def stretches(self, reach: Reach = Reach()) -> Iterator[MemorySegment]:
+    def stretches(self, reach: Reach = Reach()) -> Iterator[Stretch]:
         """Yield what is to be looked at, whole.
 
         Parameters
@@ -159,27 +159,27 @@ class Memory:
 
         Yields
         ------
-        MemorySegment
+        Stretch
             Ascending in each block, no two touching.
         """
         for block, length in self.lengths.items():
             if reach.zeros:
-                yield MemorySegment(block, 0, length)
+                yield Stretch(block, 0, length)
             else:
                 yield from self._data(block, length, reach.margin)
 
-    def _data(self, block: str, length: int, margin: int) -> Iterator[MemorySegment]:
+    def _data(self, block: str, length: int, margin: int) -> Iterator[Stretch]:
         size = self.page_size
-        pending: MemorySegment | None = None
+        pending: Stretch | None = None
         for run in self.image.memory.runs(block):
             start = max(run.first * size - margin, 0)
             end = min((run.first + run.count) * size + margin, length)
             if pending is not None and start <= pending.end:
-                pending = MemorySegment(block, pending.start, end)
+                pending = Stretch(block, pending.start, end)
                 continue
             if pending is not None:
                 yield pending
-            pending = MemorySegment(block, start, end)
+            pending = Stretch(block, start, end)
         if pending is not None:
             yield pending
 
@@ -214,7 +214,7 @@ class Memory:
             What `work` returned, as soon as all before it was yielded.
         """
 
-        def read_and_work(place: MemorySegment) -> T:
+        def read_and_work(place: Stretch) -> T:
             return work(self.read(place, reach))
 
         self._meter.phase = "reading"
@@ -226,7 +226,7 @@ class Memory:
             done += place.length
             self._meter.update(done)
 
-    def read(self, place: MemorySegment, reach: Reach = Reach()) -> Window:
+    def read(self, place: Stretch, reach: Reach = Reach()) -> Window:
         """Read one window."""
         size = self.page_size
         base = max(place.start - reach.lead, 0) // size * size
@@ -239,22 +239,22 @@ class Memory:
         return Window(place, base, data)
 
 
-def _cut(place: MemorySegment) -> Iterator[MemorySegment]:
+def _cut(place: Stretch) -> Iterator[Stretch]:
     """Cut a stretch at the multiples of the window's length."""
     start = place.start
     while start < place.end:
         end = min(start - start % WINDOW_LENGTH + WINDOW_LENGTH, place.end)
-        yield MemorySegment(place.block, start, end)
+        yield Stretch(place.block, start, end)
         start = end
 
 
 def _in_order(
-    work: Callable[[MemorySegment], T], places: Iterable[MemorySegment], threads: int
-) -> Iterator[tuple[MemorySegment, T]]:
+    work: Callable[[Stretch], T], places: Iterable[Stretch], threads: int
+) -> Iterator[tuple[Stretch, T]]:
     """Yield places with their results in order, no more than a few of them ahead."""
     rest = iter(places)
     pool = ThreadPoolExecutor(threads, "savefmt-scan")
-    ahead: deque[tuple[MemorySegment, Future[T]]] = deque()
+    ahead: deque[tuple[Stretch, Future[T]]] = deque()
     try:
         for place in islice(rest, 2 * threads):
             ahead.append((place, pool.submit(work, place)))

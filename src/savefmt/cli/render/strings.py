@@ -12,7 +12,7 @@ from savefmt.native.content import LineFormat
 from savefmt.scan.results import Text
 from savefmt.scan.search import Places
 from savefmt.scan.strings import TextLines
-from savefmt.scan.windows import MemorySegment
+from savefmt.scan.windows import Stretch
 
 
 class TextValues(TypedDict):
@@ -27,7 +27,7 @@ class TextValues(TypedDict):
 class _Bare:
     """The text, and nothing else."""
 
-    def form(self, stretch: MemorySegment) -> LineFormat | None:
+    def form(self, stretch: Stretch) -> LineFormat | None:
         return LineFormat([("text", 0), b"\n"])
 
     def line(self, text: Text) -> str:
@@ -37,7 +37,7 @@ class _Bare:
 class _InBlock:
     """Block and offset before the text."""
 
-    def form(self, stretch: MemorySegment) -> LineFormat | None:
+    def form(self, stretch: Stretch) -> LineFormat | None:
         block = plain(stretch.block).encode()
         return LineFormat([block + b"+", ("hex", stretch.start), b" ", ("text", 0), b"\n"])
 
@@ -51,7 +51,7 @@ class _Physical:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def form(self, stretch: MemorySegment) -> LineFormat | None:
+    def form(self, stretch: Stretch) -> LineFormat | None:
         starts = self._places.physical_of(stretch)
         if starts is None:
             return None
@@ -68,7 +68,7 @@ class _Json:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def form(self, stretch: MemorySegment) -> LineFormat | None:
+    def form(self, stretch: Stretch) -> LineFormat | None:
         starts = self._places.physical_of(stretch)
         if starts is None:
             return None

@@ -20,10 +20,10 @@ from savefmt.guest.arch.base import (
 from savefmt.guest.paging import (
     ALL,
     Page,
+    PageTable,
     PageTables,
     Read,
     Root,
-    Table,
     check_width,
     rights,
 )
@@ -116,13 +116,13 @@ class Arm32PageTables(PageTables):
         self._tops = tops
         self._access_flag = af
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at the table whose addresses these are."""
         check_width(address, 32)
         if self.mode == "none":
             return Page(0, 0)
         for root in reversed(self._tops):
-            if isinstance(root.top, Table):
+            if isinstance(root.top, PageTable):
                 number = (address - root.virtual >> root.top.shift) + root.entries.start
                 if number in root.entries:
                     return root.top
@@ -134,7 +134,7 @@ class Arm32PageTables(PageTables):
             yield Root(0, Page(0, 0), range(0))
         yield from self._tops
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry of either kind."""
         if self.entry_length == 8:
             return self._decode_long(table, entry)
@@ -143,7 +143,7 @@ class Arm32PageTables(PageTables):
             return None
         if table.level == 1:
             if kind == 1:
-                return Table("second-level entry", entry & -1024, 12, 8, 2, ALL)
+                return PageTable("second-level entry", entry & -1024, 12, 8, 2, ALL)
             high = bool(entry & 1 << 18)  # 16 MiB, with bits 32 to 39 in two places
             length = 1 << 24 if high else 1 << 20
             base = entry & 0xFFFF_FFFF & -length
@@ -161,7 +161,7 @@ class Arm32PageTables(PageTables):
             return rights(not read_only, bool(low & 2), not never)
         return rights(not read_only and low != 0, low >= 2, not never)
 
-    def _decode_long(self, table: Table, entry: int) -> Table | Page | None:
+    def _decode_long(self, table: PageTable, entry: int) -> PageTable | Page | None:
         is_table = bool(entry & 2)
         address = entry & (1 << 40) - 4096
         if is_table and table.level < 3:
@@ -173,8 +173,8 @@ class Arm32PageTables(PageTables):
         return Page(address & -length, length, granted)
 
 
-def _long_table(level: int, address: int, bits: int) -> Table:
-    return Table(f"level {level} entry", address, 39 - 9 * level, bits, level)
+def _long_table(level: int, address: int, bits: int) -> PageTable:
+    return PageTable(f"level {level} entry", address, 39 - 9 * level, bits, level)
 
 
 def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> PageTables:
@@ -214,10 +214,10 @@ def _short_roots(control: int, low: int, high: int) -> list[Root]:
     tops = []
     if not control & 1 << 4:
         bits = 12 - part
-        top = Table("first-level entry", low & 0xFFFF_FFFF & -(4 << bits), 20, bits, 1)
+        top = PageTable("first-level entry", low & 0xFFFF_FFFF & -(4 << bits), 20, bits, 1)
         tops.append(Root(0, top, range(1 << bits)))
     if part and not control & 1 << 5:
-        upper = Table("first-level entry", high & 0xFFFF_C000, 20, 12, 1)
+        upper = PageTable("first-level entry", high & 0xFFFF_C000, 20, 12, 1)
         tops.append(Root(1 << 32 - part, upper, range(1 << 12 - part, 1 << 12), kernel=True))
     return tops
 
@@ -239,7 +239,7 @@ def _long_roots(control: int, low: int, high: int) -> list[Root]:
     return tops
 
 
-def _first_long(root: int, width: int) -> Table:
+def _first_long(root: int, width: int) -> PageTable:
     level = 1 if width > 30 else 2
     bits = width - (39 - 9 * level)
     address = root & (1 << 40) - 1 & -(8 << bits)

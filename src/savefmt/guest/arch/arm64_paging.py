@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.guest.arch.arm64 import Arm64Registers
-from savefmt.guest.paging import ALL, Page, PageTables, Read, Root, Table, check_width, rights
+from savefmt.guest.paging import ALL, Page, PageTable, PageTables, Read, Root, check_width, rights
 
 _TABLE = 1 << 1
 _AP_USER = 1 << 6
@@ -57,15 +57,15 @@ class _Half:
         return self.granule < self.address_bits <= (52 if self.wide else 48)
 
     @property
-    def top(self) -> Table:
+    def top(self) -> PageTable:
         """The first table, which may be shorter or longer than the others."""
         bits = self.address_bits - self._shift(self.first_level)
         return self.table(self.first_level, _table_address(self, bits), bits, ALL, self.number)
 
-    def table(self, level: int, address: int, bits: int, granted: int, state: int) -> Table:
+    def table(self, level: int, address: int, bits: int, granted: int, state: int) -> PageTable:
         """Return a table of a level."""
         name, shift = f"level {level} entry", self._shift(level)
-        return Table(name, address, shift, bits, level, granted, state=state)
+        return PageTable(name, address, shift, bits, level, granted, state=state)
 
     def _shift(self, level: int) -> int:
         return self.granule + (3 - level) * self.stride
@@ -146,7 +146,7 @@ class Arm64PageTables(PageTables):
         kind = f"{1 << halves[0].granule - 10}K, {halves[0].address_bits}-bit"
         return cls(kind, read, tuple(halves))
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at the half that the upper bits choose."""
         check_width(address, 64)
         if not self._halves:
@@ -180,7 +180,7 @@ class Arm64PageTables(PageTables):
             )
         return half
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry that is valid."""
         half = self._halves[table.state & 1]
         is_table = bool(entry & _TABLE)

@@ -19,10 +19,10 @@ from savefmt.guest.arch.base import (
 )
 from savefmt.guest.paging import (
     Page,
+    PageTable,
     PageTables,
     Read,
     Root,
-    Table,
     check_canonical,
     check_width,
     rights,
@@ -139,7 +139,7 @@ class LoongarchPageTables(PageTables):
             if (window := system.get(f"dmw{number}", 0)) >> level & 1
         ]
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Take a direct window, or begin at the table of the half."""
         check_width(address, 64)
         if self._direct or address >> 60 in self._windows:
@@ -162,7 +162,7 @@ class LoongarchPageTables(PageTables):
             virtual = half * ((1 << 64) - (count << top.shift))
             yield Root(virtual, top, range(first, first + count), kernel=bool(half))
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry: a table's has no flags, but for that of a large page."""
         if table.level and not entry & _HUGE:
             following = entry & _PAGE
@@ -173,13 +173,13 @@ class LoongarchPageTables(PageTables):
         length = 1 << table.shift
         return Page(entry & _PAGE & -length, length, granted)
 
-    def _top(self, half: int) -> Table:
+    def _top(self, half: int) -> PageTable:
         return self._table(len(self._levels) - 1, self._roots[half] & _PHYSICAL)
 
-    def _table(self, level: int, address: int) -> Table:
+    def _table(self, level: int, address: int) -> PageTable:
         shift, bits = self._levels[level]
         name = f"directory {level} entry" if level else "PTE"
-        return Table(name, address, shift, bits, level)
+        return PageTable(name, address, shift, bits, level)
 
 
 def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> PageTables:

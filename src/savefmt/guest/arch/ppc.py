@@ -19,7 +19,7 @@ from savefmt.guest.arch.base import (
     need,
     need_all,
 )
-from savefmt.guest.paging import ALL, Page, PageTables, Read, Root, Table, rights
+from savefmt.guest.paging import ALL, Page, PageTable, PageTables, Read, Root, rights
 
 EM_PPC64 = 21
 
@@ -186,7 +186,7 @@ class RadixPageTables(PageTables):
         super().__init__(mode, read)
         self._trees = trees
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at the tree of the quadrant, the two highest bits."""
         if self.mode == "none":
             return Page(0, 1 << 60)
@@ -205,7 +205,7 @@ class RadixPageTables(PageTables):
             top = self._top(*tree)
             yield Root(quadrant << 62, top, range(1 << top.bits), kernel=quadrant == 3)
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry that is valid; one of a table says how long the next one is."""
         if entry & _LEAF:
             length = 1 << table.shift
@@ -216,12 +216,12 @@ class RadixPageTables(PageTables):
             return None
         return _table(table.level + 1, entry & _NEXT_BASE, table.shift - bits, bits)
 
-    def _top(self, address: int, width: int, bits: int) -> Table:
+    def _top(self, address: int, width: int, bits: int) -> PageTable:
         return _table(0, address, width - bits, bits)
 
 
-def _table(level: int, address: int, shift: int, bits: int) -> Table:
-    return Table(f"level {level} entry", address, shift, bits, level, ALL)
+def _table(level: int, address: int, shift: int, bits: int) -> PageTable:
+    return PageTable(f"level {level} entry", address, shift, bits, level, ALL)
 
 
 def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> PageTables:

@@ -21,10 +21,10 @@ from savefmt.guest.arch.base import (
 from savefmt.guest.paging import (
     ALL,
     Page,
+    PageTable,
     PageTables,
     Read,
     Root,
-    Table,
     check_canonical,
     check_width,
     halves,
@@ -135,7 +135,7 @@ class RiscvPageTables(PageTables):
         self._root = root
         self.entry_length = scheme.entry_length if scheme else 8
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at the root."""
         scheme = self._scheme
         if scheme is None:
@@ -158,7 +158,7 @@ class RiscvPageTables(PageTables):
         else:
             yield from halves(top, scheme.width)
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry that is valid."""
         scheme = self._scheme
         if scheme is None or (scheme.entry_length == 8 and entry & _RESERVED):
@@ -178,9 +178,9 @@ class RiscvPageTables(PageTables):
         granted = rights(bool(entry & _WRITE), bool(entry & _USER), bool(entry & _EXECUTE))
         return Page(address, length, granted)
 
-    def _table(self, level: int, address: int, scheme: _Scheme) -> Table:
+    def _table(self, level: int, address: int, scheme: _Scheme) -> PageTable:
         shift = 12 + level * scheme.stride
-        return Table(f"level {level} PTE", address, shift, scheme.stride, level, ALL)
+        return PageTable(f"level {level} PTE", address, shift, scheme.stride, level, ALL)
 
 
 def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> PageTables:

@@ -17,7 +17,7 @@ from savefmt.guest.arch.base import (
     need,
     need_all,
 )
-from savefmt.guest.paging import Page, PageTables, Read, Root, Table, check_width, rights
+from savefmt.guest.paging import Page, PageTable, PageTables, Read, Root, check_width, rights
 
 EM_S390 = 22
 
@@ -162,7 +162,7 @@ class S390PageTables(PageTables):
         self._large = large
         self._bits = bits
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at the table of the control element."""
         check_width(address, self._bits)
         if self.mode in ("none", "real"):
@@ -183,7 +183,7 @@ class S390PageTables(PageTables):
         top = self._table(level, self._root, 0, self._root & 3)
         yield Root(0, top, range(1 << top.bits))
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry of any level."""
         level = table.level
         if level == 0:
@@ -197,17 +197,17 @@ class S390PageTables(PageTables):
             return self._page(entry & -length, length, self._rights(entry, table))
         if level == 1:
             granted = self._rights(entry, table)
-            return Table(_NAMES[0] + " table entry", entry & -2048, 12, 8, 0, granted)
+            return PageTable(_NAMES[0] + " table entry", entry & -2048, 12, 8, 0, granted)
         granted = self._rights(entry, table) if self._large else table.rights
         below = self._table(level - 1, entry, entry >> 6 & 3, entry & 3)
         return below._replace(rights=granted)
 
-    def _rights(self, entry: int, table: Table) -> int:
+    def _rights(self, entry: int, table: PageTable) -> int:
         return rights(not entry & _PROTECTED) & table.rights
 
-    def _table(self, level: int, origin: int, first: int, last: int) -> Table:
+    def _table(self, level: int, origin: int, first: int, last: int) -> PageTable:
         """Return a table whose entries are there by quarters."""
-        return Table(
+        return PageTable(
             *(f"{_NAMES[level]} table entry", origin & -4096, _SHIFTS[level], 11, level),
             first=first * 512,
             last=last * 512 + 511,

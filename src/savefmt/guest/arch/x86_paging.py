@@ -11,10 +11,10 @@ from savefmt.guest.paging import (
     ALL,
     EXECUTABLE,
     Page,
+    PageTable,
     PageTables,
     Read,
     Root,
-    Table,
     check_canonical,
     check_width,
     halves,
@@ -112,7 +112,7 @@ class X86PageTables(PageTables):
         top = control["cr3"] if root is None else root
         return cls(mode, top, read, bool(control["cr4"] & CR4_PSE))
 
-    def enter(self, address: int) -> Table | Page:
+    def enter(self, address: int) -> PageTable | Page:
         """Begin at CR3."""
         if self.mode in _WIDTH:
             check_canonical(address, _WIDTH[self.mode], self.mode)
@@ -130,7 +130,7 @@ class X86PageTables(PageTables):
         else:
             yield Root(0, top, range(1 << top.bits))
 
-    def decode(self, table: Table, entry: int) -> Table | Page | None:
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry that is present."""
         level = self._levels[table.level]
         granted = table.rights
@@ -146,8 +146,8 @@ class X86PageTables(PageTables):
             base |= (entry >> 13 & 0xFF) << 32
         return Page(base, length, granted)
 
-    def _table(self, level: int, address: int, granted: int) -> Table | Page:
+    def _table(self, level: int, address: int, granted: int) -> PageTable | Page:
         if not self._levels:
             return Page(0, 0)
         name, shift, bits, _ = self._levels[level]
-        return Table(name, address, shift, bits, level, granted)
+        return PageTable(name, address, shift, bits, level, granted)
