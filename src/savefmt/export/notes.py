@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from savefmt.errors import CorruptError
 from savefmt.export.elf import ElfClass
 from savefmt.guest.arch.base import CoreNote
 
@@ -29,7 +31,15 @@ def pack_notes(
     -------
     bytes
         One behind the other.
+
+    Raises
+    ------
+    CorruptError
+        If a register is longer than the architecture's.
     """
-    notes = [note for cpu in cpus for note in make(cpu)]
+    try:
+        notes = [note for cpu in cpus for note in make(cpu)]
+    except (struct.error, OverflowError) as error:
+        raise CorruptError(f"registers of a vCPU are longer than they can be: {error}") from error
     notes.sort(key=lambda note: note.owner == _QEMU)
     return b"".join(map(elf.pack_note, notes))

@@ -26,6 +26,9 @@ MAPPINGS_LIMIT = 1 << 20
 ADDRESSES_LIMIT = 64
 """Virtual addresses that are told of one place at most: a page may be mapped everywhere."""
 
+_ENTRIES_LIMIT = 1 << 16
+"""Entries of one table at most: no architecture has more, though some may be told so."""
+
 _VISITS_LIMIT = 4
 """How often a table is read as one of the same level.  Tables that lead back to themselves
 would go on for longer than anybody can wait; Windows has one such entry, on purpose."""
@@ -171,6 +174,9 @@ class Walk:
         if wanted is not None:
             span = range(max(span.start, wanted.start), min(span.stop, wanted.stop))
         if not span:
+            return []
+        if len(span) > _ENTRIES_LIMIT:
+            self.complete = False
             return []
         try:
             data = self._tables.read(table.address + span.start * size, size * len(span))

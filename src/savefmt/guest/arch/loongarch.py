@@ -51,7 +51,6 @@ def read_loongarch(vcpu: Vcpu) -> CpuRegisters:
     """Read the registers from a vCPU's section; CorruptError if some are missing."""
     tree = vcpu.tree
     general = need_all(tree, "env.gpr", 32)
-    need(tree, "env.CSR_CRMD")
     system: dict[str, int] = {}
     for field in tree.fields:
         name = field.name.removeprefix("env.CSR_").lower()
@@ -60,8 +59,10 @@ def read_loongarch(vcpu: Vcpu) -> CpuRegisters:
             many = isinstance(field.value, tuple)
             names = [f"{name}{number}" for number in range(len(values))] if many else [name]
             system |= dict(zip(names, values, strict=False))
+    for name in ("crmd", "era", "badv"):
+        system[name] = need(tree, f"env.CSR_{name.upper()}")
     system["fcsr0"] = tree.number("env.fcsr0") or 0
-    system["fcc"] = sum(bit << 8 * number for number, bit in enumerate(tree.numbers("env.cf")))
+    system["fcc"] = sum(bit << 8 * number for number, bit in enumerate(tree.numbers("env.cf")[:8]))
     quads = [_quads(tree, f"UD[{part}]") for part in range(4)]
     return CpuRegisters(
         architecture="loongarch64",

@@ -115,8 +115,8 @@ def _read_vectors(tree: Struct) -> dict[str, int]:
     lower = [int.from_bytes(value, "big") for value in _typed(tree, "vsr")]
     # QEMU sends their halves in its host's order: the lower one first.
     altivec = [int.from_bytes(value[8:] + value[:8], "big") for value in _typed(tree, "avr")]
-    lower += [0] * (len(floating) - len(lower))
-    found = [high << 64 | low for high, low in zip(floating, lower, strict=False)]
+    pairs = zip((floating + [0] * 32)[:32], (lower + [0] * 32)[:32], strict=True)
+    found = [high << 64 | low for high, low in pairs]
     return {f"vs{number}": value for number, value in enumerate([*found, *altivec])}
 
 

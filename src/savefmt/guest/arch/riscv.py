@@ -75,7 +75,8 @@ def read_riscv(vcpu: Vcpu) -> CpuRegisters:
     tree = vcpu.tree
     general = need_all(tree, "env.gpr", 32)
     bits = field_length(tree, "env.gpr") // 4
-    system = {"priv": need(tree, "env.priv"), "virt": tree.number("env.virt_enabled") or 0}
+    system = {"priv": need(tree, "env.priv"), "mstatus": need(tree, "env.mstatus")}
+    system |= {"virt": tree.number("env.virt_enabled") or 0}
     system["misa"] = (tree.number("env.misa_mxl") or 0) << bits - 2 | need(tree, "env.misa_ext")
     found = ((name, tree.number(f"env.{name}")) for name in _CONTROL)
     system |= {name: value for name, value in found if value is not None}

@@ -31,7 +31,6 @@ _NT_VXRS_HIGH = 0x30A
 _NT_GS_CB = 0x30B
 
 _SYSTEM = {
-    "prefix": "env.psa",
     "fpc": "env.fpc",
     "todpr": "env.todpr",
     "cputm": "env.cputm",
@@ -69,7 +68,7 @@ def read_s390x(vcpu: Vcpu) -> CpuRegisters:
     general = need_all(tree, "env.regs", 16)
     access = need_all(tree, "env.aregs", 16)
     control = need_all(tree, "env.cregs", 16)
-    system = {"psw_mask": need(tree, "env.psw.mask")}
+    system = {"psw_mask": need(tree, "env.psw.mask"), "prefix": need(tree, "env.psa")}
     found = {name: tree.number(field) for name, field in _SYSTEM.items()}
     system |= {name: value for name, value in found.items() if value is not None}
     system |= {f"c{number}": value for number, value in enumerate(control)}
