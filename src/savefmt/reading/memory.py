@@ -405,6 +405,7 @@ class GuestMemory:
             return block.read(image.file, first, count)
         from savefmt.reading.unpacked import read_pages
 
+        _ = image.file  # says so if it was closed, whatever is still in memory
         try:
             return read_pages(block, self._plain, image.stream_offset, first, count)
         except SavefmtError as error:
@@ -439,6 +440,7 @@ class GuestMemory:
         """
         number, first, count = self._locate(block, offset, length)
         store = self._store
+        _ = self._image.file  # says so if it was closed, whatever is still in memory
         if not length or isinstance(store, PageIndex):
             return memoryview(self.read(block, offset, length))
         pages = store[number]
@@ -451,11 +453,7 @@ class GuestMemory:
         return self._map[start : start + length]
 
     def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
-        """Check a range; return the number of its block, its first page, and how many.
-
-        What of a closed image is still in memory is not read either.
-        """
-        _ = self._image.file
+        """Check a range; return the number of its block, its first page, and how many."""
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
         if listed.ignored or number in self._left_out:
