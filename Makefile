@@ -19,7 +19,7 @@ C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/faults/*.[ch] tests/fu
 FUZZ_SECONDS ?= 60
 # What fuzzes the Python parsers: run with FUZZ_SECONDS in its environment, if it is there.
 FUZZ_PY ?= tests/fuzz/py/run
-PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
+PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py docs/sessions.py
 
 .PHONY: demo test test-newest-qemu test-forensics check csan fuzz format docs tables setup build wheels clean bench bench-quick
 .DELETE_ON_ERROR:
@@ -66,9 +66,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-# The tables of docs/choosing-a-format.md, from the data that savefmt judges by.
+# The tables of docs/choosing-a-format.md, from the data that savefmt judges by, and the
+# output in the sessions of the tutorial and the README.
 tables: build
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/sessions.py
 
 # About ten minutes, 16 GiB of disk, 8 GiB of memory; the quick one a minute and a tenth.
 bench: setup

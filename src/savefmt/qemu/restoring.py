@@ -268,7 +268,7 @@ class _Load:
 
     def run(self) -> None:
         """Load, and leave the guest paused."""
-        plain = self.image.layout is Layout.SEQUENTIAL and self.image.codec == "raw"
+        plain = self.image.layout is Layout.SEQUENTIAL and not self.image.packing.packed
         total = self.image.length - self.image.stream_offset if plain else 0
         self._meter = Meter(self.progress, total, "loading")
         migration.refuse_second(self.monitor)
