@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 
 import qemu_case
@@ -142,8 +143,9 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="savefmt-bench-", dir=args.dir) as disk,
         _folder_in(args.memory) as memory,
+        ExitStack() as mounts,
     ):
-        lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory))
+        lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory), mounts)
         machine = report.facts(lab.folder)
         rows = run_rows(lab, args.rows)
         curves = {} if args.no_curves else run_curves(lab)

@@ -51,12 +51,15 @@ class IOOptions:
     engine : str
         One of `ENGINES`: ``psync`` waits for each request, ``io_uring`` has many under
         way, ``auto`` takes io_uring where the kernel grants it.
+    clone : bool
+        Share pages with the source instead of copying them, where the file system can.
     """
 
     threads: int = 0
     direct: bool | None = None
     window: int = 2 << 20
     engine: str = "auto"
+    clone: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:

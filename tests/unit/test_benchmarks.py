@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +30,7 @@ RUN = Path(report.__file__).with_name("run.py")
 CHEAP = (
     "raw-sparse",
     "sparse-sparse",
+    "clone-xfs",
     "read-raw",
     "compare",
     "zstd-sparse",
@@ -41,11 +44,12 @@ CHEAP = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     memory = folder / "memory"
     memory.mkdir()
-    return Lab(folder, SCALES["tiny"], memory)
+    with ExitStack() as mounts:
+        yield Lab(folder, SCALES["tiny"], memory, mounts)
 
 
 def pair(ours: list[float], theirs: list[float]) -> Pair:

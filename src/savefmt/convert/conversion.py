@@ -372,6 +372,7 @@ class Conversion:
             target_codec=plan.codec,
             version=plan.envelope.version if plan.envelope else None,
             data_pages=outcome.data_pages if outcome else None,
+            cloned_length=outcome.cloned if outcome else 0,
             source_length=source_length,
             target_length=status.st_size if status else 0,
             target_disk_length=status.st_blocks * 512 if status else 0,

@@ -10,12 +10,14 @@ from savefmt.convert.sinks import Sink
 from savefmt.format.mappedram import Placement, encode_bitmap, plan
 from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.jobs import Emitter, move_pages
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.tail import COPY_LENGTH
+from savefmt.writing.clones import place_pages
 from savefmt.writing.output import OutputFile
 
 Pieces = Iterator[bytes | None]
@@ -234,22 +236,14 @@ def relocate(
     output.set_length(at)
     meter.total = sum(pages.present * pages.page_size for pages in mapped.pages)
     offsets = [place.pages_offset if place else 0 for place in places]
-    tables = move_pages(
-        image.file,
-        mapped.pages,
-        io,
-        meter.update,
-        target=file,
-        target_offsets=offsets,
-        key=key,
-    )
+    moved = place_pages(image.file, mapped.pages, file, offsets, io, meter.update, key=key)
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
             file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
     for piece in _copy(image, mapped.list_end, image.length, cuts):
         file.write(piece, at)
         at += len(piece)
-    return _outcome(image, tables)
+    return replace(_outcome(image, moved.sums), cloned=moved.cloned)
 
 
 def _place_blocks(

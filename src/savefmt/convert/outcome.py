@@ -18,8 +18,11 @@ class Outcome:
         `Tail.devices_digest`.
     data_pages : int or None
         Pages with content.
+    cloned : int
+        Bytes of pages that were cloned, not copied.
     """
 
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
+    cloned: int = 0

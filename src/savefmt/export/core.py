@@ -16,7 +16,7 @@ from savefmt.export.plans import Plan
 from savefmt.export.stretches import Segment, total
 from savefmt.guest.registers import HFLAGS_LONG_MODE, Registers, X86Registers
 from savefmt.image import SaveImage
-from savefmt.model import Finding, PhysicalRange, Severity
+from savefmt.model import Finding, Layout, PhysicalRange, Severity
 from savefmt.native.pages import Watch
 from savefmt.writing.output import OutputFile
 
@@ -93,7 +93,7 @@ def plan_core(
     headers = _loads(placed) + _virtual_loads(placed, inside)
     end = placed[-1].offset + placed[-1].segment.length
     told = vmcoreinfo.announced(image, findings)
-    watch = vmcoreinfo.watch()
+    watch = None if _lies_there(image, told) else vmcoreinfo.watch()
 
     def finish(output: OutputFile, findings: list[Finding]) -> str | None:
         info = _find_vmcoreinfo(output, placed, told, watch, findings)
@@ -111,6 +111,13 @@ def plan_core(
         return info.source if info is not None else None
 
     return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
+
+
+def _lies_there(image: SaveImage, told: vmcoreinfo.Announced | None) -> bool:
+    """Whether the device tells right, so that nobody need look for it in all pages."""
+    if told is None or image.layout is not Layout.MAPPED_RAM:
+        return False
+    return vmcoreinfo.from_device(image.guest.physical.read, told) is not None
 
 
 def _refuse_empty(segments: Sequence[Segment]) -> None:
@@ -188,7 +195,7 @@ def _find_vmcoreinfo(
     output: OutputFile,
     placed: Sequence[Placed],
     told: vmcoreinfo.Announced | None,
-    watch: Watch,
+    watch: Watch | None,
     findings: list[Finding],
 ) -> vmcoreinfo.VmcoreInfo | None:
     """Find VMCOREINFO in the pages as they were just written."""
@@ -200,18 +207,21 @@ def _find_vmcoreinfo(
             raise AddressError(f"no memory at guest-physical address {address:#x}")
         return b"".join(output.file.read(count, offset) for _, offset, count in parts)
 
-    def seen() -> Iterator[tuple[int, bytes]]:
+    def seen(hits: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         starts = [item.offset for item in placed]
-        for offset in watch.hits:
+        for offset in hits:
             item = placed[bisect_right(starts, offset) - 1]
             length = min(vmcoreinfo.MAX_NOTE, item.offset + item.segment.length - offset)
             data = output.file.read(length, offset)
             yield item.segment.address + offset - item.offset, data
 
-    if watch.full:
-        findings.append(vmcoreinfo.too_many(len(watch.hits)))
     info = vmcoreinfo.from_device(read, told)
-    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen()), findings)
+    if watch is None:
+        return info
+    hits = watch.hits
+    if watch.full:
+        findings.append(vmcoreinfo.too_many(len(hits)))
+    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen(hits)), findings)
 
 
 # --- QEMU's layout ---

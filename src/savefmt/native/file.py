@@ -90,6 +90,11 @@ class File:
         return self._handle
 
     @property
+    def descriptor(self) -> int:
+        """The buffered descriptor, for what the C core does not do; valid until `close()`."""
+        return int(lib.sf_file_descriptor(self.handle))
+
+    @property
     def length(self) -> int:
         """Length in bytes when it was opened."""
         return int(lib.sf_file_length(self.handle))
@@ -110,8 +115,7 @@ class File:
         import mmap
 
         try:
-            fd = lib.sf_file_descriptor(self.handle)
-            return mmap.mmap(fd, self.length, prot=mmap.PROT_READ)
+            return mmap.mmap(self.descriptor, self.length, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:
             reason = f"cannot map the file: {error}"
             raise ImageIOError(reason, errno=getattr(error, "errno", 0), path=self.path) from error

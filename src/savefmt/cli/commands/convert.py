@@ -10,6 +10,7 @@ import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
     Commands,
+    clone_option,
     common_options,
     file_argument,
     io_of,
@@ -75,6 +76,7 @@ def add(commands: Commands) -> None:
     )
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -8,6 +8,7 @@ import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
     Commands,
+    clone_option,
     common_options,
     file_argument,
     io_of,
@@ -70,6 +71,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.parser import (
     Commands,
+    clone_option,
     common_options,
     file_argument,
     io_of,
@@ -84,6 +85,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
     )
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

@@ -301,12 +301,19 @@ def conversion_lines(report: ConversionReport) -> Iterator[str]:
         yield f"  {many(report.data_pages, 'page')} with data"
     for change in report.changes:
         yield f"  changed: {plain(change)}"
+    yield from cloned_line(report.cloned_length)
     if not report.dry_run:
         how = "direct" if report.direct else "buffered"
         rate = report.source_length / report.seconds if report.seconds else 0
         yield f"  in {duration(report.seconds)} ({brief_size(rate)}/s read, {how})"
     if report.digest is not None:
         yield f"  verified: {report.digest}"
+
+
+def cloned_line(length: int) -> Iterator[str]:
+    """Tell what did not have to be copied, if anything."""
+    if length:
+        yield f"  cloned {brief_size(length)} of pages"
 
 
 def comparison_lines(

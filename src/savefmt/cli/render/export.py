@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from savefmt.cli.render.common import brief_size, duration, fields, many, plain, size
+from savefmt.cli.render.common import brief_size, cloned_line, duration, fields, many, plain, size
 from savefmt.model import Severity
 from savefmt.reports import ExportReport
 
@@ -55,6 +55,7 @@ def export_lines(report: ExportReport) -> Iterator[str]:
     if report.dry_run:
         return
     yield f"  {size(report.target_length)}, {size(report.target_disk_length)} on disk"
+    yield from cloned_line(report.cloned_length)
     how = "direct" if report.direct else "buffered"
     rate = report.source_length / report.seconds if report.seconds else 0
     yield f"  in {duration(report.seconds)} ({brief_size(rate)}/s read, {how})"
