@@ -23,6 +23,7 @@ from savefmt.format.cursor import ChunkCursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC, Configuration
+from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.model import (
     Finding,
@@ -38,7 +39,7 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.reading.mapped import ByteOrder, MappedStream, ram_blocks, read_mapped
 from savefmt.reading.stored import DIRECT_FROM as DIRECT_FROM
 from savefmt.reading.stored import format_uuid, open_file
 from savefmt.reading.traverse import read_head
@@ -72,6 +73,8 @@ class SaveImage:
         False opens unfinished images too and collects oddities in `findings`.
     index : str or os.PathLike, optional
         As for `savefmt.open`.
+    follow : bool
+        Take a thin image's memory and devices from its base; False shows its own stream.
 
     Attributes
     ----------
@@ -87,6 +90,8 @@ class SaveImage:
         The stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
+    base : SaveImage or None
+        The image that holds the memory of a thin one.
     """
 
     def __init__(
@@ -96,8 +101,10 @@ class SaveImage:
         io: IOOptions = IOOptions(),
         strict: bool = True,
         index: StrPath | None = None,
+        follow: bool = True,
     ) -> None:
         self.filename = path
+        self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -106,6 +113,8 @@ class SaveImage:
         self._file = open_file(path, io)
         try:
             self._read_head()
+            if follow and self.codec == "raw" and (mark := ThinMark.find(self.description)):
+                self._follow(mark)
         except SavefmtError as error:
             self.close()
             error.path = error.path or self.path
@@ -136,6 +145,29 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _follow(self, mark: ThinMark) -> None:
+        """Take file, memory and devices from the base, and keep the envelope."""
+        from savefmt.reading.thinbase import check_base, without_base
+
+        try:
+            base = SaveImage(mark.path, io=self._io, follow=False)
+            try:
+                check_base(mark, base)
+            except BaseException:
+                base.close()
+                raise
+        except SavefmtError as error:
+            if self._strict:
+                error.message = f"the memory of this thin image lies elsewhere: {error.message}"
+                raise
+            self.findings.append(without_base(mark, error))
+            return
+        self.base = base
+        self._file, base._file = base._file, self._file  # so that closing closes both
+        self.length, self.stream_offset = base.length, base.stream_offset
+        self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
+        del self.__dict__["description"]
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -188,6 +220,8 @@ class SaveImage:
         if memory is not None:
             memory.close()
         self._file.close()
+        if self.base is not None:
+            self.base.close()
 
     @property
     def file(self) -> File:
@@ -237,7 +271,7 @@ class SaveImage:
     @property
     def mislabelled(self) -> bool:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
-        if self.envelope is None:
+        if self.envelope is None or self.base is not None:
             return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
@@ -300,33 +334,8 @@ class SaveImage:
     @cached_property
     def blocks(self) -> Mapping[str, RamBlock]:
         """RAM blocks by idstr, in file order."""
-        if self.layout is Layout.MAPPED_RAM:
-            pages = self.mapped.pages
-            return MappingProxyType(
-                {
-                    block.idstr: RamBlock(
-                        block.idstr,
-                        block.used_length,
-                        block.page_size,
-                        None if block.ignored else own.present,
-                        None if block.ignored else own.count - own.present,
-                        block.ignored,
-                        block.guest_address,
-                    )
-                    for block, own in zip(self.head.blocks.blocks, pages, strict=True)
-                }
-            )
-        return MappingProxyType(
-            {
-                block.idstr: RamBlock(
-                    block.idstr,
-                    block.used_length,
-                    block.page_size,
-                    guest_address=block.guest_address,
-                )
-                for block in self.head.blocks.blocks
-            }
-        )
+        pages = self.mapped.pages if self.layout is Layout.MAPPED_RAM else None
+        return MappingProxyType(ram_blocks(self.head.blocks, pages))
 
     @cached_property
     def sections(self) -> Sequence[Section] | None:

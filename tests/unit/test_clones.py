@@ -18,6 +18,7 @@ import savefmt
 from savefmt import ImageIOError, IOOptions, Layout
 from savefmt.edit import set_xml
 from savefmt.image import SaveImage
+from savefmt.native.allocated import set_bits
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages
 from savefmt.writing import clones
@@ -267,6 +268,6 @@ def test_pages_off_the_borders_of_blocks_are_not_tried(
 def test_bits_are_set_as_by_hand(first: int, end: int) -> None:
     mask = bytearray(8)
 
-    clones._set_bits(mask, first, end)
+    set_bits(mask, first, end)
 
     assert int.from_bytes(mask, "little") == sum(1 << i for i in range(first, end))

@@ -13,12 +13,14 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from savefmt.errors import ImageIOError
+from savefmt.errors import ConversionError, ImageIOError
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions
+from savefmt.native.allocated import clear_pages, stored_pages
 from savefmt.native.file import File
 from savefmt.native.jobs import OnBytes, move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, page_runs
+from savefmt.writing.output import OutputFile
 
 _CLONE_RANGE = 0x4020940D
 _RANGE = struct.Struct("=qQQQ")
@@ -40,7 +42,6 @@ _CANNOT = frozenset(
         errno.EXDEV,
     }
 )
-_INVERSE = bytes(255 - byte for byte in range(256))
 
 Piece = tuple[int, int]
 """Offset in a block, and length."""
@@ -139,6 +140,33 @@ def place_pages(
     return Moved([table for table in sums if table] if key else None, cloned)
 
 
+def clone_file(source: str, target: str) -> None:
+    """Make a file that shares all of another's content, under a new name.
+
+    Raises
+    ------
+    ConversionError
+        If the target exists, or the two cannot share.
+    ImageIOError
+        What the operating system refused.
+    """
+    with OutputFile(target, overwrite=False, direct=False) as output:
+        try:
+            with open(source, "rb") as file:
+                fcntl.ioctl(
+                    output.file.descriptor, _CLONE_RANGE, _RANGE.pack(file.fileno(), 0, 0, 0)
+                )
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise ImageIOError.from_os(error, path=source) from error
+            raise ConversionError(
+                "the two files cannot share their pages here; make the copy with "
+                "cp --sparse=always, and name that",
+                path=target,
+            ) from error
+        output.commit()
+
+
 def _present_length(block: BlockPages) -> int:
     return block.present * block.page_size
 
@@ -198,10 +226,9 @@ def _copy(source: File, start: int, target: File, offset: int, length: int) -> N
 
 def _unstale(source: File, block: BlockPages) -> Iterator[Piece]:
     """Yield all of a block but its stale pages: bits clear, and the file not empty there."""
-    size, mask = block.page_size, _stored_mask(source, block)
-    stale = _and(block.bitmap.translate(_INVERSE), mask)
+    size = block.page_size
     at = 0
-    for run in page_runs(stale, block.count):
+    for run in page_runs(clear_pages(source, block), block.count):
         yield from _pieces(at * size, run.first * size, _PIECE_LENGTH)
         at = run.first + run.count
     yield from _pieces(at * size, block.count * size, _PIECE_LENGTH)
@@ -210,7 +237,7 @@ def _unstale(source: File, block: BlockPages) -> Iterator[Piece]:
 def _stored(source: File, block: BlockPages) -> Iterator[Piece]:
     """Yield the present pages of a block that are no holes."""
     size = block.page_size
-    for run in page_runs(_and(block.bitmap, _stored_mask(source, block)), block.count):
+    for run in page_runs(stored_pages(source, block), block.count):
         yield from _pieces(run.first * size, (run.first + run.count) * size, _COPY_LENGTH)
 
 
@@ -218,32 +245,6 @@ def _pieces(start: int, end: int, most: int) -> Iterator[Piece]:
     while start < end:
         yield start, min(most, end - start)
         start += most
-
-
-def _stored_mask(source: File, block: BlockPages) -> bytes:
-    """Return a bit for each page that is no hole in the file."""
-    size = block.page_size
-    mask = bytearray(len(block.bitmap))
-    for start, length in source.extents(block.offset, block.offset + block.count * size):
-        first, last = (start - block.offset) // size, -(-(start - block.offset + length) // size)
-        _set_bits(mask, first, last)
-    return bytes(mask)
-
-
-def _set_bits(mask: bytearray, first: int, end: int) -> None:
-    begin, last = first // 8, (end - 1) // 8
-    head, tail = 0xFF << first % 8 & 0xFF, 0xFF >> 7 - (end - 1) % 8
-    if begin == last:
-        mask[begin] |= head & tail
-        return
-    mask[begin] |= head
-    mask[begin + 1 : last] = b"\xff" * (last - begin - 1)
-    mask[last] |= tail
-
-
-def _and(one: bytes | bytearray, other: bytes) -> bytes:
-    both = int.from_bytes(one, "little") & int.from_bytes(other, "little")
-    return both.to_bytes(len(one), "little")
 
 
 def _file_system(fd: int) -> str:

@@ -24,7 +24,7 @@ from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
-    from savefmt.qemu import RestoreReport
+    from savefmt.qemu import CommandSkeleton, RestoreReport
 
 _EPILOG = """\
 QEMU must have been started with the machine, the memory and the devices of the saved guest,
@@ -47,6 +47,18 @@ def add(commands: Commands) -> None:
     monitor_option(whither)
     whither.add_argument(
         "--print-command", action="store_true", help="print a QEMU command line to start from"
+    )
+    instant = parser.add_argument_group("instantly (mapped-ram images)")
+    instant.add_argument(
+        "--instant",
+        action="store_true",
+        help="let QEMU map the image as the guest's memory instead of loading it",
+    )
+    file_argument(
+        instant,
+        "--writable-copy",
+        metavar="FILE",
+        help="let the guest write into FILE, which shares the image's pages at first",
     )
     group = parser.add_argument_group("how to read it")
     channels_option(group)
@@ -71,19 +83,20 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None and not args.print_command:
         usage_error(args, "into which QEMU? --qmp names its socket")
+    if args.writable_copy is not None and not args.instant:
+        usage_error(args, "--writable-copy goes with --instant")
+    if args.instant and (args.parallel or args.bypass_cache):
+        usage_error(args, "with --instant nothing is loaded that --parallel or --bypass-cache help")
     try:
         if args.print_command:
-            from savefmt.qemu import command_line
-
-            with savefmt.open(args.image) as image:
-                skeleton = command_line(image)
+            skeleton = _command(args)
             if ui.json:
                 ui.document(command=asdict(skeleton))
             else:
                 ui.say(command_lines(skeleton))
             return ExitCode.GOOD
         with once_interrupted(ui):
-            report = _restore(args, ui)
+            report = _restore_on_image(args, ui) if args.instant else _restore(args, ui)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED
@@ -92,6 +105,36 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     elif not ui.quiet:
         ui.say(restore_lines(report))
     return ExitCode.GOOD
+
+
+def _command(args: argparse.Namespace) -> CommandSkeleton:
+    if not args.instant:
+        from savefmt.qemu import command_line
+
+        with savefmt.open(args.image) as image:
+            return command_line(image)
+    from savefmt.instant import instant_command, make_copy
+
+    with savefmt.open(args.image) as image:
+        if args.writable_copy is not None:
+            make_copy(image, args.writable_copy)
+        return instant_command(image, copy=args.writable_copy)
+
+
+def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
+    from savefmt.compat import config
+    from savefmt.instant import restore_on_image
+
+    with ui.progress(args.image) as progress:
+        return restore_on_image(
+            args.image,
+            qmp=args.qmp,
+            running=args.running,
+            copy=args.writable_copy,
+            io=IOOptions(threads=args.threads),
+            timeout=config.load().timeout,
+            progress=progress,
+        )
 
 
 def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:

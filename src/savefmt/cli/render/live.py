@@ -10,6 +10,7 @@ from savefmt.cli.render.common import duration, plain, size
 from savefmt.model import Layout
 
 if TYPE_CHECKING:
+    from savefmt.instant.outcomes import CloneReport
     from savefmt.qemu.report import CommandSkeleton, RestoreReport, SaveReport
 
 
@@ -68,10 +69,34 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
     yield f"{plain(report.image)}: restored ({plain(report.machine)})"
     yield f"form:          {name}{_way(report.channels, report.direct)}"
     yield f"RAM:           {size(report.ram_length)}"
+    if report.mapped_length:
+        yield f"mapped:        {size(report.mapped_length)}, not loaded"
     yield f"time:          {duration(report.seconds)}"
     yield f"guest:         {report.state}"
     for note in report.notes:
         yield f"note: {plain(note)}"
+
+
+def clone_lines(report: CloneReport) -> Iterator[str]:
+    """Tell what ``savefmt clone`` made.
+
+    Parameters
+    ----------
+    report : CloneReport
+        What `savefmt.instant.clone` returned.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    yield f"{plain(report.base)}: {size(report.mapped_length)} of memory, for all of them"
+    for guest in report.guests:
+        how = f"sh {guest.script}" if guest.script else f"virsh restore {guest.image}"
+        yield f"{plain(guest.name)}  {guest.uuid}  {plain(how)}"
+    yield f"{size(report.thin_length)} each, in {duration(report.seconds)}"
+    for remark in report.remarks:
+        yield f"note: {plain(remark)}"
 
 
 def command_lines(skeleton: CommandSkeleton) -> Iterator[str]:
