@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import savefmt
 from interop import linux
 from interop.live import LiveGuest
-from interop.qemu import Guest, wait_for
+from interop.qemu import wait_for
 from interop.test_qemu_loads import linux_arguments
-from savefmt import ConversionError, instant
+from savefmt import instant
 from savefmt.image import SaveImage
 from savefmt.instant.startcommand import backend
-from savefmt.native.allocated import stale_runs
-from savefmt.qemu import MigrationError
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
-from savefmt.convert.planning import Target
+from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import Sink
-from savefmt.format.mappedram import Placement, encode_bitmap, plan
+from savefmt.format.mappedram import Placement, encode_bitmap, place_all
 from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
 from savefmt.format.thin import ThinMark
@@ -227,7 +227,7 @@ def relocate(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
-    target: Target,
+    target: TargetForm,
 ) -> Outcome:
     """Write the same mapped-ram stream at another offset, stale pages left out.
 
@@ -241,7 +241,7 @@ def relocate(
         Where the stream begins in it.
     io, key, meter
         As everywhere.
-    target : Target
+    target : TargetForm
         What to leave out of the stream, how blocks are named, and where pages go.
 
     Returns
@@ -296,7 +296,7 @@ def _place_blocks(
                 )
             )
         else:
-            (place,) = plan((block,), at, page_size, align=align)
+            (place,) = place_all((block,), at, page_size, align=align)
             places.append(place)
             at = place.next_offset
     return places

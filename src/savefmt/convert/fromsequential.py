@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
-from savefmt.convert.planning import Target
+from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import NullSink, Sink
 from savefmt.errors import ConversionError
 from savefmt.format import ram
-from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, plan
+from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, place_all
 from savefmt.format.ram import BlockList, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import (
     IGNORE_SHARED,
@@ -60,7 +60,7 @@ class MappedWriter:
         Sum the pages on the way.
     source : str
         For error messages.
-    target : Target
+    target : TargetForm
         Which commands to leave out, how blocks are named, and where pages go.
     """
 
@@ -72,7 +72,7 @@ class MappedWriter:
         byte_order: ByteOrder,
         key: SumKey | None,
         source: str,
-        target: Target,
+        target: TargetForm,
     ) -> None:
         self._target = target
         self._dropped = {start for start, _ in target.cuts}
@@ -126,7 +126,7 @@ class MappedWriter:
         self._write(head.pack() + pack_word(blocks.total, RamFlag.MEM_SIZE))
         self._blocks = blocks
         listed = self._target.renamed(blocks.blocks)
-        self._placements = plan(listed, self._at, blocks.page_size, align=self._target.align)
+        self._placements = place_all(listed, self._at, blocks.page_size, align=self._target.align)
         for block, place in zip(listed, self._placements, strict=True):
             self._at = place.entry_offset
             self._write(pack_block_entry(block.name, block.used_length, header=place.header))
@@ -191,7 +191,7 @@ def scatter_stream(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
-    target: Target,
+    target: TargetForm,
 ) -> Outcome:
     """Write the mapped-ram form of a sequential image, in one pass.
 
@@ -207,7 +207,7 @@ def scatter_stream(
         Of the bitmaps.
     io, key, meter
         As everywhere.
-    target : Target
+    target : TargetForm
         What to leave out of the stream, how blocks are named, and where pages go.
 
     Returns

@@ -6,7 +6,7 @@ import os
 import re
 
 from savefmt.convert.conversion import Conversion
-from savefmt.convert.planning import Request, plan_target
+from savefmt.convert.planning import ConversionRequest, choose_form
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.frozen import replace
 from savefmt.image import SaveImage
@@ -70,10 +70,10 @@ def detach(
             changes.append(f"memory taken from {os.fspath(saved.base.filename)}")
         if not changes:
             raise ConversionError("nothing ties this image to another; it is ordinary already")
-        request = Request(Layout.MAPPED_RAM, None, None, False, False)
-        plan = plan_target(request, envelope, saved.layout, saved.codec)
-        plan = replace(plan, names=renamed, changes=(*plan.changes, *changes))
-        work = Conversion(saved, os.fspath(target), plan, io, progress)
+        request = ConversionRequest(Layout.MAPPED_RAM, None, None, False, False)
+        form = choose_form(request, envelope, saved.layout, saved.codec)
+        form = replace(form, names=renamed, changes=(*form.changes, *changes))
+        work = Conversion(saved, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
         try:

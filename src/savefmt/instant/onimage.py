@@ -15,7 +15,7 @@ from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.qemu import migration
 from savefmt.qemu.hosted import look, ram_blocks
 from savefmt.qemu.report import RestoreReport
-from savefmt.qemu.restoring import Load, LoadPlan, pages_file, refuse_other_guest
+from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_other_guest
 from savefmt.qmp import Monitor, MonitorError
 
 _LOCK_NAME = "savefmt-base"
@@ -73,7 +73,7 @@ def restore_on_image(
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         notes = [] if lend_lock(monitor, path) else ["nothing keeps others from changing the image"]
         stream = thin_stream(saved, {block.idstr for block in mapped}, io)
-        Load(monitor, saved, LoadPlan(frozenset(), 0, False), progress, stream).run()
+        Load(monitor, saved, LoadChoice(frozenset(), 0, False), progress, stream).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:

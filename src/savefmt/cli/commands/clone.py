@@ -6,17 +6,14 @@ import argparse
 import re
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     common_options,
-    file_argument,
     output_options,
     threads_option,
-    usage_error,
 )
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -55,9 +52,16 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.instant.outcomes import CloneReport
+
+    return ({"clone": CloneReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Make the clones."""
-    from savefmt.cli.render.live import clone_lines
+    from savefmt.cli.render.clone import clone_lines
     from savefmt.instant import clone, clone_for_libvirt
 
     if not args.libvirt and (args.name or args.uuid):
@@ -65,24 +69,20 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if args.uuid and args.count != 1:
         usage_error(args, "one UUID cannot be that of several guests")
     io = IOOptions(threads=args.threads)
-    try:
-        if args.libvirt:
-            report = clone_for_libvirt(
-                args.image,
-                args.folder,
-                count=args.count,
-                name=args.name,
-                uuid=args.uuid,
-                overwrite=args.force,
-                io=io,
-            )
-        else:
-            report = clone(args.image, args.folder, count=args.count, overwrite=args.force, io=io)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    if args.libvirt:
+        report = clone_for_libvirt(
+            args.image,
+            args.folder,
+            count=args.count,
+            name=args.name,
+            uuid=args.uuid,
+            overwrite=args.force,
+            io=io,
+        )
+    else:
+        report = clone(args.image, args.folder, count=args.count, overwrite=args.force, io=io)
     if ui.json:
-        ui.document(clone=asdict(report))
+        ui.document(clone=report)
     elif not ui.quiet:
         ui.say(clone_lines(report))
     return ExitCode.GOOD

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     clone_option,
     common_options,
-    file_argument,
     io_of,
     io_options,
     output_options,
 )
-from savefmt.cli.render import common as render
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.convert import conversion_lines
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 
 _EPILOG = """\
 The result is sparse (mapped-ram) and needs no other file; savefmt convert makes other
@@ -46,25 +45,28 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import ConversionReport
+
+    return ({"conversion": ConversionReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Detach once."""
     from savefmt.instant import detach
 
-    try:
-        with ui.progress(args.image) as progress:
-            report = detach(
-                args.image,
-                args.target,
-                overwrite=args.force,
-                verify=args.verify,
-                io=io_of(args),
-                progress=progress,
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.FAILED
+    with ui.progress(args.image) as progress:
+        report = detach(
+            args.image,
+            args.target,
+            overwrite=args.force,
+            verify=args.verify,
+            io=io_of(args),
+            progress=progress,
+        )
     if ui.json:
-        ui.document(conversion=render.fields(report))
+        ui.document(conversion=report)
     elif not ui.quiet:
-        ui.say(render.conversion_lines(report))
+        ui.say(conversion_lines(report))
     return ExitCode.GOOD

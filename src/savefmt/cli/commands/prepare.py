@@ -6,19 +6,18 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     clone_option,
     common_options,
-    file_argument,
     io_of,
     io_options,
     number,
     output_options,
 )
-from savefmt.cli.render import common as render
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.convert import conversion_lines
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 from savefmt.model import Layout
 
 _DEFAULT_ALIGN = 1 << 20
@@ -57,25 +56,28 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import ConversionReport
+
+    return ({"conversion": ConversionReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Prepare once."""
-    try:
-        with ui.progress(args.image) as progress:
-            report = savefmt.convert(
-                args.image,
-                args.target,
-                layout=Layout.MAPPED_RAM,
-                overwrite=args.force,
-                verify=args.verify,
-                align=args.align,
-                io=io_of(args),
-                progress=progress,
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.FAILED
+    with ui.progress(args.image) as progress:
+        report = savefmt.convert(
+            args.image,
+            args.target,
+            layout=Layout.MAPPED_RAM,
+            overwrite=args.force,
+            verify=args.verify,
+            align=args.align,
+            io=io_of(args),
+            progress=progress,
+        )
     if ui.json:
-        ui.document(conversion=render.fields(report))
+        ui.document(conversion=report)
     elif not ui.quiet:
-        ui.say(render.conversion_lines(report))
+        ui.say(conversion_lines(report))
     return ExitCode.GOOD
