@@ -90,8 +90,8 @@ class SaveImage:
         The stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
-    base : SaveImage or None
-        The image that holds the memory of a thin one.
+    mark, base : ThinMark and SaveImage, or None
+        What a thin image says of its base, and that itself where it is followed.
     """
 
     def __init__(
@@ -113,8 +113,9 @@ class SaveImage:
         self._file = open_file(path, io)
         try:
             self._read_head()
-            if follow and self.codec == "raw" and (mark := ThinMark.find(self.description)):
-                self._follow(mark)
+            self.mark = ThinMark.find(self.description)
+            if follow and self.mark is not None:
+                self._follow(self.mark)
         except SavefmtError as error:
             self.close()
             error.path = error.path or self.path
@@ -524,6 +525,7 @@ class SaveImage:
             sections=tuple(self.sections) if self.sections is not None else None,
             logical_length=status.st_size,
             disk_length=status.st_blocks * 512,
+            base=self.mark.path if self.mark else None,
         )
 
     def _state(self) -> str:

@@ -191,6 +191,8 @@ class ImageSummary:
         Device sections; None where only a full read could tell.
     logical_length, disk_length : int
         Bytes as `stat` counts them, and bytes allocated on disk.
+    base : str or None
+        The image that the memory of a thin one lies in.
     """
 
     path: str
@@ -212,6 +214,7 @@ class ImageSummary:
     sections: tuple[Section, ...] | None
     logical_length: int
     disk_length: int
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

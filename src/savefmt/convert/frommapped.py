@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
@@ -39,6 +39,9 @@ class SequentialForm:
         Other names for some of its blocks.
     mark : ThinMark, optional
         What the description shall tell besides.
+    patches : sequence of (int, bytes), optional
+        Bytes to put in the place of as many behind the RAM, by place in the source,
+        ascending.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class SequentialForm:
         *,
         names: Mapping[bytes, bytes] | None = None,
         mark: ThinMark | None = None,
+        patches: Sequence[tuple[int, bytes]] = (),
     ) -> None:
+        self._patches = patches
         self._image = image
         self._cuts = cuts
         self._names = names or {}
@@ -91,7 +96,12 @@ class SequentialForm:
         if self._mark is None:
             yield from tail.pieces(description)
             return
-        yield from tail.chunks(tail.start, tail.end if description is None else description.offset)
+        at, end = tail.start, tail.end if description is None else description.offset
+        for place, patch in self._patches:
+            yield from tail.chunks(at, place)
+            yield patch
+            at = place + len(patch)
+        yield from tail.chunks(at, end)
         yield self._mark.put_into(description).pack()
 
     @property

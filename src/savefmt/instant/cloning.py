@@ -69,7 +69,7 @@ def clone(
     with SaveImage(image, io=io) as saved:
         blocks = _prepare(saved, count)
         place = _folder(folder)
-        stream = b"".join(_thin(saved, blocks, {}, io))
+        stream = b"".join(_thin(saved, blocks, {}, io, wake=_ran(saved)))
         guests = []
         for number in range(count):
             guest = _guest(saved, place, number)
@@ -169,13 +169,23 @@ def _folder(folder: StrPath) -> str:
 
 
 def _thin(
-    image: SaveImage, blocks: Sequence[MappedBlock], names: dict[str, str], io: IOOptions
+    image: SaveImage,
+    blocks: Sequence[MappedBlock],
+    names: dict[str, str],
+    io: IOOptions,
+    *,
+    wake: bool = False,
 ) -> Iterator[bytes]:
     base = image.base or image
     pairs = tuple((names.get(block.idstr, block.idstr), block.idstr) for block in blocks)
     mapped = {block.idstr for block in blocks}
-    for piece in thin_stream(image, mapped, io, names=names, mark=mark_of(base, pairs)):
+    mark = mark_of(base, pairs)
+    for piece in thin_stream(image, mapped, io, names=names, mark=mark, wake=wake):
         yield bytes(piece)
+
+
+def _ran(image: SaveImage) -> bool:
+    return image.envelope is not None and bool(image.envelope.was_running)
 
 
 def _write(path: str, data: bytes, mode: int, overwrite: bool) -> None:
@@ -217,7 +227,6 @@ def _guest(image: SaveImage, place: str, number: int) -> ClonedGuest:
 def _script(image: SaveImage, guest: ClonedGuest) -> str:
     """Return a shell script that starts a guest; what comes from the image is quoted."""
     skeleton = instant_command(image)
-    paused = image.envelope is None or not image.envelope.was_running
     own = {
         "-name": f"guest={guest.name}",
         "-uuid": guest.uuid,
@@ -226,7 +235,7 @@ def _script(image: SaveImage, guest: ClonedGuest) -> str:
     }
     lines = []
     for word in skeleton.words:
-        if word[0] in own or (word == ("-S",) and not paused):
+        if word[0] in own or (word == ("-S",) and _ran(image)):
             continue
         lines.append(" ".join(map(shlex.quote, word)))
     lines += [f"{option} {shlex.quote(value)}" for option, value in own.items()]

@@ -13,6 +13,10 @@ from savefmt.native.allocated import stale_runs
 from savefmt.native.jobs import Emitter
 from savefmt.native.pages import BlockPages
 
+_STATE = "globalstate"
+_STATE_LENGTH = 4 + 100
+"""Length of the name of a run state, and room for the name."""
+
 
 def thin_stream(
     image: SaveImage,
@@ -21,6 +25,7 @@ def thin_stream(
     *,
     names: Mapping[str, str] | None = None,
     mark: ThinMark | None = None,
+    wake: bool = False,
 ) -> Iterator[bytes | memoryview]:
     """Yield the sequential form of an image, without records for blocks that are mapped.
 
@@ -39,6 +44,8 @@ def thin_stream(
         Other names for some blocks.
     mark : ThinMark, optional
         For a stream that is kept: where its memory lies.
+    wake : bool
+        For a stream that is kept: have QEMU run the guest by itself once it is loaded.
 
     Yields
     ------
@@ -59,13 +66,23 @@ def thin_stream(
         name = wire.get(pages.name, pages.name)
         same = BlockPages(name, pages.count, pages.page_size, pages.offset, pages.bitmap)
         (own if block.idstr in mapped else others).append(same)
-    for piece in SequentialForm(image, names=wire, mark=mark).pieces():
+    patches = _waking(image) if wake else ()
+    for piece in SequentialForm(image, names=wire, mark=mark, patches=patches).pieces():
         if piece is not None:
             yield piece
             continue
         for pages in own:
             yield from _stale_records(image, pages)
         yield from Emitter(image.file, others, None).chunks(io)
+
+
+def _waking(image: SaveImage) -> tuple[tuple[int, bytes], ...]:
+    """Return what makes the stream say that the guest ran: who saves a guest holds it first."""
+    for section in image.sections or ():
+        if section.idstr == _STATE and section.offset and section.length == _STATE_LENGTH:
+            name = b"running\0"
+            return ((section.offset, len(name).to_bytes(4, "big") + name.ljust(100, b"\0")),)
+    return ()
 
 
 def _stale_records(image: SaveImage, pages: BlockPages) -> Iterator[bytes]:
