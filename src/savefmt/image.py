@@ -165,7 +165,8 @@ class SaveImage:
             self.findings.append(without_base(mark, error))
             return
         self.base = base
-        self._file, base._file = base._file, self._file  # so that closing closes both
+        self._file.close()
+        self._file = base._file
         self.length, self.stream_offset = base.length, base.stream_offset
         self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
         del self.__dict__["description"]

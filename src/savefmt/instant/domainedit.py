@@ -16,12 +16,15 @@ _COMMANDLINE, _ARG = f"{NAMESPACE} commandline", f"{NAMESPACE} arg"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An element: its path with namespaces, and where it begins, its content ends, it ends."""
+    """An element: its path with namespaces, and where it begins, its content ends, it ends.
+
+    `inner_end` is None for one that is closed where it begins.
+    """
 
     path: tuple[str, ...]
     value: str | None
     start: int
-    inner_end: int
+    inner_end: int | None
     end: int
 
 
@@ -44,8 +47,12 @@ def spans_of(xml: bytes) -> list[Span]:
 
     def end(_name: str) -> None:
         path, value, begin = opened.pop()
-        inner = parser.CurrentByteIndex
-        found.append(Span(path, value, begin, inner, _tag_end(xml, inner)))
+        opened_until = _tag_end(xml, begin)
+        if xml[opened_until - 2 : opened_until] == b"/>":
+            found.append(Span(path, value, begin, None, opened_until))
+        else:
+            inner = parser.CurrentByteIndex
+            found.append(Span(path, value, begin, inner, _tag_end(xml, inner)))
 
     parser.StartElementHandler = start
     parser.EndElementHandler = end
@@ -80,15 +87,15 @@ def with_texts(xml: bytes, texts: dict[tuple[str, ...], str]) -> bytes:
 def with_arguments(xml: bytes, arguments: Sequence[str]) -> bytes:
     """Add words to the command line that libvirt starts QEMU with."""
     words = "".join(f"<q:arg xmlns:q='{NAMESPACE}' value={quoteattr(word)}/>" for word in arguments)
-    root = None
-    for span in spans_of(xml):
-        if span.path == ("domain",):
-            root = span
-        elif span.path == ("domain", _COMMANDLINE) and span.inner_end > span.start:
-            return _edited(xml, [(span.inner_end, span.inner_end, words)])
-    assert root is not None
     whole = f"<q:commandline xmlns:q='{NAMESPACE}'>{words}</q:commandline>"
-    return _edited(xml, [(root.inner_end, root.inner_end, whole)])
+    for span in reversed(spans_of(xml)):  # the root comes last
+        if span.path == ("domain", _COMMANDLINE):
+            if span.inner_end is None:
+                return _edited(xml, [(span.start, span.end, whole)])
+            return _edited(xml, [(span.inner_end, span.inner_end, words)])
+        if span.path == ("domain",) and span.inner_end is not None:
+            return _edited(xml, [(span.inner_end, span.inner_end, whole)])
+    return _edited(xml, [(0, len(xml), f"<domain>{whole}</domain>")])
 
 
 def without_arguments(xml: bytes, unwanted: Callable[[str], bool]) -> bytes:
