@@ -166,7 +166,7 @@ class SaveImage:
             return
         self.base = base
         self._file.close()
-        self._file = base._file
+        self._file = base._file  # closed once for both
         self.length, self.stream_offset = base.length, base.stream_offset
         self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
         del self.__dict__["description"]
@@ -222,8 +222,6 @@ class SaveImage:
         if memory is not None:
             memory.close()
         self._file.close()
-        if self.base is not None:
-            self.base.close()
 
     @property
     def file(self) -> File:
