@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
+import instant_case
 import peers
 import pytest
 import qemu_case
@@ -180,6 +181,19 @@ def test_qemu_s_side(lab: Lab) -> None:
 
     assert ours.turn().seconds > 0
     assert theirs.turn().peak_kib > 1000
+
+
+@pytest.mark.interop
+def test_a_guest_ticks_on_its_image(lab: Lab) -> None:
+    if reason := instant_case.obstacle():
+        pytest.skip(reason)
+
+    ours, _ = instant_case.sides(lab)
+    turn = ours.turn()
+
+    assert turn.seconds > 0
+    assert turn.peak_kib > 1000
+    assert "--instant" in turn.command
 
 
 def test_keys_are_unique() -> None:
