@@ -200,6 +200,10 @@ def test_the_command_maps_the_image(base: Path, run: Run) -> None:
         ("--writable-copy", "x"),
         ("--instant", "--parallel=2"),
         ("--instant", "--bypass-cache"),
+        ("--warm",),
+        ("--order", "x"),
+        ("--record", "x"),
+        ("--instant", "--record", "x", "--warm"),
     ],
 )
 def test_options_that_exclude_each_other(options: tuple[str, ...], base: Path, run: Run) -> None:

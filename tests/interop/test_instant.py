@@ -23,6 +23,7 @@ from savefmt import ConversionError, instant
 from savefmt.edit import set_xml
 from savefmt.image import SaveImage
 from savefmt.instant.startcommand import backend
+from savefmt.instant.warming import read_order
 from savefmt.qemu import Afterwards, MigrationError, save
 from savefmt.qmp import Monitor
 
@@ -345,3 +346,44 @@ def test_a_thin_image_becomes_ordinary(
         )
     finally:
         libvirt.destroy("loner")
+
+
+def test_what_it_touches_is_recorded_and_read_ahead(
+    saved: Saved, linux_guest: Path, tmp_path: Path
+) -> None:
+    arguments, order = mapping(linux_arguments(linux_guest), saved.path), tmp_path / "order"
+    with LiveGuest(tmp_path, arguments, incoming=True) as guest:
+        report = instant.restore_on_image(
+            saved.path, qmp=guest.socket, record=order, record_seconds=1.5
+        )
+        assert "touched at first" in report.notes[-1]
+    with SaveImage(saved.path) as image:
+        (main,) = instant.mappable(image)
+    ranges = read_order(order, [main])
+    assert 1 << 20 < sum(length for _, length in ranges) < main.length
+
+    with LiveGuest(tmp_path, arguments, name="second", incoming=True) as guest:
+        report = instant.restore_on_image(saved.path, qmp=guest.socket, order=order)
+        assert report.notes == (f"{sum(length for _, length in ranges)} bytes read ahead",)
+        wait_for(lambda: linux.goes_on(saved.console, guest.console_text()), "tick and report")
+
+
+def test_a_guest_that_may_write_saves_without_its_memory(
+    saved: Saved, linux_guest: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "--sparse=always", saved.path, copy], check=True)
+    ways = {"mem-path": str(copy), "share": "on", "readonly": "off", "rom": ""}
+    arguments = mapping(linux_arguments(linux_guest), saved.path, **ways)
+    arguments[1] = arguments[1].replace(",rom", "")
+    with LiveGuest(tmp_path, arguments, incoming=True) as guest:
+        instant.restore_on_image(saved.path, qmp=guest.socket, copy=copy)
+        wait_for(lambda: linux.goes_on(saved.console, guest.console_text()), "tick and report")
+        guest.migrate_to(f"file:{tmp_path / 'state'}", {"x-ignore-shared": True})
+        past = saved.console + guest.console_text()
+    assert (tmp_path / "state").stat().st_size < 2 << 20
+
+    with LiveGuest(tmp_path, arguments, name="second", incoming=True) as guest:
+        guest.load(f"file:{tmp_path / 'state'}", {"x-ignore-shared": True})
+        guest.cont()
+        wait_for(lambda: linux.goes_on(past, guest.console_text()), "tick and report")

@@ -5,19 +5,31 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterable
 
 from savefmt.errors import ConversionError
 from savefmt.format.stream import IGNORE_SHARED
 from savefmt.image import SaveImage
 from savefmt.instant.backends import mapped_by
 from savefmt.instant.thinstream import thin_stream
+from savefmt.instant.warming import (
+    Range,
+    forget,
+    read_order,
+    stored_ranges,
+    warmed,
+    watch_touched,
+    write_order,
+)
 from savefmt.model import IOOptions, OnProgress, StrPath
+from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.hosted import look, ram_blocks
 from savefmt.qemu.report import RestoreReport
 from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_other_guest
 from savefmt.qmp import Monitor, MonitorError
 
+RECORD_SECONDS = 10.0
 _LOCK_NAME = "savefmt-base"
 
 
@@ -27,6 +39,10 @@ def restore_on_image(
     qmp: str,
     running: bool | None = None,
     copy: StrPath | None = None,
+    warm: bool = False,
+    order: StrPath | None = None,
+    record: StrPath | None = None,
+    record_seconds: float = RECORD_SECONDS,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -44,6 +60,14 @@ def restore_on_image(
         Let the guest run, or keep it paused; by default as the image's header says.
     copy : str or os.PathLike, optional
         A copy of the image that the guest may write, which QEMU maps shared.
+    warm : bool
+        Read what the image stores into the page cache meanwhile, and return when that is done.
+    order : str or os.PathLike, optional
+        Warm only what this file lists, in its order.
+    record : str or os.PathLike, optional
+        List in this file what the guest touches at first, and return when that is done.
+    record_seconds : float
+        How long that is watched.
     io : IOOptions
         How the blocks are read that QEMU does not map.
     timeout : float
@@ -72,12 +96,28 @@ def restore_on_image(
         refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         notes = [] if lend_lock(monitor, path) else ["nothing keeps others from changing the image"]
-        stream = thin_stream(saved, {block.idstr for block in mapped}, io)
-        Load(monitor, saved, LoadChoice(frozenset(), 0, False), progress, stream).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
-        if running:
-            migration.resume(monitor)
+        ranges: Iterable[Range] = ()
+        if order is not None:
+            ranges = read_order(order, mapped)
+        elif warm:
+            ranges = list(stored_ranges(saved.file, mapped))
+        if record is not None:
+            forget(path)
+        with warmed(path, ranges) as finish:
+            stream = thin_stream(saved, {block.idstr for block in mapped}, io)
+            Load(monitor, saved, LoadChoice(frozenset(), 0, False), progress, stream).run()
+            if running:
+                migration.resume(monitor)
+            seconds = time.monotonic() - began
+            if ranges:
+                notes.append(f"{finish()} bytes read ahead")
+        if record is not None:
+            meter = Meter(progress, 0, "watching")
+            touched = watch_touched(path, mapped, record_seconds, lambda _: meter.update(0))
+            write_order(record, touched)
+            notes.append(f"{sum(length for _, length in touched)} bytes were touched at first")
         return RestoreReport(
             image=os.fspath(image),
             machine=saved.machine,
@@ -87,7 +127,7 @@ def restore_on_image(
             direct=False,
             state="running" if running else "paused",
             ram_length=saved.head.blocks.total,
-            seconds=time.monotonic() - began,
+            seconds=seconds,
             notes=tuple(notes),
             mapped_length=sum(block.length for block in mapped),
         )

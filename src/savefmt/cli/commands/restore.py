@@ -52,6 +52,18 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="let the guest write into FILE, which shares the image's pages at first",
     )
+    instant.add_argument(
+        "--warm", action="store_true", help="read the image into the page cache meanwhile"
+    )
+    file_argument(
+        instant, "--order", metavar="FILE", help="warm only what FILE lists, in its order"
+    )
+    file_argument(
+        instant,
+        "--record",
+        metavar="FILE",
+        help="list in FILE what the guest touches in its first ten seconds, in that order",
+    )
     group = parser.add_argument_group("how to read it")
     channels_option(group)
     bypass_option(group)
@@ -82,8 +94,11 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None and not args.print_command:
         usage_error(args, "into which QEMU? --qmp names its socket")
-    if args.writable_copy is not None and not args.instant:
-        usage_error(args, "--writable-copy goes with --instant")
+    for name in ("writable_copy", "warm", "order", "record"):
+        if getattr(args, name) and not args.instant:
+            usage_error(args, f"--{name.replace('_', '-')} goes with --instant")
+    if args.record and (args.warm or args.order):
+        usage_error(args, "what is read ahead hides what the guest touches; record without it")
     if args.instant and (args.parallel or args.bypass_cache):
         usage_error(args, "with --instant nothing is loaded that --parallel or --bypass-cache help")
     if args.print_command:
@@ -126,6 +141,9 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             qmp=args.qmp,
             running=args.running,
             copy=args.writable_copy,
+            warm=args.warm,
+            order=args.order,
+            record=args.record,
             io=IOOptions(threads=args.threads),
             timeout=config.load().timeout,
             progress=progress,
