@@ -216,7 +216,7 @@ class _Checker:
                 Severity.WARNING,
                 "mapped-ram together with x-ignore-shared",
                 configuration.offset,
-                "no release of QEMU up to 10.2 loads that",
+                "QEMU loads that from 11.0 on",
             )
         if not configuration.machine.isprintable():
             self._note(
