@@ -14,6 +14,7 @@ from golden import load
 
 import savefmt
 from savefmt.image import SaveImage
+from savefmt.qemu import RestoreReport
 
 
 @pytest.fixture
@@ -208,3 +209,57 @@ def test_the_command_maps_the_image(base: Path, run: Run) -> None:
 )
 def test_options_that_exclude_each_other(options: tuple[str, ...], base: Path, run: Run) -> None:
     assert run("restore", str(base), "--qmp", "none", *options).code == 64
+
+
+def test_compat_judges_the_thin_stream(thin: Path, run: Run) -> None:
+    assert "mapped-ram came with" not in run("compat", str(thin), "--for", "qemu=8.2").out
+
+
+@pytest.mark.parametrize("name", ["a\x01b", "a\nb"])
+def test_names_that_no_xml_can_hold_are_refused(name: str, base: Path, run: Run) -> None:
+    folder = str(base.with_name("clones"))
+
+    result = run("clone", str(base), folder, "--libvirt", "--name", name)
+
+    assert result.code == 1
+    assert "cannot hold the name" in result.err
+
+
+def test_a_base_with_an_odd_name(base: Path, run: Run) -> None:
+    odd = base.with_name(os.fsdecode(b"it's, \xff\n$(x)"))
+    base.rename(odd)
+    folder = odd.with_name("clones")
+
+    assert run("clone", str(odd), str(folder)).code == 0
+    assert run("clone", str(odd), str(folder), "--libvirt").code == 1
+
+    script = os.fsdecode((folder / "clone-0.sh").read_bytes())
+    (backend,) = [w for w in shlex.split(script, comments=True) if w.startswith("memory-backend-")]
+    assert f"mem-path={str(odd).replace(',', ',,')},offset=" in backend
+    with SaveImage(folder / "clone-0.thin") as image:
+        assert image.base is not None
+        assert os.fsdecode(image.base.filename) == str(odd)
+
+
+def test_the_command_restores_on_the_image(
+    base: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, object]] = []
+
+    def restore(image: str, **options: object) -> RestoreReport:
+        calls.append({"image": image, **options})
+        return RestoreReport(
+            image, "pc-q35-10.0", "mapped-ram", "raw", 0, False, "paused", 8, 0.5, ("note",), 4096
+        )
+
+    monkeypatch.setattr("savefmt.instant.restore_on_image", restore)
+    words = ("restore", str(base), "--instant", "--qmp", "s", "--paused", "--warm", "-T", "3")
+
+    result = run(*words)
+
+    assert result.code == 0
+    assert "4 KiB" in result.out
+    valid("restore", run(*words, "-j").out)
+    assert calls[0]["image"] == str(base)
+    assert (calls[0]["qmp"], calls[0]["running"], calls[0]["warm"]) == ("s", False, True)
+    assert calls[0]["copy"] is calls[0]["order"] is calls[0]["record"] is None

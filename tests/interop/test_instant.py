@@ -227,6 +227,16 @@ def test_nodes_and_dimms_are_mapped_too(tmp_path: Path) -> None:
         assert guest.block_hashes() == hashes
 
 
+def test_a_thin_image_is_restored_in_full_too(
+    saved: Saved, linux_guest: Path, tmp_path: Path
+) -> None:
+    (thin,) = instant.clone(saved.path, tmp_path / "clones").guests
+    with LiveGuest(tmp_path, linux_arguments(linux_guest), incoming=True) as guest:
+        savefmt_restore(Path(thin.image), guest)
+        assert guest.block_hashes() == saved.hashes
+    os.unlink(thin.image)
+
+
 def test_clones_count_on_side_by_side(saved: Saved, linux_guest: Path, tmp_path: Path) -> None:
     report = instant.clone(saved.path, tmp_path / "clones", count=2)
     consoles = []

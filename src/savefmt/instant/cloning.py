@@ -75,7 +75,7 @@ def clone(
             guest = _guest(saved, place, number)
             _write(guest.image, stream, 0o600, overwrite)
             assert guest.script is not None
-            _write(guest.script, _script(saved, guest).encode(), 0o700, overwrite)
+            _write(guest.script, os.fsencode(_script(saved, guest)), 0o700, overwrite)
             guests.append(guest)
         noted = [note_thin(pages_file(saved), guest.image) for guest in guests]
         remarks = [*_must_differ(saved), *([] if all(noted) else [_UNNOTED])]
@@ -126,6 +126,7 @@ def clone_for_libvirt(
     with SaveImage(image, io=io) as saved:
         envelope, elements = _domain(saved)
         _refuse_numa(elements)
+        _refuse_unwritable(name or "", pages_file(saved))
         blocks = _prepare(saved, count)[:1]
         place = _folder(folder)
         stem = name or f"{saved.domain.name if saved.domain else 'guest'}-clone"
@@ -272,6 +273,15 @@ def _refuse_numa(elements: Sequence[Element]) -> None:
             "the guest has NUMA nodes, for each of which libvirt makes a back end of its own "
             "that nothing can take the place of; savefmt clone without --libvirt can"
         )
+
+
+def _refuse_unwritable(*texts: str) -> None:
+    """Refuse what no XML can hold."""
+    for text in texts:
+        if not text.isprintable():  # nor is a surrogate, which stands for a byte of no UTF-8
+            raise ConversionError(
+                f"libvirt's XML cannot hold the name {text!a}; take printable characters"
+            )
 
 
 def _file_name(name: str, number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -55,7 +56,8 @@ def warmed(path: StrPath, ranges: Iterable[Range]) -> Iterator[Callable[[], int]
 
     def work() -> None:
         nonlocal done
-        with open(path, "rb", buffering=0) as file:
+        # What cannot be read ahead is read when the guest wants it.
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
             for start, length in ranges:
                 for at in range(start, start + length, _AHEAD_LENGTH):
                     if stopped.is_set():
