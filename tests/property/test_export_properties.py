@@ -82,7 +82,7 @@ def test_pages_go_to_their_places(
         (Path(folder) / "image").write_bytes(image)
         with savefmt.open(Path(folder) / "image") as opened, target(folder) as (path, file):
             os.truncate(path, len(expected))
-            present = write_pages(opened, file, placed, IO, Meter(None), [])
+            present = write_pages(opened, file, placed, IO, Meter(None), []).present
             assert path.read_bytes() == bytes(expected)
 
     filled = [expected[at : at + PAGE_SIZE] for at in _starts(placed)]

@@ -124,6 +124,22 @@ def io_options(parser: argparse.ArgumentParser) -> None:
     progress_options(group)
 
 
+def clone_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--no-clone``, for commands whose target may share pages with the image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    parser.add_argument(
+        "--no-clone",
+        dest="clone",
+        action="store_false",
+        help="copy pages even where the file system could share them with the source",
+    )
+
+
 def threads_option(parser: argparse._ActionsContainer) -> None:
     """Add ``-T``.
 
@@ -173,7 +189,9 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    given = {name: getattr(args, name) for name in ("window", "engine") if hasattr(args, name)}
+    given = {
+        name: getattr(args, name) for name in ("window", "engine", "clone") if hasattr(args, name)
+    }
     return IOOptions(threads=args.threads, direct=args.direct, **given)
 
 

@@ -22,7 +22,7 @@ from savefmt.guest.arch.x86 import X86Registers
 from savefmt.guest.evidence import evidence_of
 from savefmt.guest.mappings import VirtualRange
 from savefmt.image import SaveImage
-from savefmt.model import Finding, PhysicalRange, Severity
+from savefmt.model import Finding, Layout, PhysicalRange, Severity
 from savefmt.native.pages import Watch
 from savefmt.writing.output import OutputFile
 
@@ -152,7 +152,7 @@ def plan_core(
     end = placed[-1].offset + placed[-1].segment.length
     _refuse_too_high(form, segments, end)
     told = vmcoreinfo.announced(image, findings)
-    watch = vmcoreinfo.watch()
+    watch = None if _lies_there(image, told) else vmcoreinfo.watch()
 
     def finish(output: OutputFile, findings: list[Finding]) -> str | None:
         info = _find_vmcoreinfo(output, placed, told, watch, findings)
@@ -170,6 +170,13 @@ def plan_core(
         return info.source if info is not None else None
 
     return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
+
+
+def _lies_there(image: SaveImage, told: vmcoreinfo.Announced | None) -> bool:
+    """Whether the device tells right, so that nobody need look for it in all pages."""
+    if told is None or image.layout is not Layout.MAPPED_RAM:
+        return False
+    return vmcoreinfo.from_device(image.guest.physical.read, told) is not None
 
 
 def _refuse_empty(segments: Sequence[MemorySegment]) -> None:
@@ -252,7 +259,7 @@ def _find_vmcoreinfo(
     output: OutputFile,
     placed: Sequence[Placed],
     told: vmcoreinfo.Announced | None,
-    watch: Watch,
+    watch: Watch | None,
     findings: list[Finding],
 ) -> vmcoreinfo.VmcoreInfo | None:
     """Find VMCOREINFO in the pages as they were just written."""
@@ -264,18 +271,21 @@ def _find_vmcoreinfo(
             raise AddressError(f"no memory at guest-physical address {address:#x}")
         return b"".join(output.file.read(count, offset) for _, offset, count in parts)
 
-    def seen() -> Iterator[tuple[int, bytes]]:
+    def seen(hits: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         starts = [item.offset for item in placed]
-        for offset in watch.hits:
+        for offset in hits:
             item = placed[bisect_right(starts, offset) - 1]
             length = min(vmcoreinfo.MAX_NOTE, item.offset + item.segment.length - offset)
             data = output.file.read(length, offset)
             yield item.segment.address + offset - item.offset, data
 
-    if watch.full:
-        findings.append(vmcoreinfo.too_many(len(watch.hits)))
     info = vmcoreinfo.from_device(read, told)
-    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen()), findings)
+    if watch is None:
+        return info
+    hits = watch.hits
+    if watch.full:
+        findings.append(vmcoreinfo.too_many(len(hits)))
+    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen(hits)), findings)
 
 
 # --- QEMU's layout ---

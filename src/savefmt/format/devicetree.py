@@ -23,6 +23,9 @@ _ELEMENTS = "\0elements"
 """Key under which a list's elements are kept, which the JSON repeats in one object."""
 
 _INTEGER = re.compile(r"(u?)int(?:8|16|32|64)(?: equal| le)?")
+_POINTER_MARK = "ptr-marker"
+"""Stands before each pointer of an array from QEMU 11.0 on; ``nullptr`` only where none is."""
+_NO_POINTER = b"0"
 _SIGNED_NUMBERS = frozenset({"timer", "fd"})
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _INLINED = frozenset({"tmp", "vstruct"})
@@ -349,7 +352,7 @@ def _scalar(kind: str, data: memoryview) -> Value:
         return int.from_bytes(data, "big", signed=True)
     if kind == "CPU_Double_U" and len(data) == 8:
         return int.from_bytes(data, "big")
-    if kind == "nullptr":
+    if kind == "nullptr" or (kind == _POINTER_MARK and bytes(data) == _NO_POINTER):
         return None
     if kind == "capability" and len(data) and data[0] == len(data) - 1:
         return decode_name(bytes(data[1:]))

@@ -7,6 +7,7 @@ import argparse
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
+    clone_option,
     common_options,
     io_of,
     io_options,
@@ -72,6 +73,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
 
