@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import chain, islice
 
 from savefmt.errors import (
@@ -18,6 +18,7 @@ from savefmt.errors import (
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import (
     CheckLevel,
@@ -50,6 +51,18 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (FormatError, "image.corrupt", "get another copy; do not load this one"),
     (UnsupportedError, "image.unsupported", "use a newer release of savefmt"),
 ]
+
+
+def _is_pc(image: SaveImage) -> bool:
+    try:
+        return "x86_64" in evidence_of(image, devices=False).names
+    except (FormatError, UnsupportedError):
+        return False
+
+
+def _is_memory(idstr: str) -> bool:
+    """Whether a block is main memory, a node or a DIMM, and no device's."""
+    return "/" not in idstr and (idstr.endswith(".ram") or "." not in idstr)
 
 
 def check(
@@ -201,7 +214,7 @@ class _Checker:
                 Severity.WARNING,
                 "mapped-ram together with x-ignore-shared",
                 configuration.offset,
-                "no release of QEMU up to 10.2 loads that",
+                "QEMU loads that from 11.0 on",
             )
         if not configuration.machine.isprintable():
             self._note(
@@ -220,13 +233,15 @@ class _Checker:
 
     def _ends_in_sections(self) -> bool:
         """Whether the end of the file looks as it should, so that a quick check ends here."""
-        return self._image.codec != "raw" or self._image.claimed_sections() is not None
+        return self._image.packing.packed or self._image.claimed_sections() is not None
 
     def _mapped(self) -> None:
         image = self._image
         stream = image.mapped
-        if not any(pages.present for pages in stream.pages):
+        held = {pages.name for pages in stream.pages if pages.present}
+        if not held:
             self._empty(stream)
+        self._main_memory({b.idstr for b in stream.blocks.blocks if b.name in held})
         stale = self._stale_bytes()
         if stale:
             self._note(
@@ -254,6 +269,23 @@ class _Checker:
             "a background snapshot does that; save the guest again"
             if lost
             else "rare, except with a guest that never ran",
+        )
+
+    def _main_memory(self, held: Set[str]) -> None:
+        """Refuse a PC without memory; `held` are the blocks with content."""
+        image = self._image
+        blocks = image.head.blocks.blocks
+        memory = {block.idstr for block in blocks if _is_memory(block.idstr)}
+        ignores = IGNORE_SHARED in image.capabilities or any(block.ignored for block in blocks)
+        if ignores or not memory or memory & held or not _is_pc(image):
+            return
+        self._note(
+            "ram.main-absent",
+            Severity.ERROR,
+            f"no page of the guest's memory ({min(memory)!r}) has content: it is not in this image",
+            None,
+            "a guest that ran on this very file does that when it is saved onto it; look for "
+            "another copy, or the image that it was cloned from",
         )
 
     def _stale_bytes(self) -> int:
@@ -303,6 +335,7 @@ class _Checker:
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
         ignores = IGNORE_SHARED in image.capabilities
+        held = set()
         for block, index in zip(image.head.blocks.blocks, visitor.indexes, strict=True):
             missing = 0
             first = None
@@ -310,6 +343,8 @@ class _Checker:
                 if run.kind == "absent":
                     missing += run.pages.count
                     first = run.pages.first if first is None else first
+                elif run.kind != "zero":
+                    held.add(block.idstr)
             if not missing:
                 continue
             whole = missing == index.count
@@ -322,6 +357,7 @@ class _Checker:
                 None,
                 "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
             )
+        self._main_memory(held)
 
     def _ending(self, end: StreamEnd) -> None:
         """Check what the stream ends in."""

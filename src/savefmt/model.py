@@ -51,12 +51,15 @@ class IOOptions:
     engine : str
         One of `ENGINES`: ``psync`` waits for each request, ``io_uring`` has many under
         way, ``auto`` takes io_uring where the kernel grants it.
+    clone : bool
+        Share pages with the source instead of copying them, where the file system can.
     """
 
     threads: int = 0
     direct: bool | None = None
     window: int = 2 << 20
     engine: str = "auto"
+    clone: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:
@@ -191,6 +194,8 @@ class ImageSummary:
     sections_proved : bool
         Whether the stream was walked to its end.  Otherwise `sections` are what stands at
         the end of the file, which may be the rest of an older and longer image.
+    base : str or None
+        The image that the memory of a thin one lies in.
     """
 
     path: str
@@ -213,6 +218,7 @@ class ImageSummary:
     logical_length: int
     disk_length: int
     sections_proved: bool = True
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,8 @@ class PhysicalRange:
     kind : str
         ``ram``, ``rom``, ``vram``, ``dimm`` or ``virtio-mem``.
     source : str
-        Where that was learned: ``stream``, ``xml`` or ``rule`` (of the machine type).
+        Where that was learned: ``stream``, ``xml``, ``rule`` (of the machine type), or ``said``
+        by the caller.
     detail : str
         How, in words.
     """

@@ -143,7 +143,7 @@ ANYTHING = NO_DESCRIPTION | st.sampled_from(
     [OTHERS_END, b"\0\x06\0\0\0\2{}", b"\x06\0\0\0\2{}", b"\x7e\0\0\0\x0a\0", b"\x01" * 30]
 )
 
-STREAMS = st.fixed_dictionaries(
+STREAMS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "layout": st.sampled_from(["sequential", "mapped-ram"]),
         "prefix": st.sampled_from([b"", make_envelope(), make_envelope(padding=1)]),

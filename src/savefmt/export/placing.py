@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from savefmt.export.stretches import Segment, perhaps_absent
+from savefmt.export.stretches import MemorySegment, perhaps_absent
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList
 from savefmt.image import SaveImage
@@ -19,14 +19,23 @@ from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.visitors import SkimVisitor, pass_over
 from savefmt.reading.walk import PageSink
+from savefmt.writing.clones import place_pages
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A segment, and where in the target it begins."""
 
-    segment: Segment
+    segment: MemorySegment
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Pages that had content, and bytes of them that were cloned instead of copied."""
+
+    present: int
+    cloned: int = 0
 
 
 def write_pages(
@@ -37,7 +46,7 @@ def write_pages(
     meter: Meter,
     findings: list[Finding],
     watch: Watch | None = None,
-) -> int:
+) -> Written:
     """Write the pages of segments to their places.
 
     Parameters
@@ -57,12 +66,12 @@ def write_pages(
 
     Returns
     -------
-    int
-        Pages that had content.
+    Written
+        What went there.
     """
     if image.layout is Layout.MAPPED_RAM:
         return _move(image, target, placed, io, meter, watch)
-    return _scatter(image, target, placed, io, meter, findings, watch)
+    return Written(_scatter(image, target, placed, io, meter, findings, watch))
 
 
 def _move(
@@ -72,7 +81,7 @@ def _move(
     io: IOOptions,
     meter: Meter,
     watch: Watch | None,
-) -> int:
+) -> Written:
     blocks = image.mapped.pages
     parts = [
         part_of(blocks[item.segment.block], item.segment.first, item.segment.count)
@@ -81,16 +90,8 @@ def _move(
     present = sum(part.present for part in parts)
     meter.total = present * image.page_size
     offsets = [item.offset for item in placed]
-    move_pages(
-        image.file,
-        parts,
-        io,
-        meter.update,
-        target=target,
-        target_offsets=offsets,
-        watch=watch,
-    )
-    return present
+    moved = place_pages(image.file, parts, target, offsets, io, meter.update, watch=watch)
+    return Written(present, moved.cloned)
 
 
 def part_of(pages: BlockPages, first: int, count: int) -> BlockPages:

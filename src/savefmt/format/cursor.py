@@ -494,34 +494,6 @@ class _HeldCursor(Cursor):
         self._base._back += [memoryview(piece) for piece in reversed(self._held)]
 
 
-class FileChunkCursor(ChunkCursor):
-    """A cursor over the pieces of a file that can be read elsewhere meanwhile.
-
-    Parameters
-    ----------
-    chunks, offset
-        As for `ChunkCursor`.
-    pread, end
-        As for `FileCursor`.
-    """
-
-    def __init__(
-        self,
-        chunks: Iterator[bytes | memoryview],
-        offset: int,
-        pread: Callable[[int, int], bytes],
-        end: int,
-    ) -> None:
-        super().__init__(chunks, offset)
-        self._pread = pread
-        self._end = end
-
-    @contextmanager
-    def ahead(self) -> Iterator[Cursor]:
-        """A second cursor that starts here and reads the file itself."""
-        yield FileCursor(self._pread, self._offset, self._end)
-
-
 def cut_short(what: str, wanted: int, there: int) -> str:
     """Say that the file ends inside an item."""
     return (

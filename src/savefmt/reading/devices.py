@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from savefmt.codec.segments import find_segments
 from savefmt.errors import FormatError, UnsupportedError, located
 from savefmt.format.devicetree import Struct, decode, decode_start, read_entries
 from savefmt.format.fixedlayouts import find_entry
@@ -15,7 +14,7 @@ from savefmt.format.wire import ItemType
 from savefmt.model import Finding, IOOptions, Layout, Section
 from savefmt.progress import Meter
 from savefmt.reading.stored import StoredImage
-from savefmt.reading.unpacked import SegmentReader
+from savefmt.reading.unpacked import SegmentReader, open_segments
 from savefmt.reading.visitors import SkimVisitor, pass_over
 from savefmt.reading.walk import StreamEnd, Take
 
@@ -50,18 +49,15 @@ class Devices:
         with located(image.filename):
             if image.layout is Layout.MAPPED_RAM:
                 return image.mapped.end
-            if image.codec == "raw":
+            if not image.packing.packed:
                 return image.ending or self._pass(SkimVisitor(image.filename))
-            segments = find_segments(
-                image.codec, image.file.read, image.stream_offset, image.length
-            )
-            if segments is None:
+            self._plain = open_segments(image.packing, image.file, image.stored_offset)
+            if self._plain is None:
                 keeper = _Keeper(image.filename)
                 end = self._pass(keeper)
                 # Not before all went well, lest a second try mistake it for its own.
                 self._kept = {at: bytes(payload) for at, payload in keeper.kept.items()}
                 return end
-            self._plain = SegmentReader(segments, image.file)
             return image.ending or self._pass(SkimVisitor(image.filename))
 
     def _pass(self, visitor: SkimVisitor) -> StreamEnd:
@@ -102,7 +98,7 @@ class Devices:
             raise _too_much()
         with located(self._image.filename):
             if self._plain is not None:
-                at = known.offset - self._image.stream_offset
+                at = known.offset - self._image.stored_offset
                 return memoryview(self._plain.read(known.length, at))
             return memoryview(self._image.file.read(known.length, known.offset))
 

@@ -12,7 +12,7 @@ from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.wire import ByteOrder
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, Severity
+from savefmt.model import Finding, RamBlock, Severity
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, is_zero
 from savefmt.reading.walk import Onlooker, StreamEnd, Walk
@@ -148,6 +148,33 @@ class _Skeleton(Onlooker):
         """Note the place of a section."""
         if self.ram is not None and head is not self.ram:
             self.parts.append(Part(head.offset, end, head, head.offset + len(head.pack())))
+
+
+def ram_blocks(listed: BlockList, pages: Sequence[BlockPages] | None) -> dict[str, RamBlock]:
+    """Return the blocks of a stream by idstr, pages counted where they can be."""
+    own = pages if pages is not None else [None] * len(listed.blocks)
+    return {
+        block.idstr: RamBlock(
+            block.idstr,
+            block.used_length,
+            block.page_size,
+            None if these is None or block.ignored else these.present,
+            None if these is None or block.ignored else these.count - these.present,
+            block.ignored,
+            block.guest_address,
+        )
+        for block, these in zip(listed.blocks, own, strict=True)
+    }
+
+
+def _end_marker(cursor: FileCursor) -> None:
+    at = cursor.tell()
+    word = cursor.u64("the end marker of a RAM section")
+    if word.to_bytes(8, "big") != ram.EOS_WORD:
+        raise CorruptError(
+            f"RAM word {word:#x} in a mapped-ram stream, where only the end marker may stand",
+            offset=at,
+        )
 
 
 def _read_bitmaps(

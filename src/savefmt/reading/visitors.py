@@ -9,11 +9,13 @@ from savefmt.format.configuration import IGNORE_SHARED, Configuration
 from savefmt.format.ram import BlockList
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.tee import Tee
-from savefmt.model import Finding, IOOptions, StrPath
+from savefmt.frozen import replace
+from savefmt.model import Finding, IOOptions, Severity, StrPath
 from savefmt.native.index import BlockIndex
 from savefmt.native.pages import SumKey, Table
 from savefmt.native.records import Scanner, Skim, Tally
 from savefmt.progress import Meter
+from savefmt.reading.plainstream import PlainCursor
 from savefmt.reading.prefetch import close_pieces
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.walk import Onlooker, PageSink, StreamEnd, Take, Visitor, Walk, has_capability
@@ -147,9 +149,14 @@ def pass_over(
     -------
     StreamEnd
         Kept as the image's `ending`, too.
+
+    Raises
+    ------
+    FormatError, UnsupportedError
+        What is wrong with the stream, or with what it is compressed into.
     """
     meter.total = image.length
-    reached = image.stream_offset
+    reached = image.stored_offset
 
     def watch(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         nonlocal reached
@@ -161,12 +168,34 @@ def pass_over(
             close_pieces(pieces)
 
     with located(image.filename), image.stream(io, stored=watch) as cursor:
-        image.ending = Walk(
+        end = Walk(
             Tee(cursor, copy) if copy is not None else cursor,
             visitor,
             lambda _offset: meter.update(reached),
             findings=findings,
-            length=image.length if image.codec == "raw" else None,
+            length=None if image.packing.packed else image.length,
         ).run()
+        cursor.finish()  # the checksum behind the last page
+        foreign = _foreign(cursor, image.length)
+        if findings is not None:
+            findings += foreign
     meter.update(image.length)
+    border = cursor.border.offset if cursor.border is not None else None
+    image.ending = replace(end, findings=(*end.findings, *foreign), stored_end=border)
     return image.ending
+
+
+def _foreign(cursor: PlainCursor, end: int) -> list[Finding]:
+    """Tell of bytes behind the compressed stream; a block device may hold older ones."""
+    border = cursor.border
+    if border is None or border.failure is None or border.offset >= end:
+        return []
+    return [
+        Finding(
+            "stream.trailing-data",
+            Severity.NOTE,
+            f"{end - border.offset} bytes follow the compressed stream; they are ignored",
+            border.offset,
+            "some programs refuse the image for them; `savefmt convert` leaves them out",
+        )
+    ]

@@ -137,6 +137,8 @@ class StreamEnd:
         Whether anything stands behind the stream.
     findings : tuple of Finding
         What is odd about the stream.
+    stored_end : int or None
+        Where in the file the compressed data end that hold the stream.
     """
 
     sections: tuple[Section, ...]
@@ -147,6 +149,7 @@ class StreamEnd:
     missing: str | None
     followed: bool
     findings: tuple[Finding, ...] = ()
+    stored_end: int | None = None
 
 
 def has_capability(configuration: Configuration | None, name: str) -> bool:
