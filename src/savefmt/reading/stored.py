@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
+from savefmt.native.pages import SumKey, Table
+from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.plainstream import Packing, PlainCursor
 from savefmt.reading.walk import StreamEnd, StreamHead
 
 if TYPE_CHECKING:
-    from savefmt.reading.memory import GuestMemory
     from savefmt.reading.prefetch import Pipe
 
 
@@ -29,6 +30,13 @@ class AddressedGuest(Protocol):
     @property
     def physical(self) -> PhysicalReader:
         """Memory by guest-physical address."""
+
+
+class SummedMemory(Protocol):
+    """The guest's memory, as far as sums go; `reading.memory.GuestMemory` is one."""
+
+    def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
+        """Sum every page, in one pass over the image."""
 
 
 class StoredImage(Protocol):
@@ -56,7 +64,7 @@ class StoredImage(Protocol):
         """Capabilities that the stream lists."""
 
     @property
-    def memory(self) -> GuestMemory:
+    def memory(self) -> SummedMemory:
         """The guest's memory by block."""
 
     @property
