@@ -19,7 +19,7 @@ from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.ram import IDSTR as RAM_IDSTR
 from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
-from savefmt.guest.arch import find_machine
+from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import (
     CheckLevel,
@@ -54,10 +54,10 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
 ]
 
 
-def _is_pc(machine: str) -> bool:
+def _is_pc(image: SaveImage) -> bool:
     try:
-        return find_machine(machine, frozenset(), frozenset()).architecture == "x86_64"
-    except UnsupportedError:
+        return "x86_64" in evidence_of(image, devices=False).names
+    except (FormatError, UnsupportedError):
         return False
 
 
@@ -273,7 +273,7 @@ class _Checker:
         blocks = image.head.blocks.blocks
         memory = {block.idstr for block in blocks if _is_memory(block.idstr)}
         ignores = IGNORE_SHARED in image.capabilities or any(block.ignored for block in blocks)
-        if ignores or not memory or memory & held or not _is_pc(image.machine):
+        if ignores or not memory or memory & held or not _is_pc(image):
             return
         self._note(
             "ram.main-absent",

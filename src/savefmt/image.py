@@ -63,13 +63,15 @@ class SaveImage:
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
+    index, places
         As for `savefmt.open`.
     follow : bool
         Take a thin image's memory and devices from its base; False shows its own stream.
 
     Attributes
     ----------
+    places : dict of str to int
+        Where the caller says that blocks lie.
     filename : str or os.PathLike
         The file, as given.
     envelope : Envelope or None
@@ -97,9 +99,11 @@ class SaveImage:
         io: IOOptions = IOOptions(),
         strict: bool = True,
         index: StrPath | None = None,
+        places: Mapping[str, int] | None = None,
         follow: bool = True,
     ) -> None:
         self.filename = path
+        self.places: Mapping[str, int] = dict(places or {})
         self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
@@ -530,6 +534,7 @@ def open(
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
+    places: Mapping[str, int] | None = None,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -545,6 +550,9 @@ def open(
         A file that keeps the index of a sequential image from one reading to the next,
         or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
         made anew when it is not that of this image.
+    places : mapping of str to int, optional
+        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
+        image and the rules of its machine say.
 
     Returns
     -------
@@ -560,7 +568,7 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    return SaveImage(path, io=io, strict=strict, index=index)
+    return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 
 def probe(

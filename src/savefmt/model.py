@@ -250,7 +250,8 @@ class PhysicalRange:
     kind : str
         ``ram``, ``rom``, ``vram``, ``dimm`` or ``virtio-mem``.
     source : str
-        Where that was learned: ``stream``, ``xml`` or ``rule`` (of the machine type).
+        Where that was learned: ``stream``, ``xml``, ``rule`` (of the machine type), or ``said``
+        by the caller.
     detail : str
         How, in words.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.export.placing import Placed, Written, write_pages
-from savefmt.export.stretches import Segment, absent
+from savefmt.export.stretches import MemorySegment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
@@ -52,14 +52,14 @@ def file_names(blocks: Sequence[str]) -> list[str]:
     return names
 
 
-def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[Segment]:
+def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegment]:
     """Return all blocks whose content the image holds, as if each began at address 0."""
     found = []
     for number, block in enumerate(image.head.blocks.blocks):
         if block.ignored:
             findings.append(absent(block.idstr))
         elif block.used_length:
-            found.append(Segment(0, number, 0, block.page_count, block.page_size, "block"))
+            found.append(MemorySegment(0, number, 0, block.page_count, block.page_size, "block"))
     return found
 
 
@@ -88,7 +88,7 @@ def check_folder(target: str, *, overwrite: bool) -> None:
 def export_blocks(
     image: SaveImage,
     target: str,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
@@ -102,7 +102,7 @@ def export_blocks(
         In any form.
     target : str
         The folder.
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         As `whole_blocks` gave them.
     io, meter
         As everywhere.
@@ -158,7 +158,7 @@ def _publish(place: Path, folder: Path, names: Sequence[str]) -> None:
 def _move(
     image: SaveImage,
     place: Path,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,
@@ -178,7 +178,7 @@ def _move(
 def _spool(
     image: SaveImage,
     place: Path,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,

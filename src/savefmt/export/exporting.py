@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from savefmt.errors import ConversionError, SavefmtError
@@ -13,7 +13,7 @@ from savefmt.export.lime import plan_lime
 from savefmt.export.placing import Written, write_pages
 from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
-from savefmt.export.stretches import Segment, find_segments, parse_window, total
+from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, StrPath
@@ -34,6 +34,7 @@ def export(
     kernel_va: bool = False,
     start: int | None = None,
     length: int | None = None,
+    places: Mapping[str, int] | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     io: IOOptions = IOOptions(),
@@ -61,6 +62,8 @@ def export(
         Offer the kernel's virtual addresses in the ELF core, too, for gdb.
     start, length : int, optional
         Guest-physical addresses to export, whole pages; by default all.
+    places : mapping of str to int, optional
+        Where blocks of a `source` that is not open yet lie, as for `savefmt.open`.
     overwrite : bool
         Replace an existing target.
     dry_run : bool
@@ -92,7 +95,7 @@ def export(
         check_target(target, overwrite=overwrite)
     if isinstance(source, SaveImage):
         return _Export(source, target, request, overwrite, io, progress).run(dry_run)
-    with SaveImage(source, io=io) as image:
+    with SaveImage(source, io=io, places=places) as image:
         return _Export(image, target, request, overwrite, io, progress).run(dry_run)
 
 
@@ -275,7 +278,7 @@ class _Export:
 
     def _report(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[MemorySegment],
         cpus: int = 0,
         *,
         written: Written | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from savefmt.export.stretches import Segment, perhaps_absent
+from savefmt.export.stretches import MemorySegment, perhaps_absent
 from savefmt.format.ram import BlockList
 from savefmt.format.stream import IGNORE_SHARED, SectionHead
 from savefmt.image import SaveImage
@@ -25,7 +25,7 @@ from savefmt.writing.clones import place_pages
 class Placed:
     """A segment, and where in the target it begins."""
 
-    segment: Segment
+    segment: MemorySegment
     offset: int
 
 

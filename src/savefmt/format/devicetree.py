@@ -102,27 +102,23 @@ class Struct:
         return next((value for value in self.values(name) if isinstance(value, bytes)), None)
 
     def typed(self, type_name: str) -> Iterator[Field]:
-        """Yield all fields of a type, however deep they lie.
+        """Yield all fields of a type, such as ``pci config``, however deep they lie."""
+        return (field for field in self.walk() if field.type == type_name)
 
-        Parameters
-        ----------
-        type_name : str
-            Such as ``pci config``.
+    def named(self, name: str) -> Iterator[Field]:
+        """Yield all fields of a name, however deep they lie."""
+        return (field for field in self.walk() if field.name == name)
 
-        Yields
-        ------
-        Field
-            In the order of the stream.
-        """
+    def walk(self) -> Iterator[Field]:
+        """Yield all fields in the order of the stream, each before those inside it."""
         for field in self.fields:
-            if field.type == type_name:
-                yield field
+            yield field
             inner = field.value if isinstance(field.value, tuple) else (field.value,)
             for value in inner:
                 if isinstance(value, Struct):
-                    yield from value.typed(type_name)
+                    yield from value.walk()
         for subsection in self.subsections:
-            yield from subsection.typed(type_name)
+            yield from subsection.walk()
 
 
 def read_entries(description: Description) -> Mapping[tuple[str, int], dict[str, Any]]:

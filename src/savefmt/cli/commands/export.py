@@ -13,6 +13,8 @@ from savefmt.cli.options import (
     io_options,
     number,
     output_options,
+    place_option,
+    places_of,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -66,6 +68,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
+    place_option(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
+            places=places_of(args),
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),
