@@ -20,7 +20,6 @@ from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.ram import IDSTR as RAM_IDSTR
 from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
 from savefmt.image import SaveImage
-from savefmt.memory import TallyVisitor, pass_over
 from savefmt.model import (
     CheckLevel,
     Finding,
@@ -34,8 +33,9 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
+from savefmt.reading.memory import TallyVisitor, pass_over
+from savefmt.reading.tail import FOOTER_AND_EOF, SectionKey, Tail
 from savefmt.reports import CheckReport
-from savefmt.tail import FOOTER_AND_EOF, SectionKey, Tail
 
 _ESSENTIAL = ("timer", "cpu_common")
 """QEMU notices no missing section (format.md 3.3); these exist on every machine."""

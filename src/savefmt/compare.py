@@ -11,8 +11,8 @@ from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.pages import SumKey
 from savefmt.progress import Meter
+from savefmt.reading.digests import GuestState, read_state
 from savefmt.reports import BlockDifference, Comparison, SectionDifference
-from savefmt.state import GuestState, read_state
 
 
 def compare(

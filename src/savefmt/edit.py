@@ -8,9 +8,9 @@ from savefmt.errors import ConversionError, UnsupportedError
 from savefmt.format.domain import check_document, parse_domain, running_abi_changes
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
-from savefmt.inplace import write_envelope
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.reports import EditReport
+from savefmt.writing.inplace import write_envelope
 
 
 def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:

@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
+from savefmt.codec.registry import codec_for_format, detect, find_codec
 from savefmt.errors import (
     ClosedImageError,
     CorruptError,
@@ -18,13 +19,11 @@ from savefmt.errors import (
     SavefmtError,
     UnsupportedError,
 )
-from savefmt.format.codec import codec_for_format, detect, find_codec
 from savefmt.format.cursor import ChunkCursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC, Configuration
 from savefmt.format.vmstate import Description, find_at_end
-from savefmt.mapped import ByteOrder, MappedStream, read_mapped
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -39,17 +38,18 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.stored import DIRECT_FROM as DIRECT_FROM
-from savefmt.stored import format_uuid, open_file
-from savefmt.traverse import read_head
+from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.reading.stored import DIRECT_FROM as DIRECT_FROM
+from savefmt.reading.stored import format_uuid, open_file
+from savefmt.reading.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from pathlib import Path
 
-    from savefmt.devices import Devices
     from savefmt.guest.view import Guest
-    from savefmt.memory import GuestMemory
-    from savefmt.prefetch import Pipe
+    from savefmt.reading.devices import Devices
+    from savefmt.reading.memory import GuestMemory
+    from savefmt.reading.prefetch import Pipe
 
 _MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
@@ -389,7 +389,7 @@ class SaveImage:
         ChunkCursor
             Valid inside the ``with`` block.
         """
-        from savefmt.prefetch import close_pieces, prefetch
+        from savefmt.reading.prefetch import close_pieces, prefetch
 
         file, io = self.file, io or self._io
         # No decoder takes in what many threads read, and each has windows of its own.
@@ -423,7 +423,7 @@ class SaveImage:
     @cached_property
     def memory(self) -> GuestMemory:
         """The guest's memory by block."""
-        from savefmt.memory import GuestMemory
+        from savefmt.reading.memory import GuestMemory
 
         # Should two threads come at once, both get the same.
         kept: GuestMemory = self.__dict__.setdefault(
@@ -441,7 +441,7 @@ class SaveImage:
     @cached_property
     def devices(self) -> Devices:
         """The guest's devices: their sections, payloads and fields."""
-        from savefmt.devices import Devices
+        from savefmt.reading.devices import Devices
 
         return Devices(self, self._io)
 
@@ -464,7 +464,7 @@ class SaveImage:
         MapExtent
             Ascending inside each block, block after block.
         """
-        from savefmt.extents import index_extents, mapped_extents
+        from savefmt.reading.extents import index_extents, mapped_extents
 
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):

@@ -111,7 +111,7 @@ HEAVY = {
     *("logging", "numpy", "pathlib", "queue", "random", "rich", "shtab", "shutil", "socket"),
     *("subprocess", "tempfile", "textwrap", "traceback", "urllib.parse", "zlib"),
 }
-IMAGE_HEAVY = HEAVY | {"savefmt.memory", "savefmt.indexfile", "threading"}
+IMAGE_HEAVY = HEAVY | {"savefmt.reading.memory", "savefmt.reading.indexfile", "threading"}
 
 
 def loaded_by(*words: str | Path) -> set[str]:
@@ -145,20 +145,20 @@ def test_nothing_heavy_is_loaded_for_an_xml(tmp_path: Path) -> None:
     loaded = loaded_by("xml", "dump", unpack("libvirt-sparse", tmp_path))
 
     assert "savefmt.edit" in loaded
-    assert loaded & (HEAVY | {"savefmt.convert.run", "savefmt.memory"}) == set()
+    assert loaded & (HEAVY | {"savefmt.convert.conversion", "savefmt.reading.memory"}) == set()
 
 
 def test_the_list_of_commands_needs_nothing_heavy() -> None:
     loaded = loaded_by("--help")
 
-    assert "savefmt.cli.bench" in loaded
+    assert "savefmt.cli.commands.bench" in loaded
     assert loaded & (HEAVY - {"shutil", "textwrap", "zlib"} | {"savefmt.image", "json"}) == set()
 
 
 def test_no_command_is_loaded_for_the_version() -> None:
     loaded = loaded_by("--version")
 
-    assert loaded & (HEAVY | {"savefmt.cli.info", "savefmt.image", "json"}) == set()
+    assert loaded & (HEAVY | {"savefmt.cli.commands.info", "savefmt.image", "json"}) == set()
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cli import samples
 from cli.fakes import FakeLibrary, Run
 
-from savefmt.cli.progress import Meter
+from savefmt.cli.progressbar import Meter
 from savefmt.model import Progress
 
 GIB = 1 << 30

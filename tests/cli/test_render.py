@@ -16,11 +16,11 @@ from jsonschema import Draft202012Validator
 import savefmt
 from savefmt import model, reports
 from savefmt.bench import values
-from savefmt.cli import render
+from savefmt.cli.render import common as render
 from savefmt.errors import CorruptError
 from savefmt.format import devicetree
 from savefmt.qemu import report
-from savefmt.scan import values as scan_values
+from savefmt.scan import results as scan_values
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
 HOMES = (model, reports, devicetree, values, report, scan_values)

@@ -19,7 +19,7 @@ import savefmt
 from interop.conftest import need_direct_io, need_machine
 from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_guest
 from savefmt import qemu
-from savefmt.compat import ask, target
+from savefmt.compat import ask, destination
 from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, TargetKind, plan_save
 from savefmt.model import CheckLevel, Layout, Severity
 from savefmt.qemu import Afterwards, saving
@@ -91,7 +91,7 @@ def test_the_plan_is_carried_out(
     kind = TARGETS[place].kind
     monkeypatch.setattr(saving, "ask", without(QEMUS[abilities]))
     if kind is TargetKind.FILE and not TARGETS[place].direct:
-        monkeypatch.setattr(target, "grants_direct", lambda folder: False)
+        monkeypatch.setattr(destination, "grants_direct", lambda folder: False)
     elif kind is TargetKind.FILE:
         need_direct_io(tmp_path)
     collector = Collector(tmp_path) if kind is TargetKind.PIPE else None

@@ -17,7 +17,7 @@ from savefmt import qemu
 from savefmt.compat.ask import read_capabilities
 from savefmt.compat.policy import Missing, SaveRequest
 from savefmt.model import Layout
-from savefmt.qemu.guest import ram_blocks
+from savefmt.qemu.hosted import ram_blocks
 from savefmt.qmp import Monitor
 
 OLDER = Path("/var/lib/savefmt-qemu-7.2/qemu-system-x86_64")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from savefmt.codec.base import Bytes, Codec
+from savefmt.codec.registry import CODECS
 from savefmt.errors import CorruptError, SavefmtError, TruncatedError
-from savefmt.format.codec import CODECS
-from savefmt.format.coding import Bytes, Codec
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import savefmt
-from savefmt.export.pages import Placed, write_pages
-from savefmt.export.segments import Segment
+from savefmt.export.placing import Placed, write_pages
+from savefmt.export.stretches import Segment
 from savefmt.model import IOOptions
 from savefmt.native.file import File
 from savefmt.progress import Meter

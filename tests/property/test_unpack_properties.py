@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from savefmt.codec import memberreader
+from savefmt.codec.base import Bytes
+from savefmt.codec.boundaries import with_gzip_length
+from savefmt.codec.registry import CODECS, _zstd
 from savefmt.errors import SavefmtError
-from savefmt.format import unpack
-from savefmt.format.boundaries import with_gzip_length
-from savefmt.format.codec import CODECS, _zstd
-from savefmt.format.coding import Bytes
 
 BASE = 1 << 20
 zstd = _zstd()
@@ -26,11 +26,11 @@ relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds so low that small data come near them."""
-    monkeypatch.setattr(unpack, "_BATCH", 2_000)
-    monkeypatch.setattr(unpack, "_MOST_PLAIN", 5_000)
-    monkeypatch.setattr(unpack, "_MOST_HELD", 7_000)
-    monkeypatch.setattr(unpack, "_STEP", 50)
-    monkeypatch.setattr(unpack, "_MOST_UNDER_WAY", 16_000)
+    monkeypatch.setattr(memberreader, "_BATCH", 2_000)
+    monkeypatch.setattr(memberreader, "_MOST_PLAIN", 5_000)
+    monkeypatch.setattr(memberreader, "_MOST_HELD", 7_000)
+    monkeypatch.setattr(memberreader, "_STEP", 50)
+    monkeypatch.setattr(memberreader, "_MOST_UNDER_WAY", 16_000)
 
 
 def zstd_frame(data: bytes, told: bool = True, checked: bool = True) -> bytes:

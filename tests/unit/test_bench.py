@@ -18,7 +18,7 @@ from builder import make_stream
 from golden.load import unpack
 
 from savefmt.bench import bench, machine, scratch
-from savefmt.bench.patterns import data_length, file_length, pattern_blocks, set_run
+from savefmt.bench.guestpattern import data_length, file_length, pattern_blocks, set_run
 from savefmt.bench.scratch import nameless_file, require_space
 from savefmt.bench.values import (
     BenchOptions,

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from savefmt.codec import registry as codec_module
+from savefmt.codec.base import PIECE_LENGTH, Bytes, Codec, MemberCodec, Writer
+from savefmt.codec.registry import CODECS, codec_for_format, detect, find_codec
 from savefmt.errors import (
     CorruptError,
     ImageIOError,
@@ -23,9 +26,6 @@ from savefmt.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from savefmt.format import codec as codec_module
-from savefmt.format.codec import CODECS, codec_for_format, detect, find_codec
-from savefmt.format.coding import PIECE_LENGTH, Bytes, Codec, MemberCodec, Writer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -242,7 +242,7 @@ def test_second_claim_raises(offer: Callable[..., list[str]], offered: type[Rot]
 def test_nothing_heavy_is_imported_beforehand() -> None:
     heavy = ["bz2", "lzma", "zlib", "isal", "backports.zstd", "compression.zstd", "lzallright"]
     heavy += ["concurrent.futures", "threading", "subprocess", "importlib.metadata"]
-    script = "import sys; before = set(sys.modules); import savefmt.format.codec; "
+    script = "import sys; before = set(sys.modules); import savefmt.codec.registry; "
     script += f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
 
     found = subprocess.run(

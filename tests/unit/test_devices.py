@@ -25,7 +25,7 @@ from oracle import compress
 
 import savefmt
 from savefmt import CorruptError, IOOptions, SaveImage, Section, TruncatedError, UnsupportedError
-from savefmt import devices as devices_module
+from savefmt.reading import devices as devices_module
 
 EARLY = {"early": (VIRTIO_MEM_EARLY,)}
 FORMS: dict[str, Callable[..., bytes]] = {

@@ -15,10 +15,10 @@ from elftools.elf.elffile import ELFFile
 
 import savefmt
 from savefmt.errors import AddressError, ConversionError
-from savefmt.export import blocks, elf, kernel, run, vmcoreinfo
+from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ELF32, ELF64, ProgramHeader
-from savefmt.export.segments import Segment, find_segments
+from savefmt.export.stretches import Segment, find_segments
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.guest.paging import X86PageTables
 from savefmt.model import Finding, PhysicalRange, Severity
@@ -466,7 +466,7 @@ def test_a_source_that_changes(
     format: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(tmp_path, layout=layout)
-    home: Any = blocks if format == "blocks" else run
+    home: Any = blocks if format == "blocks" else exporting
     write_pages = home.write_pages
 
     def write_and_touch(*args: Any) -> Any:

@@ -12,7 +12,7 @@ from builder import DEFAULT_BLOCKS, MIB, Record, all_records, make_envelope, mak
 
 import savefmt
 from savefmt import ConversionError, ImageIOError, IOOptions, SavefmtError
-from savefmt.memory import TallyVisitor
+from savefmt.reading.memory import TallyVisitor
 
 RAM = DEFAULT_BLOCKS["pc.ram"]
 LIVE = [[Record("pc.ram", 0, page(7)), Record("pc.ram", 1, page(8))], all_records(DEFAULT_BLOCKS)]

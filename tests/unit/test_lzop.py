@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from savefmt.codec.lzop import MAGIC, MAX_BLOCK_LENGTH, Flag, LzopWriter, read_parts
 from savefmt.errors import CorruptError, ImageIOError, TruncatedError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor
-from savefmt.format.lzop import MAGIC, MAX_BLOCK_LENGTH, Flag, LzopWriter, read_parts
 
 pytest.importorskip("lzallright")
 from lzallright import LZOCompressor

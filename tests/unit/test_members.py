@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from savefmt.format.codec import CODECS, GzipCodec
-from savefmt.format.coding import Bytes, Codec, Compressor, Writer
-from savefmt.format.members import MemberWriter
+from savefmt.codec.base import Bytes, Codec, Compressor, Writer
+from savefmt.codec.memberwriter import MemberWriter
+from savefmt.codec.registry import CODECS, GzipCodec
 
 if sys.version_info >= (3, 14):
     from compression import zstd

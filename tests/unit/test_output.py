@@ -16,7 +16,7 @@ import savefmt
 from savefmt import ConversionError, ImageIOError, IOOptions, Layout, OperationCancelled, Progress
 from savefmt.errors import SavefmtError
 from savefmt.native.file import File
-from savefmt.output import OutputFile, check_target
+from savefmt.writing.output import OutputFile, check_target
 
 
 def names(folder: Path) -> list[str]:

@@ -20,11 +20,11 @@ from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions
 from savefmt.progress import Meter
 from savefmt.qemu import MigrationError, command_line, migration
-from savefmt.qemu.guest import HostedBlock, HostedGuest, minimal_xml
+from savefmt.qemu.hosted import HostedBlock, HostedGuest, minimal_xml
+from savefmt.qemu.imagetarget import PipeTarget
 from savefmt.qemu.pump import from_qemu, to_qemu
 from savefmt.qemu.restoring import plan_load, refuse_other_guest
 from savefmt.qemu.settings import configured, parameters_for
-from savefmt.qemu.target import PipeTarget
 from savefmt.qmp import CommandError
 
 PARAMETERS = {

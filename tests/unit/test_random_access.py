@@ -19,10 +19,10 @@ from oracle import CODECS, compress
 
 import savefmt
 from savefmt import CorruptError, ImageIOError, IOOptions
-from savefmt.format.codec import _zstd, find_codec
-from savefmt.format.segments import Segments, find_segments
-from savefmt.memory import GuestMemory
-from savefmt.unpacked import SegmentReader, open_plain
+from savefmt.codec.registry import _zstd, find_codec
+from savefmt.codec.segments import Segments, find_segments
+from savefmt.reading.memory import GuestMemory
+from savefmt.reading.unpacked import SegmentReader, open_plain
 
 PAGES = 2000
 DICE = random.Random(1)
@@ -157,7 +157,7 @@ def test_one_frame_is_spooled(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_gzip_is_spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("savefmt.unpacked.find_spec", lambda _: None)
+    monkeypatch.setattr("savefmt.reading.unpacked.find_spec", lambda _: None)
     with savefmt.open(make(tmp_path, "gzip", compress("gzip", stream())), io=IO) as image:
         check_reads(image.memory, 4)
         assert image.memory._plain is None
@@ -176,7 +176,7 @@ def test_members_come_through_a_pipe(codec: str, tmp_path: Path) -> None:
 def test_gzip_members_that_tell_their_length_need_no_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("savefmt.unpacked.find_spec", lambda _: None)
+    monkeypatch.setattr("savefmt.reading.unpacked.find_spec", lambda _: None)
     with savefmt.open(make(tmp_path, "gzip", by_our_writer("gzip")), io=IO) as image:
         check_reads(image.memory, 4)
         assert isinstance(image.memory._plain, SegmentReader)
@@ -195,7 +195,7 @@ def test_no_room_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     class Full:
         f_bavail, f_frsize = 1, 4096
 
-    monkeypatch.setattr("savefmt.memory.os.statvfs", lambda _: Full)
+    monkeypatch.setattr("savefmt.reading.memory.os.statvfs", lambda _: Full)
     with savefmt.open(make(tmp_path, "zstd", one_frame(stream())), io=IO) as image:
         with pytest.raises(ImageIOError, match="TMPDIR") as caught:
             image.memory.read("pc.ram", 0, 1)
@@ -271,7 +271,7 @@ def test_xz_that_lies() -> None:
 
 
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("savefmt.unpacked._CACHE_LENGTH", 3 * MIB)
+    monkeypatch.setattr("savefmt.reading.unpacked._CACHE_LENGTH", 3 * MIB)
     path = make(tmp_path, "lzop", compress("lzop", stream()))
     with savefmt.open(path, io=IO) as image:
         check_reads(image.memory, 5)
@@ -344,6 +344,6 @@ def test_numpy_takes_views_as_they_are(tmp_path: Path) -> None:
 
 def test_light_imports() -> None:
     """`savefmt info` pays for none of this."""
-    code = "import savefmt.cli.info, sys; print([m for m in sys.modules if 'index' in m])"
+    code = "import savefmt.cli.commands.info, sys; print([m for m in sys.modules if 'index' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "savefmt" not in done.stdout

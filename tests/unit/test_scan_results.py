@@ -23,9 +23,9 @@ from savefmt.scan import strings as strings_module
 from savefmt.scan import windows
 from savefmt.scan.hashes import Manifest, check_manifest, hash_memory, manifest_lines
 from savefmt.scan.picture import draw
+from savefmt.scan.results import MemoryHash
 from savefmt.scan.stats import stats
 from savefmt.scan.strings import strings
-from savefmt.scan.values import MemoryHash
 
 DICE = random.Random(4)
 BLOCKS = {

@@ -12,8 +12,8 @@ from builder import PAGE_SIZE
 from scanning import FORMS, KERNEL_BASE, PDB, header, opened, start_block
 
 from savefmt.scan.ntmarks import find_header, parse_header
+from savefmt.scan.results import SystemHint
 from savefmt.scan.system import identify
-from savefmt.scan.values import SystemHint
 
 RELEASE = "6.1.0-56-cloud-amd64"
 BANNER = f"Linux version {RELEASE} (b@d.org) (gcc-12 (Debian) 12.2.0) #1 SMP Debian 6.1 (2026)\n"

@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 
-from savefmt import tail
 from savefmt.format.cursor import ChunkCursor
+from savefmt.reading import tail
 
 OFFSET = 1000
 PIECES = [bytes([number]) * 300 for number in range(1, 8)]

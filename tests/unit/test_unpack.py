@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from savefmt.errors import CorruptError, ImageIOError, SavefmtError, TruncatedError
-from savefmt.format import unpack
-from savefmt.format.boundaries import (
+from savefmt.codec import memberreader
+from savefmt.codec.base import Bytes, MemberCodec
+from savefmt.codec.boundaries import (
     NoBoundaryError,
     measure_gzip,
     measure_zstd,
     with_gzip_length,
 )
-from savefmt.format.codec import CODECS, ZstdCodec, _zstd
-from savefmt.format.coding import Bytes, MemberCodec
+from savefmt.codec.memberreader import MemberReader
+from savefmt.codec.registry import CODECS, ZstdCodec, _zstd
+from savefmt.errors import CorruptError, ImageIOError, SavefmtError, TruncatedError
 from savefmt.format.cursor import Cursor, RewindableCursor
-from savefmt.format.unpack import MemberReader
 
 MIB = 1 << 20
 NOISE = random.Random(1).randbytes(MIB)
@@ -109,7 +109,7 @@ def test_one_thread_has_no_pool() -> None:
 
 
 def test_what_is_under_way_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "_MOST_UNDER_WAY", 5 * MIB)
+    monkeypatch.setattr(memberreader, "_MOST_UNDER_WAY", 5 * MIB)
     reader = MemberReader(codec("zstd"), pieces(zstd_of(PARTS)), offset=0, threads=8)
     held = 0
     for _ in reader.read():
@@ -164,8 +164,8 @@ def test_damage_is_told_where_it_is() -> None:
 # --- where members end -------------------------------------------------------------
 
 
-def reads(data: bytes) -> unpack.Gathered:
-    return unpack.Gathered(RewindableCursor(iter([data]), 0), bytearray())
+def reads(data: bytes) -> memberreader.Gathered:
+    return memberreader.Gathered(RewindableCursor(iter([data]), 0), bytearray())
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -248,7 +248,7 @@ TRAPS = {
 def test_traps_take_no_memory(trap: str) -> None:
     code = f"""
 import resource
-from savefmt.format.codec import CODECS, _zstd
+from savefmt.codec.registry import CODECS, _zstd
 from savefmt.errors import SavefmtError
 zstd = _zstd()
 packed = {TRAPS[trap]}

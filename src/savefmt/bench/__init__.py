@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from savefmt.bench.run import bench
+from savefmt.bench.measuring import bench
 
 __all__ = ["bench"]

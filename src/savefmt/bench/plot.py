@@ -12,7 +12,7 @@ from typing import Any
 from savefmt.bench.values import BenchReport, Measurement
 from savefmt.errors import UnsupportedError
 from savefmt.model import StrPath
-from savefmt.output import OutputFile
+from savefmt.writing.output import OutputFile
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -46,13 +46,14 @@ _HOMES = {
     "devices": ("devices",),
     "regs": ("regs",),
     "memmap": ("memmap",),
-    "read": ("read", "vtop"),
+    "read": ("read",),
+    "vtop": ("vtop",),
     "search": ("search",),
     "strings": ("strings",),
-    "hash": ("hashes",),
+    "hash": ("hash",),
     "stats": ("stats",),
-    "map": ("mapping",),
-    "os": ("system",),
+    "map": ("map",),
+    "os": ("os",),
     "export": ("export",),
     "plugins": ("plugins",),
     "save": ("save",),
@@ -99,7 +100,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, parser_class=Parser, prog="savefmt"
     )
     for name in _modules_for(words):
-        importlib.import_module(f"savefmt.cli.{name}").add(commands)
+        importlib.import_module(f"savefmt.cli.commands.{name}").add(commands)
     _add_help(commands, parser)
     return parser
 

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from savefmt.cli import render
+from savefmt.cli.render import common as render
 from savefmt.errors import ImageIOError, SavefmtError
 from savefmt.model import OnProgress
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+
+    from savefmt.image import SaveImage
 
 
 class Ui:
@@ -99,7 +101,7 @@ class Ui:
         if not wanted and self._progress_fd is None:
             yield None
             return
-        from savefmt.cli.progress import Meter
+        from savefmt.cli.progressbar import Meter
 
         meter = Meter(
             render.plain(label),
@@ -112,6 +114,13 @@ class Ui:
         )
         with meter:
             yield meter
+
+    def prepare(self, image: SaveImage) -> None:
+        """Index or unpack an image now, where one can watch it."""
+        from savefmt.progress import Meter
+
+        with self.progress(os.fspath(image.filename)) as progress:
+            image.memory.prepare(Meter(progress, image.length, "reading"))
 
 
 def wants_color(choice: str, stream: TextIO | None) -> bool:

@@ -10,7 +10,7 @@ from savefmt.format.cursor import Cursor
 from savefmt.format.ram import BlockList, RamFlag
 from savefmt.format.stream import Command, Configuration, SectionHead
 from savefmt.model import IOOptions
-from savefmt.traverse import traverse
+from savefmt.reading.traverse import traverse
 
 if TYPE_CHECKING:
     from savefmt.image import SaveImage

@@ -10,9 +10,9 @@ from savefmt.compat.relics import has_compressed_pages
 from savefmt.format.stream import Command
 from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
-from savefmt.memory import SkimVisitor, pass_over
 from savefmt.model import IOOptions, Layout, OnProgress
 from savefmt.progress import Meter
+from savefmt.reading.memory import SkimVisitor, pass_over
 
 SWITCHOVER_START = 11
 """The command that QEMU before 10.0 does not know (format.md 3.5)."""

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from savefmt.convert.run import convert as convert
+from savefmt.convert.conversion import convert as convert

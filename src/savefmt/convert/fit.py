@@ -8,7 +8,7 @@ from savefmt.compat.releases import Reader
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import best_form, forms_of
-from savefmt.convert.plan import DISCARD, Request
+from savefmt.convert.planning import DISCARD, Request
 from savefmt.errors import ConversionError
 from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage

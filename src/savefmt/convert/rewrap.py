@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from savefmt.convert.plan import Target
-from savefmt.convert.run import Conversion
+from savefmt.convert.conversion import Conversion
+from savefmt.convert.planning import Target
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress

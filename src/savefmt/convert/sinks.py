@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
+from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError
-from savefmt.format.codec import find_codec
 from savefmt.model import IOOptions
 from savefmt.native.file import Appender, File
 

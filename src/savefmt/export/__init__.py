@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from savefmt.export.run import export
+from savefmt.export.exporting import export
 
 __all__ = ["export"]

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError
-from savefmt.export.pages import Placed, write_pages
-from savefmt.export.segments import Segment, absent
+from savefmt.export.placing import Placed, write_pages
+from savefmt.export.stretches import Segment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
-from savefmt.output import OutputFile, sync_folder
 from savefmt.progress import Meter
+from savefmt.writing.output import OutputFile, sync_folder
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_LIMIT = 200

@@ -11,14 +11,14 @@ from savefmt.export import elf, vmcoreinfo
 from savefmt.export.elf import ELF32, ELF64, ProgramHeader
 from savefmt.export.kernel import Mapping
 from savefmt.export.notes import pack_qemu_state, pack_status
-from savefmt.export.pages import Placed
+from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.segments import Segment, total
+from savefmt.export.stretches import Segment, total
 from savefmt.guest.registers import HFLAGS_LONG_MODE, Registers, X86Registers
 from savefmt.image import SaveImage
 from savefmt.model import Finding, PhysicalRange, Severity
 from savefmt.native.pages import Watch
-from savefmt.output import OutputFile
+from savefmt.writing.output import OutputFile
 
 _ALIGN = 4096
 # QEMU dumps what is RAM to it: not flash, nor memory that outlives the machine.

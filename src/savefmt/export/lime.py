@@ -6,9 +6,9 @@ import struct
 from collections.abc import Sequence
 
 from savefmt.errors import ConversionError
-from savefmt.export.pages import Placed
+from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.segments import Segment
+from savefmt.export.stretches import Segment
 
 _HEADER = struct.Struct("<IIQQ8x")
 _MAGIC = 0x4C694D45

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from savefmt.export.pages import Placed
-from savefmt.export.segments import Segment, total
+from savefmt.export.placing import Placed
+from savefmt.export.stretches import Segment, total
 from savefmt.frozen import dataclass, field
 from savefmt.model import Finding
 from savefmt.native.pages import Watch
-from savefmt.output import OutputFile
+from savefmt.writing.output import OutputFile
 
 Finish = Callable[[OutputFile, list[Finding]], str | None]
 """Writes what only the finished pages can tell; returns where VMCOREINFO was found."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from savefmt.errors import ConversionError
-from savefmt.export.pages import Placed
+from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.segments import Segment
+from savefmt.export.stretches import Segment
 from savefmt.model import Finding, Severity
 
 _RAM = ("ram", "dimm", "virtio-mem")

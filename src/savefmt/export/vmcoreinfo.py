@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
-from savefmt.guest.source import read_tree
+from savefmt.guest.needs import read_tree
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
 from savefmt.native.pages import Watch

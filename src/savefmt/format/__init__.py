@@ -1,3 +1,3 @@
-"""Bytes to values and back: envelope, stream, RAM and codecs, without policy or I/O."""
+"""Bytes to values and back: envelope, stream, RAM, device state; without policy or I/O."""
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from savefmt.guest.arch import (
     is_amd,
 )
 from savefmt.guest.layers import HOLE, Layer, flatten, overlaps
-from savefmt.guest.source import GuestSource, read_hardware, read_tree
+from savefmt.guest.needs import GuestSource, read_hardware, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
 
 ADDRESS_LIMIT = 1 << 52

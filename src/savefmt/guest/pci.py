@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from savefmt.guest.source import GuestSource, read_tree
+from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Finding
 
 HEADER_LENGTH = 64

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from savefmt.errors import AddressError
 from savefmt.guest.memorymap import MemoryMap, build_map
-from savefmt.guest.source import GuestSource
+from savefmt.guest.needs import GuestSource
 from savefmt.model import PhysicalRange
 
 

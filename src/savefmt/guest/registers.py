@@ -9,8 +9,8 @@ from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.frozen import dataclass
 from savefmt.guest.arch import ARCHES, GuestArch
+from savefmt.guest.needs import GuestSource
 from savefmt.guest.registers_arm import Arm64Registers, read_arm64
-from savefmt.guest.source import GuestSource
 from savefmt.model import Section
 
 _GENERAL = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.guest.needs import GuestSource
 from savefmt.guest.physical import PhysicalMemory
 from savefmt.guest.registers import Registers, read_registers
-from savefmt.guest.source import GuestSource
 from savefmt.guest.space import AddressSpace
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
+from savefmt.compat.destination import grants_direct
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
-from savefmt.compat.target import grants_direct
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.cursor import Cursor
 from savefmt.format.stream import MAPPED_RAM
@@ -20,7 +20,7 @@ from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.descriptors import file_in_set, pipe_end
-from savefmt.qemu.guest import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
 from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for

@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from savefmt.compat.ask import QemuAnswers, ask
+from savefmt.compat.destination import look_at
 from savefmt.compat.policy import SaveRequest, Target, TargetKind, plan_save
-from savefmt.compat.target import look_at
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.domain import parse_domain
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, OnProgress, StrPath
-from savefmt.output import check_target
 from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.descriptors import file_in_set, pipe_end
-from savefmt.qemu.guest import HostedGuest, look, minimal_xml
+from savefmt.qemu.hosted import HostedGuest, look, minimal_xml
+from savefmt.qemu.imagetarget import ImageTarget, image_target
 from savefmt.qemu.pump import Pump, from_qemu
 from savefmt.qemu.report import MigrationError, SaveReport
 from savefmt.qemu.settings import configured, parameters_for
-from savefmt.qemu.target import ImageTarget, image_target
 from savefmt.qmp import Monitor, MonitorLostError
 from savefmt.reports import Refusal, SavePlan
+from savefmt.writing.output import check_target
 
 LIVE_ROUNDS = 12
 """Passes over the memory after which a live save holds the guest, since it dirties its

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
-from savefmt.scan.values import MemoryHash
+from savefmt.scan.results import MemoryHash
 from savefmt.scan.windows import Memory, Window
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake3", "xxh3")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from savefmt.frozen import dataclass
 from savefmt.scan.patterns import literal
-from savefmt.scan.values import Evidence, Hit
+from savefmt.scan.results import Evidence, Hit
 
 ReadBlock = Callable[[str, int, int], bytes | None]
 """``read(block, offset, length)``, None where there is no such memory."""

@@ -12,10 +12,10 @@ from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
 from savefmt.native.pages import SumKey, Table
-from savefmt.output import OutputFile
 from savefmt.progress import Meter
-from savefmt.scan.values import Picture
+from savefmt.scan.results import Picture
 from savefmt.scan.windows import Memory, Window
+from savefmt.writing.output import OutputFile
 
 PALETTES = ("zero", "entropy", "changed")
 """What colours tell: data or not; how random it is; what differs from another image."""

@@ -16,7 +16,7 @@ from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
-from savefmt.scan.values import Hit
+from savefmt.scan.results import Hit
 from savefmt.scan.windows import Memory, Reach, Window
 
 CONTEXT = 16

@@ -9,7 +9,7 @@ from savefmt.model import IOOptions, OnProgress
 from savefmt.native.content import ENTROPY_UNITS, count_distinct, entropies
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.scan.values import BlockStats, MemoryStats
+from savefmt.scan.results import BlockStats, MemoryStats
 from savefmt.scan.windows import Memory, Reach, Window
 
 BINS = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.native.content import TEXT_ENCODINGS, text_runs
-from savefmt.scan.values import Text
+from savefmt.scan.results import Text
 from savefmt.scan.windows import Memory, Window
 
 LEAST = 4

@@ -9,9 +9,9 @@ from savefmt.errors import AddressError, SavefmtError, UnsupportedError
 from savefmt.guest.registers import X86Registers
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
-from savefmt.scan import linux, ntmarks
+from savefmt.scan import linuxmarks, ntmarks
+from savefmt.scan.results import Evidence, Hit, SystemHint
 from savefmt.scan.search import Places, search
-from savefmt.scan.values import Evidence, Hit, SystemHint
 
 _CONTEXT = 512
 _KEPT = 64
@@ -50,7 +50,7 @@ def identify(
         With its evidence.
     """
     marks = _Marks(image)
-    patterns = [linux.BANNER, linux.NOTE, *ntmarks.PDBS, *ntmarks.BUILDS]
+    patterns = [linuxmarks.BANNER, linuxmarks.NOTE, *ntmarks.PDBS, *ntmarks.BUILDS]
     for hit in search(image, patterns, context=_CONTEXT, io=io, progress=progress):
         marks.take(hit)
     marks.look_low()
@@ -63,8 +63,8 @@ class _Marks:
     def __init__(self, image: SaveImage) -> None:
         self._image = image
         self._counts = Counter[str]()
-        self._banners: list[linux.Banner] = []
-        self._core_infos: list[linux.CoreInfo] = []
+        self._banners: list[linuxmarks.Banner] = []
+        self._core_infos: list[linuxmarks.CoreInfo] = []
         self._windows: list[Evidence] = []
         self._base: int | None = None
 
@@ -72,12 +72,12 @@ class _Marks:
         """Look closer at what may be a mark."""
         if self._counts[hit.pattern] >= _KEPT:
             return
-        if hit.pattern == linux.BANNER.name:
-            banner = linux.read_banner(hit)
+        if hit.pattern == linuxmarks.BANNER.name:
+            banner = linuxmarks.read_banner(hit)
             found = banner is not None
             if banner is not None:
                 self._banners.append(banner)
-        elif hit.pattern == linux.NOTE.name:
+        elif hit.pattern == linuxmarks.NOTE.name:
             found = self._take_note(hit)
         else:
             read = ntmarks.read_build if hit.pattern == "build" else ntmarks.read_pdb
@@ -90,9 +90,9 @@ class _Marks:
         self._counts[hit.pattern] += found
 
     def _take_note(self, hit: Hit) -> bool:
-        length = linux.note_length(hit)
-        content = self._read(hit.block, linux.content_offset(hit), length) if length else None
-        info = linux.read_core_info(hit, content) if content else None
+        length = linuxmarks.note_length(hit)
+        content = self._read(hit.block, linuxmarks.content_offset(hit), length) if length else None
+        info = linuxmarks.read_core_info(hit, content) if content else None
         if info is not None:
             self._core_infos.append(info)
         return info is not None
@@ -195,7 +195,7 @@ class _Marks:
 
 
 def _doubts(
-    infos: list[linux.CoreInfo], banners: list[linux.Banner], windows: list[Evidence]
+    infos: list[linuxmarks.CoreInfo], banners: list[linuxmarks.Banner], windows: list[Evidence]
 ) -> tuple[str, ...]:
     releases = {one.release for one in banners} | {one.release for one in infos}
     notes = []

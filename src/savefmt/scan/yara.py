@@ -11,8 +11,8 @@ from typing import Any
 from savefmt.errors import ImageIOError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
+from savefmt.scan.results import Hit
 from savefmt.scan.search import CONTEXT, Places
-from savefmt.scan.values import Hit
 from savefmt.scan.windows import Memory, Reach, Window
 
 OVERLAP = 64 << 10

@@ -25,8 +25,8 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import physical
 
 try:
+    from savefmt.codec.registry import detect
     from savefmt.errors import NotASaveImageError, SavefmtError
-    from savefmt.format.codec import detect
     from savefmt.image import SaveImage
     from savefmt.model import IOOptions, Severity
 except ImportError as lack:  # volatility3 would leave this file out without a word

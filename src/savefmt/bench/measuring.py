@@ -1,0 +1,126 @@
+"""`bench`: run every setting in turn, several times over, and sum up."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from savefmt.bench.advise import advise
+from savefmt.bench.baseline import Baseline, compare_with
+from savefmt.bench.folderbench import FolderBench
+from savefmt.bench.imagebench import ImageBench
+from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
+from savefmt.bench.record import Recorder
+from savefmt.bench.values import BenchFacts, BenchOptions, BenchReport
+from savefmt.errors import UnsupportedError
+from savefmt.frozen import replace
+from savefmt.model import OnProgress, StrPath
+from savefmt.progress import Meter
+
+_ENOUGH = 4
+"""Windows for each thread, below which a rate tells more of the start than of the disk."""
+
+
+def bench(
+    path: StrPath,
+    options: BenchOptions | None = None,
+    *,
+    baseline: Baseline | None = None,
+    progress: OnProgress | None = None,
+) -> BenchReport:
+    """Measure what a disk gives for save images.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A folder: nameless files are written there and read back.  An image: it is read.
+    options : BenchOptions, optional
+        What to measure.
+    baseline : Baseline, optional
+        An earlier report to compare with, from `load_baseline`.
+    progress : callable, optional
+        Told of the bytes moved; returning False cancels.
+
+    Returns
+    -------
+    BenchReport
+        Figures and a conclusion.
+
+    Raises
+    ------
+    ImageIOError
+        If there is too little room, or the operating system refuses.
+    UnsupportedError
+        If nothing that is wanted can be had: the kernel has no such engine for us, the file
+        system no direct I/O, the image no data.
+    """
+    options = options or BenchOptions()
+    name = os.fspath(path)
+    work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name)
+    with nullcontext(work) if isinstance(work, FolderBench) else work:
+        options, notes = _granted(options, work, name)
+        record = Recorder(Meter(progress, options.repeat * work.total(options), "measuring"))
+        for _ in range(options.repeat):
+            for direct in options.direct:
+                work.run(options, direct, record)
+    report = BenchReport(
+        path=name,
+        is_image=work.target.is_image,
+        options=options,
+        facts=_facts(name, record.fio),
+        cold=record.cold,
+        notes=(*notes, *_too_small(options, record), *record.notes),
+        measurements=record.measurements(),
+        advice=advise(record.measurements(), work.target),
+    )
+    return compare_with(baseline, report) if baseline else report
+
+
+def _granted(
+    options: BenchOptions, work: FolderBench | ImageBench, path: str
+) -> tuple[BenchOptions, list[str]]:
+    """Leave out what file system and kernel refuse, with a note, unless nothing would be left."""
+    notes = []
+    if True in options.direct and not work.grants(direct=True):
+        if False not in options.direct:
+            raise UnsupportedError("the file system has no direct I/O; --direct=off", path=path)
+        notes.append("the file system has no direct I/O: buffered only")
+        options = replace(options, direct=(False,))
+    if "io_uring" in options.engines:
+        try:
+            work.grants(engine="io_uring")
+        except UnsupportedError:
+            if "psync" not in options.engines:
+                raise
+            notes.append("this kernel has no io_uring for us: psync only")
+            options = replace(options, engines=("psync",))
+    return options, notes
+
+
+def _too_small(options: BenchOptions, record: Recorder) -> list[str]:
+    """Say it where the threads have hardly anything to do."""
+    length = max(m.length for m in record.measurements())
+    if length >= _ENOUGH * max(options.threads) * max(options.windows):
+        return []
+    return [f"some runs move less than {_ENOUGH} windows for each thread: mostly their start"]
+
+
+def _facts(path: str, fio: str | None) -> BenchFacts:
+    room = os.statvfs(path)
+    return BenchFacts(
+        savefmt=version("savefmt"),
+        python=platform.python_version(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu=cpu_model(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_length=memory_length(),
+        file_system=file_system_of(path),
+        disk=disk_of(path),
+        free_length=room.f_bavail * room.f_frsize,
+        fio=fio,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,3 @@
+"""One module a command, named as the command, with its options."""
+
+from __future__ import annotations

@@ -1,0 +1,63 @@
+"""``savefmt compat``: who can load an image."""
+
+from __future__ import annotations
+
+import argparse
+
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    io_options,
+    output_options,
+)
+from savefmt.cli.saving import reader_option
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
+
+_EPILOG = """\
+Without --for, the rows are the releases between which behaviour changed.
+
+exit codes: 0 told, whatever the verdicts; 1 the image could not be read; 64 wrong
+            usage; `savefmt check --for` has exit codes for the verdicts
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "compat",
+        help="tell which libvirt and QEMU can load an image",
+        description="Judge an image by what released libvirt and QEMU can load.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    reader_option(parser)
+    output_options(parser)
+    io_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Judge one image."""
+    from savefmt.cli.render.compat import compat_lines
+    from savefmt.compat.releases import MILESTONES
+    from savefmt.compat.verdict import compatibility
+
+    try:
+        with ui.progress(args.image) as progress:
+            report = compatibility(
+                args.image, args.readers or MILESTONES, io=io_of(args), progress=progress
+            )
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(compatibility=asdict(report))
+    else:
+        ui.say(compat_lines(report))
+    return ExitCode.GOOD

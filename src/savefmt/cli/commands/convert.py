@@ -1,0 +1,142 @@
+"""``savefmt convert``: the same guest in another layout, codec or envelope."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    io_options,
+    output_options,
+    usage_error,
+)
+from savefmt.cli.render import common as render
+from savefmt.cli.saving import reader_option
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+from savefmt.model import Layout
+
+# What -O takes: layout and codec, as the library names them.
+FORMATS = {
+    "raw": (Layout.SEQUENTIAL, "raw"),
+    "gzip": (Layout.SEQUENTIAL, "gzip"),
+    "bzip2": (Layout.SEQUENTIAL, "bzip2"),
+    "xz": (Layout.SEQUENTIAL, "xz"),
+    "lzop": (Layout.SEQUENTIAL, "lzop"),
+    "zstd": (Layout.SEQUENTIAL, "zstd"),
+    "sparse": (Layout.MAPPED_RAM, "raw"),
+    "null": (Layout.SEQUENTIAL, "null"),
+}
+SAVE_VERSIONS = ("keep", "1", "2", "3")
+
+_EPILOG = """\
+The names after -O are those of `virsh save --image-format`, and null, which reads
+the source and writes nothing.  SRC or DST may be - for standard input or output,
+except that sparse output needs a file.  --for chooses what is left open so that the reader
+can load the result, and refuses where nothing helps.  DST appears under its name only when it
+is whole.
+
+exit codes: 0 converted, 1 failed and nothing was left behind, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "convert",
+        help="write an image in another format",
+        description="Write the guest in SRC to DST in another layout, codec or envelope.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "source", metavar="SRC")
+    file_argument(parser, "target", nargs="?", metavar="DST", help="not needed with -O null")
+    parser.add_argument(
+        "-O", dest="format", choices=tuple(FORMATS), help="target format (default: the source's)"
+    )
+    parser.add_argument(
+        "--save-version",
+        choices=SAVE_VERSIONS,
+        default="keep",
+        help="version of the libvirt header (default: keep)",
+    )
+    reader_option(parser)
+    parser.add_argument("--bare", action="store_true", help="write no libvirt header")
+    parser.add_argument("--verify", action="store_true", help="read the result back and compare")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
+    parser.add_argument(
+        "-F", "--force", action="store_true", help="replace DST; allow binary on a terminal"
+    )
+    output_options(parser)
+    io_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Convert once."""
+    target = _target_of(args)
+    if target == "-" and not args.dry_run:
+        # The stream has standard output for itself; only -v talks, elsewhere.
+        _refuse_mixing(args, ui)
+    if args.source == "-" and sys.stdin is not None and sys.stdin.isatty():
+        usage_error(args, "standard input is a terminal, not an image")
+    layout, codec = FORMATS[args.format] if args.format else (None, None)
+    io = io_of(args)
+    ui.step(f"{io.worker_count} threads, {_direct_words(io.direct)}")
+    try:
+        with ui.progress(args.source) as progress:
+            report = savefmt.convert(
+                args.source,
+                target,
+                layout=layout,
+                codec=codec,
+                save_version=None if args.save_version == "keep" else int(args.save_version),
+                bare=args.bare,
+                overwrite=args.force,
+                verify=args.verify,
+                dry_run=args.dry_run,
+                io=io,
+                progress=progress,
+                **({"readers": args.readers} if args.readers else {}),
+            )
+    except (SavefmtError, OSError) as error:
+        ui.fail(error)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(conversion=render.fields(report))
+    elif target != "-" or args.dry_run:
+        if not ui.quiet:
+            ui.say(render.conversion_lines(report))
+    else:
+        for line in render.conversion_lines(report):
+            ui.step(line)
+    return ExitCode.GOOD
+
+
+def _target_of(args: argparse.Namespace) -> str:
+    target: str | None = args.target
+    if target is not None:
+        if args.format == "null":
+            usage_error(args, "-O null writes nothing, so it takes no DST")
+        return target
+    if args.format != "null":
+        usage_error(args, "DST is missing")
+    return os.devnull
+
+
+def _refuse_mixing(args: argparse.Namespace, ui: Ui) -> None:
+    if ui.json:
+        usage_error(args, "--output=json and DST - both want standard output")
+    if not args.force and sys.stdout is not None and sys.stdout.isatty():
+        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+
+
+def _direct_words(direct: bool | None) -> str:
+    return {None: "direct I/O where it pays", True: "direct I/O", False: "buffered I/O"}[direct]

@@ -1,0 +1,97 @@
+"""``savefmt devices``: device state, field by field."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import Commands, common_options, file_argument, number
+from savefmt.cli.ui import Ui
+from savefmt.errors import FormatError, SavefmtError
+from savefmt.model import Section
+
+if TYPE_CHECKING:
+    from savefmt.reading.devices import Devices
+
+_EPILOG = """\
+SECTION is a name such as cpu, cpu/1 or 0000:00:02.0/vga, or a pattern such as '*/vga'.
+
+exit codes: 0 good, 1 failed or a section is damaged, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "devices",
+        help="show device state, field by field",
+        description="Show the state of all devices or of some, with QEMU's names and types.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    parser.add_argument("section", nargs="?", metavar="SECTION")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--output", choices=("tree", "json"), default="tree", help="how to print the result"
+    )
+    group.add_argument(
+        "-j", dest="output", action="store_const", const="json", help="short for --output=json"
+    )
+    parser.add_argument(
+        "--limit",
+        type=number,
+        default=64,
+        metavar="N",
+        help="bytes to show of each opaque field (default: 64)",
+    )
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Show each section; a damaged one never hides the next."""
+    try:
+        with savefmt.open(args.image) as image:
+            return _show(image.devices, args, ui)
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+
+
+def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render import devices as render_devices
+
+    chosen = [section for section in devices.sections if _fits(section, args.section)]
+    for doubt in render_devices.doubts(devices):
+        ui.remark(f"{args.image}: {doubt}")
+    if args.section is not None and not chosen:
+        raise savefmt.UnsupportedError(f"no device section {args.section!r}", path=args.image)
+    code = ExitCode.GOOD
+    documents: list[dict[str, Any]] = []
+    for section in chosen:
+        try:
+            tree = devices.tree(section)
+        except FormatError as error:
+            ui.complain(error)
+            code = ExitCode.FAILED
+            if ui.json:
+                documents.append(render_devices.damaged_fields(section, error))
+            continue
+        described = devices.described(section)
+        if ui.json:
+            documents.append(render_devices.device_fields(section, tree, described, args.limit))
+        else:
+            ui.say(render_devices.device_lines(section, tree, described, args.limit))
+    if ui.json:
+        ui.document(devices=documents, incomplete=devices.incomplete)
+    elif devices.incomplete:
+        code = ExitCode.FAILED
+    return code
+
+
+def _fits(section: Section, wanted: str | None) -> bool:
+    names = (section.idstr, f"{section.idstr}/{section.instance_id}")
+    return wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in names)

@@ -1,0 +1,106 @@
+"""``savefmt export``: the guest in the formats of other tools."""
+
+from __future__ import annotations
+
+import argparse
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    io_options,
+    number,
+    output_options,
+)
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+from savefmt.model import Severity
+
+_FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
+_COMPATS = ("universal", "qemu")
+
+_EPILOG = """\
+elf         a core with all vCPUs, for crash, drgn, gdb, volatility3, makedumpfile
+raw         memory alone: the offset in the file is the guest-physical address
+lime        the format of the LiME module
+blocks      TARGET is a folder that gets one file for each RAM block
+vmcoreinfo  the text in which a Linux kernel describes itself
+kdump       compressed, by makedumpfile, which must be installed
+
+TARGET appears under its name only when it is whole, with mode 0600.  Zero pages are holes.
+
+exit codes: 0 exported, 1 failed and nothing was left behind, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "export",
+        help="write the guest's memory for other tools",
+        description="Write the guest's memory and registers in a format that other tools read.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    file_argument(parser, "target", metavar="TARGET")
+    parser.add_argument(
+        "-f", "--format", choices=_FORMATS, default="elf", help="what to write (default: elf)"
+    )
+    parser.add_argument(
+        "--compat",
+        choices=_COMPATS,
+        default="universal",
+        help="layout of an ELF core: universal (default), or the bytes of QEMU's own dump",
+    )
+    parser.add_argument(
+        "--kernel-va",
+        action="store_true",
+        help="offer the kernel's virtual addresses in the ELF core, for gdb",
+    )
+    parser.add_argument(
+        "--start", type=number, metavar="ADDRESS", help="guest-physical address to begin at"
+    )
+    parser.add_argument(
+        "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
+    parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
+    output_options(parser)
+    io_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Export once."""
+    from savefmt.cli.render import export as render_export
+
+    try:
+        with ui.progress(args.image) as progress:
+            report = savefmt.export(
+                args.image,
+                args.target,
+                format=args.format,
+                compat=args.compat,
+                kernel_va=args.kernel_va,
+                start=args.start,
+                length=args.length,
+                overwrite=args.force,
+                dry_run=args.dry_run,
+                io=io_of(args),
+                progress=progress,
+            )
+    except (SavefmtError, OSError) as error:
+        ui.fail(error)
+        return ExitCode.FAILED
+    for finding in report.findings:
+        if finding.severity is not Severity.NOTE:
+            ui.remark(f"{args.image}: {finding.severity}: {finding.message}")
+    if ui.json:
+        ui.document(export=render_export.export_fields(report))
+    elif not ui.quiet:
+        ui.say(render_export.export_lines(report))
+    return ExitCode.GOOD

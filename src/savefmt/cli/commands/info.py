@@ -1,0 +1,72 @@
+"""``savefmt info``: what an image is, from its headers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    io_of,
+    io_options,
+    output_options,
+)
+from savefmt.cli.render import common as render
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import SavefmtError
+
+_EPILOG = """\
+exit codes: 0 every image was read, 1 one was not, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "info",
+        help="show what an image is",
+        description="Show what each image is.  Reads headers only, whatever the image's size.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "images", nargs="+", metavar="IMAGE")
+    parser.add_argument(
+        "--pages",
+        action="store_true",
+        help="count present and zero pages, too; may need to read the whole image",
+    )
+    output_options(parser)
+    io_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Show every image; a bad one never hides the next."""
+    code = ExitCode.GOOD
+    blocks: list[Any] = []
+    for path in args.images:
+        try:
+            with ui.progress(path) as progress:
+                summary = savefmt.probe(path, pages=args.pages, io=io_of(args), progress=progress)
+        except (SavefmtError, OSError) as error:
+            if is_broken_pipe(error):
+                raise
+            ui.complain(error, path)
+            code = ExitCode.FAILED
+            if ui.json:
+                blocks.append({"path": path, "error": render.error_fields(error, path)})
+        else:
+            blocks.append(
+                render.fields(summary)
+                if ui.json
+                else render.summary_lines(summary, verbose=ui.verbosity > 0)
+            )
+    if ui.json:
+        ui.document(images=blocks)
+    else:
+        ui.say(render.lines(blocks))
+    return code

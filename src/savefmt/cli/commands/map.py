@@ -1,0 +1,149 @@
+"""``savefmt map``: where each stretch of guest memory lies in the file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    block_options,
+    common_options,
+    file_argument,
+    number,
+    output_options,
+    progress_options,
+    usage_error,
+)
+from savefmt.cli.render import common as render
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
+from savefmt.model import MapExtent
+
+_EPILOG = """\
+Kinds: data lies at the file offset, page i of an extent at offset + i * stride;
+zero pages have no place in the file; absent ones were never sent.  In a compressed
+image nothing has a file offset.
+
+exit codes: 0 good, 1 failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "map",
+        help="list the extents of guest memory",
+        description="List where each stretch of guest memory lies in the file.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    group = parser.add_argument_group("a picture instead")
+    file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
+    group.add_argument(
+        "--palette",
+        choices=("zero", "entropy", "changed"),
+        help="what colours tell (default: zero; with --against: changed)",
+    )
+    file_argument(
+        group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
+    )
+    group.add_argument(
+        "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
+    )
+    block_options(group)
+    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
+    output_options(parser, lines=True)
+    progress_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Print extents as they come: a large guest has millions."""
+    if args.png:
+        return _draw(args, ui)
+    if args.palette or args.against or args.width or args.block or args.force:
+        usage_error(args, "--palette, --against, --width, --block and --force go with --png")
+    show = {"human": _show_text, "json": _show_json, "jsonl": _show_lines}[args.output]
+    try:
+        image = savefmt.open(args.image)
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    try:
+        with image, ui.progress(args.image) as progress:
+            show(image.extents(progress=progress))
+    except (SavefmtError, OSError) as error:
+        if is_broken_pipe(error):
+            raise
+        ui.complain(error, args.image)
+        return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    palette = args.palette or ("changed" if args.against else "zero")
+    if (palette == "changed") != bool(args.against):
+        usage_error(args, "the palette 'changed' and --against go together")
+    if args.width is not None and not 1 <= args.width <= 16384:
+        usage_error(args, "--width is 1 to 16384")
+    from savefmt.scan.picture import draw
+
+    try:
+        with ExitStack() as stack:
+            image = stack.enter_context(savefmt.open(args.image))
+            against = stack.enter_context(savefmt.open(args.against)) if args.against else None
+            picture = draw(
+                image,
+                args.png,
+                palette=palette,
+                against=against,
+                width=args.width,
+                blocks=args.block,
+                overwrite=args.force,
+                progress=stack.enter_context(ui.progress(args.image)),
+            )
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(picture=asdict(picture))
+    else:
+        ui.remark(f"{args.png}: {picture.width} x {picture.height} pixels")
+        for name, row in picture.rows.items():
+            ui.step(f"{name} begins in row {row}")
+    return ExitCode.GOOD
+
+
+def _show_text(extents: Iterable[MapExtent]) -> None:
+    print(render.MAP_HEADING)
+    for extent in extents:
+        print(render.extent_line(extent))
+
+
+def _show_lines(extents: Iterable[MapExtent]) -> None:
+    import json
+
+    for extent in extents:
+        print(json.dumps({"schema": render.SCHEMA, **render.fields(extent)}))
+
+
+def _show_json(extents: Iterable[MapExtent]) -> None:
+    """Print one document piece by piece, whole even when reading fails half-way."""
+    import json
+
+    complete = False
+    separator = "\n"
+    print(f'{{"schema": {render.SCHEMA}, "extents": [', end="")
+    try:
+        for extent in extents:
+            print(f"{separator}  {json.dumps(render.fields(extent))}", end="")
+            separator = ",\n"
+        complete = True
+    finally:
+        print(f'\n], "complete": {json.dumps(complete)}}}')

@@ -1,0 +1,54 @@
+"""``savefmt memmap``: where memory lies in the guest's address space."""
+
+from __future__ import annotations
+
+import argparse
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import Commands, common_options, file_argument, output_options
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+
+_EPILOG = """\
+The last column tells where each line was learned: from the stream, from the domain XML,
+or by a rule of the machine type.
+
+exit codes: 0 good, 1 failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "memmap",
+        help="show the guest-physical memory map",
+        description="Show which RAM block lies at which guest-physical address.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    output_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Show the map and its doubts."""
+    from savefmt.cli.render import devices as render_devices
+    from savefmt.cli.render import memory as render_memory
+
+    try:
+        with savefmt.open(args.image) as image:
+            memory_map = image.guest.physical.map
+            for doubt in render_devices.doubts(image.devices):
+                ui.remark(f"{args.image}: {doubt}")
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    for finding in memory_map.findings:
+        ui.remark(f"{args.image}: {finding.severity}: {finding.message}")
+    if ui.json:
+        ui.document(**render_memory.map_fields(memory_map))
+    else:
+        ui.say(render_memory.map_lines(memory_map))
+    return ExitCode.GOOD

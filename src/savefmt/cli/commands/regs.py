@@ -1,0 +1,51 @@
+"""``savefmt regs``: the registers of the vCPUs."""
+
+from __future__ import annotations
+
+import argparse
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import Commands, common_options, file_argument, number, output_options
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+
+_EPILOG = """\
+exit codes: 0 good, 1 failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "regs",
+        help="show the registers of the vCPUs",
+        description="Show registers as QEMU's `info registers` does, then what that leaves out.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    parser.add_argument("--cpu", type=number, metavar="N", help="this vCPU only")
+    output_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Show one vCPU or all."""
+    from savefmt.cli.render import devices as render_devices
+    from savefmt.cli.render import registers as render_registers
+
+    try:
+        with savefmt.open(args.image) as image:
+            guest = image.guest
+            cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
+            for doubt in render_devices.doubts(image.devices):
+                ui.remark(f"{args.image}: {doubt}")
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(cpus=[render_registers.registers_fields(registers) for registers in cpus])
+    else:
+        ui.say(render_registers.all_lines(cpus))
+    return ExitCode.GOOD

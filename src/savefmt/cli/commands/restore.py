@@ -1,0 +1,112 @@
+"""``savefmt restore``: a saved guest, into a QEMU that waits for one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    output_options,
+    progress_options,
+    threads_option,
+    usage_error,
+)
+from savefmt.cli.saving import bypass_option, channels_option, monitor_option
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
+from savefmt.model import IOOptions
+
+if TYPE_CHECKING:
+    from savefmt.qemu import RestoreReport
+
+_EPILOG = """\
+QEMU must have been started with the machine, the memory and the devices of the saved guest,
+and with -incoming defer.  --print-command tells as much of that as the image does.
+
+exit codes: 0 restored or printed, 1 refused or failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "restore",
+        help="restore a guest into a waiting QEMU",
+        description="Restore the guest in IMAGE into the QEMU behind SOCKET.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    whither = parser.add_mutually_exclusive_group()
+    monitor_option(whither)
+    whither.add_argument(
+        "--print-command", action="store_true", help="print a QEMU command line to start from"
+    )
+    group = parser.add_argument_group("how to read it")
+    channels_option(group)
+    bypass_option(group)
+    state = parser.add_argument_group("the guest (default: as the image says)")
+    either = state.add_mutually_exclusive_group()
+    for name, running, text in (
+        ("--paused", False, "leave it paused"),
+        ("--running", True, "let it run"),
+    ):
+        either.add_argument(name, dest="running", action="store_const", const=running, help=text)
+    output_options(parser)
+    threads_option(parser)
+    progress_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Restore once, or print a command."""
+    from savefmt.cli.render.live import command_lines, restore_lines
+
+    if args.qmp is None and not args.print_command:
+        usage_error(args, "into which QEMU? --qmp names its socket")
+    try:
+        if args.print_command:
+            from savefmt.qemu import command_line
+
+            with savefmt.open(args.image) as image:
+                skeleton = command_line(image)
+            if ui.json:
+                ui.document(command=asdict(skeleton))
+            else:
+                ui.say(command_lines(skeleton))
+            return ExitCode.GOOD
+        with once_interrupted(ui):
+            report = _restore(args, ui)
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.image)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(restore=asdict(report))
+    elif not ui.quiet:
+        ui.say(restore_lines(report))
+    return ExitCode.GOOD
+
+
+def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
+    from savefmt.compat import config
+    from savefmt.qemu import restore
+
+    settings = config.load()
+    with ui.progress(args.image) as progress:
+        return restore(
+            args.image,
+            qmp=args.qmp,
+            parallel=args.parallel,
+            bypass_cache=bool(args.bypass_cache),
+            running=args.running,
+            io=IOOptions(threads=args.threads),
+            timeout=settings.timeout,
+            progress=progress,
+        )

@@ -1,0 +1,137 @@
+"""``savefmt save``: the guest of a running QEMU, into an image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    file_argument,
+    output_options,
+    progress_options,
+    threads_option,
+    usage_error,
+)
+from savefmt.cli.saving import monitor_option, request_of, request_options
+from savefmt.cli.ui import Ui
+from savefmt.errors import SavefmtError
+from savefmt.frozen import asdict
+from savefmt.model import IOOptions
+
+if TYPE_CHECKING:
+    from savefmt.qemu import SaveReport
+
+_EPILOG = """\
+What is written is what `savefmt plan` says.  TARGET may be - for standard output, with a
+sequential format.  It appears under its name only when it is whole; on any failure, and on
+Ctrl-C, the guest goes on as before and nothing is left.
+
+exit codes: 0 saved, 1 refused or failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "save",
+        help="save the guest of a running QEMU",
+        description="Save the guest of the QEMU behind SOCKET to TARGET.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "target", metavar="TARGET")
+    monitor_option(parser)
+    request_options(parser)
+    parser.add_argument(
+        "--xml", metavar="FILE", help="domain XML for the image (default: what QEMU can tell)"
+    )
+    group = parser.add_argument_group("the guest (default: hold it, and resume it if it ran)")
+    fate = group.add_mutually_exclusive_group()
+    fate.add_argument("--live", action="store_true", help="let the guest run meanwhile")
+    fate.add_argument(
+        "--keep-paused",
+        dest="afterwards",
+        action="store_const",
+        const="keep-paused",
+        default="resume",
+        help="leave it paused",
+    )
+    fate.add_argument(
+        "--quit", dest="afterwards", action="store_const", const="quit", help="end QEMU"
+    )
+    parser.add_argument(
+        "-F", "--force", action="store_true", help="replace TARGET; allow binary on a terminal"
+    )
+    output_options(parser)
+    threads_option(parser)
+    progress_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Save once."""
+    from savefmt.cli.render.live import save_lines
+
+    if args.qmp is None:
+        usage_error(args, "whose guest? --qmp names the socket of its QEMU")
+    if args.target == "-" and ui.json:
+        usage_error(args, "--output=json and TARGET - both want standard output")
+    if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
+        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+    try:
+        with once_interrupted(ui):
+            report = _save(args, ui)
+    except (SavefmtError, OSError) as error:
+        ui.fail(error, args.target)
+        return ExitCode.FAILED
+    if ui.json:
+        ui.document(save=asdict(report))
+    elif args.target == "-":
+        for line in save_lines(report):
+            ui.step(line)
+    elif not ui.quiet:
+        ui.say(save_lines(report))
+    return ExitCode.GOOD
+
+
+def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
+    from savefmt.compat import config
+    from savefmt.qemu import Afterwards, save
+
+    settings = config.load()
+    xml = _document(args.xml) if args.xml is not None else None
+    with ui.progress(args.target) as progress:
+        return save(
+            args.target,
+            qmp=args.qmp,
+            request=request_of(args, settings),
+            xml=xml,
+            live=args.live,
+            afterwards=Afterwards(args.afterwards),
+            overwrite=args.force,
+            io=IOOptions(threads=args.threads),
+            timeout=settings.timeout,
+            progress=progress,
+        )
+
+
+def _document(path: str) -> bytes:
+    from savefmt.errors import CorruptError
+    from savefmt.format.domain import parse_domain
+    from savefmt.format.envelope import MAX_DATA_LENGTH
+
+    with open(path, "rb") as file:
+        xml = file.read(MAX_DATA_LENGTH + 1)
+    if len(xml) > MAX_DATA_LENGTH:
+        raise CorruptError("this is no domain XML: it is longer than 64 MiB", path=path)
+    try:
+        parse_domain(xml)
+    except CorruptError as error:
+        error.path = path
+        raise
+    return xml

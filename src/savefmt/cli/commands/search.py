@@ -1,0 +1,221 @@
+"""``savefmt search``: find patterns in guest memory."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import savefmt
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.parser import (
+    Commands,
+    common_options,
+    cpu_options,
+    file_argument,
+    io_of,
+    number,
+    output_options,
+    scan_options,
+    usage_error,
+)
+from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.errors import SavefmtError, UnsupportedError
+
+if TYPE_CHECKING:
+    from savefmt.image import SaveImage
+    from savefmt.model import OnProgress
+    from savefmt.scan.patterns import Matcher
+    from savefmt.scan.results import Hit
+    from savefmt.scan.search import Places
+
+_EPILOG = """\
+PATTERN is text; matches may cross pages.  Regular expressions are those of RE2.
+
+exit codes: 0 found, 1 not found, 2 failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "search",
+        help="find bytes, text, expressions or YARA rules in guest memory",
+        description="Find patterns in guest memory, and tell where the guest sees them.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="text to look for")
+    group = parser.add_argument_group("what to look for")
+    group.add_argument(
+        "--hex",
+        action="append",
+        default=[],
+        metavar="DIGITS",
+        help="bytes as hexadecimal digits, ? for any: '4d5a ?? 9?'",
+    )
+    group.add_argument(
+        "--bytes",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=r"bytes as text with escapes such as \x90 and \0",
+    )
+    group.add_argument(
+        "--regex", action="append", default=[], metavar="EXPRESSION", help="regular expression"
+    )
+    file_argument(group, "--yara", metavar="RULES", help="file of YARA rules, instead of patterns")
+    group.add_argument(
+        "--encoding",
+        action="append",
+        choices=("ascii", "utf-8", "utf-16le", "utf-16be"),
+        help="look for PATTERN in this encoding; may be repeated (default: utf-8)",
+    )
+    group.add_argument(
+        "-i", "--ignore-case", action="store_true", help="take small letters for capital ones"
+    )
+    group = parser.add_argument_group("what to tell")
+    group.add_argument(
+        "--virtual", action="store_true", help="tell virtual addresses, too, by page tables"
+    )
+    cpu_options(group)
+    group.add_argument(
+        "--context",
+        type=number,
+        default=16,
+        metavar="BYTES",
+        help="bytes to show around a match, up to 4096 (default: 16)",
+    )
+    group.add_argument("--max-count", type=number, metavar="N", help="stop after N matches")
+    group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
+    output_options(parser, lines=True, csv=True)
+    scan_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Print matches as they are found."""
+    from savefmt.cli.render import hits as render_hits
+
+    _refuse_nonsense(args)
+    try:
+        matchers = list(_matchers(args))
+        rules = _rules(args)
+    except ValueError as error:
+        if isinstance(error, SavefmtError):
+            raise
+        usage_error(args, str(error))
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(savefmt.open(args.image, io=io_of(args)))
+            places = _places(image, args)
+            progress = stack.enter_context(ui.progress(args.image))
+            hits = _hits(image, args, matchers, rules, places, progress)
+            if args.count:
+                count = _count(image, args, matchers, hits, progress)
+        except (SavefmtError, OSError) as error:
+            ui.fail(error, args.image)
+            return ExitCode.TROUBLE
+        try:
+            if args.count:
+                render_hits.show_count(count, args.output)
+            else:
+                count = render_hits.SHOWN_AS[args.output](hits, ui.color)
+        except (SavefmtError, OSError) as error:
+            if is_broken_pipe(error):
+                raise
+            ui.complain(error, args.image)
+            return ExitCode.TROUBLE
+        _remark(image, places, ui)
+    return ExitCode.GOOD if count else ExitCode.FAILED
+
+
+def _count(
+    image: SaveImage,
+    args: argparse.Namespace,
+    matchers: list[Matcher],
+    hits: Iterator[Hit],
+    progress: OnProgress | None,
+) -> int:
+    """Count matches, without a look at each where that can be."""
+    if args.yara or args.max_count is not None:
+        return sum(1 for _ in hits)
+    from savefmt.scan.search import count
+
+    return count(image, matchers, blocks=args.block, io=io_of(args), progress=progress)
+
+
+def _refuse_nonsense(args: argparse.Namespace) -> None:
+    if args.yara and (args.patterns or args.hex or args.bytes or args.regex):
+        usage_error(args, "--yara goes without other patterns")
+    if not (args.yara or args.patterns or args.hex or args.bytes or args.regex):
+        usage_error(args, "nothing to look for: give a PATTERN, --hex, --bytes, --regex or --yara")
+    if not args.virtual and (args.cpu is not None or args.cr3 is not None):
+        usage_error(args, "--cpu and --cr3 go with --virtual")
+    if args.context > 4096:
+        usage_error(args, "--context is 4096 at most")
+
+
+def _matchers(args: argparse.Namespace) -> Iterator[Matcher]:
+    from savefmt.scan import patterns
+
+    fold = args.ignore_case
+    for words in args.patterns:
+        for encoding in dict.fromkeys(args.encoding or ["utf-8"]):
+            name = f"{words} ({encoding})" if len(args.encoding or ()) > 1 else words
+            yield patterns.text(words, encoding, ignore_case=fold, name=name)
+    yield from (patterns.hexadecimal(words) for words in args.hex)
+    yield from (patterns.escaped(words) for words in args.bytes)
+    yield from (patterns.regex(words, ignore_case=fold) for words in args.regex)
+
+
+def _rules(args: argparse.Namespace) -> Any:
+    if not args.yara:
+        return None
+    from savefmt.scan.yara import compile_rules
+
+    return compile_rules(args.yara)
+
+
+def _places(image: SaveImage, args: argparse.Namespace) -> Places:
+    from savefmt.scan.search import Places
+
+    return Places(image, image.guest.space(args.cpu, args.cr3) if args.virtual else None)
+
+
+def _hits(
+    image: SaveImage,
+    args: argparse.Namespace,
+    matchers: list[Matcher],
+    rules: Any,
+    places: Places,
+    progress: OnProgress | None,
+) -> Iterator[Hit]:
+    options: dict[str, Any] = {
+        "blocks": args.block,
+        "context": args.context,
+        "max_count": args.max_count,
+        "places": places,
+        "io": io_of(args),
+        "progress": progress,
+    }
+    if rules is not None:
+        from savefmt.scan.yara import search_rules
+
+        return search_rules(image, rules, **options)
+    from savefmt.scan.search import search
+
+    return search(image, matchers, **options)
+
+
+def _remark(image: SaveImage, places: Places, ui: Ui) -> None:
+    """Say what could not be looked at, or told."""
+    if places.problem:
+        ui.remark(f"{image.path}: {places.problem}")
+    for block in image.head.blocks.blocks:
+        try:
+            image.memory.read(block.idstr, 0, 0)
+        except UnsupportedError as error:
+            ui.remark(f"{image.path}: {error.message}")

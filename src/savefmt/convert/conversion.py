@@ -1,0 +1,400 @@
+"""`savefmt.convert`: plan, write beside the target, verify, seal, rename."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from savefmt.compat.releases import Reader
+from savefmt.convert import frommapped, fromsequential
+from savefmt.convert.fit import fit
+from savefmt.convert.outcome import Outcome
+from savefmt.convert.pipeimage import PipeImage
+from savefmt.convert.planning import DISCARD, Request, Target, plan_target
+from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.format.envelope import Envelope
+from savefmt.format.mappedram import ByteOrder
+from savefmt.frozen import replace
+from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.model import IOOptions, Layout, OnProgress, StrPath
+from savefmt.native.core import NeedContentError
+from savefmt.native.jobs import Emitter
+from savefmt.native.pages import SumKey, Table
+from savefmt.progress import Meter
+from savefmt.reading.digests import read_state
+from savefmt.reading.memory import combine
+from savefmt.reports import ConversionReport
+from savefmt.writing.inplace import write_envelope
+from savefmt.writing.output import OutputFile, check_target
+
+_PIPE = "-"
+_CODEC_READERS = 4
+"""Threads that read for a codec: more would hold windows that it is too slow to take."""
+
+
+def convert(
+    source: StrPath | SaveImage,
+    target: StrPath,
+    *,
+    layout: Layout | None = None,
+    codec: str | None = None,
+    save_version: int | None = None,
+    bare: bool = False,
+    overwrite: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+    readers: Sequence[Reader] = (),
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> ConversionReport:
+    """Write a guest's image in another form.
+
+    The target appears under its name only when it is complete and on the disk; on any
+    failure nothing is left of it.  Where source and target are the same file and only
+    the header changes, it is changed in place.
+
+    Parameters
+    ----------
+    source : str, os.PathLike or SaveImage
+        ``-`` is standard input, for sequential images.
+    target : str or os.PathLike
+        ``-`` is standard output, for sequential results.
+    layout : Layout, optional
+        Sequential or mapped-ram ("sparse"); as in the source by default.
+    codec : str, optional
+        Outer compression of a sequential result: ``raw``, ``gzip``, ``bzip2``, ``xz``,
+        ``lzop``, ``zstd``; ``null`` reads everything and writes nothing.
+    save_version : int, optional
+        Of libvirt's header: 1, 2, or 3 as once proposed.
+    bare : bool
+        Leave libvirt's envelope out.
+    overwrite : bool
+        Replace an existing target.
+    verify : bool
+        Read the result back and compare all pages and devices with the source's.
+    dry_run : bool
+        Plan and check only.
+    readers : sequence of Reader
+        Choose what is left open so that each of them loads the result, and leave out of
+        the stream what they do not know.
+    io : IOOptions
+        Threads, window, direct I/O.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Returns
+    -------
+    ConversionReport
+        What was done.
+
+    Raises
+    ------
+    ConversionError
+        If the options exclude each other or the target cannot hold the source.
+    FormatError, UnsupportedError
+        What is wrong with the source.
+    ImageIOError
+        What the operating system refused, a full disk for instance.
+    """
+    request = Request(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
+    request.check()
+    if verify and (request.to_pipe or codec == DISCARD):
+        raise ConversionError("only a file can be read back for verification")
+    in_place = codec != DISCARD and _is_same_file(source, target)
+    if codec != DISCARD and not request.to_pipe and not in_place:
+        check_target(target, overwrite=overwrite)
+    with ExitStack() as stack:
+        opened = _open_source(source, io, stack)
+        fitted = fit(request, opened, readers, io, progress)
+        plan = plan_target(fitted.request, opened.envelope, opened.layout, opened.codec)
+        plan = replace(plan, cuts=fitted.cuts, changes=plan.changes + fitted.changes)
+        work = Conversion(opened, os.fspath(target), plan, io, progress)
+        work.overwrite = overwrite
+        work.verify_key = SumKey.fixed() if verify else None
+        try:
+            if in_place:
+                return work.in_place(dry_run=dry_run)
+            return work.dry_run() if dry_run else work.run()
+        except SavefmtError as error:
+            error.path = error.path or opened.filename
+            raise
+
+
+def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
+    name = source.filename if isinstance(source, SaveImage) else source
+    try:
+        return os.path.samefile(name, target)
+    except OSError:
+        return False
+
+
+def _open_source(
+    source: StrPath | SaveImage, io: IOOptions, stack: ExitStack
+) -> SaveImage | PipeImage:
+    if isinstance(source, SaveImage):
+        return source
+    if os.fspath(source) == _PIPE:
+        return PipeImage(sys.stdin.fileno(), "standard input")
+    return stack.enter_context(SaveImage(source, io=io))
+
+
+class Conversion:
+    """One conversion, planned and ready to run."""
+
+    def __init__(
+        self,
+        source: SaveImage | PipeImage,
+        target: str,
+        plan: Target,
+        io: IOOptions,
+        progress: OnProgress | None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._plan = plan
+        self._io = io
+        self._progress = progress
+        self._sum_apart = False
+        self._started = time.monotonic()
+        self.overwrite = False
+        self.verify_key: SumKey | None = None
+
+    def in_place(self, *, dry_run: bool) -> ConversionReport:
+        """Write another header onto the source itself, where nothing else changes."""
+        source, plan = self._source, self._plan
+        if (
+            not isinstance(source, SaveImage)
+            or source.envelope is None
+            or plan.envelope is None
+            or plan.cuts
+            or (plan.layout, plan.codec) != (source.layout, source.codec)
+        ):
+            raise ConversionError(
+                "source and target are the same file, of which only the header can be changed "
+                "(--save-version); name another target",
+                path=self._target,
+            )
+        if self.verify_key is not None:
+            raise ConversionError(
+                "only the header changes in place, so no page needs verification; leave it out",
+                path=self._target,
+            )
+        report = self.dry_run()
+        if plan.envelope == source.envelope:
+            return report
+        if not dry_run:
+            write_envelope(source.filename, plan.envelope)
+            report = self._report(None, None)
+        return replace(report, changes=(*report.changes, "nothing but the header, in place"))
+
+    @property
+    def _key(self) -> SumKey | None:
+        """Key for summing the pages while they are converted."""
+        return None if self._sum_apart else self.verify_key
+
+    @property
+    def _direct(self) -> bool:
+        """Whether the target bypasses the page cache: by the guest's size, not the file's."""
+        if self._io.direct is not None:
+            return self._io.direct
+        if isinstance(self._source, SaveImage):
+            return self._source.head.blocks.total >= DIRECT_FROM
+        return True
+
+    def dry_run(self) -> ConversionReport:
+        """Check what can be checked without reading pages or writing."""
+        if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
+            self._source.mapped.tail.check_end()
+        return self._report(None, None, dry_run=True)
+
+    def run(self) -> ConversionReport:
+        """Do it."""
+        before = self._identity()
+        if self._plan.codec == DISCARD:
+            outcome = self._discard()
+            self._refuse_changed(before)
+            return self._report(outcome, None)
+        if self._target == _PIPE:
+            return self._report(self._to_pipe(), None)
+        try:
+            return self._to_file(before)
+        except NeedContentError:
+            if not isinstance(self._source, SaveImage):
+                raise
+            # A live stream with deltas: what it holds can be told by a second pass only.
+            self._sum_apart = True
+            return self._to_file(before)
+
+    def _identity(self) -> tuple[int, ...] | None:
+        if not isinstance(self._source, SaveImage):
+            return None
+        status = os.stat(self._source.filename)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _refuse_changed(self, before: tuple[int, ...] | None) -> None:
+        if self._identity() != before:
+            raise ConversionError(
+                "the source changed while it was read; wait until the save has finished",
+                path=self._source.filename,
+            )
+
+    def _meter(self, phase: str) -> Meter:
+        return Meter(self._progress, 0, phase)
+
+    def _discard(self) -> Outcome:
+        meter = self._meter("reading")
+        if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
+            return frommapped.read_pages(self._source, self._io, self._key, meter)
+        return fromsequential.copy_stream(
+            self._source, NullSink(), DISCARD, self._io, self._key, meter
+        )
+
+    def _to_pipe(self) -> Outcome:
+        fd, name = sys.stdout.fileno(), "standard output"
+        if self._plan.envelope is not None:
+            PipeSink(fd, name).write(self._plan.envelope.pack())
+        return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
+
+    def _stream_codec(self) -> str:
+        """The codec that a sequential stream still has to go through."""
+        plan = self._plan
+        same = isinstance(self._source, SaveImage) and self._source.codec == plan.codec
+        return "raw" if same and not plan.cuts else plan.codec
+
+    def _stream_to(self, sink: Sink) -> Outcome:
+        source, key, cuts, meter = (
+            self._source,
+            self._key,
+            self._plan.cuts,
+            self._meter("converting"),
+        )
+        codec = self._plan.codec
+        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
+        try:
+            if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
+                outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
+            else:
+                outcome = fromsequential.copy_stream(source, sink, codec, io, key, meter, cuts)
+            sink.close()
+        finally:
+            sink.abort()
+        return outcome
+
+    def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
+        envelope = self._plan.envelope
+        with OutputFile(
+            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
+        ) as output:
+            offset = 0
+            if envelope is not None:
+                output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
+                offset = envelope.stream_offset
+            outcome = self._write_stream(output, offset)
+            self._refuse_changed(before)
+            digest = self._verify(output, outcome) if self.verify_key is not None else None
+            if envelope is not None:
+                output.file.sync()
+                output.file.write(envelope.pack_header(finished=True), 0)
+            direct = output.file.direct
+            output.commit()
+        return replace(self._report(outcome, digest), direct=direct)
+
+    def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
+        source, io, key, cuts = self._source, self._io, self._key, self._plan.cuts
+        from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
+        to_mapped = self._plan.layout is Layout.MAPPED_RAM
+        if to_mapped and not from_mapped:
+            meter = self._meter("converting")
+            order = _bitmap_order(self._plan.envelope)
+            return fromsequential.scatter_stream(
+                source, output, offset, order, io, key, meter, cuts
+            )
+        if isinstance(source, SaveImage) and from_mapped:
+            meter = self._meter("converting")
+            if to_mapped:
+                return frommapped.relocate(source, output, offset, io, key, meter, cuts)
+            if self._plan.codec == "raw":
+                records = Emitter(source.file, source.mapped.pages, None).length
+                _require_space(output, offset + records)
+                return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
+        return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
+
+    def _verify(self, output: OutputFile, outcome: Outcome) -> str:
+        """Read the result back and compare it with what the source held."""
+        key = self.verify_key
+        expected = outcome.sums
+        if key is None:
+            raise AssertionError("nothing to verify with")
+        if expected is None:
+            if not isinstance(self._source, SaveImage):
+                raise AssertionError("a pipe is summed while it is read")
+            expected = self._source.memory.sums(key, self._meter("reading the source again"))
+        output.file.sync()
+        with SaveImage(output.path, io=self._io, strict=False) as result:
+            state = read_state(result, key, self._io, self._meter("verifying"))
+            for name, table in expected.items():
+                # A block that the result leaves out has no content (x-ignore-shared).
+                for run in table.differences(state.sums.get(name) or Table(table.count)):
+                    raise ConversionError(
+                        f"verification failed: page {run.first} of {name!r} differs from the "
+                        "source; the disk or the memory of this host may be failing"
+                    )
+            if state.devices_digest != outcome.devices:
+                raise ConversionError("verification failed: the device sections differ")
+            return combine(result.head.blocks, state.sums)
+
+    def _report(
+        self, outcome: Outcome | None, digest: str | None, *, dry_run: bool = False
+    ) -> ConversionReport:
+        source, plan = self._source, self._plan
+        status = None
+        if self._target != _PIPE and plan.codec != DISCARD and not dry_run:
+            status = os.stat(self._target)
+        if isinstance(source, SaveImage):
+            source_length, label = source.length, source.mislabelled
+        else:
+            source_length, label = source.received, False
+        changes = list(plan.changes)
+        if outcome is not None and outcome.data_pages == 0:
+            changes.append("no page of the source has content: its RAM was lost when it was saved")
+        if label and plan.envelope is not None:
+            changes.append("the envelope named the wrong layout; it now tells the right one")
+        return ConversionReport(
+            source=os.fspath(source.filename),
+            target=self._target,
+            source_layout=source.layout,
+            target_layout=plan.layout,
+            source_codec=source.codec,
+            target_codec=plan.codec,
+            version=plan.envelope.version if plan.envelope else None,
+            data_pages=outcome.data_pages if outcome else None,
+            source_length=source_length,
+            target_length=status.st_size if status else 0,
+            target_disk_length=status.st_blocks * 512 if status else 0,
+            seconds=time.monotonic() - self._started,
+            changes=tuple(changes),
+            digest=digest,
+            dry_run=dry_run,
+        )
+
+
+def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
+    """Bitmaps are in the order of the host that restores, which wrote the envelope."""
+    return envelope.byte_order if envelope is not None else "little"
+
+
+def _require_space(output: OutputFile, length: int) -> None:
+    """Refuse early what cannot fit: a sequential result has no holes."""
+    room = os.statvfs(output.folder)
+    free = room.f_bavail * room.f_frsize
+    if free < length:
+        raise ImageIOError(
+            f"the result takes {length} bytes and the file system has {free} left; "
+            "free some space, choose another folder, or compress the result",
+            errno=28,
+            path=output.target,
+        )

@@ -1,0 +1,275 @@
+"""From a mapped-ram file: into a sequential stream, or to other places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from savefmt.convert.fit import Cuts, kept
+from savefmt.convert.outcome import Outcome
+from savefmt.convert.sinks import Sink
+from savefmt.format.mappedram import Placement, encode_bitmap, plan
+from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
+from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions
+from savefmt.native.jobs import Emitter, move_pages
+from savefmt.native.pages import SumKey, Table
+from savefmt.progress import Meter
+from savefmt.reading.tail import COPY_LENGTH
+from savefmt.writing.output import OutputFile
+
+Pieces = Iterator[bytes | None]
+"""A stream in order; None stands for all page records."""
+
+
+class _Rewriter:
+    """The sequential form of a mapped-ram stream, piece by piece (format.md 6.2)."""
+
+    def __init__(self, image: SaveImage, cuts: Cuts) -> None:
+        self._image = image
+        self._cuts = cuts
+        self._mapped = image.mapped
+
+    def pieces(self) -> Pieces:
+        head = self._mapped.head
+        configuration = head.configuration
+        if configuration is None:
+            raise AssertionError("mapped-ram without configuration")
+        changed = configuration.with_capability(MAPPED_RAM, False)
+        yield STREAM_HEADER + changed.pack()
+        yield from self._copy(_configuration_end(configuration), head.ram.offset)
+        yield head.ram.pack() + pack_word(head.blocks.total, RamFlag.MEM_SIZE)
+        yield b"".join(
+            pack_block_entry(block.name, block.used_length, guest_address=block.guest_address)
+            for block in head.blocks.blocks
+        )
+        carrier = max((i for i, part in enumerate(self._mapped.parts) if part.is_ram), default=-1)
+        if carrier < 0:
+            yield None
+        yield from self._copy(self._mapped.list_end, self._first_part)
+        for i, part in enumerate(self._mapped.parts):
+            if i == carrier:
+                yield from self._copy(part.offset, part.payload)
+                yield None
+                yield from self._copy(part.payload, part.end)
+            else:
+                yield from self._copy(part.offset, part.end)
+        tail = self._mapped.tail
+        description = tail.description
+        if description is not None:
+            description = description.with_capabilities(changed.capabilities)
+        yield from tail.pieces(description)
+
+    @property
+    def _first_part(self) -> int:
+        parts = self._mapped.parts
+        return parts[0].offset if parts else self._mapped.tail.start
+
+    def _copy(self, start: int, end: int) -> Iterator[bytes]:
+        return _copy(self._image, start, end, self._cuts)
+
+
+def _copy(image: SaveImage, start: int, end: int, cuts: Cuts = ()) -> Iterator[bytes]:
+    while start < end:
+        length = min(COPY_LENGTH, end - start)
+        for piece in kept(image.file.read(length, start), start, cuts):
+            yield bytes(piece)
+        start += length
+
+
+def _configuration_end(configuration: Configuration) -> int:
+    return configuration.offset + configuration.length
+
+
+def _outcome(image: SaveImage, tables: list[Table] | None) -> Outcome:
+    blocks = image.head.blocks.blocks
+    sums = None
+    if tables is not None:
+        sums = {
+            block.idstr: table
+            for block, table in zip(blocks, tables, strict=True)
+            if not block.ignored
+        }
+    present = sum(pages.present for pages in image.mapped.pages)
+    return Outcome(sums, image.mapped.tail.devices_digest(), present)
+
+
+def emit_to_file(
+    image: SaveImage,
+    output: OutputFile,
+    offset: int,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
+) -> Outcome:
+    """Write the sequential form to a file, pages in parallel.
+
+    Parameters
+    ----------
+    image : SaveImage
+        A mapped-ram one.
+    output : OutputFile
+        Fresh.
+    offset : int
+        Where the stream begins in it.
+    io, key, meter
+        As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
+
+    Returns
+    -------
+    Outcome
+        For verification.
+    """
+    image.mapped.tail.check_end()
+    emitter = Emitter(image.file, image.mapped.pages, key)
+    meter.total = emitter.length
+    for piece in _Rewriter(image, cuts).pieces():
+        if piece is None:
+            emitter.write(output.file, offset, io, meter.update)
+            offset += emitter.length
+        else:
+            output.file.write(piece, offset)
+            offset += len(piece)
+    return _outcome(image, emitter.tables)
+
+
+def emit_to_sink(
+    image: SaveImage,
+    sink: Sink,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
+) -> Outcome:
+    """Send the sequential form to a sink, in order.
+
+    Parameters
+    ----------
+    image : SaveImage
+        A mapped-ram one.
+    sink : Sink
+        Takes the stream.
+    io, key, meter
+        As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
+
+    Returns
+    -------
+    Outcome
+        For verification.
+    """
+    image.mapped.tail.check_end()
+    emitter = Emitter(image.file, image.mapped.pages, key)
+    meter.total = emitter.length
+    done = 0
+    for piece in _Rewriter(image, cuts).pieces():
+        if piece is not None:
+            sink.write(piece)
+            continue
+        for chunk in emitter.chunks(io):
+            sink.write(chunk)
+            done += len(chunk)
+            meter.update(done)
+    return _outcome(image, emitter.tables)
+
+
+def read_pages(image: SaveImage, io: IOOptions, key: SumKey | None, meter: Meter) -> Outcome:
+    """Read all pages and write nothing; returns what `emit_to_file` would."""
+    image.mapped.tail.check_end()
+    pages = image.mapped.pages
+    meter.total = sum(block.present * block.page_size for block in pages)
+    tables = move_pages(image.file, pages, io, meter.update, key=key)
+    return _outcome(image, tables)
+
+
+def relocate(
+    image: SaveImage,
+    output: OutputFile,
+    offset: int,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
+) -> Outcome:
+    """Write the same mapped-ram stream at another offset, stale pages left out.
+
+    Parameters
+    ----------
+    image : SaveImage
+        A mapped-ram one.
+    output : OutputFile
+        Fresh.
+    offset : int
+        Where the stream begins in it.
+    io, key, meter
+        As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
+
+    Returns
+    -------
+    Outcome
+        For verification.
+    """
+    mapped = image.mapped
+    mapped.tail.check_end()
+    file = output.file
+    blocks = mapped.head.blocks
+    at = offset
+    for piece in _copy(image, image.stream_offset, blocks.offset):
+        file.write(piece, at)
+        at += len(piece)
+    places = _place_blocks(blocks.blocks, at, image.page_size)
+    for block, place in zip(blocks.blocks, places, strict=True):
+        header = block.header if place is None else place.header
+        entry = pack_block_entry(
+            block.name, block.used_length, guest_address=block.guest_address, header=header
+        )
+        file.write(entry, at)
+        at = at + len(entry) if place is None else place.next_offset
+    output.set_length(at)
+    meter.total = sum(pages.present * pages.page_size for pages in mapped.pages)
+    offsets = [place.pages_offset if place else 0 for place in places]
+    tables = move_pages(
+        image.file,
+        mapped.pages,
+        io,
+        meter.update,
+        target=file,
+        target_offsets=offsets,
+        key=key,
+    )
+    for pages, place in zip(mapped.pages, places, strict=True):
+        if place is not None:
+            file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
+    for piece in _copy(image, mapped.list_end, image.length, cuts):
+        file.write(piece, at)
+        at += len(piece)
+    return _outcome(image, tables)
+
+
+def _place_blocks(
+    blocks: tuple[ListedBlock, ...], at: int, page_size: int
+) -> list[Placement | None]:
+    """Place blocks as QEMU does; an ignored one has no page area and no place."""
+    places: list[Placement | None] = []
+    for block in blocks:
+        if block.ignored:
+            places.append(None)
+            at += len(
+                pack_block_entry(
+                    block.name,
+                    block.used_length,
+                    guest_address=block.guest_address,
+                    header=block.header,
+                )
+            )
+        else:
+            (place,) = plan((block,), at, page_size)
+            places.append(place)
+            at = place.next_offset
+    return places

@@ -1,0 +1,299 @@
+"""From a sequential stream: into a mapped-ram file, or onwards as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from savefmt.convert.fit import Cuts, kept
+from savefmt.convert.outcome import Outcome
+from savefmt.convert.pipeimage import PipeImage
+from savefmt.convert.sinks import NullSink, Sink
+from savefmt.errors import ConversionError
+from savefmt.format import ram
+from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, plan
+from savefmt.format.ram import BlockList, RamFlag, pack_block_entry, pack_word
+from savefmt.format.stream import (
+    IGNORE_SHARED,
+    MAPPED_RAM,
+    STREAM_HEADER,
+    Command,
+    Configuration,
+    SectionHead,
+)
+from savefmt.image import SaveImage
+from savefmt.model import IOOptions
+from savefmt.native.pages import BlockPages, SumKey
+from savefmt.native.records import Scatter
+from savefmt.progress import Meter
+from savefmt.reading.memory import SkimVisitor, TallyVisitor, pass_over, scanner_for
+from savefmt.reading.prefetch import Pipe, close_pieces
+from savefmt.reading.tail import Tail
+from savefmt.reading.traverse import Visitor, traverse
+from savefmt.writing.output import OutputFile
+
+_RETURN_PATH_COMMANDS = {1, 2}
+"""OPEN_RETURN_PATH and PING: a file has nobody to answer to (format.md 6.1)."""
+
+_UNPACKED_WRITERS = 4
+"""Threads that write what is decompressed: more have nothing to do but hold windows, and the
+memory is wanted for decompressing."""
+
+Source = SaveImage | PipeImage
+
+
+class MappedWriter:
+    """Writes a mapped-ram stream while a sequential one goes by (format.md 6.1).
+
+    Parameters
+    ----------
+    output : OutputFile
+        Fresh.
+    offset : int
+        Where the stream begins in it.
+    io : IOOptions
+        Window and threads.
+    byte_order : str
+        Of the bitmaps: that of the host that will restore.
+    key : SumKey or None
+        Sum the pages on the way.
+    source : str
+        For error messages.
+    cuts : tuple of (int, int)
+        Commands to leave out, by their place in the source.
+    """
+
+    def __init__(
+        self,
+        output: OutputFile,
+        offset: int,
+        io: IOOptions,
+        byte_order: ByteOrder,
+        key: SumKey | None,
+        source: str,
+        cuts: Cuts = (),
+    ) -> None:
+        self._dropped = {start for start, _ in cuts}
+        self._file = output.file
+        self._output = output
+        self._at = offset
+        self._io = io
+        self._byte_order = byte_order
+        self._key = key
+        self._source = source
+        self._capabilities: tuple[str, ...] = ()
+        self._placements: tuple[Placement, ...] = ()
+        self._blocks: BlockList | None = None
+        self.pages: list[BlockPages] = []
+        self.scatter: Scatter | None = None
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data, self._at)
+        self._at += len(data)
+
+    def begin(self, configuration: Configuration | None) -> None:
+        """Write the header, with the capability."""
+        if configuration is None:
+            raise ConversionError(
+                "the stream has no configuration section (a machine type before 2.4), which "
+                "is where mapped-ram must be announced; it has to stay sequential"
+            )
+        if IGNORE_SHARED in configuration.capabilities:
+            raise ConversionError(
+                "the guest was saved with x-ignore-shared, which no released QEMU loads "
+                "together with mapped-ram; the image has to stay sequential"
+            )
+        changed = configuration.with_capability(MAPPED_RAM, True)
+        self._capabilities = changed.capabilities
+        self._write(STREAM_HEADER + changed.pack())
+
+    def command(self, command: Command) -> None:
+        """Copy a command, unless it makes no sense in front of fixed pages."""
+        if command.number in _RETURN_PATH_COMMANDS or command.page_size_summary is not None:
+            return
+        if command.offset in self._dropped:
+            return
+        self._write(command.pack())
+
+    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
+        """Copy a section."""
+        self._write(head.pack() + payload + footer)
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:
+        """Lay the page areas out and write the block list."""
+        self._write(head.pack() + pack_word(blocks.total, RamFlag.MEM_SIZE))
+        self._blocks = blocks
+        self._placements = plan(blocks.blocks, self._at, blocks.page_size)
+        for block, place in zip(blocks.blocks, self._placements, strict=True):
+            self._at = place.entry_offset
+            self._write(pack_block_entry(block.name, block.used_length, header=place.header))
+            self.pages.append(
+                BlockPages(
+                    block.name,
+                    block.page_count,
+                    block.page_size,
+                    place.pages_offset,
+                    bytearray(block.bitmap_length),
+                )
+            )
+            self._at = place.next_offset
+        # Deltas read pages back, which must not be behind the end of the file.
+        self._output.set_length(self._at)
+        self.scatter = Scatter(
+            scanner_for(blocks),
+            self._file,
+            self.pages,
+            self._io,
+            key=self._key,
+            path=self._source,
+        )
+        return self.scatter
+
+    def ram_section(self, head: SectionHead, footer: bytes) -> None:
+        """Write the end marker; a START's head and list are there already."""
+        self._write((b"" if head.announces else head.pack()) + ram.EOS_WORD + footer)
+
+    def finish(self, tail: Tail) -> Outcome:
+        """Write tail and bitmaps when all pages are in."""
+        if self.scatter is None or self._blocks is None:
+            raise AssertionError("a stream without RAM passed")
+        description = tail.description
+        if description is not None:
+            description = description.with_capabilities(self._capabilities)
+        for piece in tail.pieces(description):
+            self._write(piece)
+        self.scatter.close()
+        for pages, place in zip(self.pages, self._placements, strict=True):
+            bitmap = encode_bitmap(pages.bitmap, self._byte_order)
+            self._file.write(bitmap, place.bitmap_offset)
+        tables = self.scatter.tables
+        names = [block.idstr for block in self._blocks.blocks]
+        return Outcome(
+            dict(zip(names, tables, strict=True)) if tables is not None else None,
+            tail.devices_digest(),
+            sum(pages.present for pages in self.pages),
+        )
+
+    def abort(self) -> None:
+        """Stop the writers; harmless when repeated."""
+        if self.scatter is not None:
+            self.scatter.abort()
+
+
+def scatter_stream(
+    source: Source,
+    output: OutputFile,
+    offset: int,
+    byte_order: ByteOrder,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
+) -> Outcome:
+    """Write the mapped-ram form of a sequential image, in one pass.
+
+    Parameters
+    ----------
+    source : SaveImage or PipeImage
+        Sequential.
+    output : OutputFile
+        Fresh.
+    offset : int
+        Where the stream begins in it.
+    byte_order : str
+        Of the bitmaps.
+    io, key, meter
+        As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the stream.
+
+    Returns
+    -------
+    Outcome
+        For verification.
+    """
+    writing = io if source.codec == "raw" else io.with_threads(_UNPACKED_WRITERS)
+    name = os.fspath(source.filename)
+    writer = MappedWriter(output, offset, writing, byte_order, key, name, cuts)
+    try:
+        with _pass(source, writer, io, meter) as tail:
+            meter.phase = "finishing"
+            return writer.finish(tail)
+    finally:
+        writer.abort()
+
+
+def copy_stream(
+    source: Source,
+    sink: Sink,
+    codec: str,
+    io: IOOptions,
+    key: SumKey | None,
+    meter: Meter,
+    cuts: Cuts = (),
+) -> Outcome:
+    """Send a sequential stream on as it is, checking it on the way.
+
+    Parameters
+    ----------
+    source : SaveImage or PipeImage
+        Sequential.
+    sink : Sink
+        Takes the stream, compressed if both sides have the same codec.
+    codec : str
+        Of the target: equal codecs are copied without being compressed anew.
+    io, key, meter
+        As everywhere.
+    cuts : tuple of (int, int)
+        What to leave out of the decompressed stream.
+
+    Returns
+    -------
+    Outcome
+        For verification.
+    """
+
+    def copy(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        at = source.stream_offset
+        try:
+            for piece in pieces:
+                for part in kept(piece, at, cuts):
+                    sink.write(part)
+                at += len(piece)
+                yield piece
+        finally:
+            close_pieces(pieces)
+
+    visitor = TallyVisitor(key, source.filename) if key else SkimVisitor(source.filename)
+    if isinstance(sink, NullSink):
+        tail = _pass(source, visitor, io, meter)
+    elif codec == source.codec and isinstance(source, SaveImage) and not cuts:
+        tail = pass_over(source, visitor, io, meter, stored=copy)
+    else:
+        tail = _pass(source, visitor, io, meter, copy)
+    with tail:
+        if visitor.blocks is None or visitor.scanner is None:
+            raise AssertionError("a stream without RAM passed")
+        counts = visitor.scanner.counts
+        return Outcome(
+            visitor.sums if key else None,
+            tail.devices_digest(),
+            counts.pages + counts.deltas,
+        )
+
+
+def _pass(
+    source: Source, visitor: Visitor, io: IOOptions, meter: Meter, plain: Pipe | None = None
+) -> Tail:
+    if isinstance(source, SaveImage):
+        return pass_over(source, visitor, io, meter, plain=plain)
+    with source.stream(io, plain) as cursor:
+        tail = traverse(
+            cursor, visitor, lambda _: meter.update(source.received), path=source.filename
+        )
+    try:
+        tail.check_end()
+    except BaseException:
+        tail.close()
+        raise
+    return tail

@@ -1,0 +1,306 @@
+"""`export()`: an image in a format of other tools."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from savefmt.errors import ConversionError, SavefmtError
+from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
+from savefmt.export.lime import plan_lime
+from savefmt.export.placing import write_pages
+from savefmt.export.plans import Plan
+from savefmt.export.raw import plan_raw
+from savefmt.export.stretches import Segment, find_segments, parse_window, total
+from savefmt.frozen import dataclass, replace
+from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.model import Finding, IOOptions, OnProgress, StrPath
+from savefmt.progress import Meter
+from savefmt.reports import ExportReport
+from savefmt.writing.output import OutputFile, check_target
+
+FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
+COMPATS = ("universal", "qemu")
+
+
+def export(
+    source: StrPath | SaveImage,
+    target: StrPath,
+    *,
+    format: str = "elf",
+    compat: str = "universal",
+    kernel_va: bool = False,
+    start: int | None = None,
+    length: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> ExportReport:
+    """Write a guest's memory in a format that other tools read.
+
+    The target appears under its name only when it is complete and on the disk; on any
+    failure nothing is left of it.
+
+    Parameters
+    ----------
+    source : str, os.PathLike or SaveImage
+        In any form.
+    target : str or os.PathLike
+        A file; a folder with ``blocks``.
+    format : str
+        ``elf``: a core with the vCPUs' registers.  ``raw``: the offset is the
+        guest-physical address.  ``lime``.  ``blocks``: one file a RAM block.
+        ``vmcoreinfo``: the text of the Linux kernel.  ``kdump``: by makedumpfile.
+    compat : str
+        Layout of an ELF core: ``universal``, which all tools read, or ``qemu``, the
+        very bytes of QEMU's dump-guest-memory.
+    kernel_va : bool
+        Offer the kernel's virtual addresses in the ELF core, too, for gdb.
+    start, length : int, optional
+        Guest-physical addresses to export, whole pages; by default all.
+    overwrite : bool
+        Replace an existing target.
+    dry_run : bool
+        Plan and check only.
+    io : IOOptions
+        Threads, window, direct I/O.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Returns
+    -------
+    ExportReport
+        What was done, and what is doubtful about it.
+
+    Raises
+    ------
+    ConversionError
+        If the options exclude each other, or the memory map contradicts itself.
+    FormatError, UnsupportedError
+        What is wrong with the source.
+    ImageIOError
+        What the operating system refused, a full disk for instance.
+    """
+    request = Request(format, compat, kernel_va, start, length)
+    request.check()
+    if format == "blocks":
+        blocks.check_folder(os.fspath(target), overwrite=overwrite)
+    else:
+        check_target(target, overwrite=overwrite)
+    if isinstance(source, SaveImage):
+        return _Export(source, target, request, overwrite, io, progress).run(dry_run)
+    with SaveImage(source, io=io) as image:
+        return _Export(image, target, request, overwrite, io, progress).run(dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller asked for; see `export`."""
+
+    format: str
+    compat: str
+    kernel_va: bool
+    start: int | None
+    length: int | None
+
+    def check(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.format not in FORMATS:
+            raise ConversionError(f"unknown format {self.format!r}; there are {', '.join(FORMATS)}")
+        if self.compat not in COMPATS:
+            raise ConversionError(f"unknown layout {self.compat!r}; there are {', '.join(COMPATS)}")
+        windowed = self.start is not None or self.length is not None
+        qemu = self.compat == "qemu"
+        for wrong, words in (
+            (qemu and self.format != "elf", "--compat qemu is for --format elf"),
+            (self.kernel_va and self.format != "elf", "--kernel-va is for --format elf"),
+            (self.kernel_va and qemu, "--kernel-va and --compat qemu exclude each other"),
+            (windowed and qemu, "--compat qemu takes all memory, without --start and --length"),
+            (
+                windowed and self.format in ("blocks", "vmcoreinfo", "kdump"),
+                f"--start and --length are not for --format {self.format}",
+            ),
+        ):
+            if wrong:
+                raise ConversionError(words)
+
+
+class _Export:
+    def __init__(
+        self,
+        image: SaveImage,
+        target: StrPath,
+        request: Request,
+        overwrite: bool,
+        io: IOOptions,
+        progress: OnProgress | None,
+    ) -> None:
+        self._image = image
+        self._target = os.fspath(target)
+        self._request = request
+        self._overwrite = overwrite
+        self._io = io
+        self._meter = Meter(progress, 0, "exporting")
+        self._findings: list[Finding] = []
+        self._started = time.monotonic()
+
+    def run(self, dry_run: bool) -> ExportReport:
+        """Do it, or only plan it."""
+        try:
+            return self._run(dry_run)
+        except SavefmtError as error:
+            error.path = error.path or self._image.path
+            raise
+
+    def _run(self, dry_run: bool) -> ExportReport:
+        self._refuse_same_file()
+        match self._request.format:
+            case "blocks":
+                return self._blocks(dry_run)
+            case "vmcoreinfo":
+                return self._vmcoreinfo(dry_run)
+            case "kdump":
+                kdump.find_program()
+        plan = self._plan()
+        if dry_run:
+            return self._report(plan.segments, plan.cpus, dry_run=True)
+        before = self._identity()
+        with self._output(plan) as output:
+            present, source = self._write(plan, output)
+            direct = output.file.direct
+            if self._request.format == "kdump":
+                self._meter.phase = "compressing"
+                with OutputFile(self._target, overwrite=self._overwrite, direct=False) as result:
+                    kdump.compress(output.path, result.path)
+                    self._commit(result, before)
+            else:
+                self._commit(output, before)
+        report = self._report(plan.segments, plan.cpus, present=present, direct=direct)
+        return replace(report, vmcoreinfo=source)
+
+    # --- a file of pages ---
+
+    def _plan(self) -> Plan:
+        image, request, findings = self._image, self._request, self._findings
+        window = parse_window(request.start, request.length, image.page_size)
+        if request.compat == "qemu":
+            segments = find_segments(image, findings, wanted=core.dumped_by_qemu)
+            return core.plan_qemu_core(image, segments, findings)
+        segments = find_segments(image, findings, window)
+        if request.format == "raw":
+            return plan_raw(segments, window, findings)
+        if request.format == "lime":
+            return plan_lime(segments)
+        mappings = kernel.kernel_mappings(image, findings) if request.kernel_va else ()
+        return core.plan_core(image, segments, mappings, findings)
+
+    def _output(self, plan: Plan) -> OutputFile:
+        wanted = self._io.direct
+        if wanted is None:
+            wanted = plan.memory_length >= DIRECT_FROM
+        direct = wanted and plan.aligned
+        return OutputFile(self._target, overwrite=self._overwrite, direct=direct)
+
+    def _write(self, plan: Plan, output: OutputFile) -> tuple[int, str | None]:
+        output.set_length(plan.length)
+        present = write_pages(
+            self._image,
+            output.file,
+            plan.placed,
+            self._io,
+            self._meter,
+            self._findings,
+            plan.watch,
+        )
+        self._meter.phase = "finishing"
+        for at, piece in plan.pieces:
+            output.file.write(piece, at)
+        return present, plan.finish(output, self._findings)
+
+    # --- other results ---
+
+    def _blocks(self, dry_run: bool) -> ExportReport:
+        segments = blocks.whole_blocks(self._image, self._findings)
+        if dry_run:
+            return self._report(segments, dry_run=True)
+        before = self._identity()
+        present, files = blocks.export_blocks(
+            self._image,
+            self._target,
+            segments,
+            self._io,
+            self._meter,
+            self._findings,
+            lambda: self._refuse_changed(before),
+        )
+        return self._report(segments, present=present, files=files)
+
+    def _vmcoreinfo(self, dry_run: bool) -> ExportReport:
+        before = self._identity()
+        found = vmcoreinfo.find(self._image, self._findings)
+        if found is None:
+            raise ConversionError("the guest's memory has no VMCOREINFO: no Linux, or none booted")
+        if not dry_run:
+            with OutputFile(self._target, overwrite=self._overwrite, direct=False) as output:
+                output.file.write(found.text, 0)
+                self._commit(output, before)
+        return replace(self._report((), dry_run=dry_run), vmcoreinfo=found.source)
+
+    # --- shared ---
+
+    def _refuse_same_file(self) -> None:
+        if os.path.exists(self._target) and os.path.samefile(self._image.path, self._target):
+            raise ConversionError(
+                "source and target are the same file; name another target", path=self._target
+            )
+
+    def _identity(self) -> tuple[int, ...]:
+        status = os.stat(self._image.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _refuse_changed(self, before: tuple[int, ...]) -> None:
+        if self._identity() != before:
+            raise ConversionError(
+                "the source changed while it was read; wait until the save has finished"
+            )
+
+    def _commit(self, output: OutputFile, before: tuple[int, ...]) -> None:
+        self._refuse_changed(before)
+        output.commit()
+
+    def _report(
+        self,
+        segments: Sequence[Segment],
+        cpus: int = 0,
+        *,
+        present: int | None = None,
+        files: Sequence[Path] = (),
+        direct: bool = False,
+        dry_run: bool = False,
+    ) -> ExportReport:
+        image, request = self._image, self._request
+        written = () if dry_run else files or (Path(self._target),)
+        status = [os.stat(path) for path in written]
+        return ExportReport(
+            source=os.fspath(image.path),
+            target=self._target,
+            format=request.format,
+            compat=request.compat if request.format == "elf" else None,
+            source_layout=image.layout,
+            source_codec=image.codec,
+            cpus=cpus,
+            segments=len(segments),
+            memory_length=total(segments),
+            data_pages=present,
+            source_length=image.length,
+            target_length=sum(item.st_size for item in status),
+            target_disk_length=sum(item.st_blocks for item in status) * 512,
+            seconds=time.monotonic() - self._started,
+            files=tuple(path.name for path in files),
+            findings=tuple(self._findings),
+            direct=direct,
+            dry_run=dry_run,
+        )

@@ -1,0 +1,104 @@
+"""What this package needs of an image; `SaveImage` has it all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from savefmt.errors import FormatError
+from savefmt.format.devicetree import Struct
+from savefmt.format.envelope import HEADER_LENGTH, Envelope
+from savefmt.format.hardware import Hardware, parse_hardware
+from savefmt.model import Finding, Section, Severity
+from savefmt.reading.traverse import StreamHead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class BlockReader(Protocol):
+    """Reads memory by block."""
+
+    def read(self, block: str, offset: int, length: int) -> bytes:
+        """Read from a block."""
+
+
+class DeviceReader(Protocol):
+    """Finds device sections and takes them apart."""
+
+    incomplete: str | None
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """All that can be told apart."""
+
+    def find(self, idstr: str, instance_id: int = 0) -> Section | None:
+        """Return the section with this name."""
+
+    def tree(self, section: Section) -> Struct:
+        """Take its payload apart."""
+
+
+class GuestSource(Protocol):
+    """An image with a guest in it."""
+
+    head: StreamHead
+    envelope: Envelope | None
+
+    @property
+    def path(self) -> Path:
+        """The file's name."""
+
+    @property
+    def machine(self) -> str:
+        """Machine type."""
+
+    @property
+    def memory(self) -> BlockReader:
+        """Memory by block."""
+
+    @property
+    def devices(self) -> DeviceReader:
+        """Device sections."""
+
+
+def read_tree(
+    source: GuestSource, idstr: str, instance_id: int = 0, findings: list[Finding] | None = None
+) -> Struct | None:
+    """Take a device section apart, if it is there and sound.
+
+    Parameters
+    ----------
+    source : GuestSource
+        The image.
+    idstr, instance_id : str, int
+        The section.
+    findings : list of Finding, optional
+        Receives why an existing one could not be read.
+
+    Returns
+    -------
+    Struct or None
+        Its fields.
+    """
+    section = source.devices.find(idstr, instance_id)
+    if section is None:
+        return None
+    try:
+        return source.devices.tree(section)
+    except FormatError as error:
+        if findings is not None:
+            findings.append(
+                Finding("devices.damaged", Severity.WARNING, error.message, section.offset)
+            )
+        return None
+
+
+def read_hardware(source: GuestSource, findings: list[Finding]) -> Hardware:
+    """Return what the domain XML says, or nothing where there is none that is legible."""
+    if source.envelope is None:
+        return Hardware()
+    try:
+        return parse_hardware(source.envelope.xml, source.envelope.cookie, at=HEADER_LENGTH)
+    except FormatError as error:
+        findings.append(Finding("envelope.xml", Severity.WARNING, error.message, error.offset))
+        return Hardware()

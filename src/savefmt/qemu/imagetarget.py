@@ -1,0 +1,137 @@
+"""The image in the making: envelope first, sealed last."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
+from savefmt.errors import OperationCancelled, UnsupportedError
+from savefmt.format.envelope import Envelope
+from savefmt.model import IOOptions, StrPath
+from savefmt.qemu.descriptors import opened
+from savefmt.reports import SavePlan
+from savefmt.writing.output import OutputFile
+
+_STANDARD_OUTPUT = "-"
+_POLL_SECONDS = 0.1
+
+
+class ImageTarget(ABC):
+    """Where an image grows.
+
+    Attributes
+    ----------
+    path : Path or None
+        Of the growing file; None for a pipe.
+    """
+
+    path: Path | None
+
+    @abstractmethod
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
+        """Return what takes the stream, compressing it if so named, until `stopped`."""
+
+    @abstractmethod
+    def seal(self) -> None:
+        """Mark the image as finished, and give it its name."""
+
+
+class FileTarget(ImageTarget):
+    """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
+
+    def __init__(self, output: OutputFile, envelope: Envelope) -> None:
+        self.path = Path(output.path)
+        self._output = output
+        self._envelope = envelope
+        output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
+
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
+        """Return what appends to the file."""
+        return file_sink(self._output.file, self._envelope.stream_offset, codec, io)
+
+    def seal(self) -> None:
+        """Sync, mark, sync again, rename."""
+        self._output.file.sync()
+        self._output.file.write(self._envelope.pack_header(finished=True), 0)
+        self._output.commit()
+
+
+class _StoppableSink(PipeSink):
+    """Never hangs in a write: the reader of a pipe may sleep while QEMU waits for us."""
+
+    def __init__(self, fd: int, name: str, stopped: threading.Event) -> None:
+        super().__init__(fd, name)
+        self._descriptor = fd
+        self._stopped = stopped
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of `data`, unless stopped."""
+        view = memoryview(data)
+        # A pipe that is ready takes this much at once (POSIX, write).
+        for start in range(0, len(view), select.PIPE_BUF):
+            while not select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
+                if self._stopped.is_set():
+                    raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+            super().write(view[start : start + select.PIPE_BUF])
+
+
+class PipeTarget(ImageTarget):
+    """A pipe or character device: what is written is gone, so it begins as finished."""
+
+    path = None
+
+    def __init__(self, fd: int, name: str, envelope: Envelope) -> None:
+        self._fd = fd
+        self._name = name
+        self._envelope = envelope
+
+    def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
+        """Return what writes to the pipe, behind the envelope."""
+        pipe = _StoppableSink(self._fd, self._name, stopped)
+        pipe.write(self._envelope.pack())
+        return pipe if codec == "raw" else CodecSink(codec, pipe, io)
+
+    def seal(self) -> None:
+        """Nothing is left to do."""
+
+
+@contextmanager
+def image_target(
+    target: StrPath, plan: SavePlan, envelope: Envelope, *, overwrite: bool
+) -> Iterator[ImageTarget]:
+    """Begin an image; unless it is sealed, nothing is left of it.
+
+    Parameters
+    ----------
+    target : str or os.PathLike
+        ``-`` is standard output.
+    plan : SavePlan
+        Whether the page cache is bypassed by us.
+    envelope : Envelope
+        Of the whole image.
+    overwrite : bool
+        Replace a file of that name.
+
+    Yields
+    ------
+    ImageTarget
+        With the envelope written, or about to be.
+    """
+    name = os.fspath(target)
+    if name == _STANDARD_OUTPUT:
+        yield PipeTarget(1, "standard output", envelope)
+    elif os.path.exists(name) and not os.path.isfile(name):
+        if plan.writer == "qemu":
+            raise UnsupportedError("QEMU itself writes regular files only", path=target)
+        with opened(name, os.O_WRONLY) as fd:
+            yield PipeTarget(fd, name, envelope)
+    else:
+        direct = plan.direct and plan.writer == "savefmt"
+        with OutputFile(target, overwrite=overwrite, direct=direct) as output:
+            yield FileTarget(output, envelope)

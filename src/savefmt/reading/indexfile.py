@@ -1,0 +1,298 @@
+"""An index kept in a file, so that the next reading of an image need not make it anew.
+
+The file is bound to the image by its length, its time of change, and a digest of its
+first and last bytes, which hold the domain XML, the block list and the device state.  An
+index that belongs to another image, is damaged, or comes from another release is ignored
+and written anew.  Nothing in it is trusted: runs must lie inside of their block and of the
+image, and when a page is read its record must be where the index has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.format.ram import ListedBlock
+from savefmt.frozen import dataclass
+from savefmt.model import StrPath
+from savefmt.native.file import File
+from savefmt.native.index import BlockIndex
+from savefmt.native.records import RecordCounts
+from savefmt.reading.pageindex import PageIndex
+from savefmt.reading.stored import StoredImage
+from savefmt.writing.output import OutputFile
+
+AUTO = "auto"
+"""Stands for a file in the user's cache folder; a file of that name is ``./auto``."""
+
+_MAGIC = b"savefmt index\x01"
+_ORDER = struct.pack("=I", 0x01020304)  # runs are kept as this host has them
+_BOUND_LENGTH = 64 << 10
+_HEAD = struct.Struct("=14s4sQq32sI4QI")
+_BLOCK = struct.Struct("=B255sQQ")
+_RUN_LENGTH = 32
+_DIGEST_LENGTH = 32
+_BATCH = 1024 * _RUN_LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells an image from another one.
+
+    Attributes
+    ----------
+    length : int
+        In bytes.
+    changed : int
+        Time of the last change, in nanoseconds.
+    digest : bytes
+        SHA-256 of its first and last 64 KiB.
+    """
+
+    length: int
+    changed: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, file: File, path: StrPath) -> Identity:
+        """Tell the identity of an open image."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=path) from error
+        part = min(_BOUND_LENGTH, file.length)
+        both = file.read(part, 0) + file.read(part, file.length - part)
+        return cls(file.length, status.st_mtime_ns, hashlib.sha256(both).digest())
+
+
+def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]) -> PageIndex:
+    """Return the index of an image from its file, or make it and write the file.
+
+    Parameters
+    ----------
+    place : str or os.PathLike
+        The file, or `AUTO`, whose failures are none of the caller's business.
+    image : StoredImage
+        A sequential image.
+    make : callable
+        Makes the index.
+
+    Returns
+    -------
+    PageIndex
+        That of this image.
+    """
+    blocks = image.head.blocks
+    identity = Identity.of(image.file, image.filename)
+    try:
+        path = locate(place, identity)
+        kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
+    except SavefmtError:
+        if place != AUTO:
+            raise
+        return make()  # without a cache folder it works all the same
+    if kept is not None:
+        return kept
+    index = make()
+    try:
+        save_index(path, identity, index, blocks.blocks)
+    except SavefmtError:
+        if place != AUTO:
+            raise
+    return index
+
+
+def locate(index: StrPath, identity: Identity) -> Path:
+    """Return where an index lies; `AUTO` names one by the image's identity.
+
+    Raises
+    ------
+    ConversionError
+        If a file is there that is no index.
+    ImageIOError
+        If the cache folder cannot be made.
+    """
+    if index != AUTO:
+        _check_place(Path(index))
+        return Path(index)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "savefmt"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=folder) from error
+    key = f"{identity.length} {identity.changed} {identity.digest.hex()}"
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.index"
+
+
+def load_index(
+    path: Path, identity: Identity, blocks: Sequence[ListedBlock], page_size: int, start: int
+) -> PageIndex | None:
+    """Read an index, if it is that of this image.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    identity : Identity
+        Of the image.
+    blocks : sequence of ListedBlock
+        What the image lists.
+    page_size : int
+        Its page size.
+    start : int
+        Where its stream begins: no page lies in front of that.
+
+    Returns
+    -------
+    PageIndex or None
+        None where there is no sound index of just this image.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with File(fd, path=path) as file:
+            return _load(_Reader(file), identity, blocks, page_size, start)
+    except (SavefmtError, OSError):
+        return None
+    finally:
+        os.close(fd)
+
+
+class _Reader:
+    """Reads an index from front to back, and sums what it reads."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._at = 0
+        self._sum = hashlib.sha256()
+
+    def take(self, length: int) -> bytes:
+        data = self._file.read(length, self._at)
+        self._at += length
+        self._sum.update(data)
+        return data
+
+    def ends_well(self) -> bool:
+        """Whether the digest of all before follows, and then nothing."""
+        expected = self._sum.digest()
+        return (
+            self._file.length == self._at + _DIGEST_LENGTH and self.take(_DIGEST_LENGTH) == expected
+        )
+
+
+def _load(
+    reader: _Reader,
+    identity: Identity,
+    blocks: Sequence[ListedBlock],
+    page_size: int,
+    start: int,
+) -> PageIndex | None:
+    head = reader.take(_HEAD.size)
+    counts = RecordCounts(*_HEAD.unpack(head)[6:10])
+    if head != _pack_head(identity, counts, page_size, len(blocks)):
+        return None
+    indexes = []
+    for block in blocks:
+        entry = reader.take(_BLOCK.size)
+        runs = _BLOCK.unpack(entry)[3]
+        if entry != _pack_block(block.name, block.page_count, runs) or runs > block.page_count:
+            return None
+        index = BlockIndex(block.name, block.page_count, page_size)
+        reached = 0
+        left = runs * _RUN_LENGTH
+        while left:
+            batch = reader.take(min(left, _BATCH))
+            if struct.unpack_from("=Q", batch)[0] != reached:
+                return None
+            # A compressed image has more bytes than its file.
+            index.load(batch, start, 1 << 62)
+            first, count = struct.unpack_from("=QQ", batch, len(batch) - _RUN_LENGTH)
+            reached = first + count
+            left -= len(batch)
+        if reached != block.page_count:
+            return None
+        indexes.append(index)
+    return PageIndex.of(indexes, counts, page_size) if reader.ends_well() else None
+
+
+def _pack_head(identity: Identity, counts: RecordCounts, page_size: int, block_count: int) -> bytes:
+    return _HEAD.pack(
+        _MAGIC,
+        _ORDER,
+        identity.length,
+        identity.changed,
+        identity.digest,
+        page_size,
+        counts.pages,
+        counts.zeros,
+        counts.deltas,
+        counts.flushes,
+        block_count,
+    )
+
+
+def _pack_block(name: bytes, pages: int, runs: int) -> bytes:
+    return _BLOCK.pack(len(name), name, pages, runs)
+
+
+def save_index(
+    path: Path, identity: Identity, index: PageIndex, blocks: Sequence[ListedBlock]
+) -> None:
+    """Write an index, in place of an older one.
+
+    Raises
+    ------
+    ConversionError
+        If a file is there that is no index.
+    ImageIOError
+        If it cannot be written.
+    """
+    _check_place(path)
+    with OutputFile(path, overwrite=True, direct=False) as output:
+        at = 0
+        total = hashlib.sha256()
+
+        def put(data: bytes) -> None:
+            nonlocal at
+            output.file.write(data, at)
+            total.update(data)
+            at += len(data)
+
+        put(_pack_head(identity, index.counts, index.page_size, len(blocks)))
+        for block, places in zip(blocks, index.blocks, strict=True):
+            _put_block(put, block, places)
+        put(total.digest())
+        output.commit()
+
+
+def _put_block(put: Callable[[bytes], None], block: ListedBlock, places: BlockIndex) -> None:
+    batches = list(places.packed_runs())
+    runs = sum(len(batch) for batch in batches) // _RUN_LENGTH
+    put(_pack_block(block.name, block.page_count, runs))
+    for batch in batches:
+        put(batch)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to write over what is no index: a slip of the pen must not cost an image."""
+    if not path.exists():
+        return
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_MAGIC)) == _MAGIC:
+                    return
+    raise ConversionError(
+        "this file is no index of savefmt and is left alone; name another one", path=path
+    )

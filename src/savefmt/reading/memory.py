@@ -1,0 +1,584 @@
+"""The guest's memory by block: reads, runs, sums and the digest, whatever the form."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
+from savefmt.format.ram import BlockList, ListedBlock
+from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
+from savefmt.model import Finding, IOOptions, Layout, PageRun, StrPath
+from savefmt.native.core import NeedContentError
+from savefmt.native.file import File
+from savefmt.native.index import BlockIndex, IndexRun
+from savefmt.native.jobs import move_pages
+from savefmt.native.pages import BlockPages, SumKey, Table, page_runs
+from savefmt.native.records import Scanner, Scatter, Skim, Tally
+from savefmt.progress import Meter
+from savefmt.reading.pageindex import PageIndex
+from savefmt.reading.prefetch import Pipe, close_pieces
+from savefmt.reading.stored import StoredImage
+from savefmt.reading.tail import SectionDigests, Tail
+from savefmt.reading.traverse import Visitor, has_capability, traverse
+
+if TYPE_CHECKING:
+    import mmap
+
+    from savefmt.reading.unpacked import PlainReader
+
+
+def _spooled_length(block: ListedBlock) -> int:
+    """Room for a block in the temporary file: whole MiB, for direct I/O."""
+    return -(-block.used_length // (1 << 20)) << 20
+
+
+def scanner_for(blocks: BlockList) -> Scanner:
+    """Return a scanner for the pages of these blocks."""
+    return Scanner(blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks])
+
+
+class TallyVisitor:
+    """Reads all pages without keeping them, and remembers device sections on the way.
+
+    Parameters
+    ----------
+    key : SumKey or None
+        With a key pages are summed, without one they are indexed.
+    path : str or os.PathLike
+        For error messages.
+    """
+
+    def __init__(self, key: SumKey | None, path: str | os.PathLike[str]) -> None:
+        self._key = key
+        self._path = path
+        self.tally: Tally | None = None
+        self.scanner: Scanner | None = None
+        self.blocks: BlockList | None = None
+        self.early = SectionDigests()
+        self.ram_ended = False
+        self._ignores = False
+
+    def begin(self, configuration: Configuration | None) -> None:
+        """Note whether memory may have been left out."""
+        self._ignores = has_capability(configuration, IGNORE_SHARED)
+
+    def command(self, command: Command) -> None:
+        """Nothing to do."""
+
+    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
+        """Remember the digest of a section that came before RAM ended."""
+        self.early.update(head.idstr, head.instance_id, payload)
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Tally:
+        """Make the tables."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        self.tally = Tally(self.scanner, self._key, self._path)
+        return self.tally
+
+    def ram_section(self, head: SectionHead, footer: bytes) -> None:
+        """Note whether RAM comes to its END."""
+        self.ram_ended = head.kind is ItemType.END
+
+    @property
+    def tables(self) -> list[Table]:
+        """Sums, one table a block."""
+        return self.tally.tables if self.tally is not None else []
+
+    @property
+    def indexes(self) -> list[BlockIndex]:
+        """Where pages lie, one index a block."""
+        return self.tally.indexes if self.tally is not None else []
+
+    @property
+    def sums(self) -> dict[str, Table]:
+        """The tables by idstr, without those of blocks that the stream left out.
+
+        Such a block is listed and none of its pages come, which by sums looks like a
+        block of zeros: with x-ignore-shared it is taken to be left out.
+        """
+        blocks = self.blocks.blocks if self.blocks is not None else ()
+        return {
+            block.idstr: table
+            for block, table in zip(blocks, self.tables, strict=True)
+            if table.count_nonzero() or not self._ignores
+        }
+
+
+class SkimVisitor(TallyVisitor):
+    """Checks all pages and keeps nothing of them, not even a table."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(None, path)
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Skim:  # type: ignore[override]
+        """Make nothing but a scanner."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        return Skim(self.scanner, self._path)
+
+
+class ScatterVisitor(TallyVisitor):
+    """Writes all pages to an unlinked temporary file instead."""
+
+    def __init__(
+        self, spool: File, io: IOOptions, path: str | os.PathLike[str], *, key: SumKey | None
+    ) -> None:
+        super().__init__(key, path)
+        self._spool = spool
+        self._io = io
+        self.pages: list[BlockPages] = []
+        self.scatter: Scatter | None = None
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:  # type: ignore[override]
+        """Lay the blocks out one after the other."""
+        self.blocks = blocks
+        self.scanner = scanner_for(blocks)
+        offset = 0
+        for block in blocks.blocks:
+            bitmap = bytearray(block.bitmap_length)
+            self.pages.append(
+                BlockPages(block.name, block.page_count, block.page_size, offset, bitmap)
+            )
+            offset += _spooled_length(block)
+        self.scatter = Scatter(
+            self.scanner, self._spool, self.pages, self._io, key=self._key, path=self._path
+        )
+        return self.scatter
+
+    @property
+    def tables(self) -> list[Table]:
+        """Sums, one table a block."""
+        return (self.scatter.tables or []) if self.scatter is not None else []
+
+
+class GuestMemory:
+    """Memory of the guest in an image; made by `SaveImage.memory`.
+
+    Mapped-ram images are read straight from the file, uncompressed sequential ones
+    through an index that is made by one pass when first needed.  So are compressed ones
+    that can be entered midway; others, and those with XBZRLE deltas, are spooled once into
+    an unlinked temporary file.  Any thread may read.
+    """
+
+    def __init__(self, image: StoredImage, io: IOOptions, index: StrPath | None = None) -> None:
+        self._image = image
+        self._io = io
+        self._index_file = index
+        self._lock = threading.RLock()
+        self._index: PageIndex | None = None
+        self._plain: PlainReader | None = None
+        self._map: mmap.mmap | None = None
+        self._opened: PageIndex | Sequence[BlockPages] | None = None
+        self._resources = ExitStack()
+
+    def close(self) -> None:
+        """Drop the temporary file, if one was made."""
+        self._resources.close()
+
+    # --- passes over all pages ---
+
+    def index(self, meter: Meter) -> PageIndex:
+        """Read a sequential image whole and tell where each page lies.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        PageIndex
+            Kept for the life of the image, and in a file if `savefmt.open` was told so.
+        """
+        with self._lock:
+            if self._index is None:
+                self._index = self._kept_index(meter)
+            return self._index
+
+    def _kept_index(self, meter: Meter) -> PageIndex:
+        if self._index_file is None:
+            return self._make_index(meter)
+        from savefmt.reading.indexfile import kept_index
+
+        return kept_index(self._index_file, self._image, lambda: self._make_index(meter))
+
+    def _make_index(self, meter: Meter) -> PageIndex:
+        visitor = TallyVisitor(None, self._image.filename)
+        with pass_over(self._image, visitor, self._io, meter):
+            pass
+        if visitor.scanner is None or visitor.blocks is None:
+            raise AssertionError("a stream without RAM passed")
+        return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
+
+    def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
+        """Sum every page, in one pass over the image.
+
+        Parameters
+        ----------
+        key : SumKey
+            Sums under one key are comparable.
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        dict of str to Table
+            By idstr; ignored blocks are left out.
+        """
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM:
+            pages = image.mapped.pages
+            meter.total = sum(block.present * block.page_size for block in pages)
+            tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
+            return {
+                block.idstr: table
+                for block, table in zip(image.head.blocks.blocks, tables, strict=True)
+                if not block.ignored
+            }
+        visitor = TallyVisitor(key, image.filename)
+        try:
+            with pass_over(image, visitor, self._io, meter):
+                return visitor.sums
+        except NeedContentError:
+            return self._spool(meter, key).sums
+
+    def digest(self, *, meter: Meter | None = None) -> str:
+        """Return a number for all of the guest's memory.
+
+        The same for every layout and codec of one guest.  SHA-256 over, for each block
+        in the order of names: name, NUL, used length (u64be), page size (u32be), then
+        the page sums under the fixed key as u64le.  Reproducible, yet not proof against
+        somebody who forges images: the page sum is no cryptographic hash.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        return combine(self._image.head.blocks, self.sums(SumKey.fixed(), meter or Meter(None)))
+
+    # --- random access ---
+
+    def runs(self, block: str) -> Iterator[PageRun]:
+        """Yield the runs of pages whose content the image holds.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+
+        Yields
+        ------
+        PageRun
+            In order, no two touching.
+        """
+        number = self._number(block)
+        store = self._store
+        if isinstance(store, PageIndex):
+            yield from _data_runs(store.blocks[number].runs())
+        else:
+            pages = store[number]
+            yield from page_runs(pages.bitmap, pages.count)
+
+    def read(self, block: str, offset: int, length: int) -> bytes:
+        """Read from a block.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        offset, length : int
+            Bytes inside the block.
+
+        Returns
+        -------
+        bytes
+            Pages that the image does not hold read as zeros.
+
+        Raises
+        ------
+        KeyError
+            No such block.
+        ValueError
+            The range leaves the block.
+        UnsupportedError
+            The block was left out of the image (x-ignore-shared).
+        """
+        number, first, count = self._locate(block, offset, length)
+        store = self._store
+        if isinstance(store, PageIndex):
+            data = self._read_indexed(store, number, first, count)
+        else:
+            data = store[number].read(self._store_file, first, count)
+        start = offset - first * self._image.head.blocks.page_size
+        return bytes(memoryview(data)[start : start + length])
+
+    def read_physical(self, address: int, length: int) -> bytes:
+        """Read by guest-physical address; see `guest.physical.PhysicalMemory.read`."""
+        return self._image.guest.physical.read(address, length)
+
+    def _number(self, block: str) -> int:
+        for number, listed in enumerate(self._image.head.blocks.blocks):
+            if listed.idstr == block:
+                return number
+        raise KeyError(block)
+
+    @property
+    def _store(self) -> PageIndex | Sequence[BlockPages]:
+        return self._opened if self._opened is not None else self.prepare(Meter(None))
+
+    def prepare(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+        """Do now what the first read would do: index or unpack the image if need be.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+
+        Returns
+        -------
+        PageIndex or sequence of BlockPages
+            Where the pages are.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open_store(meter)
+            return self._opened
+
+    def _open_store(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM:
+            self._store_file = image.file
+            return image.mapped.pages
+        opener = None if image.codec == "raw" else self._plain_opener()
+        if image.codec == "raw" or opener is not None:
+            index = self.index(meter)
+            if not index.counts.deltas:
+                if opener is not None:
+                    self._plain = opener(image.head.blocks.total)
+                    self._resources.callback(self._plain.close)
+                return index
+        return self._spool(meter, None).pages
+
+    def _plain_opener(self) -> Callable[[int], PlainReader] | None:
+        from savefmt.reading.unpacked import open_plain
+
+        image = self._image
+        return open_plain(image.codec, image.file, image.stream_offset)
+
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        """Blocks that a sequential stream with x-ignore-shared lists and never sends."""
+        image = self._image
+        if image.layout is Layout.MAPPED_RAM or IGNORE_SHARED not in image.capabilities:
+            return frozenset()
+        store = self._store
+        if isinstance(store, PageIndex):
+            return store.left_out
+        return frozenset(number for number, pages in enumerate(store) if not pages.present)
+
+    def _check_space(self) -> None:
+        """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
+        from tempfile import gettempdir
+
+        folder = gettempdir()
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        needed = self._image.length - self._image.stream_offset
+        if needed > free:
+            raise ImageIOError(
+                f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
+                "here; name another folder in TMPDIR",
+                errno=errno.ENOSPC,
+                path=folder,
+            )
+
+    def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
+        image = self._image
+        block = index.blocks[number]
+        if self._plain is None:
+            return block.read(image.file, first, count)
+        from savefmt.reading.unpacked import read_pages
+
+        try:
+            return read_pages(block, self._plain, image.stream_offset, first, count)
+        except SavefmtError as error:
+            error.path = error.path or image.filename
+            raise
+
+    def view(self, block: str, offset: int, length: int) -> memoryview:
+        """Show a range of a block, without a copy where the law of pages allows it.
+
+        In a mapped-ram image a page whose bit is clear is zeros, whatever lies in its
+        place; so only a range all of whose pages are set can be shown as it lies in the
+        file.  The same holds for what was unpacked to a temporary file.  Anything else is
+        copied, as `read` does.  ``numpy.frombuffer`` takes the view as it is.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        offset, length : int
+            Bytes inside the block.
+
+        Returns
+        -------
+        memoryview
+            Read-only.  It may outlive the image; should somebody cut the file short
+            meanwhile, the system ends the process that looks there (SIGBUS).
+
+        Raises
+        ------
+        KeyError, ValueError, UnsupportedError
+            As for `read`.
+        """
+        number, first, count = self._locate(block, offset, length)
+        store = self._store
+        if not length or isinstance(store, PageIndex):
+            return memoryview(self.read(block, offset, length))
+        pages = store[number]
+        if pages.count_present(first, count) != count:
+            return memoryview(self.read(block, offset, length))
+        with self._lock:
+            if self._map is None:
+                self._map = self._store_file.map()
+        start = pages.offset + offset
+        return memoryview(self._map)[start : start + length]
+
+    def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
+        """Check a range; return the number of its block, its first page, and how many."""
+        number = self._number(block)
+        listed = self._image.head.blocks.blocks[number]
+        if listed.ignored or number in self._left_out:
+            raise UnsupportedError(f"the content of {block!r} is not in this image")
+        if offset < 0 or length < 0 or offset + length > listed.used_length:
+            raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
+        size = listed.page_size
+        first = offset // size
+        return number, first, -(-(offset + length) // size) - first
+
+    def _spool(self, meter: Meter, key: SumKey | None) -> ScatterVisitor:
+        import tempfile
+
+        meter.phase = "spooling"
+        self._check_space()
+        spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        blocks = self._image.head.blocks.blocks
+        spool.truncate(sum(_spooled_length(block) for block in blocks))
+        file = self._resources.enter_context(
+            File(spool.fileno(), path=tempfile.gettempdir(), write=True)
+        )
+        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
+        try:
+            with pass_over(self._image, visitor, self._io, meter):
+                pass
+            if visitor.scatter is not None:
+                visitor.scatter.close()
+        finally:
+            if visitor.scatter is not None:
+                visitor.scatter.abort()
+        self._store_file = file
+        return visitor
+
+
+def pass_over(
+    image: StoredImage,
+    visitor: Visitor,
+    io: IOOptions,
+    meter: Meter,
+    *,
+    findings: list[Finding] | None = None,
+    stored: Pipe | None = None,
+    plain: Pipe | None = None,
+) -> Tail:
+    """Take a visitor through a sequential image and return its checked tail.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Sequential.
+    visitor : Visitor
+        Told of everything.
+    io : IOOptions
+        How the file is read.
+    meter : Meter
+        Told the place reached in the file.
+    findings : list of Finding, optional
+        Receives oddities.
+    stored, plain : callable, optional
+        As for `SaveImage.stream`.
+
+    Returns
+    -------
+    Tail
+        To be closed.
+    """
+    meter.total = image.length
+    reached = image.stream_offset
+
+    def watch(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        nonlocal reached
+        try:
+            for piece in stored(pieces) if stored is not None else pieces:
+                yield piece
+                reached += len(piece)
+        finally:
+            close_pieces(pieces)
+
+    with image.stream(io, stored=watch, plain=plain) as cursor:
+        tail = traverse(
+            cursor,
+            visitor,
+            lambda _offset: meter.update(reached),
+            path=image.filename,
+            description=image.description,
+            findings=findings,
+        )
+    meter.update(image.length)
+    try:
+        tail.check_end()
+    except SavefmtError as error:
+        tail.close()
+        error.path = error.path or image.filename
+        raise
+    except BaseException:
+        tail.close()
+        raise
+    return tail
+
+
+def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
+    """Return the digest of `GuestMemory.digest` from page sums under the fixed key."""
+    from hashlib import sha256
+
+    state = sha256()
+    for block in sorted(blocks.blocks, key=lambda block: block.name):
+        if block.idstr not in sums:
+            continue
+        state.update(block.name + b"\0")
+        state.update(block.used_length.to_bytes(8, "big") + block.page_size.to_bytes(4, "big"))
+        state.update(sums[block.idstr].data())
+    return state.hexdigest()
+
+
+def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:
+    """Join index runs of data that touch."""
+    pending: PageRun | None = None
+    for run in runs:
+        if run.kind not in ("data", "delta"):
+            continue
+        if pending is not None and pending.first + pending.count == run.pages.first:
+            pending = PageRun(pending.first, pending.count + run.pages.count)
+            continue
+        if pending is not None:
+            yield pending
+        pending = run.pages
+    if pending is not None:
+        yield pending

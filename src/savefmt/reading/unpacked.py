@@ -1,0 +1,293 @@
+"""The plain bytes of a compressed image, here and there, without unpacking all of it."""
+
+from __future__ import annotations
+
+import io
+import weakref
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any, Protocol
+
+from savefmt.codec.segments import Segments, find_segments
+from savefmt.errors import CorruptError, SavefmtError, TruncatedError
+from savefmt.native.file import File
+from savefmt.native.index import BlockIndex
+
+_CACHE_LENGTH = 64 << 20
+_SPAN_LENGTH = 1 << 20
+_WORD_LENGTH = 8
+_PAGE, _CONTINUE = 0x08, 0x20
+_LEAST_SPACING = 4 << 20
+_MOST_POINTS = 1 << 10  # gzip keeps 32 KiB for each
+_LIBRARIES = {"gzip": "indexed_gzip", "bzip2": "indexed_bzip2"}  # of the extra `seek`
+
+
+class PlainReader(Protocol):
+    """Reads plain bytes; any thread may."""
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Read exactly `length` bytes, counted from the beginning of the plain stream."""
+
+    def close(self) -> object:
+        """Drop what is kept; harmless when repeated."""
+
+
+def open_plain(codec: str, file: File, start: int) -> Callable[[int], PlainReader] | None:
+    """Find a way to read a compressed stream here and there.
+
+    Parameters
+    ----------
+    codec : str
+        Name of the codec.
+    file : File
+        With the stream.
+    start : int
+        Where in the file it begins.
+
+    Returns
+    -------
+    callable or None
+        Makes the reader when told the plain length; None where there is no way: then the
+        stream must be unpacked in order.
+    """
+    segments = find_segments(codec, file.read, start, file.length)
+    if segments is not None:
+        reader = SegmentReader(segments, file)
+        return lambda _length: reader
+    if codec not in _LIBRARIES or find_spec(_LIBRARIES[codec]) is None:
+        return None
+    opener = {"gzip": _open_gzip, "bzip2": _open_bzip2}[codec]
+
+    def make(length: int) -> PlainReader:
+        return LibraryReader(
+            opener(_FilePart(file, start), max(length // _MOST_POINTS, _LEAST_SPACING)), codec
+        )
+
+    return make
+
+
+class _Cache:
+    """Keeps the last few pieces, by number."""
+
+    def __init__(self, unpack: Callable[[int], bytes]) -> None:
+        self._unpack = unpack
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = Lock()
+        self.length = 0
+
+    def get(self, number: int) -> bytes:
+        """Return a piece; several threads may unpack theirs at once."""
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+        data = self._unpack(number)
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = data
+                self.length += len(data)
+            while self.length > _CACHE_LENGTH and len(self._kept) > 1:
+                self.length -= len(self._kept.popitem(last=False)[1])
+        return data
+
+    def clear(self) -> None:
+        """Forget all pieces."""
+        with self._lock:
+            self._kept.clear()
+            self.length = 0
+
+
+class SegmentReader:
+    """Unpacks the segments that are asked for, and keeps the last few of them.
+
+    Parameters
+    ----------
+    segments : Segments
+        Of the file.
+    file : File
+        With the compressed bytes.
+    """
+
+    def __init__(self, segments: Segments, file: File) -> None:
+        self._segments = segments
+        self._file = file
+        self.cache = _Cache(lambda number: segments.unpack(file.read, number))
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Read exactly `length` plain bytes.
+
+        Raises
+        ------
+        TruncatedError
+            If the stream ends sooner.
+        CorruptError
+            If it is damaged there.
+        """
+        plain = self._segments.plain
+        if offset + length > plain[-1]:
+            raise TruncatedError("the compressed stream ends too early", path=self._file.path)
+        parts = []
+        number = bisect_right(plain, offset) - 1
+        while length:
+            part = self.cache.get(number)[offset - plain[number] :][:length]
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+            number += 1
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Drop the segments that are kept."""
+        self.cache.clear()
+
+
+class LibraryReader:
+    """Reads through a library that notes on its way where it can go on.
+
+    Parameters
+    ----------
+    file : file object
+        The library's.
+    codec : str
+        For messages.
+    """
+
+    def __init__(self, file: Any, codec: str) -> None:
+        self._file = file
+        self._codec = codec
+        self._lock = Lock()
+        self.cache = _Cache(self._window)
+        # indexed_bzip2 has threads, and ends the process when Python ends before them.
+        self.close = weakref.finalize(self, file.close)
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Read exactly `length` plain bytes.
+
+        Raises
+        ------
+        CorruptError
+            If the stream is damaged there, or ends sooner.
+        """
+        parts = []
+        while length:
+            number, at = divmod(offset, _SPAN_LENGTH)
+            part = self.cache.get(number)[at:][:length]
+            if not part:
+                raise CorruptError(f"the {self._codec} data end too early")
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _window(self, number: int) -> bytes:
+        try:
+            with self._lock:
+                self._file.seek(number * _SPAN_LENGTH)
+                data: bytes = self._file.read(_SPAN_LENGTH)
+                return data
+        except SavefmtError:
+            raise
+        except Exception as error:  # the libraries raise whatever comes to their mind
+            raise CorruptError(f"damaged {self._codec} data: {error}") from error
+
+
+def _open_gzip(file: io.RawIOBase, spacing: int) -> Any:
+    from indexed_gzip import IndexedGzipFile
+
+    return IndexedGzipFile(fileobj=file, spacing=spacing, drop_handles=False)
+
+
+def _open_bzip2(file: io.RawIOBase, spacing: int) -> Any:
+    from indexed_bzip2 import IndexedBzip2File
+
+    return IndexedBzip2File(file, parallelization=1)
+
+
+class _FilePart(io.RawIOBase):
+    """A file from some place on, as libraries want it."""
+
+    def __init__(self, file: File, start: int) -> None:
+        self._part = file
+        self._start = start
+        self._at = 0
+        self._length = file.length - start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self._length - self._at), 0)
+        view[:count] = self._part.read(count, self._start + self._at)
+        self._at += count
+        return count
+
+
+def read_pages(
+    index: BlockIndex, plain: PlainReader, start: int, first: int, count: int
+) -> bytearray:
+    """Read pages of one block; those without data are zeros.
+
+    Parameters
+    ----------
+    index : BlockIndex
+        Of the block.
+    plain : PlainReader
+        Of the stream.
+    start : int
+        Offset of the stream's first byte in terms of the index.
+    first, count : int
+        Which pages.
+
+    Raises
+    ------
+    CorruptError
+        If a record is not where the index has it.
+    """
+    size = index.page_size
+    data = bytearray(count * size)
+    for run in index.runs(first, first + count):
+        if run.kind == "delta":
+            raise CorruptError("the index has deltas, which its head denies")
+        if run.kind != "data":
+            continue
+        step = max(_SPAN_LENGTH // max(run.stride, size), 1)
+        for done in range(0, run.pages.count, step):
+            part = min(step, run.pages.count - done)
+            offset = run.offset - start + done * run.stride
+            lead = min(_WORD_LENGTH + 1 + len(index.name), offset)
+            span = plain.read(lead + (part - 1) * run.stride + size, offset - lead)
+            for i in range(part):
+                page = run.pages.first + done + i
+                at = lead + i * run.stride
+                _check_record(index, span[max(at - lead, 0) : at], page)
+                to = (page - first) * size
+                data[to : to + size] = span[at : at + size]
+    return data
+
+
+def _check_record(index: BlockIndex, ahead: bytes, page: int) -> None:
+    address = page * index.page_size
+    if ahead.endswith((address | _PAGE | _CONTINUE).to_bytes(_WORD_LENGTH, "big")):
+        return
+    name = bytes([len(index.name)]) + index.name
+    if ahead.endswith((address | _PAGE).to_bytes(_WORD_LENGTH, "big") + name):
+        return
+    raise CorruptError(
+        f"page {page} is not where the index has it; the file changed, or the index belongs "
+        "to another one"
+    )
