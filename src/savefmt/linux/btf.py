@@ -25,6 +25,8 @@ _HEADER = struct.Struct("<HBBIIIII")
 _RECORD = struct.Struct("<III")
 _INFO = struct.Struct("<II")
 _MAX_NAME = 512
+_NAMES_KEPT = 4096
+_PLACES = 16
 
 
 class Kind(IntEnum):
@@ -124,6 +126,7 @@ class Btf:
     def __init__(self, data: bytes, base: Btf | None = None) -> None:
         self.base = base
         self._types, self._strings = _sections(data)
+        self._found: dict[tuple[tuple[Kind, ...], str], int | None] = {}
         self._first = base.count if base else 0
         self._first_string = base.string_length if base else 0
         # Type 0, void, is the base's.
@@ -245,22 +248,29 @@ class Btf:
         int or None
             None where there is no such type.
         """
-        places = self._places(name)
-        for kind in kinds:
-            for place in places:
+        key = (kinds, name)
+        if key not in self._found:
+            if len(self._found) >= _NAMES_KEPT:
+                self._found.clear()
+            self._found[key] = self._find(kinds, name)
+        return self._found[key]
+
+    def _find(self, kinds: tuple[Kind, ...], name: str) -> int | None:
+        for place in self._places(name):
+            for kind in kinds:
                 found = self._names.get(place << 5 | kind)
                 if found is not None:
                     return found
         return None
 
-    def _places(self, name: str) -> list[int]:
-        """Return the offsets of a name in the strings, its own first, then the base's."""
-        wanted, found = b"\0" + name.encode() + b"\0", []
-        at = self._strings.find(wanted)
-        while at >= 0 and len(found) < 16:
-            found.append(at + 1 + self._first_string)
-            at = self._strings.find(wanted, at + 1)
-        return found + (self.base._places(name) if self.base else [])
+    def _places(self, name: str) -> Iterator[int]:
+        """Yield the offsets of a name in the strings, its own first, then the base's."""
+        wanted, at, count = b"\0" + name.encode() + b"\0", -1, 0
+        while (at := self._strings.find(wanted, at + 1)) >= 0 and count < _PLACES:
+            yield at + 1 + self._first_string
+            count += 1
+        if self.base:
+            yield from self.base._places(name)
 
     @cached_property
     def _names(self) -> dict[int, int]:

@@ -1,0 +1,349 @@
+"""What is told of a Linux guest, as values."""
+
+from __future__ import annotations
+
+from savefmt.frozen import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The system as a whole.
+
+    Attributes
+    ----------
+    name : str
+        Host name.
+    domain : str
+        NIS domain name.
+    release, version, machine : str
+        What ``uname -rvm`` prints.
+    command_line : str or None
+        Of the kernel; None where it is not told.
+    clock : float or None
+        Time of day when the image was saved, in seconds since 1970.
+    booted : float or None
+        Time of day when the guest began.
+    uptime : float or None
+        Seconds between the two.
+    cpus : int
+        vCPUs in the image.
+    memory : int
+        Bytes of RAM.
+    """
+
+    name: str
+    domain: str
+    release: str
+    version: str
+    machine: str
+    command_line: str | None
+    clock: float | None
+    booted: float | None
+    uptime: float | None
+    cpus: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, by the thread that leads it.
+
+    Attributes
+    ----------
+    pid, parent : int
+        As the guest's first namespace counts them.
+    name : str
+        What the kernel calls it, 15 letters at most.
+    uid, gid : int
+        Real user and group; 0 is root.
+    threads : int
+        How many it has.
+    state : str
+        ``running``, ``sleeping``, ``waiting`` (uninterruptible), ``idle``, ``stopped``,
+        ``traced``, ``parked``, ``zombie`` or ``dead``.
+    cpu : int or None
+        The vCPU that it ran on last.
+    uptime : float
+        Seconds from boot to its start.
+    started : float or None
+        Time of day of its start; None where the guest's clock is not told.
+    command_line : tuple of str
+        Its arguments; empty for a thread of the kernel, and where they are not in memory.
+    executable : str or None
+        Path of its program; None for a thread of the kernel.
+    kernel : bool
+        Whether it is a thread of the kernel.
+    pid_namespace, own_pid : int
+        The namespace that it lives in, and what it is called there.
+    user_namespace, mount_namespace, network_namespace : int
+        Other namespaces, as ``/proc/PID/ns`` numbers them; 0 where it has none.
+    cgroup : str
+        Its path in the unified hierarchy.
+    address : int
+        Of its ``task_struct``.
+    """
+
+    pid: int
+    parent: int
+    name: str
+    uid: int
+    gid: int
+    threads: int
+    state: str
+    cpu: int | None
+    uptime: float
+    started: float | None
+    command_line: tuple[str, ...]
+    executable: str | None
+    kernel: bool
+    pid_namespace: int
+    own_pid: int
+    user_namespace: int
+    mount_namespace: int
+    network_namespace: int
+    cgroup: str
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A message of the kernel.
+
+    Attributes
+    ----------
+    uptime : float
+        Seconds since boot.
+    level : int
+        0 (emergency) to 7 (debug).
+    facility : int
+        0 for the kernel's own.
+    text : str
+        The message.
+    """
+
+    uptime: float
+    level: int
+    facility: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that a process has open.
+
+    Attributes
+    ----------
+    pid : int
+        The process.
+    name : str
+        Its name.
+    descriptor : int
+        The number of the file there.
+    path : str
+        Where it is, or what it is, as ``/proc/PID/fd`` tells it.
+    kind : str
+        ``file``, ``folder``, ``socket``, ``pipe``, ``device``, ``link`` or ``other``.
+    access : str
+        ``r``, ``w``, ``rw`` or nothing.
+    position : int
+        Where it is read or written next.
+    size : int
+        Bytes of the file.
+    inode : int
+        Its number.
+    deleted : bool
+        Whether it has no name any more.
+    """
+
+    pid: int
+    name: str
+    descriptor: int
+    path: str
+    kind: str
+    access: str
+    position: int
+    size: int
+    inode: int
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A socket.
+
+    Attributes
+    ----------
+    pid : int or None
+        The process that has it open; None for one that the kernel alone knows.
+    name : str
+        Of that process.
+    descriptor : int or None
+        Its number there.
+    family : str
+        ``inet``, ``inet6``, ``unix``, ``netlink``, ``packet``, or a number.
+    type : str
+        ``stream``, ``dgram``, ``raw``, ``seqpacket``, or a number.
+    protocol : str
+        ``tcp``, ``udp``, ``icmp``, or a number; empty for ``unix``.
+    local, remote : str
+        Addresses; of ``unix`` the path, ``@`` before an abstract name.
+    local_port, remote_port : int
+        Ports, 0 for none.
+    state : str
+        As ``ss`` calls it.
+    inode : int
+        Its number, which ``/proc/PID/fd`` shows.
+    namespace : int
+        Its network namespace.
+    """
+
+    pid: int | None
+    name: str
+    descriptor: int | None
+    family: str
+    type: str
+    protocol: str
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+    state: str
+    inode: int
+    namespace: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network device.
+
+    Attributes
+    ----------
+    name : str
+        Of the device.
+    index : int
+        Its number.
+    namespace : int
+        Its network namespace.
+    up : bool
+        Whether it is switched on.
+    mtu : int
+        Bytes of a packet at most.
+    hardware : str
+        Its hardware address, empty for none.
+    addresses : tuple of str
+        Its addresses, each with the length of its prefix.
+    """
+
+    name: str
+    index: int
+    namespace: int
+    up: bool
+    mtu: int
+    hardware: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted file system.
+
+    Attributes
+    ----------
+    namespace : int
+        The mount namespace.
+    id, parent : int
+        As ``/proc/PID/mountinfo`` numbers them.
+    source : str
+        Device, or what else was mounted.
+    target : str
+        Where.
+    filesystem : str
+        Its type.
+    options : tuple of str
+        ``ro`` or ``rw``, ``nosuid``, ``nodev``, ``noexec``.
+    """
+
+    namespace: int
+    id: int
+    parent: int
+    source: str
+    target: str
+    filesystem: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A kernel module.
+
+    Attributes
+    ----------
+    name : str
+        Of the module.
+    address, size : int
+        Where its code lies, and bytes of all of it.
+    state : str
+        ``live``, ``coming``, ``going`` or ``unformed``.
+    users : int
+        How many hold it.
+    taints : int
+        Bits for what is unusual of it: out of the tree, unsigned, and so on.
+    """
+
+    name: str
+    address: int
+    size: int
+    state: str
+    users: int
+    taints: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryArea:
+    """A stretch of the memory of a process.
+
+    Attributes
+    ----------
+    pid : int
+        The process.
+    name : str
+        Its name.
+    start, end : int
+        Virtual addresses.
+    permissions : str
+        As in ``/proc/PID/maps``: ``rwxp``, or ``s`` for shared.
+    offset : int
+        In the file.
+    path : str
+        The file, ``[heap]``, ``[stack]``, or nothing.
+    writable_code : bool
+        Whether it may be written and executed at once, which few programs need.
+    """
+
+    pid: int
+    name: str
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    path: str
+    writable_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The environment that a process was started with.
+
+    Attributes
+    ----------
+    pid : int
+        The process.
+    name : str
+        Its name.
+    variables : tuple of str
+        ``NAME=VALUE`` each.
+    """
+
+    pid: int
+    name: str
+    variables: tuple[str, ...]
