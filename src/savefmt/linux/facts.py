@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from savefmt.frozen import dataclass
+from savefmt.model import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,3 +348,52 @@ class Environment:
     pid: int
     name: str
     variables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """The answers that were asked for; None for the others.
+
+    All is as the kernel's own lists say: who controls the kernel can take a process or a
+    module out of them.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    host : Host or None
+        The system as a whole.
+    processes : tuple of Process or None
+        In the order of their start.
+    log : tuple of LogLine or None
+        The kernel's log, the oldest first.
+    files : tuple of OpenFile or None
+        Open files, process by process.
+    sockets : tuple of Socket or None
+        Sockets, process by process.
+    interfaces : tuple of Interface or None
+        Network devices.
+    mounts : tuple of Mount or None
+        Mounted file systems.
+    modules : tuple of Module or None
+        Kernel modules, the newest first.
+    areas : tuple of MemoryArea or None
+        Memory maps, process by process.
+    environments : tuple of Environment or None
+        Environments of processes.
+    findings : tuple of Finding
+        What is damaged, missing or strange.
+    """
+
+    path: str
+    host: Host | None
+    processes: tuple[Process, ...] | None
+    log: tuple[LogLine, ...] | None
+    files: tuple[OpenFile, ...] | None
+    sockets: tuple[Socket, ...] | None
+    interfaces: tuple[Interface, ...] | None
+    mounts: tuple[Mount, ...] | None
+    modules: tuple[Module, ...] | None
+    areas: tuple[MemoryArea, ...] | None
+    environments: tuple[Environment, ...] | None
+    findings: tuple[Finding, ...]

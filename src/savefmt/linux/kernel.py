@@ -78,6 +78,7 @@ class Kernel:
         self._address_of = {**anchors.symbols}
         self.types = TypeFinder(self.program, Btf(data))
         self._finders = [self.types]
+        self._asked_modules = False
         self._register()
 
     # --- what it is found by ---
@@ -168,21 +169,41 @@ class Kernel:
     ) -> list[drgn.Symbol]:
         import drgn
 
-        if name is not None:
-            start = self.symbols.get(name)
-            if start is None:
-                return []
-            address = start
-        if address is None:
-            return []
-        found = self.symbols.at(address)
+        tables = [self.symbols]
+        at = self.symbols.get(name) if name is not None else address
+        if at is None or (name is None and not self._in_image(at)):
+            tables = [self.module_symbols]
+            at = self.module_symbols.get(name) if name is not None else address
+        found = tables[0].at(at) if at is not None else None
         if found is None:
             return []
         label, start, length = found
         binding, kind = drgn.SymbolBinding.GLOBAL, drgn.SymbolKind.OBJECT
-        if self.symbols.is_function(start):
+        if tables[0].is_function(start):
             kind = drgn.SymbolKind.FUNC
         return [drgn.Symbol(name or label, start, length, binding, kind)]
+
+    def _in_image(self, address: int) -> bool:
+        start, end = self.symbols.get("_text"), self.symbols.get("_end")
+        return not (start and end) or start <= address < end
+
+    @cached_property
+    def module_symbols(self) -> Symbols:
+        """By the tables of the modules; read when they are asked for."""
+        from savefmt.linux.modulesymbols import module_symbols
+
+        return module_symbols(self)
+
+    def _ask_modules(self) -> bool:
+        """Add the types of modules, once; tell whether there were any."""
+        if self._asked_modules:
+            return False
+        self._asked_modules = True
+        from savefmt.linux.modulesymbols import module_types
+
+        found = [TypeFinder(self.program, one, self.types) for one in module_types(self)]
+        self._finders += found
+        return bool(found)
 
     def _type_for_drgn(
         self, program: drgn.Program, kinds: Any, name: str, filename: str | None
@@ -191,6 +212,8 @@ class Kernel:
             found = finder.find(kinds, name)
             if found is not None:
                 return found
+        if self._ask_modules():
+            return self._type_for_drgn(program, kinds, name, filename)
         return None
 
     def _object_for_drgn(
@@ -352,9 +375,15 @@ def open_kernel(image: SaveImage) -> Kernel:
         If there is none, or it keeps too little of itself in memory; the message says what helps.
     CorruptError
         If what it keeps is damaged.
-    ImportError
-        Without drgn: ``pip install 'savefmt[linux]'``.
+    UnsupportedError
+        Without drgn, too.
     """
+    try:
+        import drgn  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedError(
+            "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
+        ) from error
     try:
         return Kernel(image)
     except CorruptError as error:

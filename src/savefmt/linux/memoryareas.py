@@ -8,7 +8,7 @@ from typing import Any
 from savefmt.linux.facts import MemoryArea
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.openfiles import file_path
-from savefmt.linux.processes import Task, tasks
+from savefmt.linux.processes import Only, Task, tasks
 from savefmt.linux.walks import MOST, error_types, maple_entries, note, text_at
 
 _READ, _WRITE, _EXECUTE, _SHARED = 1, 2, 4, 8
@@ -51,15 +51,15 @@ def _linked(kernel: Kernel, task: Task) -> Iterator[int]:
             return
 
 
-def memory_areas(kernel: Kernel, only: int | None = None) -> Iterator[MemoryArea]:
+def memory_areas(kernel: Kernel, only: Only = None) -> Iterator[MemoryArea]:
     """Yield the memory maps of processes.
 
     Parameters
     ----------
     kernel : Kernel
         Of the guest.
-    only : int, optional
-        The number of one process.
+    only : container of int, optional
+        The numbers of some.
 
     Yields
     ------

@@ -8,7 +8,7 @@ from typing import Any
 from savefmt.linux.facts import Mount
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.openfiles import filesystem_of
-from savefmt.linux.processes import tasks
+from savefmt.linux.processes import Only, tasks
 from savefmt.linux.walks import MOST, error_types, list_items, note, path_of, text_at
 
 _FLAGS = ((0x01, "nosuid"), (0x02, "nodev"), (0x04, "noexec"))
@@ -16,15 +16,15 @@ _READ_ONLY = 0x40
 _SUPERBLOCK_READ_ONLY = 1
 
 
-def mounts(kernel: Kernel, only: int | None = None) -> Iterator[Mount]:
+def mounts(kernel: Kernel, only: Only = None) -> Iterator[Mount]:
     """Yield mounts.
 
     Parameters
     ----------
     kernel : Kernel
         Of the guest.
-    only : int, optional
-        A process, whose namespace it shall be; else all namespaces that one lives in.
+    only : container of int, optional
+        Processes whose namespaces are asked for.
 
     Yields
     ------

@@ -8,7 +8,7 @@ from typing import Any
 
 from savefmt.linux.facts import OpenFile
 from savefmt.linux.kernel import Kernel
-from savefmt.linux.processes import Task, tasks
+from savefmt.linux.processes import Only, Task, tasks
 from savefmt.linux.walks import error_types, name_parts, note, path_of, text_at
 
 _MAX_DESCRIPTORS = 1 << 20
@@ -67,15 +67,15 @@ def descriptors(kernel: Kernel, task: Task) -> Iterator[tuple[int, Any]]:
                 yield number, drgn.Object(kernel.program, pointer, value=value)
 
 
-def open_files(kernel: Kernel, only: int | None = None) -> Iterator[OpenFile]:
+def open_files(kernel: Kernel, only: Only = None) -> Iterator[OpenFile]:
     """Yield what processes have open.
 
     Parameters
     ----------
     kernel : Kernel
         Of the guest.
-    only : int, optional
-        The number of one process.
+    only : container of int, optional
+        The numbers of some.
 
     Yields
     ------

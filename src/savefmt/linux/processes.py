@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 from savefmt.frozen import dataclass
@@ -23,6 +23,9 @@ from savefmt.linux.walks import (
 
 if TYPE_CHECKING:
     from savefmt.guest.space import AddressSpace
+
+Only = Container[int] | None
+"""Processes that are asked for; None: all."""
 
 _ARGUMENTS_LIMIT = 1 << 20
 _CGROUP_DEPTH = 64
@@ -62,15 +65,15 @@ class Task:
     memory: Any
 
 
-def tasks(kernel: Kernel, only: int | None = None) -> Iterator[Task]:
+def tasks(kernel: Kernel, only: Only = None) -> Iterator[Task]:
     """Yield the processes.
 
     Parameters
     ----------
     kernel : Kernel
         Whose processes.
-    only : int, optional
-        The number of one.
+    only : container of int, optional
+        The numbers of some.
 
     Yields
     ------
@@ -84,7 +87,7 @@ def tasks(kernel: Kernel, only: int | None = None) -> Iterator[Task]:
     head = first.tasks.address_of_().value_()
     for item in list_items(kernel, head, "struct task_struct", "tasks", "processes"):
         task = read_task(kernel, item)
-        if task is not None and only in (None, task.pid):
+        if task is not None and (only is None or task.pid in only):
             yield task
 
 
@@ -100,15 +103,15 @@ def read_task(kernel: Kernel, item: Any) -> Task | None:
         return None
 
 
-def processes(kernel: Kernel, only: int | None = None) -> Iterator[Process]:
+def processes(kernel: Kernel, only: Only = None) -> Iterator[Process]:
     """Yield what is told of the processes.
 
     Parameters
     ----------
     kernel : Kernel
         Whose processes.
-    only : int, optional
-        The number of one.
+    only : container of int, optional
+        The numbers of some.
 
     Yields
     ------
@@ -228,7 +231,7 @@ def arguments(kernel: Kernel, task: Task) -> tuple[str, ...]:
     return _strings(kernel, task, memory.arg_start.value_(), memory.arg_end.value_())
 
 
-def environments(kernel: Kernel, only: int | None = None) -> Iterator[Environment]:
+def environments(kernel: Kernel, only: Only = None) -> Iterator[Environment]:
     """Yield the environments of processes, as far as they are in memory."""
     for task in tasks(kernel, only):
         if task.memory is None:

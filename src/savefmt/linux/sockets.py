@@ -10,7 +10,7 @@ from typing import Any
 from savefmt.linux.facts import Socket
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.openfiles import descriptors
-from savefmt.linux.processes import tasks
+from savefmt.linux.processes import Only, tasks
 from savefmt.linux.walks import decode, error_types, list_items, note
 
 _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40: "vsock"}
@@ -36,15 +36,15 @@ _MAX_BUCKETS = 1 << 24
 _UNIX_NAME_AT = 2
 
 
-def sockets(kernel: Kernel, only: int | None = None) -> Iterator[Socket]:
+def sockets(kernel: Kernel, only: Only = None) -> Iterator[Socket]:
     """Yield sockets.
 
     Parameters
     ----------
     kernel : Kernel
         Of the guest.
-    only : int, optional
-        The number of one process.
+    only : container of int, optional
+        The numbers of some.
 
     Yields
     ------
