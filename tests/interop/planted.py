@@ -154,6 +154,11 @@ class Report:
         """Return what a file of ``/proc`` held."""
         return self.files[path].decode()
 
+    def status(self, pid: int) -> dict[str, str]:
+        """Return ``/proc/PID/status``."""
+        lines = self.text(f"/proc/{pid}/status").splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
     def pids(self) -> list[int]:
         """Return the processes that were there, less the one that reported."""
         found = {int(m[1]) for m in (re.match(r"/proc/(\d+)/stat$", p) for p in self.files) if m}

@@ -92,7 +92,11 @@ def host(kernel: Kernel) -> Host:
         booted=clock.booted,
         uptime=clock.now - clock.booted if told else None,  # type: ignore[operator]
         cpus=len(kernel.image.guest.cpus),
-        memory=sum(block.used_length for block in kernel.image.head.blocks.blocks if block.idstr),
+        memory=sum(
+            one.length
+            for one in kernel.image.guest.physical.map.ranges
+            if one.kind in ("ram", "dimm", "virtio-mem")
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from savefmt.linux.walks import MOST, error_types, maple_entries, note, text_at
 
 _READ, _WRITE, _EXECUTE, _SHARED = 1, 2, 4, 8
 _PAGE_BITS = 12
+_NAME_LIMIT = 32
 
 
 def areas(kernel: Kernel, task: Task) -> Iterator[Any]:
@@ -102,10 +103,18 @@ def area_path(kernel: Kernel, task: Task, area: Any) -> str:
         return "[heap]"
     if start <= memory.start_stack.value_() <= end:
         return "[stack]"
-    special = kernel.symbols.get("special_mapping_vmops")
-    if special and area.vm_ops.value_() == special:
-        import drgn
+    return _special(kernel, area)
 
+
+def _special(kernel: Kernel, area: Any) -> str:
+    """Return what the kernel calls an area that it made by itself, such as ``[vdso]``."""
+    import drgn
+
+    if not area.vm_ops.value_() or not area.vm_private_data.value_():
+        return ""
+    try:
         mapping = drgn.cast("struct vm_special_mapping *", area.vm_private_data)
-        return text_at(kernel, mapping.name.value_(), 64)
-    return ""
+        name = text_at(kernel, mapping.name.value_(), _NAME_LIMIT)
+    except error_types():
+        return ""
+    return name if name.startswith("[") and name.endswith("]") else ""

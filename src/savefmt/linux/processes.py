@@ -96,11 +96,26 @@ def read_task(kernel: Kernel, item: Any) -> Task | None:
     try:
         content = item.read_()
         memory = content.mm[0].read_() if content.mm.value_() else None
-        name = text_of(content.comm)
+        name = _name(kernel, content)
         return Task(content.pid.value_(), name, content, item.address_, memory)
     except error_types():
         note(kernel, "task-damaged", f"the process at {item.address_:#x} cannot be read")
         return None
+
+
+def _name(kernel: Kernel, content: Any) -> str:
+    """Return the name of a process; that of a thread of the kernel may be longer."""
+    import drgn
+
+    thread = content.flags.value_() & _KERNEL_THREAD
+    if thread and kernel.has("struct kthread", "full_name"):  # since 5.17
+        try:
+            full = drgn.cast("struct kthread *", content.worker_private).full_name.value_()
+            if full:
+                return text_at(kernel, full, 64)
+        except error_types():
+            pass
+    return text_of(content.comm)
 
 
 def processes(kernel: Kernel, only: Only = None) -> Iterator[Process]:
