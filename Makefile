@@ -1,5 +1,6 @@
 # make demo   set up .venv, then do the main job on a small real image
 # make test   set up everything, QEMU and libvirt too where allowed, and run all tests
+# make test-newest-qemu  the tests that judge by QEMU, by QEMU 11.1
 # make test-forensics  analyse a real Linux guest with crash, drgn, volatility3 and others
 # make check  lint and types, as CI does
 # make bench  measure this machine; make bench-quick does it in a minute
@@ -16,7 +17,7 @@ BENCH_DIR ?= benchmarks/results
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
 PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
 
-.PHONY: demo test test-forensics check csan format docs tables setup build clean bench bench-quick
+.PHONY: demo test test-newest-qemu test-forensics check csan format docs tables setup build clean bench bench-quick
 .DELETE_ON_ERROR:
 
 demo: build
@@ -25,6 +26,13 @@ demo: build
 test: setup csan
 	@tools/install-interop || echo "make test: going on; tests of programs that are not here skip"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The tests that judge by QEMU alone, by the newest one that is unpacked beside.
+NEWEST_QEMU := /var/lib/savefmt-qemu-11.1/qemu-system-x86_64
+test-newest-qemu: setup
+	@tools/install-qemu-beside 11.1
+	INTEROP_QEMU=$(NEWEST_QEMU) $(BIN)/python -m pytest $(PYTEST_ARGS) \
+	    $(addprefix tests/interop/test_,qemu_loads.py export.py guest.py live_forms.py)
 
 test-forensics: setup
 	$(PIP) install --group forensics

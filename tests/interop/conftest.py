@@ -46,7 +46,7 @@ def lack_of_older_qemu() -> str:
         return lack_of_qemu()
     version = version_of(OLDER)
     if version is None or version[:2] != (7, 2):
-        return f"no QEMU 7.2 at {OLDER}; tools/install-qemu-7.2 gets it on Debian 12"
+        return f"no QEMU 7.2 at {OLDER}; `tools/install-qemu-beside 7.2` gets it on Debian"
     return ""
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-EMULATOR = "qemu-system-x86_64"
+EMULATOR = os.environ.get("INTEROP_QEMU", "qemu-system-x86_64")
+"""The QEMU to judge by: another one with ``INTEROP_QEMU=/path/to/it``."""
 OLDER = "/var/lib/savefmt-qemu-7.2/qemu-system-x86_64"
-"""QEMU 7.2, where tools/install-qemu-7.2 puts it."""
+"""QEMU 7.2, where tools/install-qemu-beside puts it."""
 TIMEOUT = 60.0
 
 

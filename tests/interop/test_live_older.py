@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu", "older")]
 @pytest.fixture(scope="module")
 def older() -> None:
     if not OLDER.exists():
-        pytest.skip(f"no QEMU 7.2 at {OLDER}; tools/install-qemu-7.2 gets it on Debian 12")
+        pytest.skip(f"no QEMU 7.2 at {OLDER}; `tools/install-qemu-beside 7.2` gets it on Debian")
 
 
 @contextmanager
