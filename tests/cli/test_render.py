@@ -19,11 +19,12 @@ from savefmt.bench import values
 from savefmt.cli.render import common as render
 from savefmt.errors import CorruptError
 from savefmt.format import devicetree
+from savefmt.linux import facts
 from savefmt.qemu import report
 from savefmt.scan import results as scan_values
 
 SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, reports, devicetree, values, report, scan_values)
+HOMES = (model, reports, devicetree, values, report, scan_values, facts)
 
 
 def valid(name: str, text: str) -> Any:

@@ -76,12 +76,12 @@ def test_memory_and_registers(name: str, tmp_path: Path) -> None:
 
 
 def test_notes_are_those_of_the_vcpus(tmp_path: Path) -> None:
-    from savefmt.drgn import _pack_core
+    from savefmt.linux.bare import _find_text, _pack_core
 
     path = load.unpack("guest/q35-16m", tmp_path)
     leave_note(path)
     with savefmt.open(path) as image:
-        core = _pack_core(image, [])
+        core = _pack_core(image, _find_text(image, []))
         cpu = image.guest.cpus[0]
 
     assert isinstance(cpu, X86Registers)

@@ -182,7 +182,7 @@ static void report(void)
     static const char *const names[] = {
         "/proc/version",  "/proc/cmdline",  "/proc/modules",  "/proc/uptime",
         "/proc/net/tcp",  "/proc/net/tcp6", "/proc/net/udp",  "/proc/net/unix",
-        "/proc/net/dev",  "/proc/meminfo",  "/proc/kallsyms", "/proc/sys/kernel/hostname",
+        "/proc/net/dev",  "/proc/meminfo",  "/proc/sys/kernel/hostname",
         "/proc/net/route"};
     DIR *entries = opendir("/proc");
     struct dirent *entry;
@@ -194,9 +194,7 @@ static void report(void)
         }
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(names[i], "/proc/kallsyms") != 0 || getenv("KALLSYMS") != NULL) {
-            show(names[i]);
-        }
+        show(names[i]);
     }
     closedir(entries);
 }

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from interop.qemu import EMULATOR, Guest
+
 BUSYBOX = Path("/usr/bin/busybox")
 SOURCE = Path(__file__).with_name("plant.c")
 APPEND = "console=ttyS0 loglevel=3 tsc=unstable savefmt.canary=1"
@@ -15,6 +17,10 @@ KERNEL_LOG = "savefmt: canary 7c1f in the kernel log"
 SECRET = "canary-4e20"
 READY = "all canaries sing"
 EVIL_LENGTH = 1_234_567
+KERNELS = Path("/var/lib/savefmt-kernels")
+"""Where tools/install-kernels puts them."""
+MEMORY = "256M"
+BOOT_TIMEOUT = 150.0
 
 _INIT = f"""\
 #!/bin/busybox sh
@@ -64,6 +70,8 @@ echo "ADDRESSES"
 ip addr
 echo "DIGESTS"
 sha256sum /tmp/evil /tmp/holes /bin/busybox /plant
+echo "SYMBOLS"
+awk 'NF == 3 && NR % 50 == 0' /proc/kallsyms
 echo "CLOCK $(date +%s)"
 echo "LOG"
 dmesg
@@ -147,6 +155,8 @@ class Report:
         self.digests = {
             line.split()[1]: line.split()[0] for line in re.findall(r"^\w{64}  \S+$", rest, re.M)
         }
+        symbols = rest[rest.index("SYMBOLS") : rest.index("CLOCK")].splitlines()[1:]
+        self.symbols = [(int(words[0], 16), words[2]) for words in map(str.split, symbols)]
         self.clock = int(re.findall(r"^CLOCK (\d+)", rest, re.M)[0])
         self.log = rest[rest.index("LOG\n") + 4 : rest.index(READY)].splitlines()
 
@@ -164,3 +174,63 @@ class Report:
         found = {int(m[1]) for m in (re.match(r"/proc/(\d+)/stat$", p) for p in self.files) if m}
         gone = {pid for pid in found if "(plant) R" in self.text(f"/proc/{pid}/stat")}
         return sorted(found - gone)
+
+
+def lack_of_kernel(name: str) -> str:
+    """Say why a guest with this kernel cannot be made, or nothing."""
+    if not (KERNELS / name / "vmlinuz").exists():
+        return f"no kernel at {KERNELS / name}; tools/install-kernels {name} gets it on Debian"
+    needed = ["cpio", "xz", "aarch64-linux-gnu-gcc" if name == "arm64" else "cc"]
+    missing = [program for program in needed if shutil.which(program) is None]
+    if missing:
+        return f"no {', '.join(missing)}"
+    return "" if BUSYBOX.exists() else f"no static busybox at {BUSYBOX}"
+
+
+def boot(
+    name: str, directory: Path, *, vmcoreinfo: bool = True, processor: str = "qemu64"
+) -> Guest:
+    """Start a guest, let it print its report, and stop it.
+
+    Parameters
+    ----------
+    name : str
+        The kernel, as tools/install-kernels calls it.
+    directory : Path
+        For its files.
+    vmcoreinfo : bool
+        Whether it has the device that a kernel tells of itself.
+    processor : str
+        Of a guest of x86.
+
+    Returns
+    -------
+    Guest
+        Paused; its console is the report.
+    """
+    home, arm = KERNELS / name, name == "arm64"
+    modules = [path for kind in ("dummy", "loop") for path in home.glob(f"modules/{kind}.ko*")]
+    archive = directory / "initramfs.cpio"
+    if arm:
+        compiler, busybox, console = "aarch64-linux-gnu-gcc", home / "busybox", "ttyAMA0"
+        machine = ["-machine", "virt", "-cpu", "cortex-a57"]
+    else:
+        compiler, busybox, console = "cc", BUSYBOX, "ttyS0"
+        machine = ["-machine", "pc-q35-10.0", "-cpu", processor]
+        machine += ["-device", "vmcoreinfo"] if vmcoreinfo else []
+    build_initramfs(archive, modules, busybox=busybox, compiler=compiler, console=console)
+    arguments = [
+        *(*machine, "-smp", "2", "-m", MEMORY),
+        *("-kernel", str(home / "vmlinuz"), "-initrd", str(archive)),
+        *("-append", APPEND.replace("ttyS0", console)),
+    ]
+    program = "qemu-system-aarch64" if arm else EMULATOR
+    guest = Guest(directory, arguments, program=program, keyboard=False)
+    try:
+        guest.cont()
+        guest.wait_console(READY, BOOT_TIMEOUT)
+        guest.stop()
+    except BaseException:
+        guest.kill()
+        raise
+    return guest

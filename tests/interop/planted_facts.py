@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
 
+from interop.planted import HOST, KERNEL_LOG, SECRET, Report
 from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
 from savefmt.linux.facts import GuestReport
-
-from interop.planted import HOST, KERNEL_LOG, SECRET, Report
 
 _STATES = {
     "R": {"running"},
@@ -247,8 +245,3 @@ def check_all(image: SaveImage, report: Report, *, all_names: bool = True) -> Gu
         check_modules(found, report)
         assert found.findings == ()
     return found
-
-
-def modules_beside(kernel: Path) -> list[Path]:
-    """Return the modules that the installing script put beside a kernel."""
-    return [path for name in ("dummy", "loop") for path in kernel.parent.rglob(f"{name}.ko*")]

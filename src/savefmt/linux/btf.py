@@ -80,8 +80,8 @@ class Record(NamedTuple):
         What it is.
     name : str
         Empty where it has none.
-    count : int
-        Of its members, values or parameters.
+    length : int
+        How many members, values or parameters it has.
     flag : bool
         Bit fields, signed values, or a union: each kind has its own meaning.
     value : int
@@ -92,7 +92,7 @@ class Record(NamedTuple):
 
     kind: Kind
     name: str
-    count: int
+    length: int
     flag: bool
     value: int
     at: int
@@ -207,10 +207,8 @@ class Btf:
     def words(self, number: int, record: Record, width: int) -> Iterator[tuple[int, ...]]:
         """Yield what follows a record, `width` 32-bit numbers for each of its items."""
         data = self._owner(number)._types
-        items = record.count if _STEPS[record.kind] else 1
-        return struct.iter_unpack(
-            f"<{width}I", data[record.at : record.at + 4 * width * items]
-        )
+        items = record.length if _STEPS[record.kind] else 1
+        return struct.iter_unpack(f"<{width}I", data[record.at : record.at + 4 * width * items])
 
     def _owner(self, number: int) -> Btf:
         return self.base._owner(number) if self.base and number < self._first else self

@@ -164,9 +164,7 @@ class TypeFinder:
         # drgn looks for members in those without a name at once, and in theirs.
         for kind in nameless:
             self.type(kind)
-        make = (
-            self._program.struct_type if record.kind is Kind.STRUCT else self._program.union_type
-        )
+        make = self._program.struct_type if record.kind is Kind.STRUCT else self._program.union_type
         return make(record.name or None, record.value, tuple(members))
 
     def _bit_field(self, kind: int, bits: int) -> drgn.Object:
@@ -174,7 +172,7 @@ class TypeFinder:
 
     def _enumeration(self, number: int, record: Record) -> drgn.Type:
         name = record.name or None
-        if not record.count:
+        if not record.length:
             return self._program.enum_type(name)
         values = list(self.btf.values(number, record))
         signed = record.flag or any(value < 0 for _, value in values)

@@ -25,9 +25,7 @@ def interfaces(kernel: Kernel) -> Iterator[Interface]:
         except error_types():
             note(kernel, "namespace-damaged", "a network namespace cannot be read")
             continue
-        for device in list_items(
-            kernel, head, "struct net_device", "dev_list", "network devices"
-        ):
+        for device in list_items(kernel, head, "struct net_device", "dev_list", "network devices"):
             try:
                 yield _describe(kernel, device.read_(), number)
             except error_types():

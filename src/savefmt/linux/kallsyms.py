@@ -230,7 +230,7 @@ class _Table:
 
     def symbols(self, known: dict[str, int]) -> Symbols:
         """Find the addresses and put them to the names."""
-        wanted = {}
+        wanted = dict[int, int]()
         for number, name in enumerate(self._names):
             if name[1:] in known:
                 wanted.setdefault(number, known[name[1:]])
@@ -258,7 +258,7 @@ class _Table:
         for offsets_at, base_at in places:
             data = image[max(offsets_at, 0) : offsets_at + 4 * count]
             signed, numbers = array("i", data), array("I", data)
-            if 0 <= base_at and base_at + 8 <= len(image):
+            if base_at >= 0 and base_at + 8 <= len(image):
                 (base,) = struct.unpack_from("<Q", image, base_at)
                 if base >> 47 == 0x1FFFF:
                     yield array("Q", [one if one >= 0 else base - 1 - one for one in signed])

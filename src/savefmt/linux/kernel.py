@@ -284,7 +284,7 @@ class Kernel:
         for at, piece in self.memory.image_pieces(_PIECE, _OVERLAP):
             place = piece.find(_IDLE)
             while place >= 0:
-                address = at + place - name_at
+                address = int(at + place - name_at)
                 try:
                     following = self.word(address + list_at)
                     if self.word(following + 8) == address + list_at:
@@ -310,14 +310,14 @@ class Kernel:
     def has(self, kind: str, member: str) -> bool:
         """Whether a structure has a member, in this release."""
         try:
-            return self.program.type(kind).has_member(member)
+            return bool(self.program.type(kind).has_member(member))
         except LookupError:
             return False
 
     @property
     def release(self) -> str:
         """What ``uname -r`` would print."""
-        text = self.program["UTS_RELEASE"].string_()
+        text = bytes(self.program["UTS_RELEASE"].string_())
         return text.decode("ascii", "replace")
 
 

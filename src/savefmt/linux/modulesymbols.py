@@ -71,4 +71,3 @@ def module_symbols(kernel: Kernel) -> Symbols:
                 names.append(kind + name.decode("ascii", "replace"))
                 addresses.append(value)
     return Symbols(names, addresses)
-

@@ -74,7 +74,9 @@ def _describe(kernel: Kernel, item: Any, namespace: int) -> Mount:
         namespace=namespace,
         id=content.mnt_id.value_(),
         parent=content.mnt_parent.mnt_id.value_(),
-        source=text_at(kernel, content.mnt_devname.value_()) if content.mnt_devname.value_() else "",
+        source=text_at(kernel, content.mnt_devname.value_())
+        if content.mnt_devname.value_()
+        else "",
         target=path_of(kernel, item.mnt.address_of_(), inner.mnt_root),
         filesystem=filesystem_of(kernel, inner.mnt_sb),
         options=("ro" if read_only else "rw", *(word for bit, word in _FLAGS if flags & bit)),

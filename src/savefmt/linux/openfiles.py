@@ -129,7 +129,10 @@ def file_path(kernel: Kernel, place: Any, inode: Any) -> tuple[str, bool]:
     deleted = not content.d_hash.pprev.value_() and content.d_parent.value_() != entry.value_()
     if filesystem == "anon_inodefs":
         names, _ = name_parts(kernel, entry, 0)
-        return f"anon_inode:{names[0] if names else text_at(kernel, content.d_name.name.value_())}", False
+        return (
+            f"anon_inode:{names[0] if names else text_at(kernel, content.d_name.name.value_())}",
+            False,
+        )
     if filesystem == "nsfs":
         return f"namespace:[{number}]", False
     return path_of(kernel, place.mnt, entry), deleted

@@ -209,7 +209,9 @@ def _cgroup(kernel: Kernel, content: Any) -> str:
         node = content.cgroups.dfl_cgrp.kn
         names = []
         for _ in range(_CGROUP_DEPTH):
-            parent = node.member_("__parent" if kernel.has("struct kernfs_node", "__parent") else "parent")
+            parent = node.member_(
+                "__parent" if kernel.has("struct kernfs_node", "__parent") else "parent"
+            )
             if not parent.value_():
                 break
             names.append(text_at(kernel, node.name.value_(), 256))
@@ -293,7 +295,9 @@ def compare_with_numbers(kernel: Kernel, listed: set[int]) -> None:
                 continue
             address = first - links - drgn.sizeof(program.type("struct hlist_node"))
             if address not in listed:
-                task = read_task(kernel, drgn.Object(program, "struct task_struct", address=address))
+                task = read_task(
+                    kernel, drgn.Object(program, "struct task_struct", address=address)
+                )
                 if task is not None and task.pid:
                     note(
                         kernel,

@@ -79,7 +79,13 @@ def sockets(kernel: Kernel, only: Only = None) -> Iterator[Socket]:
 
 
 def _describe(
-    kernel: Kernel, pointer: Any, pid: int | None, name: str, number: int | None, inode: int, state: int
+    kernel: Kernel,
+    pointer: Any,
+    pid: int | None,
+    name: str,
+    number: int | None,
+    inode: int,
+    state: int,
 ) -> Socket:
     sock = pointer[0].read_()
     common = sock.__getattribute__("__sk_common")

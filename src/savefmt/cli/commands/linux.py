@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument(
-        "answer", nargs="?", choices=_ANSWERS, default="summary", metavar="ANSWER"
+        "answer", nargs="?", choices=tuple(_ANSWERS), default="summary", metavar="ANSWER"
     )
     parser.add_argument(
         "--pid",

@@ -119,7 +119,7 @@ def show(report: GuestReport, answer: str) -> Iterator[str]:
 
 def _host(host: Host) -> Iterator[str]:
     yield f"host:          {plain(host.name)}" + f".{plain(host.domain)}" * bool(host.domain)
-    yield f"system:        Linux {plain(host.release)} ({plain(host.machine)}), {plain(host.version)}"
+    yield plain(f"system:        Linux {host.release} ({host.machine}), {host.version}")
     yield f"command line:  {plain(host.command_line) if host.command_line else '-'}"
     yield f"booted:        {moment(host.booted)}"
     yield f"saved:         {moment(host.clock)}, up {span(host.uptime)}"
@@ -365,10 +365,10 @@ _TABLES: dict[str, Callable[[Any], Iterator[str]]] = {
 
 
 def json_lines(report: GuestReport) -> Iterator[str]:
-    """Yield one JSON object for each row, which says by ``kind`` what it is of."""
+    """Yield one JSON object for each row, which says by ``row`` what it is of."""
     for name in _TABLES:
         rows = getattr(report, name)
         for row in (rows,) if name == "host" and rows is not None else rows or ():
-            yield json.dumps({"schema": SCHEMA, "kind": name, **asdict(row)})
+            yield json.dumps({"schema": SCHEMA, "row": name, **asdict(row)})
     for finding in report.findings:
-        yield json.dumps({"schema": SCHEMA, "kind": "findings", **asdict(finding)})
+        yield json.dumps({"schema": SCHEMA, "row": "findings", **asdict(finding)})
