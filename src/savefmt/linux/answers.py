@@ -19,6 +19,7 @@ from savefmt.linux.mounts import mounts
 from savefmt.linux.openfiles import open_files
 from savefmt.linux.processes import Only, environments, processes
 from savefmt.linux.sockets import sockets
+from savefmt.linux.walks import error_types, note
 
 _MOST = 1 << 20
 """Rows of an answer at most."""
@@ -88,16 +89,24 @@ def ask(image: SaveImage, answer: str = "summary", pids: Collection[int] = ()) -
 def read_answer(kernel: Kernel, answer: str, pids: Collection[int] = ()) -> GuestReport:
     """Tell one thing of a kernel; as `ask`."""
     only = frozenset(pids) or None
-    found: dict[str, Any] = dict.fromkeys(_READERS)
-    found["host"] = None
+    found: dict[str, Any] = dict.fromkeys(("host", *_READERS))
     for name in ANSWERS[answer]:
-        if name == "host":
-            found[name] = host(kernel)
-        else:
-            found[name] = tuple(islice(_READERS[name](kernel, only), _MOST))
+        found[name] = _read(kernel, name, only)
     if only is None:
         for name, check in _CHECKS.items():
             if found[name] is not None:
                 check(kernel, found[name])
     path = str(kernel.image.path)
     return GuestReport(path=path, findings=tuple(kernel.findings), **found)
+
+
+def _read(kernel: Kernel, name: str, only: Only) -> Any:
+    """Read one kind of rows as far as it goes."""
+    rows: list[Any] = []
+    try:
+        if name == "host":
+            return host(kernel)
+        rows.extend(islice(_READERS[name](kernel, only), _MOST))
+    except error_types() as error:
+        note(kernel, "damaged", f"{name} could not be read whole: {error}")
+    return None if name == "host" else tuple(rows)

@@ -29,6 +29,7 @@ _INTEGERS = {
     (8, False): "unsigned long",
 }
 _SIGNED, _BOOL = 1, 4
+_NUMBER_SIZES = (1, 2, 4, 8, 16)
 _POINTER = 8
 
 
@@ -130,6 +131,8 @@ class TypeFinder:
 
     def _integer(self, number: int, record: Record) -> drgn.Type:
         ((word,),) = self.btf.words(number, record, 1)
+        if record.value not in _NUMBER_SIZES:
+            raise CorruptError(f"type {number} is an integer of {record.value} bytes")
         if word >> 24 & _BOOL:
             return self._program.bool_type(record.name, record.value)
         return self._program.int_type(record.name, record.value, bool(word >> 24 & _SIGNED))
@@ -168,7 +171,10 @@ class TypeFinder:
         return make(record.name or None, record.value, tuple(members))
 
     def _bit_field(self, kind: int, bits: int) -> drgn.Object:
-        return self._drgn.Object(self._program, self.type(kind), bit_field_size=bits)
+        try:
+            return self._drgn.Object(self._program, self.type(kind), bit_field_size=bits)
+        except (ValueError, TypeError) as error:
+            raise CorruptError(f"type {kind} has no bit field of {bits} bits: {error}") from error
 
     def _enumeration(self, number: int, record: Record) -> drgn.Type:
         name = record.name or None

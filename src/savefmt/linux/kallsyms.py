@@ -124,7 +124,7 @@ def find(image: bytes, base: int, known: dict[str, int]) -> Symbols | None:
             tokens = _read_tokens(image, at)
             tables += 1
             return _Table(image, base, *tokens).symbols(known)
-        except (CorruptError, struct.error, IndexError):
+        except (CorruptError, struct.error, IndexError, ValueError):
             at = image.find(DIGITS, at + 1)
     return None
 
@@ -240,6 +240,8 @@ class _Table:
             agree = sum(addresses[number] == address for number, address in wanted.items())
             if wanted and not agree:
                 continue
+            if sum(address >> 63 for address in addresses) < self._count // 2:
+                continue
             # Those of 7 are in the order of the source, and end with what lies before it.
             falls = sum(map(gt, addresses, addresses[1:]))
             if falls <= self._count // 16:
@@ -261,7 +263,7 @@ class _Table:
             if base_at >= 0 and base_at + 8 <= len(image):
                 (base,) = struct.unpack_from("<Q", image, base_at)
                 if base >> 47 == 0x1FFFF:
-                    yield array("Q", [one if one >= 0 else base - 1 - one for one in signed])
+                    yield array("Q", [one if one >= 0 else base - 1 - one & _ALL for one in signed])
                     yield array("Q", [base + one & _ALL for one in numbers])
             here = self._base + offsets_at
             yield array("Q", [here + one & _ALL for one in map(add, signed, count_from(0, 4))])

@@ -34,7 +34,10 @@ def error_types() -> tuple[type[Exception], ...]:
     """Return what reading a damaged structure may raise."""
     import drgn
 
-    return (drgn.FaultError, SavefmtError, LookupError, ValueError, OverflowError, AttributeError)
+    return (
+        *(drgn.FaultError, SavefmtError, LookupError, AttributeError),
+        *(ValueError, TypeError, OverflowError),  # of types that cannot be
+    )
 
 
 def list_items(
