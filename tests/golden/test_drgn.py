@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from collections.abc import Iterator
@@ -95,3 +96,14 @@ def test_a_guest_without_vmcoreinfo_is_refused(tmp_path: Path) -> None:
         pytest.raises(UnsupportedError, match="is it a Linux guest"),
     ):
         program(image)
+
+
+def test_no_descriptor_is_closed_twice(tmp_path: Path) -> None:
+    path = load.unpack("guest/q35-16m", tmp_path)
+    leave_note(path)
+    with savefmt.open(path) as image:
+        guest = program(image)
+        with open(path, "rb") as other:
+            del guest
+            gc.collect()
+            assert len(other.read(4)) == 4

@@ -16,7 +16,9 @@ HOST = "canary-host"
 KERNEL_LOG = "savefmt: canary 7c1f in the kernel log"
 SECRET = "canary-4e20"
 READY = "all canaries sing"
+LATER = "one more canary came"
 EVIL_LENGTH = 1_234_567
+LATE_LENGTH = 409_600
 KERNELS = Path("/var/lib/savefmt-kernels")
 """Where tools/install-kernels puts them."""
 MEMORY = "256M"
@@ -76,6 +78,9 @@ echo "CLOCK $(date +%s)"
 echo "LOG"
 dmesg
 echo "{READY}"
+sleep 1
+head -c {LATE_LENGTH} /dev/urandom >/tmp/late
+echo "{LATER}"
 while :; do sleep 1000; done
 """
 

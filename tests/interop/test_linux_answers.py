@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +19,16 @@ import savefmt
 from interop import planted, planted_facts
 from interop.planted import Report
 from savefmt.drgn import program
+from savefmt.errors import AddressError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
+from savefmt.linux.kernel import open_kernel
+from savefmt.linux.ownerchanges import owner_changes
+from savefmt.linux.pagecache import extract
+from savefmt.linux.processmemory import process_memory
+from savefmt.scan.patterns import text
+from savefmt.scan.search import search
+from savefmt.scan.strings import strings
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 
@@ -30,6 +42,7 @@ class Planted:
     mapped: Path
     sequential: Path
     packed: Path
+    later: Path
     report: Report
 
 
@@ -43,10 +56,15 @@ def guest(tmp_path_factory: pytest.TempPathFactory, qemu: None) -> Planted:
         mapped = folder / "mapped"
         machine.migrate_to(f"file:{mapped}", {"mapped-ram": True})
         report = Report(machine.console.read_bytes())
+        machine.cont()
+        machine.wait_console(planted.LATER)
+        machine.stop()
+        later = folder / "later"
+        machine.migrate_to(f"file:{later}", {"mapped-ram": True})
     sequential, packed = folder / "sequential", folder / "packed"
     savefmt.convert(mapped, sequential, layout=savefmt.Layout.SEQUENTIAL)
     subprocess.run(["zstd", "-q", "-1", "-o", str(packed), str(sequential)], check=True)
-    return Planted(mapped, sequential, packed, report)
+    return Planted(mapped, sequential, packed, later, report)
 
 
 @pytest.fixture(params=["mapped", "sequential", "packed"])
@@ -96,14 +114,103 @@ def test_scripts_of_drgn_need_no_debug_package(guest: Planted) -> None:
 
 
 def test_each_symbol_lies_where_the_guest_saw_it(guest: Planted) -> None:
-    from savefmt.linux.kernel import open_kernel
-
     with savefmt.open(guest.mapped, io=BUFFERED) as image:
         symbols = open_kernel(image).symbols
 
     told = {(address, name) for address, _, name in symbols}
     assert len(guest.report.symbols) > 1000
     assert set(guest.report.symbols) <= told
+
+
+def test_files_come_out_of_the_page_cache(guest: Planted, tmp_path: Path) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        kernel = open_kernel(image)
+        for path, digest in guest.report.digests.items():
+            found = extract(kernel, path, tmp_path / path.replace("/", "-"))
+            written = (tmp_path / path.replace("/", "-")).read_bytes()
+            assert hashlib.sha256(written).hexdigest() == digest == found.sha256, path
+            assert found.missing == ()
+            assert bool(found.holes) == (path == "/tmp/holes")
+        gone = extract(kernel, "/tmp/gone", tmp_path / "gone")
+        part = extract(kernel, "/disk/audit.log", tmp_path / "part")
+        with pytest.raises(UnsupportedError, match="files --cached"):
+            extract(kernel, "/tmp/nothing", tmp_path / "nothing")
+
+    assert gone.file.deleted
+    assert (tmp_path / "gone").read_bytes().startswith(b"savefmt: a canary across two pages")
+    assert part.sha256 is None
+    assert [(one.start, one.end) for one in part.missing] == [(0, 819200), (823296, 2000000)]
+    assert (tmp_path / "part").stat().st_size == 2000000
+    assert len(set((tmp_path / "part").read_bytes()[819200:823296])) > 200
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_owners_of_pages_add_up_to_what_the_guest_counts(guest: Planted) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        owned = ask(image, "pages").pages or ()
+    kinds = Counter[str]()
+    for one in owned:
+        kinds[one.owner.kind] += one.pages
+    said = dict(re.findall(r"^(\w+): +(\d+) kB", guest.report.text("/proc/meminfo"), re.M))
+    told = {one.owner.name: one.pages for one in owned}
+
+    assert sum(kinds.values()) == 256 << 20 >> 12
+    for kind, name in (("free", "MemFree"), ("slab", "Slab"), ("page-table", "PageTables")):
+        assert abs(kinds[kind] - int(said[name]) // 4) < 0.1 * int(said[name]) // 4 + 16, name
+    assert abs(kinds["anonymous"] - int(said["AnonPages"]) // 4) < 64
+    assert told["/tmp/evil"] == -(-planted.EVIL_LENGTH // 4096)
+    assert told["/tmp/gone (deleted)"] == 1
+    assert max(one.pages for one in owned if one.owner.name == "plant") > 64
+
+
+def test_what_changed_is_told_by_owner(guest: Planted) -> None:
+    with (
+        savefmt.open(guest.mapped, io=BUFFERED) as before,
+        savefmt.open(guest.later, io=BUFFERED) as after,
+    ):
+        changes = owner_changes(savefmt.compare(before, after), before, after)
+
+    late = [one for one in changes if one.after and one.after.name == "/tmp/late"]
+    assert sum(one.pages for one in late) == planted.LATE_LENGTH // 4096
+    was_free = sum(one.pages for one in late if one.before and one.before.kind == "free")
+    assert was_free > planted.LATE_LENGTH // 4096 // 2
+    assert not [one for one in changes if one.after and one.after.name == "/tmp/evil"]
+
+
+def test_a_text_across_pages_is_found_in_the_process_alone(guest: Planted) -> None:
+    wanted = text("savefmt: a canary across two pages")
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        (lurker,) = [
+            one for one in ask(image, "ps").processes or () if "lurker" in one.command_line
+        ]
+        memory, places = process_memory(image, [lurker.pid])
+        hits = list(search(image, [wanted], memory=memory, places=places))
+        across = [one for one in hits if one.offset // 4096 != (one.offset + 20) // 4096]
+        everywhere = {at for one in search(image, [wanted]) for at in one.physical}
+        texts = [one.text for one in strings(image, memory=process_memory(image, [lurker.pid])[0])]
+        with pytest.raises(AddressError, match="no process 9999"):
+            process_memory(image, [9999])
+
+    assert len(across) == 1
+    assert across[0].block == f"plant({lurker.pid})"
+    assert across[0].virtual == (across[0].offset,)
+    assert across[0].physical[0] not in everywhere
+    assert "savefmt: a canary across two pages" in texts
+    assert f"SAVEFMT_SECRET={planted.SECRET}" in texts
+
+
+def test_what_happened_when(guest: Planted) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        events = ask(image, "timeline").events or ()
+
+    times = [one.time for one in events]
+    assert times == sorted(times)
+    started = [one for one in events if "lurker" in one.message]
+    assert [one.description for one in started] == ["Process Start Time"]
+    assert abs(started[0].time - guest.report.clock) < planted_facts.CLOCK_SLACK
+    assert [one for one in events if planted.KERNEL_LOG in one.message]
+    written = [one for one in events if one.message.startswith("/tmp/evil,")]
+    assert {one.description.split()[0] for one in written} == {"Last", "Content", "Metadata"}
 
 
 def test_the_command(guest: Planted) -> None:
@@ -113,14 +220,28 @@ def test_the_command(guest: Planted) -> None:
 
     summary = run()
     document = json.loads(run("net", "-j"))["linux"]
-    rows = [json.loads(line) for line in run("all", "--output", "jsonl").splitlines()]
+    lines = [json.loads(line) for line in run("all", "--output", "jsonl").splitlines()]
+
+    def fails(code: int, *words: str) -> str:
+        command = [sys.executable, "-m", "savefmt", "linux", str(guest.mapped), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done
+        return done.stderr + done.stdout
+
+    part = str(guest.mapped.with_name("part"))
+    taken = json.loads(fails(3, "--extract", "/disk/audit.log", "-o", part, "-j"))["extraction"]
+    assert [one["start"] for one in taken["missing"]] == [0, 823296]
+    assert "exists" in fails(1, "--extract", "/disk/audit.log", "-o", part)
+    assert "go together" in fails(64, "--extract", "/tmp/evil")
+    rows = csv.DictReader(run("timeline").splitlines())
+    assert {"message", "datetime", "timestamp_desc"} == set(next(rows))
 
     assert planted.HOST in summary
     assert "writable code:" in summary
     assert len(summary.splitlines()) <= 40
     assert {one["local_port"] for one in document["sockets"]} > {4711, 4712, 5353}
     assert document["processes"] is None
-    assert {row["row"] for row in rows} == {
+    assert {row["row"] for row in lines} == {
         *("host", "processes", "log", "files", "sockets", "interfaces", "mounts", "modules"),
         *("areas", "environments"),
     }

@@ -12,6 +12,7 @@ from operator import attrgetter
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.guest.paging import Level, X86PageTables
+from savefmt.guest.paging_arm import Arm64PageTables
 from savefmt.guest.space import AddressSpace
 
 _ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -100,6 +101,55 @@ class ReverseMap:
                 mapping = mappings[number]
                 if physical < mapping.physical + mapping.length:
                     yield mapping.virtual + physical - mapping.physical
+
+
+def lower_half(tables: X86PageTables | Arm64PageTables) -> Iterator[Mapping]:
+    """Yield what page tables map for programs: the lower half of the addresses.
+
+    Parameters
+    ----------
+    tables : X86PageTables or Arm64PageTables
+        Of a process.
+
+    Yields
+    ------
+    Mapping
+        Ascending, neighbours joined; what tables lead back to themselves is left out.
+    """
+    if isinstance(tables, X86PageTables):
+        walk = _Walk(tables)
+        for mapping in walk.mappings():
+            if mapping.virtual >= 1 << (56 if tables.mode == "5-level" else 47):
+                return
+            yield mapping
+        return
+    pending: Mapping | None = None
+    for virtual, physical, length in _arm_pages(tables):
+        if pending is not None:
+            end = pending.virtual + pending.length
+            if virtual == end and physical == pending.physical + pending.length:
+                pending = Mapping(pending.virtual, pending.physical, pending.length + length)
+                continue
+            yield pending
+        pending = Mapping(virtual, physical, length)
+    if pending is not None:
+        yield pending
+
+
+def _arm_pages(tables: Arm64PageTables) -> Iterator[tuple[int, int, int]]:
+    """Yield (virtual, physical, length) of each page in the lower half."""
+    left, visits = TABLES_LIMIT, Counter[int]()
+    stack = list(tables.lower_entries(None, 0, 0))[::-1]
+    while stack:
+        found = stack.pop()
+        if found.page:
+            yield found.virtual, found.physical, found.length
+            continue
+        left -= 1
+        visits[found.physical] += 1
+        if left < 0 or visits[found.physical] > _VISITS_LIMIT:
+            continue
+        stack += list(tables.lower_entries(found.physical, found.level + 1, found.virtual))[::-1]
 
 
 class _Walk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from savefmt.errors import AddressError, UnsupportedError
@@ -65,6 +66,17 @@ class _Half:
         if self.wide:
             return entry & (1 << 50) - 1 & -(1 << self.granule) | (entry >> 8 & 3) << 50
         return entry & (1 << 48) - 1 & -(1 << self.granule)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEntry:
+    """An entry that is valid: a page, or the table for what begins at `virtual`."""
+
+    virtual: int
+    physical: int
+    length: int
+    level: int
+    page: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +169,47 @@ class Arm64PageTables:
         if half.disabled:
             raise AddressError(f"{address:#x} is not mapped: {half.name} is switched off")
         return self._walk(half, address)
+
+    def lower_entries(self, table: int | None, level: int, base: int) -> Iterator[ArmEntry]:
+        """Yield what a table of the lower half holds.
+
+        Parameters
+        ----------
+        table : int or None
+            Where it lies; None for the first one.
+        level : int
+            Of the table, unless it is the first.
+        base : int
+            Virtual address that it begins at.
+
+        Yields
+        ------
+        ArmEntry
+            Ascending, what is not valid left out.
+        """
+        if not self._halves or self._halves[0].disabled:
+            return
+        half = self._halves[0]
+        if not half.granule < half.address_bits <= (52 if half.wide else 48):
+            return
+        count = 1 << half.stride
+        if table is None:
+            table, level = _table_address(half), half.first_level
+            count = 1 << half.address_bits - half.shift(level)
+        length = 1 << half.shift(level)
+        try:
+            data = self.read(table, 8 * count)
+        except (AddressError, UnsupportedError):
+            return
+        for number, entry in enumerate(struct.unpack(f"<{len(data) // 8}Q", data)):
+            if not entry & _VALID:
+                continue
+            is_table = bool(entry & _TABLE)
+            page = is_table if level == 3 else not is_table and half.blocks_at(level)
+            if not page and not is_table:
+                continue
+            physical = half.output(entry) & (-length if page else -1)
+            yield ArmEntry(base + number * length, physical, length, level, page)
 
     def _choose(self, address: int) -> _Half:
         high = bool(address >> 55 & 1) and len(self._halves) > 1

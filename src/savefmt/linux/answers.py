@@ -17,8 +17,11 @@ from savefmt.linux.kernelmodules import modules
 from savefmt.linux.memoryareas import memory_areas
 from savefmt.linux.mounts import mounts
 from savefmt.linux.openfiles import open_files
+from savefmt.linux.pagecache import cached_files
+from savefmt.linux.pageowners import page_owners
 from savefmt.linux.processes import Only, environments, processes
 from savefmt.linux.sockets import sockets
+from savefmt.linux.timeline import events
 from savefmt.linux.walks import error_types, note
 
 _MOST = 1 << 20
@@ -35,6 +38,9 @@ ANSWERS = {
     "modules": ("modules",),
     "maps": ("areas",),
     "env": ("environments",),
+    "cached": ("cached",),
+    "pages": ("pages",),
+    "timeline": ("events",),
     "all": (
         *("host", "processes", "log", "files", "sockets", "interfaces", "mounts"),
         *("modules", "areas", "environments"),
@@ -52,6 +58,9 @@ _READERS: dict[str, Callable[[Kernel, Only], Iterable[Any]]] = {
     "modules": lambda kernel, only: modules(kernel),
     "areas": memory_areas,
     "environments": environments,
+    "cached": lambda kernel, only: cached_files(kernel),
+    "pages": lambda kernel, only: page_owners(kernel),
+    "events": lambda kernel, only: events(kernel),
 }
 _CHECKS: dict[str, Callable[[Kernel, Any], None]] = {
     "processes": check_processes,

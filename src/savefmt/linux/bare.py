@@ -62,7 +62,8 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     try:
         with open(file, "wb", closefd=False) as output:
             output.write(core)
-        result.set_core_dump(file)
+        # By name: drgn would close a descriptor of ours once more, when the program goes.
+        result.set_core_dump(f"/proc/self/fd/{file}")
     finally:
         os.close(file)
 

@@ -351,6 +351,145 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class PageOwner:
+    """Whose a page is.
+
+    Attributes
+    ----------
+    kind : str
+        ``free``, ``reserved`` (the kernel's own code and data, and what the machine keeps),
+        ``slab``, ``page-table``, ``kernel`` (what else the kernel has), ``file`` (page cache),
+        ``anonymous`` (memory of a process), or ``unknown``.
+    name : str
+        The file, or the process.
+    pid : int or None
+        Of that process.
+    """
+
+    kind: str
+    name: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedPages:
+    """How much belongs to whom.
+
+    Attributes
+    ----------
+    owner : PageOwner
+        Who.
+    pages : int
+        How many.
+    """
+
+    owner: PageOwner
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerChange:
+    """Pages that differ between two saves.
+
+    Attributes
+    ----------
+    before, after : PageOwner or None
+        Whose they were, and are; None where no RAM is.
+    pages : int
+        How many.
+    """
+
+    before: PageOwner | None
+    after: PageOwner | None
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """A file of which pages are in memory.
+
+    Attributes
+    ----------
+    path : str
+        Where it is, through the first mount of its file system.
+    filesystem : str
+        The type of that.
+    inode : int
+        Its number.
+    size : int
+        Bytes of the file.
+    pages : int
+        How many are in memory.
+    deleted : bool
+        Whether it has no name any more.
+    accessed, modified, changed : float
+        Its times, in seconds since 1970.
+    """
+
+    path: str
+    filesystem: str
+    inode: int
+    size: int
+    pages: int
+    deleted: bool
+    accessed: float
+    modified: float
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes of a file, from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """A file that was taken out of the page cache.
+
+    Attributes
+    ----------
+    file : CachedFile
+        Which.
+    output : str
+        Where it was written to.
+    missing : tuple of ByteRange
+        What is not in memory, and zero in the output.
+    holes : tuple of ByteRange
+        What the file has no data for.
+    sha256 : str or None
+        Of the output, where nothing is missing.
+    """
+
+    file: CachedFile
+    output: str
+    missing: tuple[ByteRange, ...]
+    holes: tuple[ByteRange, ...]
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes
+    ----------
+    time : float
+        When, in seconds since 1970.
+    description : str
+        What the time is of, in the words of Timesketch.
+    message : str
+        What happened.
+    """
+
+    time: float
+    description: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class GuestReport:
     """The answers that were asked for; None for the others.
 
@@ -381,6 +520,12 @@ class GuestReport:
         Memory maps, process by process.
     environments : tuple of Environment or None
         Environments of processes.
+    cached : tuple of CachedFile or None
+        Files of which pages are in memory.
+    pages : tuple of OwnedPages or None
+        How much of memory belongs to whom, the most first.
+    events : tuple of Event or None
+        What happened when, the earliest first.
     findings : tuple of Finding
         What is damaged, missing or strange.
     """
@@ -396,4 +541,7 @@ class GuestReport:
     modules: tuple[Module, ...] | None
     areas: tuple[MemoryArea, ...] | None
     environments: tuple[Environment, ...] | None
+    cached: tuple[CachedFile, ...] | None
+    pages: tuple[OwnedPages, ...] | None
+    events: tuple[Event, ...] | None
     findings: tuple[Finding, ...]

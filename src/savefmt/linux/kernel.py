@@ -48,6 +48,8 @@ class Kernel:
     ----------
     image : SaveImage
         The same.
+    anchors : Anchors
+        What its VMCOREINFO tells.
     memory : KernelMemory
         By the kernel's addresses.
     symbols : Symbols
@@ -64,7 +66,7 @@ class Kernel:
         self.image = image
         self.findings: list[Finding] = []
         info = vmcoreinfo.find(image, [])
-        anchors = Anchors.of(info.text if info else b"")
+        self.anchors = anchors = Anchors.of(info.text if info else b"")
         try:
             self.memory = KernelMemory(image, anchors)
         except UnsupportedError as error:

@@ -54,8 +54,8 @@ class Anchors:
                 numbers[name.decode()] = int(digits, 0)
             except ValueError:
                 continue
-        # Not an address of its own: what it points at.
-        symbols.pop("mem_section", None)
+        # Not its own address, but that of what it points at.
+        numbers["mem_section"] = symbols.pop("mem_section", 0)
         return cls(text, symbols, numbers)
 
 

@@ -48,7 +48,38 @@ def mounts(kernel: Kernel, only: Only = None) -> Iterator[Mount]:
         yield from _below(kernel, root, number)
 
 
+def superblocks(kernel: Kernel) -> Iterator[tuple[Any, str]]:
+    """Yield each mounted file system once, and where it is mounted first."""
+    seen = set[int]()
+    namespaces = set[int]()
+    for task in tasks(kernel):
+        try:
+            if not task.content.nsproxy.value_():
+                continue
+            namespace = task.content.nsproxy.mnt_ns.read_()
+            if namespace.value_() in namespaces:
+                continue
+            namespaces.add(namespace.value_())
+            for item in _tree(kernel, namespace.root[0]):
+                inner = item.mnt.read_()
+                if inner.mnt_sb.value_() not in seen:
+                    seen.add(inner.mnt_sb.value_())
+                    target = path_of(kernel, item.mnt.address_of_(), inner.mnt_root)
+                    yield inner.mnt_sb[0], target
+        except error_types():
+            note(kernel, "mounts-damaged", f"the mounts of process {task.pid} cannot be read")
+
+
 def _below(kernel: Kernel, root: Any, namespace: int) -> Iterator[Mount]:
+    for item in _tree(kernel, root):
+        try:
+            yield _describe(kernel, item, namespace)
+        except error_types():
+            note(kernel, "mounts-damaged", f"the mount at {item.address_:#x} cannot be read")
+
+
+def _tree(kernel: Kernel, root: Any) -> Iterator[Any]:
+    """Yield a mount and all below it."""
     stack, seen = [root], set[int]()
     while stack:
         item = stack.pop()
@@ -56,11 +87,10 @@ def _below(kernel: Kernel, root: Any, namespace: int) -> Iterator[Mount]:
             note(kernel, "mounts-damaged", "the tree of mounts leads back into itself")
             return
         seen.add(item.address_)
+        yield item
         try:
-            yield _describe(kernel, item, namespace)
             head = item.mnt_mounts.address_of_().value_()
         except error_types():
-            note(kernel, "mounts-damaged", f"the mount at {item.address_:#x} cannot be read")
             continue
         stack += reversed(list(list_items(kernel, head, "struct mount", "mnt_child", "mounts")))
 

@@ -286,9 +286,11 @@ def compare_with_numbers(kernel: Kernel, listed: set[int]) -> None:
     try:
         links = drgn.offsetof(program.type("struct task_struct"), "pid_links")
         table = space.idr.idr_rt.read_()
-        for number, (_, entry) in enumerate(xarray_entries(kernel, table, "process numbers")):
+        for number, (_, entry, _) in enumerate(xarray_entries(kernel, table, "process numbers")):
             if number > MOST:
                 break
+            if entry & 1:
+                continue
             leader = drgn.Object(program, "struct pid *", value=entry).tasks
             first = leader[1].first.value_()  # PIDTYPE_TGID
             if not first:

@@ -18,7 +18,7 @@ MOST = 1 << 17
 NAME_LIMIT = 4096
 _PARTS = 256
 _XA_NODE_SLOTS = 64
-_XA_DEPTH = 12
+_XA_SIBLINGS = 64 << 2
 _MAPLE_DEPTH = 32
 _MAPLE_LEAF, _MAPLE_RANGE, _MAPLE_ALLOCATION = 1, 2, 3
 
@@ -92,8 +92,8 @@ def _links(kernel: Kernel, head: int, size: int, what: str, hashed: bool) -> Ite
         note(kernel, "list-damaged", f"the list of {what} leads to where no memory is")
 
 
-def xarray_entries(kernel: Kernel, array: Any, what: str) -> Iterator[tuple[int, int]]:
-    """Yield index and entry of an XArray (or, before 4.20's, a radix tree of its shape).
+def xarray_entries(kernel: Kernel, array: Any, what: str) -> Iterator[tuple[int, int, int]]:
+    """Yield index, entry and width of an XArray (or, before 4.20's, a radix tree of its shape).
 
     Parameters
     ----------
@@ -106,22 +106,23 @@ def xarray_entries(kernel: Kernel, array: Any, what: str) -> Iterator[tuple[int,
 
     Yields
     ------
-    (int, int)
-        Entries as they stand there, values and siblings left out.
+    (int, int, int)
+        Entries as they stand there, with how many indices each is for.  A value (of a page
+        that is elsewhere) is odd.
     """
     import drgn
 
     node = kernel.program.type("struct xa_node")
     slots_at, shift_at = drgn.offsetof(node, "slots"), drgn.offsetof(node, "shift")
     seen = set[int]()
-    stack = [(array.xa_head.value_(), 0, 64)]
+    stack = [(array.xa_head.value_(), 0, 64, 1)]
     while stack:
-        entry, base, above = stack.pop()
-        if not entry & 3:
+        entry, base, above, width = stack.pop()
+        if entry & 3 != 2:
             if entry:
-                yield base, entry
+                yield base, entry, width
             continue
-        if entry & 3 != 2 or entry < 4096:
+        if entry < 4096:
             continue
         address = entry - 2
         try:
@@ -135,9 +136,15 @@ def xarray_entries(kernel: Kernel, array: Any, what: str) -> Iterator[tuple[int,
             continue
         seen.add(address)
         slots = memoryview(data).cast("Q")
+        width = 0
         for number in range(_XA_NODE_SLOTS - 1, -1, -1):
-            if slots[number]:
-                stack.append((slots[number], base + (number << shift), shift))
+            slot = slots[number]
+            width += 1
+            if slot & 3 == 2 and slot < _XA_SIBLINGS:
+                continue  # belongs to the entry before it
+            if slot:
+                stack.append((slot, base + (number << shift), shift, width << shift))
+            width = 0
 
 
 def maple_entries(kernel: Kernel, tree: Any, what: str) -> Iterator[int]:

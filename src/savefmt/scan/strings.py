@@ -24,6 +24,7 @@ def strings(
     least: int = LEAST,
     encoding: str = "ascii",
     blocks: Sequence[str] | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[Text]:
@@ -42,6 +43,8 @@ def strings(
         ``ascii``, ``utf-16le`` or ``utf-16be``.
     blocks : sequence of str, optional
         Only these.
+    memory : Memory, optional
+        What to go through instead of the image's blocks: that of processes.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -61,7 +64,7 @@ def strings(
         raise ValueError(f"encoding {encoding!r} is none of {', '.join(TEXT_ENCODINGS)}")
     if not 1 <= least <= PIECE_LENGTH:
         raise ValueError(f"a text has 1 to {PIECE_LENGTH} characters at least, not {least}")
-    memory = Memory(image, blocks, io=io, progress=progress)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
     return _texts(memory, least, encoding)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -14,11 +15,15 @@ from savefmt.cli.parser import (
     number,
     output_options,
     progress_options,
+    usage_error,
 )
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.frozen import asdict
 from savefmt.model import IOOptions
+
+if TYPE_CHECKING:
+    from savefmt.image import SaveImage
 
 # As in savefmt.linux.answers, which is not loaded for `--help`.
 _ANSWERS = {
@@ -32,7 +37,9 @@ _ANSWERS = {
     "modules": "kernel modules",
     "maps": "memory maps; ! marks what may be written and executed",
     "env": "environments of processes",
-    "all": "all of these",
+    "pages": "how much of memory belongs to whom",
+    "timeline": "what happened when, as CSV for Timesketch",
+    "all": "all of these but the last two",
 }
 _EPILOG = (
     "answers:\n"
@@ -41,7 +48,8 @@ _EPILOG = (
 All is as the kernel's own lists say.  Types and symbols come from the guest's memory: no debug
 package is needed.
 
-exit codes: 0 told, 1 failed (no Linux, or its kernel keeps too little of itself), 64 wrong usage
+exit codes: 0 told, 1 failed (no Linux, or its kernel keeps too little of itself), 3 parts of an
+extracted file are missing, 64 wrong usage
 """
 )
 
@@ -66,6 +74,15 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="this process only; may be repeated",
     )
+    parser.add_argument(
+        "--cached", action="store_true", help="with files: those of which pages are in memory"
+    )
+    group = parser.add_argument_group("a file out of the page cache")
+    group.add_argument(
+        "--extract", metavar="PATH", help="write the file that the guest has at PATH"
+    )
+    file_argument(group, "-o", dest="target", metavar="FILE", help="where to write it")
+    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
     output_options(parser, lines=True)
     index_option(parser)
     progress_options(parser)
@@ -74,22 +91,51 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Print one answer."""
-    from savefmt.cli.render import linux
-
+    """Print one answer, or take one file out."""
+    if args.cached and args.answer != "files":
+        usage_error(args, "--cached goes with files")
+    if args.extract is not None and args.answer not in ("files", "summary"):
+        usage_error(args, "--extract goes with files")
+    if (args.extract is None) != (args.target is None):
+        usage_error(args, "--extract and -o go together")
+    if args.force and args.extract is None:
+        usage_error(args, "--force goes with --extract")
     try:
         with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
             ui.prepare(image)
-            from savefmt.linux.answers import ask
-
-            report = ask(image, args.answer, args.pid)
+            if args.extract is not None:
+                return _extract(image, args, ui)
+            return _answer(image, args, ui)
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED
+
+
+def _answer(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render import linux
+    from savefmt.linux.answers import ask
+
+    report = ask(image, "cached" if args.cached else args.answer, args.pid)
     if args.output == "jsonl":
         ui.say(linux.json_lines(report))
     elif ui.json:
         ui.document(linux=asdict(report))
     else:
         ui.say(linux.show(report, args.answer))
+        if args.answer == "timeline":
+            for finding in report.findings:
+                ui.remark(finding.message)
     return ExitCode.GOOD
+
+
+def _extract(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render import linux
+    from savefmt.linux.kernel import open_kernel
+    from savefmt.linux.pagecache import extract
+
+    found = extract(open_kernel(image), args.extract, args.target, overwrite=args.force)
+    if ui.json:
+        ui.document(extraction=asdict(found))
+    elif not ui.quiet:
+        ui.say(linux.extraction_lines(found))
+    return ExitCode.FINDINGS if found.missing else ExitCode.GOOD

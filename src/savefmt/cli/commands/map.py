@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -23,6 +24,9 @@ from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
 from savefmt.frozen import asdict
 from savefmt.model import MapExtent
+
+if TYPE_CHECKING:
+    from savefmt.scan.results import Picture
 
 _EPILOG = """\
 Kinds: data lies at the file offset, page i of an extent at offset + i * stride;
@@ -46,8 +50,9 @@ def add(commands: Commands) -> None:
     file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
     group.add_argument(
         "--palette",
-        choices=("zero", "entropy", "changed"),
-        help="what colours tell (default: zero; with --against: changed)",
+        choices=("zero", "entropy", "changed", "owner"),
+        help="what colours tell (default: zero; with --against: changed); owner: whose the pages "
+        "of a Linux guest are, on a curve of Hilbert",
     )
     file_argument(
         group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
@@ -92,11 +97,18 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "the palette 'changed' and --against go together")
     if args.width is not None and not 1 <= args.width <= 16384:
         usage_error(args, "--width is 1 to 16384")
+    if palette == "owner" and (args.width is not None or args.block):
+        usage_error(args, "the palette 'owner' goes without --width and --block")
     from savefmt.scan.picture import draw
 
     try:
         with ExitStack() as stack:
             image = stack.enter_context(savefmt.open(args.image))
+            if palette == "owner":
+                from savefmt.linux.ownerpicture import draw_owners
+
+                ui.prepare(image)
+                return _tell(draw_owners(image, args.png, overwrite=args.force), args, ui)
             against = stack.enter_context(savefmt.open(args.against)) if args.against else None
             picture = draw(
                 image,
@@ -111,6 +123,10 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
     except (SavefmtError, OSError) as error:
         ui.fail(error, args.image)
         return ExitCode.FAILED
+    return _tell(picture, args, ui)
+
+
+def _tell(picture: Picture, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(picture=asdict(picture))
     else:

@@ -15,6 +15,8 @@ from savefmt.cli.parser import (
     file_argument,
     io_of,
     number,
+    process_options,
+    processes_of,
     scan_options,
     usage_error,
 )
@@ -63,6 +65,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--output", choices=("human", "jsonl"), default="human", help="how to print the result"
     )
+    process_options(parser)
     scan_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -72,17 +75,25 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print texts as they come."""
     if not 1 <= args.min_length <= 65536:
         usage_error(args, "--min-length is 1 to 65536")
+    pids = processes_of(args)
+    if pids is not None and args.block:
+        usage_error(args, "--pid and --each-process go without --block")
     from savefmt.scan.search import Places
     from savefmt.scan.strings import strings
 
     try:
         with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-            places = Places(image)
+            places, memory = Places(image), None
+            if pids is not None:
+                from savefmt.linux.processmemory import process_memory
+
+                memory, places = process_memory(image, pids, io=io_of(args), progress=progress)
             texts = strings(
                 image,
                 least=args.min_length,
                 encoding=args.encoding,
                 blocks=args.block,
+                memory=memory,
                 io=io_of(args),
                 progress=progress,
             )

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from savefmt.cli.render.common import SCHEMA, brief_size, plain
@@ -14,7 +15,10 @@ from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.linux.facts import (
+        CachedFile,
         Environment,
+        Event,
+        Extraction,
         GuestReport,
         Host,
         Interface,
@@ -23,10 +27,14 @@ if TYPE_CHECKING:
         Module,
         Mount,
         OpenFile,
+        OwnedPages,
+        OwnerChange,
+        PageOwner,
         Process,
         Socket,
     )
 
+_PAGE = 4096
 _SHOWN = 8
 """Rows of a kind in the summary."""
 _SERIOUS = 3
@@ -38,7 +46,10 @@ def moment(seconds: float | None) -> str:
     """Give a time of day, in UTC."""
     if seconds is None:
         return "-"
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f}"
 
 
 def span(seconds: float | None) -> str:
@@ -113,6 +124,8 @@ def show(report: GuestReport, answer: str) -> Iterator[str]:
             if len(parts) > 1:
                 yield from [""] * bool(number) + [f"{name}:"]
             yield from _TABLES[name](getattr(report, name))
+    if answer == "timeline":
+        return  # a table for another program
     for finding in report.findings:
         yield f"{finding.severity}: {plain(finding.message)}"
 
@@ -350,6 +363,69 @@ def _environments(found: Iterable[Environment]) -> Iterator[str]:
         yield from (f"  {plain(variable)}" for variable in one.variables)
 
 
+def _cached(found: Iterable[CachedFile]) -> Iterator[str]:
+    return table(
+        ["filesystem", ">inode", ">size", ">in memory", "modified", "path"],
+        (
+            (
+                *(one.filesystem, one.inode, one.size, one.pages * _PAGE, moment(one.modified)),
+                f"{one.path}{' (deleted)' * one.deleted}",
+            )
+            for one in found
+        ),
+    )
+
+
+def owner_name(owner: PageOwner) -> str:
+    """Say whose a page is."""
+    if owner.kind == "anonymous" and owner.pid is not None:
+        return f"memory of {owner.name}({owner.pid})"
+    return f"file {owner.name}" if owner.kind == "file" else owner.kind
+
+
+def _pages(found: Iterable[OwnedPages]) -> Iterator[str]:
+    return table([">pages", "owner"], ((one.pages, owner_name(one.owner)) for one in found))
+
+
+def owner_change_lines(changes: Sequence[OwnerChange]) -> Iterator[str]:
+    """Say whose the pages are that differ."""
+    if changes:
+        yield "owners:"
+    for one in changes:
+        before, after = (owner_name(side) if side else "nobody" for side in (one.before, one.after))
+        was = "" if before == after else f", before: {before}"
+        yield plain(f"  {one.pages:>8} pages of {after}{was}")
+
+
+def _events(found: Iterable[Event]) -> Iterator[str]:
+    """A table as Timesketch takes it."""
+    yield "message,datetime,timestamp_desc"
+    for one in found:
+        words = (plain(one.message), _exact(one.time), one.description)
+        yield ",".join(f'"{word.replace(chr(34), chr(34) * 2)}"' for word in words)
+
+
+def _exact(seconds: float) -> str:
+    """Give a time of day to the microsecond, as ISO 8601 has it."""
+    try:
+        whole = datetime.fromtimestamp(round(seconds, 6), UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.6f}"
+    return whole.isoformat(timespec="microseconds")
+
+
+def extraction_lines(found: Extraction) -> Iterator[str]:
+    """Say what was taken out of the page cache, and what is missing of it."""
+    yield f"{plain(found.output)}: {found.file.size} bytes of {plain(found.file.path)}"
+    if found.sha256:
+        yield f"  SHA-256 {found.sha256}"
+    for title, places in (("missing", found.missing), ("hole", found.holes)):
+        for place in places[:_SHOWN]:
+            yield f"  {title}: {place.start:#x} to {place.end:#x}"
+        if len(places) > _SHOWN:
+            yield f"  and {len(places) - _SHOWN} more"
+
+
 _TABLES: dict[str, Callable[[Any], Iterator[str]]] = {
     "host": _host,
     "processes": _processes,
@@ -361,6 +437,9 @@ _TABLES: dict[str, Callable[[Any], Iterator[str]]] = {
     "modules": _modules,
     "areas": _areas,
     "environments": _environments,
+    "cached": _cached,
+    "pages": _pages,
+    "events": _events,
 }
 
 
