@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from savefmt.convert.conversion import Conversion
-from savefmt.convert.planning import Target
+from savefmt.convert.planning import TargetForm
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
@@ -29,7 +29,7 @@ def rewrap(
         As everywhere.
     """
     status = os.stat(image.filename)
-    target = Target(image.layout, image.codec, envelope, ())
+    target = TargetForm(image.layout, image.codec, envelope, ())
     conversion = Conversion(image, os.fspath(image.filename), target, io, progress)
     conversion.overwrite = True
     conversion.run()

@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-)
-from savefmt.cli.render import common as render
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.compare import comparison_lines
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.linux.facts import OwnerChange
@@ -53,27 +46,30 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.linux.facts import OwnerChange
+    from savefmt.reports import Comparison
+
+    return ({"comparison": Comparison}, {"comparison": Comparison, "owners": list[OwnerChange]})
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Compare once; with ``-q`` the exit code alone answers."""
-    owners = None
-    try:
-        with ui.progress(f"{args.left}, {args.right}") as progress:
-            if args.owners:
-                result, owners = _with_owners(args, progress)
-            else:
-                result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.TROUBLE
+    changes = None
+    with ui.progress(f"{args.left}, {args.right}") as progress:
+        if args.owners:
+            result, changes = _with_owners(args, progress)
+        else:
+            result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
     if ui.json:
-        told = {} if owners is None else {"owners": [asdict(one) for one in owners]}
-        ui.document(comparison=render.fields(result), **told)
+        ui.document(comparison=result, **({} if changes is None else {"owners": changes}))
     elif not ui.quiet:
-        ui.say(render.comparison_lines(result, pages=args.pages, fields=args.fields))
-        if owners is not None:
+        ui.say(comparison_lines(result, pages=args.pages, fields=args.fields))
+        if changes:
             from savefmt.cli.render.linux import owner_change_lines
 
-            ui.say(owner_change_lines(owners))
+            ui.say(owner_change_lines(changes))
     return ExitCode.GOOD if result.same else ExitCode.DIFFERENT
 
 

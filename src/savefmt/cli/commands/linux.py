@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     common_options,
-    file_argument,
     index_option,
     number,
     output_options,
     progress_options,
-    usage_error,
 )
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
@@ -90,6 +87,14 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.linux import ROWS
+    from savefmt.linux.facts import Extraction, GuestReport
+
+    return ({"linux": GuestReport}, {"extraction": Extraction}, *ROWS)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print one answer, or take one file out."""
     if args.cached and args.answer != "files":
@@ -100,28 +105,22 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--extract and -o go together")
     if args.force and args.extract is None:
         usage_error(args, "--force goes with --extract")
-    try:
-        with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
-            ui.prepare(image)
-            if args.extract is not None:
-                return _extract(image, args, ui)
-            return _answer(image, args, ui)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
+        ui.prepare(image)
+        return (_answer if args.extract is None else _extract)(image, args, ui)
 
 
 def _answer(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
-    from savefmt.cli.render import linux
+    from savefmt.cli.render.linux import answer_lines, rows
     from savefmt.linux.answers import ask
 
     report = ask(image, "cached" if args.cached else args.answer, args.pid)
     if args.output == "jsonl":
-        ui.say(linux.json_lines(report))
+        ui.stream("rows", rows(report))
     elif ui.json:
-        ui.document(linux=asdict(report))
+        ui.document(linux=report)
     else:
-        ui.say(linux.show(report, args.answer))
+        ui.say(answer_lines(report, args.answer))
         if args.answer == "timeline":
             for finding in report.findings:
                 ui.remark(finding.message)
@@ -129,13 +128,13 @@ def _answer(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 
 def _extract(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
-    from savefmt.cli.render import linux
+    from savefmt.cli.render.linux import extraction_lines
     from savefmt.linux.kernel import open_kernel
     from savefmt.linux.pagecache import extract
 
     found = extract(open_kernel(image), args.extract, args.target, overwrite=args.force)
     if ui.json:
-        ui.document(extraction=asdict(found))
+        ui.document(extraction=found)
     elif not ui.quiet:
-        ui.say(linux.extraction_lines(found))
+        ui.say(extraction_lines(found))
     return ExitCode.FINDINGS if found.missing else ExitCode.GOOD

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_type_hints
 
-from savefmt.cli.render.common import SCHEMA, brief_size, plain
-from savefmt.frozen import asdict
-
-if TYPE_CHECKING:
-    from savefmt.linux.facts import (
-        CachedFile,
-        Environment,
-        Event,
-        Extraction,
-        GuestReport,
-        Host,
-        Interface,
-        LogLine,
-        MemoryArea,
-        Module,
-        Mount,
-        OpenFile,
-        OwnedPages,
-        OwnerChange,
-        PageOwner,
-        Process,
-        Socket,
-    )
+from savefmt.cli.render.document import values
+from savefmt.cli.render.plain import brief_size, plain
+from savefmt.linux.facts import (
+    CachedFile,
+    Environment,
+    Event,
+    Extraction,
+    GuestReport,
+    Host,
+    Interface,
+    LogLine,
+    MemoryArea,
+    Module,
+    Mount,
+    OpenFile,
+    OwnedPages,
+    OwnerChange,
+    PageOwner,
+    Process,
+    Socket,
+)
+from savefmt.model import Finding
 
 _PAGE = 4096
 _SHOWN = 8
@@ -99,7 +97,7 @@ def _edge() -> int | None:
     return get_terminal_size().columns
 
 
-def show(report: GuestReport, answer: str) -> Iterator[str]:
+def answer_lines(report: GuestReport, answer: str) -> Iterator[str]:
     """Say an answer.
 
     Parameters
@@ -443,11 +441,35 @@ _TABLES: dict[str, Callable[[Any], Iterator[str]]] = {
 }
 
 
-def json_lines(report: GuestReport) -> Iterator[str]:
-    """Yield one JSON object for each row, which says by ``row`` what it is of."""
-    for name in _TABLES:
-        rows = getattr(report, name)
-        for row in (rows,) if name == "host" and rows is not None else rows or ():
-            yield json.dumps({"schema": SCHEMA, "row": name, **asdict(row)})
-    for finding in report.findings:
-        yield json.dumps({"schema": SCHEMA, "row": "findings", **asdict(finding)})
+_ROW_TYPES: dict[str, type] = {
+    "host": Host,
+    "processes": Process,
+    "log": LogLine,
+    "files": OpenFile,
+    "sockets": Socket,
+    "interfaces": Interface,
+    "mounts": Mount,
+    "modules": Module,
+    "areas": MemoryArea,
+    "environments": Environment,
+    "cached": CachedFile,
+    "pages": OwnedPages,
+    "events": Event,
+    "findings": Finding,
+}
+
+
+def _row_of(name: str, kind: type) -> Any:
+    return {"row": Literal[name], **get_type_hints(kind)}
+
+
+ROWS: tuple[Any, ...] = tuple(_row_of(name, kind) for name, kind in _ROW_TYPES.items())
+"""What one line of JSON may be."""
+
+
+def rows(report: GuestReport) -> Iterator[dict[str, Any]]:
+    """Yield one object for each row, which says by ``row`` what it is of."""
+    for name in _ROW_TYPES:
+        found = getattr(report, name)
+        for row in (found,) if name == "host" and found is not None else found or ():
+            yield {"row": name, **values(row)}
