@@ -40,6 +40,10 @@ class Forgery:
                             data[place + number] = byte
         return bytes(data)
 
+    def put(self, address: int, word: int) -> None:
+        """Change eight bytes at a guest-physical address."""
+        self.changes[address] = word.to_bytes(8, "little")
+
     def scatter(self, source: random.Random, count: int) -> None:
         """Change words in pages that were read before: to zeros, noise, or other words."""
         pages = sorted(self.seen)

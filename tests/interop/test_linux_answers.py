@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+import random
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +20,16 @@ import pytest
 
 import savefmt
 from interop import planted, planted_facts
+from interop.forged import Forgery
 from interop.planted import Report
 from savefmt.drgn import program
-from savefmt.errors import AddressError, UnsupportedError
+from savefmt.errors import AddressError, SavefmtError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
 from savefmt.linux.kernel import open_kernel
 from savefmt.linux.ownerchanges import owner_changes
 from savefmt.linux.pagecache import extract
+from savefmt.linux.processes import processes
 from savefmt.linux.processmemory import process_memory
 from savefmt.scan.patterns import text
 from savefmt.scan.search import search
@@ -245,3 +250,65 @@ def test_the_command(guest: Planted) -> None:
         *("host", "processes", "log", "files", "sockets", "interfaces", "mounts", "modules"),
         *("areas", "environments"),
     }
+
+
+def test_a_process_taken_out_of_the_list_has_a_number_still(guest: Planted) -> None:
+    """As a rootkit hides one: its neighbours point past it."""
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        forged = Forgery(image)
+        kernel = open_kernel(image)
+        (lurker,) = [one for one in processes(kernel) if "lurker" in one.command_line]
+        place = int(kernel.program.type("struct task_struct").member("tasks").bit_offset or 0) // 8
+        link = lurker.address + place
+        following, before = kernel.word(link), kernel.word(link + 8)
+        forged.put(kernel.memory.physical_of(before), following)
+        forged.put(kernel.memory.physical_of(following + 8), before)
+        found = ask(image, "ps")
+
+    assert lurker.pid not in {one.pid for one in found.processes or ()}
+    assert [one.code for one in found.findings] == ["linux.hidden-process"]
+    assert f"process {lurker.pid} (plant)" in found.findings[0].message
+
+
+def test_a_list_that_leads_back_into_itself_ends(guest: Planted) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        forged = Forgery(image)
+        kernel = open_kernel(image)
+        listed = list(processes(kernel))
+        place = int(kernel.program.type("struct task_struct").member("tasks").bit_offset or 0) // 8
+        link = listed[20].address + place
+        forged.put(kernel.memory.physical_of(link), listed[3].address + place)
+        found = ask(image, "ps")
+
+    assert [one.pid for one in found.processes or ()] == [one.pid for one in listed[:21]]
+    assert "linux.list-damaged" in {one.code for one in found.findings}
+
+
+def test_a_system_call_that_leads_elsewhere_is_told(guest: Planted) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        forged = Forgery(image)
+        kernel = open_kernel(image)
+        table = kernel.symbols.get("sys_call_table")
+        (dummy,) = [one for one in ask(image, "modules").modules or () if one.name == "dummy"]
+        assert table is not None
+        forged.put(kernel.memory.physical_of(table + 8 * 62), dummy.address + 64)
+        found = ask(image, "modules")
+
+    assert [one.code for one in found.findings] == ["linux.call-changed"]
+    assert "system call 62" in found.findings[0].message
+    assert found.findings[0].message.endswith("in dummy")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_forged_memory_ends_in_answers_or_an_error_of_ours(seed: int, guest: Planted) -> None:
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        honest = Forgery(image)
+        ask(image, "all")
+    start = time.monotonic()
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        forged = Forgery(image)
+        forged.seen = honest.seen
+        forged.scatter(random.Random(seed), 300)
+        with contextlib.suppress(SavefmtError):
+            ask(image, "all")
+    assert time.monotonic() - start < 60
