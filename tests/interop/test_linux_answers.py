@@ -9,7 +9,6 @@ import json
 import random
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +21,10 @@ import savefmt
 from interop import planted, planted_facts
 from interop.forged import Forgery
 from interop.planted import Report
+from savefmt.cli.main import main
 from savefmt.drgn import program
 from savefmt.errors import AddressError, SavefmtError, UnsupportedError
+from savefmt.export import vmcoreinfo
 from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
 from savefmt.linux.kernel import open_kernel
@@ -81,6 +82,14 @@ def image(request: pytest.FixtureRequest, guest: Planted) -> Iterator[SaveImage]
 
 def test_every_answer_is_the_guests_own(image: SaveImage, guest: Planted) -> None:
     planted_facts.check_all(image, guest.report)
+
+
+def test_a_kernel_that_hides_its_vmcoreinfo(
+    guest: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmcoreinfo, "find", lambda image, findings: None)
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        planted_facts.check_all(image, guest.report)
 
 
 def test_one_process_alone(guest: Planted) -> None:
@@ -218,20 +227,18 @@ def test_what_happened_when(guest: Planted) -> None:
     assert {one.description.split()[0] for one in written} == {"Last", "Content", "Metadata"}
 
 
-def test_the_command(guest: Planted) -> None:
+def test_the_command(guest: Planted, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(code: int, *words: str) -> str:
+        assert main(["linux", str(guest.mapped), *words]) == code
+        told = capsys.readouterr()
+        return told.out + told.err
+
     def run(*words: str) -> str:
-        command = [sys.executable, "-m", "savefmt", "linux", str(guest.mapped), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return fails(0, *words)
 
     summary = run()
     document = json.loads(run("net", "-j"))["linux"]
     lines = [json.loads(line) for line in run("all", "--output", "jsonl").splitlines()]
-
-    def fails(code: int, *words: str) -> str:
-        command = [sys.executable, "-m", "savefmt", "linux", str(guest.mapped), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done
-        return done.stderr + done.stdout
 
     part = str(guest.mapped.with_name("part"))
     taken = json.loads(fails(3, "--extract", "/disk/audit.log", "-o", part, "-j"))["extraction"]
