@@ -289,11 +289,11 @@ class _Checker:
 
     def _sequential_end(self) -> None:
         image = self._image
-        if image.codec != "raw":
+        if image.packing.packed:
             self._note(
                 "stream.end-unseen",
                 Severity.NOTE,
-                f"a quick check does not unpack {image.codec}, so it did not see the end",
+                "a quick check does not unpack the image, so it did not see the end",
                 None,
                 "--full does",
             )

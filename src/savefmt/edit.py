@@ -86,6 +86,11 @@ def set_xml(
     """
     with SaveImage(path, io=io) as image:
         old = _envelope(image)
+        if image.packing.outer != "raw":
+            raise ConversionError(
+                f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                path=path,
+            )
         changes: list[str] = []
         new = old
         if xml is not None:

@@ -166,7 +166,7 @@ def _move(
 ) -> int:
     present = 0
     for segment, name in zip(segments, names, strict=True):
-        with OutputFile(place / name, overwrite=False, direct=False) as output:
+        with OutputFile(place / name, overwrite=False, direct=False, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
             present += write_pages(image, output.file, part, io, meter, findings)
@@ -189,19 +189,21 @@ def _spool(
         placed.append(Placed(segment, end))
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
     with tempfile.TemporaryFile(dir=place) as spool:
-        spool.truncate(end)
-        with File(spool.fileno(), path=place, write=True) as file:
+        os.ftruncate(spool.fileno(), end)  # which goes on after a signal
+        with File(spool.fileno(), path=place, write=True, engine=io.engine) as file:
             present = write_pages(image, file, placed, io, meter, findings)
             for item, name in zip(placed, names, strict=True):
-                with OutputFile(place / name, overwrite=False, direct=False) as output:
+                with OutputFile(
+                    place / name, overwrite=False, direct=False, engine=io.engine
+                ) as output:
                     output.set_length(item.segment.length)
-                    _copy(spool.fileno(), file, item, output)
+                    _copy(file, item, output)
                     output.commit()
     return present
 
 
-def _copy(fd: int, spool: File, item: Placed, output: OutputFile) -> None:
+def _copy(spool: File, item: Placed, output: OutputFile) -> None:
     for start, length in spool.extents(item.offset, item.offset + item.segment.length):
         for offset in range(start, start + length, _COPY_LENGTH):
             count = min(_COPY_LENGTH, start + length - offset)
-            output.file.write(os.pread(fd, count, offset), offset - item.offset)
+            output.file.write(spool.read(count, offset), offset - item.offset)
