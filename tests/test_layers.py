@@ -30,6 +30,7 @@ PYTHON_ROWS = (
     "check compare convert export bench plugins scan",
     "linux",
     "drgn edit qemu",
+    "instant",
     "cli",
     "__main__",
 )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from savefmt.errors import UnsupportedError
 from savefmt.export import elf, vmcoreinfo
-from savefmt.export.notes import pack_qemu_state, pack_status
-from savefmt.guest.registers import X86Registers
+from savefmt.export.core import notes_of
+from savefmt.guest.arch.base import CoreNote
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
 
@@ -52,7 +52,7 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     import drgn
 
     findings: list[Finding] = []
-    core = _pack_core(image, text or _find_text(image, findings))
+    core = _pack_core(image, text or _find_text(image, findings), findings)
     memory = image.guest.physical
     for finding in (*memory.map.findings, *findings):
         if finding.severity is not Severity.NOTE:
@@ -85,10 +85,12 @@ def _find_text(image: SaveImage, findings: list[Finding]) -> bytes:
     return info.text
 
 
-def _pack_core(image: SaveImage, text: bytes) -> bytes:
+def _pack_core(image: SaveImage, text: bytes, findings: list[Finding]) -> bytes:
     """Return an ELF core with the guest's notes and no memory."""
-    cpus = image.guest.cpus
-    machine = elf.EM_X86_64 if isinstance(cpus[0], X86Registers) else elf.EM_AARCH64
-    notes = pack_status(cpus) + pack_qemu_state(cpus) + elf.pack_note(vmcoreinfo.NAME, 0, text)
-    header = elf.ProgramHeader(elf.PT_NOTE, elf.head_length(1), 0, 0, len(notes))
-    return elf.pack_head(machine, [header]) + notes
+    form, cpus, notes = notes_of(image, findings)
+    if not cpus:
+        raise UnsupportedError("drgn needs the registers of the vCPUs", path=image.path)
+    kind = elf.class_of(form)
+    notes += kind.pack_note(CoreNote(vmcoreinfo.NAME, 0, text))
+    header = elf.ProgramHeader(elf.PT_NOTE, elf.head_length(kind, 1), 0, 0, len(notes))
+    return elf.pack_head(form, [header]) + notes

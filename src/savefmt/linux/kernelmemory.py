@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 from savefmt.errors import AddressError, CorruptError, SavefmtError, UnsupportedError
 from savefmt.frozen import dataclass, replace
-from savefmt.guest.arch import MIB
+from savefmt.guest.arch.arm64 import Arm64Registers
+from savefmt.guest.arch.base import GuestArch
+from savefmt.guest.arch.machinerules import MIB
+from savefmt.guest.arch.table import Registers
+from savefmt.guest.arch.x86 import X86Registers
 from savefmt.guest.paging import Read
-from savefmt.guest.registers import Registers, X86Registers
 from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 
@@ -78,19 +81,24 @@ class KernelMemory:
     def __init__(self, image: SaveImage, anchors: Anchors) -> None:
         self.image = image
         self._physical = image.guest.physical
+        self._arch = image.guest.arch
         self._pages: dict[int, bytes] = {}
         self.anchor, self._cpu, self.root = self._choose(anchors)
-        self.space = _kernel_space(self._cpu, self._physical.read, self.root)
+        self.space = _kernel_space(self._arch, self._cpu, self._physical.read, self.root)
 
     def _choose(self, anchors: Anchors) -> tuple[int, Registers, int]:
         """Take the first page tables that map the kernel's own text."""
         cpus = self.image.guest.cpus
+        if not cpus or not isinstance(cpus[0], X86Registers | Arm64Registers):
+            raise UnsupportedError(
+                "Linux guests of x86-64 and AArch64 are read, and no others", path=self.image.path
+            )
         told = anchors.symbols.get("_stext")
         for cpu in cpus:
             for anchor in [told] if told else _entries(cpu):
                 for root in _roots(cpu, anchors):
                     try:
-                        space = _kernel_space(cpu, self._physical.read, root)
+                        space = _kernel_space(self._arch, cpu, self._physical.read, root)
                         space.read(anchor & -PAGE, PAGE)
                     except SavefmtError:
                         continue
@@ -198,7 +206,7 @@ class KernelMemory:
             If no memory lies there.
         """
         root = self.physical_of(tables)
-        return AddressSpace.of(self._cpu, self._physical.read, root)
+        return AddressSpace.of(self._arch, self._cpu, self._physical.read, root)
 
     def read_process(self, space: AddressSpace, address: int, length: int) -> bytes:
         """Read memory of a process as far as it is there, from its first byte on.
@@ -252,8 +260,8 @@ def _roots(cpu: Registers, anchors: Anchors) -> list[int]:
     return [root for root in roots if root > 0]
 
 
-def _kernel_space(cpu: Registers, read: Read, root: int) -> AddressSpace:
+def _kernel_space(arch: GuestArch, cpu: Registers, read: Read, root: int) -> AddressSpace:
     if isinstance(cpu, X86Registers):
-        return AddressSpace.of(cpu, read, root)
+        return AddressSpace.of(arch, cpu, read, root)
     tables = dict.fromkeys(("TTBR1_EL1", "TTBR1_EL2"), root)
-    return AddressSpace.of(replace(cpu, system=dict(cpu.system) | tables), read)
+    return AddressSpace.of(arch, replace(cpu, system=dict(cpu.system) | tables), read)

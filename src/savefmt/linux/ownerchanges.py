@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from savefmt.guest.placement import Placement
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.image import SaveImage
 from savefmt.linux.facts import OwnerChange, PageOwner
 from savefmt.linux.kernel import open_kernel
@@ -36,7 +36,7 @@ def owner_changes(
         If one of them is no Linux guest, or its kernel keeps too little of itself.
     """
     owners = [PageOwners(open_kernel(image)) for image in (left, right)]
-    placement = Placement(right.guest.physical.map.ranges)
+    placement = BlockAddresses(right.guest.physical.map.ranges)
     counts = Counter[tuple[PageOwner | None, PageOwner | None]]()
     for block in comparison.blocks:
         for run in block.runs:

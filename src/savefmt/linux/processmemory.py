@@ -12,7 +12,7 @@ from itertools import islice
 
 from savefmt.errors import AddressError, SavefmtError
 from savefmt.frozen import dataclass
-from savefmt.guest.mappings import Mapping, lower_half
+from savefmt.guest.mappings import VirtualRange, lower_half
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel, open_kernel
 from savefmt.linux.kernelmemory import PAGE
@@ -29,7 +29,7 @@ MAPPINGS_LIMIT = 1 << 19
 class _Space:
     """What a process has mapped, ascending, and where each part begins."""
 
-    mappings: list[Mapping]
+    mappings: list[VirtualRange]
     starts: list[int]
 
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -105,7 +105,7 @@ class ProcessMemory(Memory):
                 path=kernel.image.path,
             )
 
-    def _is_memory(self, mapping: Mapping) -> bool:
+    def _is_memory(self, mapping: VirtualRange) -> bool:
         """Whether RAM or ROM lies there, and no device."""
         pieces = self._physical.pieces(mapping.physical, mapping.length)
         try:

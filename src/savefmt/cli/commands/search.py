@@ -14,6 +14,8 @@ from savefmt.cli.options import (
     io_of,
     number,
     output_options,
+    place_option,
+    places_of,
     process_options,
     processes_of,
     scan_options,
@@ -106,6 +108,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--max-count", type=number, metavar="N", help="stop after N matches")
     group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
     output_options(parser, lines=True, csv=True)
+    place_option(parser)
     scan_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
@@ -132,7 +135,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         if isinstance(error, SavefmtError):
             raise
         usage_error(args, str(error))
-    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with (
+        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        ui.progress(args.image) as progress,
+    ):
         places, memory = _places(image, args, progress)
         hits = _hits(image, args, matchers, rules, places, memory, progress)
         if args.count:
