@@ -28,6 +28,7 @@ PYTHON_ROWS = (
     "image",
     "compat",
     "check compare convert export bench plugins scan",
+    "linux",
     "drgn edit qemu",
     "instant",
     "cli",

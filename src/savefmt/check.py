@@ -322,7 +322,16 @@ class _Checker:
 
     def _sequential_end(self) -> None:
         image = self._image
-        if image.packing.packed or image.description is not None:
+        if image.packing.packed:
+            self._note(
+                "stream.end-unseen",
+                Severity.NOTE,
+                "a quick check does not unpack the image, so it did not see the end",
+                None,
+                "--full does",
+            )
+            return
+        if image.description is not None:
             return
         start = max(image.length - FOOTER_AND_EOF, image.stream_offset)
         last = image.file.read(image.length - start, start)

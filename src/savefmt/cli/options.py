@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from savefmt.cli.parser import file_argument
+from savefmt.cli.parser import file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
 _PLACES_LIMIT = 1 << 20
@@ -265,6 +265,37 @@ def place_argument(text: str) -> dict[str, int]:
         if line and not line.startswith(("#", "@")):
             places |= place_argument(line)
     return places
+
+
+def process_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses processes of a Linux guest, instead of all memory.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--pid",
+        action="append",
+        type=number,
+        metavar="N",
+        help="look in the memory of this process of a Linux guest, by its own addresses; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--each-process", action="store_true", help="look in the memory of each process"
+    )
+
+
+def processes_of(args: argparse.Namespace) -> list[int] | None:
+    """Return which processes were asked for: none means each, None means all of memory."""
+    pids: list[int] | None = args.pid
+    if args.each_process:
+        if pids:
+            usage_error(args, "--each-process and --pid exclude each other")
+        return []
+    return pids
 
 
 def index_option(parser: argparse.ArgumentParser) -> None:

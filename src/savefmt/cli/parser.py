@@ -32,6 +32,28 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=width)
 
 
+class _Once(argparse.Action):
+    """Stores the value of an option that has one: a second, other one is an error.
+
+    argparse forgets the first.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            given = parser.given if isinstance(parser, Parser) else {}
+            if given.setdefault(self.dest, values) != values:
+                raise argparse.ArgumentError(
+                    self, f"given twice, as {given[self.dest]!r} and {values!r}"
+                )
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes options anywhere and ends usage errors with 64."""
 
@@ -40,6 +62,9 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.leaf = leaf
+        self.given: dict[str, object] = {}
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
 
     def format_help(self) -> str:
         """Fill the terminal's width."""
@@ -66,6 +91,7 @@ class Parser(argparse.ArgumentParser):
         Plain argparse fills an optional or repeated positional from the first
         unbroken stretch of names and calls the later ones unrecognised.
         """
+        self.given = {}
         if self.leaf and args is not None:
             args = self._names_last(args)
         return super().parse_known_args(args, namespace)
