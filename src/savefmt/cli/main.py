@@ -16,8 +16,9 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.commands import ALIASES, NAMES, load
 from savefmt.cli.options import common_options
 from savefmt.cli.parser import Parser
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
+from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
 
 _EPILOG = """\
 exit codes (see also the end of each command's help):
@@ -110,9 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    # File names need not be valid text; they leave as the bytes they came as.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         with _ended_by_signals():
             code = _run(argv)
@@ -122,16 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as end:
         return 128 + end.number
     except KeyboardInterrupt:
-        if sys.stderr is not None:
-            print("savefmt: interrupted", file=sys.stderr)
+        to_stderr("savefmt: interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except ClosedOutputError:
         _silence_stdout()
         return ExitCode.BROKEN_PIPE
     except OSError as error:
         # Only the flush above gets here: a full disk behind a redirection.
         _silence_stdout()
-        print(f"savefmt: standard output: {error.strerror or error}", file=sys.stderr)
+        to_stderr(f"savefmt: {STANDARD_OUTPUT}: {error.strerror or error}")
         return ExitCode.FAILED
 
 
@@ -147,25 +144,23 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
+    except ClosedOutputError:
+        raise
     except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise BrokenPipeError from error
         ui.fail(error, getattr(args, args.subject, None))
         return failed
     except MemoryError:
-        print("savefmt: out of memory", file=sys.stderr)
+        to_stderr("savefmt: out of memory")
         return failed
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        print("savefmt: this is a bug in savefmt; please report the lines above", file=sys.stderr)
+    except Exception as error:
+        print_trace(error)
+        to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, so that half-made files get removed."""
+    """Turn signals that end us into an exception, so that half-made files get removed."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         # A second one must not cut the clean-up short.
@@ -178,6 +173,8 @@ def _ended_by_signals() -> Iterator[None]:
             # nohup ignores SIGHUP, and a test runner may have its own handler.
             if signal.getsignal(number) is signal.SIG_DFL:
                 old[number] = signal.signal(number, end)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            old[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     except ValueError:  # not in the main thread: then no signals
         pass
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+from collections.abc import Sequence
 
-from savefmt.cli.parser import file_argument
+from savefmt.cli.parser import OnOff, file_argument
 from savefmt.model import ENGINES, IOOptions
 
 
@@ -65,6 +67,53 @@ def output_options(
     )
 
 
+def format_option(
+    parser: argparse._ActionsContainer,
+    formats: Sequence[str],
+    *,
+    default: str | None = None,
+    help: str,
+    aliases: Sequence[str] = ("--format",),
+) -> None:
+    """Add ``-O``, which names what to write.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    formats : sequence of str
+        What there is.
+    default : str, optional
+        What is taken without it.
+    help : str
+        What it does.
+    aliases : sequence of str
+        Older names, which the help leaves out.
+    """
+    parser.add_argument("-O", dest="format", choices=formats, default=default, help=help)
+    parser.add_argument(
+        *aliases,
+        dest="format",
+        choices=formats,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def writing_options(parser: argparse._ActionsContainer, *, replaced: str) -> None:
+    """Add ``-n`` and ``-F``, for commands that write a file.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add them.
+    replaced : str
+        What ``-F`` does.
+    """
+    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
+    parser.add_argument("-F", "--force", action="store_true", help=replaced)
+
+
 def scan_options(parser: argparse.ArgumentParser) -> None:
     """Add blocks, threads, direct I/O and progress, for commands that scan guest memory.
 
@@ -90,7 +139,7 @@ def speed_options(group: argparse._ActionsContainer) -> None:
     threads_option(group)
     group.add_argument(
         "--direct",
-        action=argparse.BooleanOptionalAction,
+        action=OnOff,
         help="bypass the page cache where the file system allows it",
     )
 
@@ -236,9 +285,19 @@ def threads_argument(text: str) -> int:
 
 
 def _descriptor(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
+    """Take a copy of a descriptor at once: a file that we open may not become what it means."""
+    import fcntl
+
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
         raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
-    return int(text)
+    try:
+        copy = fcntl.fcntl(int(text), fcntl.F_DUPFD_CLOEXEC, 3)
+        access = fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"descriptor {text}: {error.strerror}") from error
+    if access == os.O_RDONLY:
+        raise argparse.ArgumentTypeError(f"descriptor {text} is not open for writing")
+    return copy
 
 
 def block_options(parser: argparse._ActionsContainer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from savefmt.format.cursor import ChunkCursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.model import IOOptions, Layout
+from savefmt.pipes import read_some
 from savefmt.reading.prefetch import Pipe, close_pieces, prefetch
 
 _PIECE_LENGTH = 1 << 20
@@ -44,7 +44,7 @@ class PipeImage:
     def _pieces(self) -> Iterator[bytes | memoryview]:
         while True:
             try:
-                data = os.read(self._fd, _PIECE_LENGTH)
+                data = read_some(self._fd, _PIECE_LENGTH)
             except OSError as error:
                 raise ImageIOError.from_os(
                     error, path=self.filename, offset=self.received

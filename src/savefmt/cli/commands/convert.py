@@ -8,7 +8,14 @@ import sys
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import (
+    common_options,
+    format_option,
+    io_of,
+    io_options,
+    output_options,
+    writing_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.convert import conversion_lines
 from savefmt.cli.render.document import Documents
@@ -48,11 +55,11 @@ def add(commands: Commands) -> None:
         description="Write the guest in SRC to DST in another layout, codec or envelope.",
         epilog=_EPILOG,
     )
-    file_argument(parser, "source", metavar="SRC")
-    file_argument(parser, "target", nargs="?", metavar="DST", help="not needed with -O null")
-    parser.add_argument(
-        "-O", dest="format", choices=tuple(FORMATS), help="target format (default: the source's)"
+    file_argument(parser, "source", dash="", metavar="SRC")
+    file_argument(
+        parser, "target", dash="", nargs="?", metavar="DST", help="not needed with -O null"
     )
+    format_option(parser, tuple(FORMATS), help="target format (default: the source's)")
     parser.add_argument(
         "--save-version",
         choices=SAVE_VERSIONS,
@@ -62,10 +69,7 @@ def add(commands: Commands) -> None:
     reader_option(parser)
     parser.add_argument("--bare", action="store_true", help="write no libvirt header")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument(
-        "-F", "--force", action="store_true", help="replace DST; allow binary on a terminal"
-    )
+    writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
     common_options(parser)

@@ -6,7 +6,15 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, number, output_options
+from savefmt.cli.options import (
+    common_options,
+    format_option,
+    io_of,
+    io_options,
+    number,
+    output_options,
+    writing_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -38,9 +46,18 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    file_argument(parser, "target", metavar="TARGET")
-    parser.add_argument(
-        "-f", "--format", choices=_FORMATS, default="elf", help="what to write (default: elf)"
+    file_argument(
+        parser,
+        "target",
+        dash="no format for other tools can be written to a pipe",
+        metavar="TARGET",
+    )
+    format_option(
+        parser,
+        _FORMATS,
+        default="elf",
+        help="what to write (default: elf)",
+        aliases=("-f", "--format"),
     )
     parser.add_argument(
         "--compat",
@@ -59,8 +76,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
+    writing_options(parser, replaced="replace TARGET")
     output_options(parser)
     io_options(parser)
     common_options(parser)
