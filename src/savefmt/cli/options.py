@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Sequence
 
-from savefmt.cli.parser import OnOff, file_argument
+from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
 
@@ -225,12 +226,15 @@ def io_of(args: argparse.Namespace) -> IOOptions:
 
 def number(text: str) -> int:
     """Read an address or a length: decimal, ``0x``, or with a unit K, M, G or T."""
-    match = re.fullmatch(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGT]?)", text)
+    match = re.fullmatch(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([KMGT]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at most 64 bits")
     digits, unit = match.groups()
     value = int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
-    return value << 10 * " KMGT".index(unit or " ")
+    value <<= 10 * " KMGT".index(unit or " ")
+    if value >> 64:
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
+    return value
 
 
 def cpu_options(parser: argparse._ActionsContainer) -> None:
@@ -279,7 +283,7 @@ def window_argument(text: str) -> int:
 
 def threads_argument(text: str) -> int:
     """Parse a number of threads, as an option's type."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 64):
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= 64):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
     return int(text)
 
@@ -314,3 +318,28 @@ def block_options(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="this RAM block only; may be repeated",
     )
+
+
+def refuse_mixing(args: argparse.Namespace) -> None:
+    """Refuse whatever else would go where an image goes, to standard output.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of a command with `output_options`, `progress_options` and `writing_options`.
+    """
+    if args.output == "json":
+        usage_error(args, "--output=json and the image both want standard output")
+    if sys.stdout is None:
+        return
+    if args.progress_fd is not None and _same_file(args.progress_fd, 1):
+        usage_error(args, "--progress and the image both want standard output")
+    if not args.force and sys.stdout.isatty():
+        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False

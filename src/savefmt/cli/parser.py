@@ -109,8 +109,10 @@ class Parser(argparse.ArgumentParser):
             return
         from savefmt.cli.suggest import meant_by
 
-        hint = meant_by(value, action.choices) or f"; there are {', '.join(action.choices)}"
-        raise argparse.ArgumentError(action, f"there is no {value!r}{hint}")
+        known = f"; there are {', '.join(map(str, action.choices))}"
+        verbs = isinstance(action, argparse._SubParsersAction)
+        hint = meant_by(value, action.choices) if verbs else known
+        raise argparse.ArgumentError(action, f"there is no {value!r}{hint or known}")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print help so that a full disk or a closed pipe is noticed; argparse hides them."""

@@ -117,17 +117,39 @@ class Ui:
                 print(_json({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
                 count += 1
             return count
+        with self._list(name):
+            for result in results:
+                print(f"{',' if count else ''}\n  {_json(values(result))}", end="")
+                count += 1
+        return count
+
+    def stream_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Print results that are JSON already, as one document.
+
+        Parameters
+        ----------
+        name : str
+            As for `stream`.
+        pieces : iterable of bytes
+            Any number of items each, every item behind a comma.
+        """
+        begun = False
+        with self._list(name):
+            for piece in pieces:
+                self.write([piece if begun else piece[1:]])
+                begun = begun or bool(piece)
+
+    @contextmanager
+    def _list(self, name: str) -> Iterator[None]:
+        """Print what goes around the items of a list, also where they break off."""
         complete = False
         self._printed = True
         print(f'{{"schema": {SCHEMA}, "{name}": [', end="")
         try:
-            for result in results:
-                print(f"{',' if count else ''}\n  {_json(values(result))}", end="")
-                count += 1
+            yield
             complete = True
         finally:
             print(f'\n], "complete": {_json(complete)}}}')
-        return count
 
     def remark(self, line: str) -> None:
         """Print what is worth knowing, on standard error, unless quiet."""

@@ -123,13 +123,13 @@ def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.bench.values import BenchReport
 
-    return ({"bench": BenchReport},)
+    return ({"bench": BenchReport}, {"amount": int})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Measure once."""
     _check(args)
-    from savefmt.bench import bench
+    from savefmt.bench import amount, bench
     from savefmt.bench.baseline import load_baseline
     from savefmt.bench.plot import draw, require_matplotlib
     from savefmt.bench.values import BenchOptions
@@ -149,6 +149,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         repeat=args.repeat,
         fill=args.fill,
     )
+    if args.dry_run:
+        return _tell(amount(args.target, options), args, ui)
     with ui.progress(args.target) as progress:
         report = bench(args.target, options, baseline=baseline, progress=progress)
     _show(report, args.output, ui)
@@ -158,6 +160,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     except (SavefmtError, OSError) as error:
         ui.complain(error, args.plot)  # the figures are out, and took their time
         return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _tell(moved: int, args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render.plain import plain, size
+
+    if ui.json:
+        ui.document(amount=moved)
+    else:
+        ui.say([f"{plain(args.target)}: would move {size(moved)}"])
     return ExitCode.GOOD
 
 

@@ -8,7 +8,7 @@ import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.options import common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument
-from savefmt.cli.render.check import check_lines
+from savefmt.cli.render.check import check_lines, unjudged
 from savefmt.cli.render.document import Documents, error_values
 from savefmt.cli.saveoptions import binary_option, monitor_option, reader_option
 from savefmt.cli.ui import Ui
@@ -130,6 +130,8 @@ def _say_host(ui: Ui, hosts: list[HostReport], path: str) -> None:
 def _code_of_report(report: CheckReport) -> ExitCode:
     if report.ok:
         return ExitCode.GOOD
+    if unjudged(report):
+        return ExitCode.FAILED
     return ExitCode.DAMAGED if report.worst is Severity.ERROR else ExitCode.FINDINGS
 
 

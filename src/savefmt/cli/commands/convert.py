@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     io_of,
     io_options,
     output_options,
+    refuse_mixing,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     target = _target_of(args)
     if target == "-" and not args.dry_run:
         # The stream has standard output for itself; only -v talks, elsewhere.
-        _refuse_mixing(args, ui)
+        refuse_mixing(args)
     if args.source == "-" and sys.stdin is not None and sys.stdin.isatty():
         usage_error(args, "standard input is a terminal, not an image")
     layout, codec = FORMATS[args.format] if args.format else (None, None)
@@ -129,13 +130,6 @@ def _target_of(args: argparse.Namespace) -> str:
     if args.format != "null":
         usage_error(args, "DST is missing")
     return os.devnull
-
-
-def _refuse_mixing(args: argparse.Namespace, ui: Ui) -> None:
-    if ui.json:
-        usage_error(args, "--output=json and DST - both want standard output")
-    if not args.force and sys.stdout is not None and sys.stdout.isatty():
-        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
 
 
 def _direct_words(direct: bool | None) -> str:

@@ -69,7 +69,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.restore import command_lines, restore_lines
 
     if args.qmp is None and not args.print_command:
-        usage_error(args, "into which QEMU? --qmp names its socket")
+        usage_error(
+            args, "into which QEMU? --qmp names its socket; `virsh restore` is for libvirt's"
+        )
     if args.print_command:
         from savefmt.qemu import command_line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
@@ -13,6 +12,7 @@ from savefmt.cli.options import (
     common_options,
     output_options,
     progress_options,
+    refuse_mixing,
     threads_option,
     writing_options,
 )
@@ -97,10 +97,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         )
     if args.dry_run:
         return show_plan(args, ui)
-    if args.target == "-" and ui.json:
-        usage_error(args, "--output=json and TARGET - both want standard output")
-    if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
-        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+    if args.target == "-":
+        refuse_mixing(args)
     with once_interrupted(ui):
         report = _save(args, ui)
     if ui.json:
