@@ -98,6 +98,7 @@ class FakeGuest:
     cookie: bytes | None = None
     guest_addresses: Mapping[str, int] = field(default_factory=dict)
     path: Path = Path("fake")
+    places: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         listed = [

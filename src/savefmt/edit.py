@@ -33,7 +33,7 @@ def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
     UnsupportedError
         If the image is a bare stream, or has no cookie.
     """
-    with SaveImage(path) as image:
+    with SaveImage(path, follow=False) as image:
         envelope = _envelope(image)
         if not cookie:
             return envelope.xml
@@ -84,8 +84,13 @@ def set_xml(
     CorruptError
         If the new document is not well-formed.
     """
-    with SaveImage(path, io=io) as image:
+    with SaveImage(path, io=io, follow=False) as image:
         old = _envelope(image)
+        if image.packing.outer != "raw":
+            raise ConversionError(
+                f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                path=path,
+            )
         changes: list[str] = []
         new = old
         if xml is not None:

@@ -17,7 +17,7 @@ from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, cho
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
-from savefmt.format.mappedram import ByteOrder
+from savefmt.format.mappedram import PAGES_ALIGN, ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -28,6 +28,7 @@ from savefmt.pipes import STANDARD_INPUT, STANDARD_OUTPUT
 from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
+from savefmt.reading.plainstream import Packing
 from savefmt.reports import ConversionReport
 from savefmt.writing.inplace import write_envelope
 from savefmt.writing.output import OutputFile, check_target
@@ -49,6 +50,7 @@ def convert(
     verify: bool = False,
     dry_run: bool = False,
     readers: Sequence[Reader] = (),
+    align: int = PAGES_ALIGN,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> ConversionReport:
@@ -82,8 +84,11 @@ def convert(
     readers : sequence of Reader
         Choose what is left open so that each of them loads the result, and leave out of
         the stream what they do not know.
+    align : int
+        What page areas of a mapped-ram result are aligned to in the file: a power of two,
+        1 MiB at least, which QEMU has; 2 MiB suits huge pages.
     io : IOOptions
-        Threads, window, direct I/O.
+        Threads, window, direct I/O, clones.
     progress : callable, optional
         Told of the work done; returning False cancels.
 
@@ -103,6 +108,7 @@ def convert(
     """
     request = ConversionRequest(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
     request.check()
+    _check_align(align)
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
     in_place = codec != DISCARD and _is_same_file(source, target)
@@ -110,9 +116,11 @@ def convert(
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
+        _refuse_thin(opened)
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
-        form = replace(form, cuts=fitted.cuts, changes=form.changes + fitted.changes)
+        changes = form.changes + fitted.changes
+        form = replace(form, cuts=fitted.cuts, changes=changes, align=align)
         work = Conversion(opened, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
@@ -143,6 +151,22 @@ def _open_source(
     return stack.enter_context(SaveImage(source, io=io))
 
 
+def _check_align(align: int) -> None:
+    if not PAGES_ALIGN <= align <= 1 << 30 or align.bit_count() != 1:
+        raise ConversionError(
+            f"pages cannot be aligned to {align} bytes; take a power of two from 1 MiB to 1 GiB"
+        )
+
+
+def _refuse_thin(source: SaveImage | PipeImage) -> None:
+    if isinstance(source, SaveImage) and source.base is not None:
+        raise ConversionError(
+            "a thin image, whose XML and stream go with its base; savefmt detach makes an "
+            "ordinary image of it",
+            path=source.filename,
+        )
+
+
 class Conversion:
     """One conversion, planned and ready to run."""
 
@@ -170,6 +194,7 @@ class Conversion:
         if (
             not isinstance(source, SaveImage)
             or source.envelope is None
+            or source.packing.outer != "raw"
             or form.envelope is None
             or form.cuts
             or (form.layout, form.codec) != (source.layout, source.codec)
@@ -250,23 +275,26 @@ class Conversion:
         meter = self._meter("reading")
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
             return frommapped.read_pages(self._source, self._io, self._key, meter)
-        return fromsequential.copy_stream(
-            self._source, NullSink(), DISCARD, self._io, self._key, meter
-        )
+        return fromsequential.copy_stream(self._source, NullSink(), self._io, self._key, meter)
 
     def _to_pipe(self) -> Outcome:
         fd, name = sys.stdout.fileno(), STANDARD_OUTPUT
         if self._form.envelope is not None:
             PipeSink(fd, name).write(self._form.envelope.pack())
-        return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
+        return self._stream_to(pipe_sink(fd, name, self._form.codec, self._io))
 
-    def _stream_codec(self) -> str:
-        """The codec that a sequential stream still has to go through."""
-        form = self._form
-        same = isinstance(self._source, SaveImage) and self._source.codec == form.codec
-        return "raw" if same and not form.cuts else form.codec
+    @property
+    def _as_stored(self) -> bool:
+        """Whether the compressed bytes of the source are those of the result."""
+        source, form = self._source, self._form
+        return (
+            isinstance(source, SaveImage)
+            and source.packing.packed
+            and source.packing == Packing(form.codec)
+            and not form.cuts
+        )
 
-    def _stream_to(self, sink: Sink) -> Outcome:
+    def _stream_to(self, sink: Sink, *, as_stored: bool = False) -> Outcome:
         source, key, cuts, meter = (
             self._source,
             self._key,
@@ -279,7 +307,9 @@ class Conversion:
             if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
                 outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
             else:
-                outcome = fromsequential.copy_stream(source, sink, codec, io, key, meter, cuts)
+                outcome = fromsequential.copy_stream(
+                    source, sink, io, key, meter, cuts, as_stored=as_stored
+                )
             sink.close()
         finally:
             sink.abort()
@@ -312,17 +342,23 @@ class Conversion:
             meter = self._meter("converting")
             order = _bitmap_order(self._form.envelope)
             return fromsequential.scatter_stream(
-                source, output, offset, order, io, key, meter, cuts
+                source, output, offset, order, io, key, meter, self._form
             )
         if isinstance(source, SaveImage) and from_mapped:
             meter = self._meter("converting")
             if to_mapped:
-                return frommapped.relocate(source, output, offset, io, key, meter, cuts)
+                return frommapped.relocate(source, output, offset, io, key, meter, self._form)
             if self._form.codec == "raw":
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
+        codec = "raw" if self._as_stored else self._form.codec
+        sink = file_sink(output.file, offset, codec, io)
+        outcome = self._stream_to(sink, as_stored=self._as_stored)
+        if outcome.stored_end is not None and isinstance(source, SaveImage):
+            # A window of the source may have held more than its stream.
+            output.set_length(offset + outcome.stored_end - source.stored_offset)
+        return outcome
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""
@@ -337,9 +373,12 @@ class Conversion:
         output.file.sync()
         with SaveImage(output.path, io=self._io, strict=False) as result:
             state = read_state(result, key, self._io, self._meter("verifying"))
+            names = dict(self._form.names)
             for name, table in expected.items():
                 # A block that the result leaves out has no content (x-ignore-shared).
-                for run in table.differences(state.sums.get(name) or Table(table.count)):
+                for run in table.differences(
+                    state.sums.get(names.get(name, name)) or Table(table.count)
+                ):
                     raise ConversionError(
                         f"verification failed: page {run.first} of {name!r} differs from the "
                         "source; the disk or the memory of this host may be failing"
@@ -373,6 +412,7 @@ class Conversion:
             target_codec=form.codec,
             version=form.envelope.version if form.envelope else None,
             data_pages=outcome.data_pages if outcome else None,
+            cloned_length=outcome.cloned if outcome else 0,
             source_length=source_length,
             target_length=status.st_size if status else 0,
             target_disk_length=status.st_blocks * 512 if status else 0,

@@ -10,12 +10,13 @@ from itertools import chain, islice
 from typing import TypeAlias
 
 from savefmt.errors import SavefmtError
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.guest.mappings import ReverseMap
-from savefmt.guest.placement import Placement
 from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
+from savefmt.scan.preselect import preselection
 from savefmt.scan.results import Hit
 from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
@@ -54,12 +55,12 @@ class Places:
             )
 
     @cached_property
-    def _placement(self) -> Placement:
+    def _placement(self) -> BlockAddresses:
         try:
-            return Placement(self._image.guest.physical.map.ranges)
+            return BlockAddresses(self._image.guest.physical.map.ranges)
         except SavefmtError as error:
             self.problem = f"physical addresses are not known: {error.message}"
-            return Placement(())
+            return BlockAddresses(())
 
     def physical(self, block: str, offset: int) -> tuple[int, ...]:
         """Return the guest-physical addresses of a place."""
@@ -183,8 +184,12 @@ def _found(
     # What begins in zeros before the data can end in it, and the reverse.
     covered = Reach(lead=max(context, 1), tail=reach + context, margin=reach, zeros=zeros)
 
+    possible = preselection(patterns)
+
     def work(window: Window) -> tuple[Window, list[Found]]:
-        found = [_find(pattern, window) for pattern in patterns]
+        found: list[Found] = [array("I")] * len(patterns)
+        for number in possible(window.data):
+            found[number] = _find(patterns[number], window)
         # Windows wait for their turn: those without a match need not take memory.
         return window if any(found) else Window(window.stretch, window.base, b""), found
 

@@ -9,6 +9,7 @@ import sys
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
+    clone_option,
     common_options,
     format_option,
     io_of,
@@ -73,6 +74,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

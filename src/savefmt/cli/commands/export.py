@@ -7,12 +7,15 @@ import argparse
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
+    clone_option,
     common_options,
     format_option,
     io_of,
     io_options,
     number,
     output_options,
+    place_option,
+    places_of,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -76,9 +79,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
+    place_option(parser)
     writing_options(parser, replaced="replace TARGET")
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
 
@@ -103,6 +108,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
+            places=places_of(args),
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.inputs import domain_document
-from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.options import (
     common_options,
     output_options,
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         return show_plan(args, ui)
     if args.target == "-":
         refuse_mixing(args)
-    with once_interrupted(ui):
+    with telling_of_the_guest(ui):
         report = _save(args, ui)
     if ui.json:
         ui.document(save=report)

@@ -1,0 +1,181 @@
+"""One row for each family of machines: where its memory lies (format.md 9)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from savefmt.frozen import dataclass, field
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+ABOVE_4G = 4 * GIB
+ABOVE_1T = 1 << 40
+"""Where AMD guests have their high memory if it could reach `HYPERTRANSPORT`."""
+HYPERTRANSPORT = 0xFD_0000_0000
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRules:
+    """Where a family of machine types has its memory.
+
+    Attributes
+    ----------
+    name : str
+        The family, for messages.
+    pattern : str
+        Regular expression for names of machine types.
+    architectures : tuple of str
+        Of the emulators that have it.
+    main_memory : str
+        idstr of main memory where no NUMA backends make it up.
+    base : int
+        Where main memory begins.
+    all_low_below : int or None
+        Main memory shorter than this is not split; None: it never is.
+    low : int
+        Bytes of memory that is split before the hole.
+    high : int
+        Where memory behind the hole begins.
+    witness : str or None
+        A block that the releases of QEMU have of which this row is known, where older ones
+        gave the same machine another map.
+    firmware : mapping of str to int
+        Where firmware blocks begin that do not end at 4 GiB.
+    secure : (str, tuple of str) or None
+        A block that only machines with a secure world have, and all blocks that then are
+        seen in that world alone.
+    shadow : (str, int) or None
+        PCI device, and offset of its registers, that decide whether the guest reads RAM
+        or ROM from 768 KiB to 1 MiB; None: ROM, always.
+    pci_window : int
+        Bytes for 64-bit PCI behind all memory.
+    """
+
+    name: str
+    pattern: str
+    architectures: tuple[str, ...]
+    main_memory: str
+    base: int = 0
+    all_low_below: int | None = None
+    low: int = 0
+    high: int = ABOVE_4G
+    witness: str | None = None
+    firmware: Mapping[str, int] = field(default_factory=dict)
+    shadow: tuple[str, int] | None = None
+    secure: tuple[str, tuple[str, ...]] | None = None
+    pci_window: int = 0
+
+    def split(self, length: int) -> int:
+        """Return how much of main memory of this length lies below the hole."""
+        if self.all_low_below is None or length < self.all_low_below:
+            return length
+        return min(length, self.low)
+
+
+_X86 = ("x86_64",)
+_ARM = ("aarch64", "arm")
+_RISCV = ("riscv64", "riscv32")
+_FLASHES = ("virt.flash0", "virt.flash1")
+
+MACHINES = (
+    MachineRules(
+        *("i440fx before 2.0", r"pc-(?:i440fx-1\..*|0\..*|1\..*)", _X86, "pc.ram"),
+        all_low_below=0xE000_0000,
+        low=0xE000_0000,
+        shadow=("0000:00:00.0/I440FX", 0x59),
+    ),
+    MachineRules(
+        *("i440fx", r"pc(?:-i440fx.*)?", _X86, "pc.ram"),
+        all_low_below=0xE000_0000,
+        low=0xC000_0000,
+        shadow=("0000:00:00.0/I440FX", 0x59),
+        pci_window=2 * GIB,
+    ),
+    MachineRules(
+        *("q35", r"(?:pc-)?q35.*", _X86, "pc.ram"),
+        all_low_below=0xB000_0000,
+        low=0x8000_0000,
+        shadow=("0000:00:00.0/mch", 0x90),
+        pci_window=32 * GIB,
+    ),
+    MachineRules(
+        *("microvm", r"microvm", _X86, "microvm.ram"),
+        all_low_below=0xC000_0000,
+        low=0xC000_0000,
+    ),
+    MachineRules("isapc", r"isapc", _X86, "pc.ram"),
+    MachineRules(
+        *("virt", r"virt(?:-.*)?", _ARM, "mach-virt.ram"),
+        base=GIB,
+        firmware=dict(zip(_FLASHES, (0, 64 * MIB), strict=True)),
+        secure=("virt.secure-ram", ("virt.secure-ram", "virt.flash0")),
+    ),
+    MachineRules(
+        *("sbsa-ref", r"sbsa-ref", ("aarch64",), "sbsa-ref.ram"),
+        base=1 << 40,
+        firmware={"sbsa.flash0": 0, "sbsa.flash1": 256 * MIB},
+        secure=("sbsa-ref.secure-ram", ("sbsa-ref.secure-ram", "sbsa.flash0")),
+    ),
+    MachineRules(
+        *("virt", r"virt", _RISCV, "riscv_virt_board.ram"),
+        base=2 * GIB,
+        firmware={
+            "riscv_virt_board.mrom": 0x1000,
+            **dict(zip(_FLASHES, (0x2000_0000, 0x2200_0000), strict=True)),
+        },
+    ),
+    MachineRules(
+        *("virt", r"virt", ("loongarch64",), "loongarch.ram"),
+        all_low_below=256 * MIB,
+        low=256 * MIB,
+        high=0x8000_0000,
+        witness="virt.flash1",
+        firmware=dict(zip(_FLASHES, (0x1C00_0000, 0x1D00_0000), strict=True)),
+    ),
+    MachineRules("pseries", r"pseries(?:-.*)?", ("ppc64",), "ppc_spapr.ram"),
+    MachineRules("powernv", r"powernv.*", ("ppc64",), "pnv.ram"),
+    MachineRules("s390-ccw-virtio", r"s390-ccw-virtio(?:-.*)?", ("s390x",), "s390.ram"),
+)
+"""Rows of one architecture: the first whose pattern fits counts."""
+
+UNPLACEABLE: Mapping[str, str] = {
+    "mach-virt.tag": "memory tags, which have an address space of their own",
+    "mach-virt.secure-tag": "memory tags, which have an address space of their own",
+    "xen.ram": "Xen lays it out itself",
+}
+"""Blocks of machines that are no memory of theirs, and why."""
+
+
+def has_amd_hole(machine: str) -> bool:
+    """Whether a machine type keeps high memory of AMD guests off the 1 TiB border.
+
+    Parameters
+    ----------
+    machine : str
+        Versioned name: from 7.1 on, and what cannot be told counts as new.
+
+    Returns
+    -------
+    bool
+        True for all but the older versions.
+    """
+    match = re.search(r"-(rhel)?(\d+)\.(\d+)", machine)
+    if match is None:
+        return True
+    version = int(match[2]), int(match[3])
+    return version >= ((9, 2) if match[1] else (7, 1))
+
+
+def is_amd(vendor: str | None, model: str | None) -> bool | None:
+    """Whether a processor is AMD's; None where neither vendor nor model tells."""
+    if vendor:
+        return vendor.lower() in ("amd", "authenticamd")
+    if not model:
+        return None
+    if re.match(r"(?i)epyc|opteron|phenom|athlon", model):
+        return True
+    if re.match(r"(?i)qemu|kvm|host|max|base", model):
+        return None
+    return False
