@@ -20,7 +20,7 @@ PYTHON_ROWS = (
     "errors frozen",
     "model",
     "reports",
-    "format native progress qmp",
+    "format native pipes progress qmp",
     "codec",
     "writing",
     "reading",

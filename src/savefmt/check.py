@@ -44,13 +44,16 @@ _ESSENTIAL = ("timer", "cpu_common")
 _STALE_PROBES = 4096
 """How many pages of a block, or gaps between them, are looked at for stale content."""
 
+UNSUPPORTED = "image.unsupported"
+"""Code of what savefmt cannot judge, which is no damage."""
+
 _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (IncompleteImageError, "envelope.incomplete", "save the guest again"),
     (TruncatedError, "image.truncated", "get a complete copy of the file"),
     (CorruptError, "image.corrupt", "get another copy; do not load this one"),
     (FormatError, "image.corrupt", "get another copy; do not load this one"),
     (NeedDescription, "vmdescription.needed", "QEMU may load it all the same"),
-    (UnsupportedError, "image.unsupported", "use a newer release of savefmt"),
+    (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
 ]
 
 

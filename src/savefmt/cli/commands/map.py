@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -56,7 +57,7 @@ def add(commands: Commands) -> None:
         "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
     )
     block_options(group)
-    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
+    writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
     common_options(parser)
@@ -78,8 +79,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
     if args.png:
         return _draw(args, ui)
-    if args.palette or args.against or args.width or args.block or args.force:
-        usage_error(args, "--palette, --against, --width, --block and --force go with --png")
+    alone = (args.palette, args.against, args.width, args.block, args.force, args.dry_run)
+    if any(alone):
+        usage_error(args, "--palette, --against, --width, --block, -F and -n go with --png")
     from savefmt.cli.render.map import HEADING, extent_line
 
     with savefmt.open(args.image) as image, ui.progress(args.image) as progress:
@@ -113,6 +115,7 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
             width=args.width,
             blocks=args.block,
             overwrite=args.force,
+            dry_run=args.dry_run,
             progress=stack.enter_context(ui.progress(args.image)),
         )
     return _tell(picture, args, ui)
@@ -132,7 +135,8 @@ def _tell(picture: Picture, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(picture=picture)
     else:
-        ui.remark(f"{args.png}: {picture.width} x {picture.height} pixels")
+        would = "would have " if args.dry_run else ""
+        ui.remark(f"{args.png}: {would}{picture.width} x {picture.height} pixels")
         for name, row in picture.rows.items():
             ui.step(f"{name} begins in row {row}")
     return ExitCode.GOOD

@@ -10,6 +10,7 @@ from savefmt.cli.options import (
     common_options,
     io_of,
     number,
+    output_options,
     process_options,
     processes_of,
     scan_options,
@@ -52,9 +53,7 @@ def add(commands: Commands) -> None:
         default="block",
         help="tell block and offset (default), guest-physical addresses, or nothing but texts",
     )
-    parser.add_argument(
-        "--output", choices=("human", "jsonl"), default="human", help="how to print the result"
-    )
+    output_options(parser, lines=True)
     process_options(parser)
     scan_options(parser)
     common_options(parser)
@@ -65,7 +64,7 @@ def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.cli.render.strings import TextValues
 
-    return (TextValues,)
+    return ({"texts": list[TextValues], "complete": bool}, TextValues)
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             memory, places = process_memory(image, pids, io=io_of(args), progress=progress)
         lines = string_lines(
             image,
-            lines_as("jsonl" if ui.json else args.places, places),
+            lines_as(args.output if ui.json else args.places, places),
             least=args.min_length,
             encoding=args.encoding,
             blocks=args.block,
@@ -95,7 +94,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             io=io_of(args),
             progress=progress,
         )
-        ui.write(lines)
+        if args.output == "json":
+            ui.stream_pieces("texts", lines)
+        else:
+            ui.write(lines)
         if places.problem:
             ui.remark(f"{image.path}: {places.problem}")
     return ExitCode.GOOD
