@@ -50,6 +50,6 @@ def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> dr
         return open_bare(image)
     if symbols != "memory":
         raise ValueError(f"symbols come from memory, not from {symbols!r}")
-    from savefmt.linux.kernel import open_kernel
+    from savefmt.linux.opening import open_kernel
 
     return open_kernel(image).program

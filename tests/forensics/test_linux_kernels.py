@@ -11,7 +11,7 @@ from interop.conftest import lack_of_qemu
 
 import savefmt
 from savefmt.linux.answers import ask
-from savefmt.linux.kernel import open_kernel
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.pagecache import extract
 
 pytestmark = pytest.mark.forensics

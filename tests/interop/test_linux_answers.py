@@ -27,7 +27,7 @@ from savefmt.errors import AddressError, SavefmtError, UnsupportedError
 from savefmt.export import vmcoreinfo
 from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
-from savefmt.linux.kernel import open_kernel
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.ownerchanges import owner_changes
 from savefmt.linux.pagecache import extract
 from savefmt.linux.processes import processes

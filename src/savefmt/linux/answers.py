@@ -11,12 +11,13 @@ from savefmt.linux.clock import host
 from savefmt.linux.crosschecks import check_modules, check_processes, check_sockets
 from savefmt.linux.facts import GuestReport
 from savefmt.linux.interfaces import interfaces
-from savefmt.linux.kernel import Kernel, open_kernel
+from savefmt.linux.kernel import Kernel
 from savefmt.linux.kernellog import log_lines
 from savefmt.linux.kernelmodules import modules
 from savefmt.linux.memoryareas import memory_areas
 from savefmt.linux.mounts import mounts
 from savefmt.linux.openfiles import open_files
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.pagecache import cached_files
 from savefmt.linux.pageowners import page_owners
 from savefmt.linux.processes import Only, environments, processes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from savefmt.errors import CorruptError, SavefmtError, UnsupportedError
+from savefmt.errors import SavefmtError, UnsupportedError
 from savefmt.export import vmcoreinfo
 from savefmt.image import SaveImage
 from savefmt.linux import btf, kallsyms
@@ -43,6 +43,10 @@ class Kernel:
     ----------
     image : SaveImage
         Must stay open.
+    module_symbols : callable
+        Reads the symbols of the modules of a kernel, when they are asked for.
+    module_types : callable
+        Yields their types.
 
     Attributes
     ----------
@@ -62,8 +66,15 @@ class Kernel:
         Doubts, as they come up.
     """
 
-    def __init__(self, image: SaveImage) -> None:
+    def __init__(
+        self,
+        image: SaveImage,
+        module_symbols: Callable[[Kernel], Symbols],
+        module_types: Callable[[Kernel], Iterable[Btf]],
+    ) -> None:
         self.image = image
+        self._read_module_symbols = module_symbols
+        self._read_module_types = module_types
         self.findings: list[Finding] = []
         info = vmcoreinfo.find(image, [])
         self.anchors = anchors = Anchors.of(info.text if info else b"")
@@ -192,18 +203,15 @@ class Kernel:
     @cached_property
     def module_symbols(self) -> Symbols:
         """By the tables of the modules; read when they are asked for."""
-        from savefmt.linux.modulesymbols import module_symbols
-
-        return module_symbols(self)
+        return self._read_module_symbols(self)
 
     def _ask_modules(self) -> bool:
         """Add the types of modules, once; tell whether there were any."""
         if self._asked_modules:
             return False
         self._asked_modules = True
-        from savefmt.linux.modulesymbols import module_types
-
-        found = [TypeFinder(self.program, one, self.types) for one in module_types(self)]
+        modules = self._read_module_types(self)
+        found = [TypeFinder(self.program, one, self.types) for one in modules]
         self._finders += found
         return bool(found)
 
@@ -356,38 +364,3 @@ _REACHED_FROM_FIRST: dict[str, tuple[str, ...]] = {
     "init_pid_ns": ("nsproxy", "pid_ns_for_children"),
     "init_user_ns": ("cred", "user_ns"),
 }
-
-
-def open_kernel(image: SaveImage) -> Kernel:
-    """Find the kernel of a Linux guest.
-
-    Parameters
-    ----------
-    image : SaveImage
-        Must stay open as long as the kernel is used.
-
-    Returns
-    -------
-    Kernel
-        With a program of drgn.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is none, or it keeps too little of itself in memory; the message says what helps.
-    CorruptError
-        If what it keeps is damaged.
-    UnsupportedError
-        Without drgn, too.
-    """
-    try:
-        import drgn  # noqa: F401
-    except ImportError as error:
-        raise UnsupportedError(
-            "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
-        ) from error
-    try:
-        return Kernel(image)
-    except CorruptError as error:
-        error.path = error.path or image.path
-        raise

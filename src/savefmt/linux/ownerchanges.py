@@ -7,8 +7,8 @@ from collections import Counter
 from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.image import SaveImage
 from savefmt.linux.facts import OwnerChange, PageOwner
-from savefmt.linux.kernel import open_kernel
 from savefmt.linux.kernelmemory import PAGE
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.pageowners import PageOwners
 from savefmt.reports import Comparison
 

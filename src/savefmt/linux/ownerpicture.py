@@ -12,8 +12,8 @@ from typing import Any
 from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.linux.facts import PageOwner
-from savefmt.linux.kernel import open_kernel
 from savefmt.linux.kernelmemory import PAGE
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.pageowners import PageOwners
 from savefmt.model import StrPath
 from savefmt.scan.results import Picture

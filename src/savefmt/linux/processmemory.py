@@ -14,8 +14,9 @@ from savefmt.errors import AddressError, SavefmtError
 from savefmt.frozen import dataclass
 from savefmt.guest.mappings import VirtualRange, lower_half
 from savefmt.image import SaveImage
-from savefmt.linux.kernel import Kernel, open_kernel
+from savefmt.linux.kernel import Kernel
 from savefmt.linux.kernelmemory import PAGE
+from savefmt.linux.opening import open_kernel
 from savefmt.linux.processes import space_of, tasks
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.search import Places

@@ -129,7 +129,7 @@ def _answer(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 def _extract(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.linux import extraction_lines
-    from savefmt.linux.kernel import open_kernel
+    from savefmt.linux.opening import open_kernel
     from savefmt.linux.pagecache import extract
 
     found = extract(open_kernel(image), args.extract, args.target, overwrite=args.force)
