@@ -44,12 +44,15 @@ _ESSENTIAL = (frozenset({"timer"}), frozenset({"cpu", "cpu_common"}))
 _STALE_PROBES = 4096
 """How many pages of a block, or gaps between them, are looked at for stale content."""
 
+UNSUPPORTED = "image.unsupported"
+"""Code of what savefmt cannot judge, which is no damage."""
+
 _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (IncompleteImageError, "envelope.incomplete", "save the guest again"),
     (TruncatedError, "image.truncated", "get a complete copy of the file"),
     (CorruptError, "image.corrupt", "get another copy; do not load this one"),
     (FormatError, "image.corrupt", "get another copy; do not load this one"),
-    (UnsupportedError, "image.unsupported", "use a newer release of savefmt"),
+    (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
 ]
 
 
@@ -228,12 +231,17 @@ class _Checker:
     def _stream(self) -> None:
         if self._image.layout is Layout.MAPPED_RAM:
             self._mapped()
-        elif self._full or not self._ends_in_sections():
+        elif self._image.packing.packed and not self._full:
+            self._note(
+                "stream.end-unseen",
+                Severity.NOTE,
+                "a quick check does not unpack the image, so it did not see the end",
+                None,
+                "--full does",
+            )
+        # A quick check ends here where the end of the file looks as it should.
+        elif self._full or self._image.claimed_sections() is None:
             self._sequential()
-
-    def _ends_in_sections(self) -> bool:
-        """Whether the end of the file looks as it should, so that a quick check ends here."""
-        return self._image.packing.packed or self._image.claimed_sections() is not None
 
     def _mapped(self) -> None:
         image = self._image
@@ -241,7 +249,8 @@ class _Checker:
         held = {pages.name for pages in stream.pages if pages.present}
         if not held:
             self._empty(stream)
-        self._main_memory({b.idstr for b in stream.blocks.blocks if b.name in held})
+        if held or stream.end.ram_end is not None:
+            self._main_memory({b.idstr for b in stream.blocks.blocks if b.name in held})
         stale = self._stale_bytes()
         if stale:
             self._note(

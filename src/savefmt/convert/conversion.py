@@ -25,6 +25,7 @@ from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.jobs import Emitter
 from savefmt.native.pages import SumKey, Table
+from savefmt.pipes import STANDARD_INPUT, STANDARD_OUTPUT
 from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
@@ -147,7 +148,7 @@ def _open_source(
     if isinstance(source, SaveImage):
         return source
     if os.fspath(source) == _PIPE:
-        return PipeImage(sys.stdin.fileno(), "standard input")
+        return PipeImage(sys.stdin.fileno(), STANDARD_INPUT)
     return stack.enter_context(SaveImage(source, io=io))
 
 
@@ -278,7 +279,7 @@ class Conversion:
         return fromsequential.copy_stream(self._source, NullSink(), self._io, self._key, meter)
 
     def _to_pipe(self) -> Outcome:
-        fd, name = sys.stdout.fileno(), "standard output"
+        fd, name = sys.stdout.fileno(), STANDARD_OUTPUT
         if self._form.envelope is not None:
             PipeSink(fd, name).write(self._form.envelope.pack())
         return self._stream_to(lambda codec: pipe_sink(fd, name, codec, self._io))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError, NotASaveImageError, SavefmtError
 from savefmt.model import IOOptions, Layout
+from savefmt.pipes import read_some
 from savefmt.reading.container import read_form
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 
@@ -47,7 +47,7 @@ class PipeImage:
     def _pieces(self) -> Iterator[bytes | memoryview]:
         while True:
             try:
-                data = os.read(self._fd, _PIECE_LENGTH)
+                data = read_some(self._fd, _PIECE_LENGTH)
             except OSError as error:
                 raise ImageIOError.from_os(
                     error, path=self.filename, offset=self.received

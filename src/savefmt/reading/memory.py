@@ -374,5 +374,6 @@ def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
             continue
         state.update(block.name + b"\0")
         state.update(block.used_length.to_bytes(8, "big") + block.page_size.to_bytes(4, "big"))
-        state.update(sums[block.idstr].data())
+        for numbers in sums[block.idstr].little_endian():
+            state.update(numbers)
     return state.hexdigest()
