@@ -294,10 +294,10 @@ class SaveImage:
         """
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
-        hint = self.envelope.byte_order if self.envelope else "little"
+        order = self.envelope.byte_order if self.envelope else None
         cursor = FileCursor(self._pread, self.stream_offset, self.length)
         with located(self.filename):
-            stream = read_mapped(self.file, cursor, hint, self._notes)
+            stream = read_mapped(self.file, cursor, order, self._notes)
         self.ending = stream.end
         return stream
 
