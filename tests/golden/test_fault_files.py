@@ -17,6 +17,13 @@ HERE = Path(__file__).parent / "faults"
 NO_RAM = "xendev.state"
 NAMES = sorted(path.stem for path in HERE.glob("*.xz") if path.stem != "part-nostream")
 
+
+@cache
+def golden(name: str) -> bytes:
+    """Return one of the files."""
+    return lzma.decompress((HERE / f"{name}.xz").read_bytes())
+
+
 FORMS: dict[str, Callable[[], bytes]] = {
     "zeros": lambda: bytes(100_000),
     "garbage": lambda: random.Random(7).randbytes(70_001),
@@ -36,12 +43,6 @@ UNKNOWN = {
 BAD_WORDS = ("damaged", "cut short", "truncated", "unsupported")
 
 Run = Callable[..., tuple[int, str]]
-
-
-@cache
-def golden(name: str) -> bytes:
-    """Return one of the files."""
-    return lzma.decompress((HERE / f"{name}.xz").read_bytes())
 
 
 @pytest.fixture
@@ -135,3 +136,67 @@ def test_compressed_as_a_whole(image: Path, run: Run) -> None:
     image.write_bytes(gzip.compress(golden("managed.save")))
 
     assert [run(command, image) for command in ANSWERS] == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "hash IMAGE",
+        "map IMAGE",
+        "stats IMAGE",
+        "memmap IMAGE",
+        "search --hex 55aa IMAGE",
+        "strings IMAGE",
+        "read IMAGE --block pc.ram 0 16",
+        "read IMAGE --physical 0 16",
+        "export -f raw IMAGE TARGET",
+        "export -f elf IMAGE TARGET",
+        "export -f blocks IMAGE TARGET",
+        "convert -O sparse IMAGE TARGET",
+    ],
+)
+def test_what_needs_ram_says_that_there_is_none(command: str, image: Path, run: Run) -> None:
+    image.write_bytes(golden(NO_RAM))
+    target = image.with_name("target")
+    paths = {"IMAGE": image, "TARGET": target}
+
+    code, said = run(*(paths.get(word, word) for word in command.split()))
+
+    assert code in (1, 2)
+    assert "no RAM" in said
+    assert len(said.splitlines()) == 1
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("form", ["zstd", "raw"])
+def test_devices_alone_convert_otherwise(form: str, image: Path, run: Run) -> None:
+    image.write_bytes(golden(NO_RAM))
+    before = run("devices", image), run("regs", image)
+    target = image.with_name("target")
+
+    assert run("convert", "-q", image, target, "-O", form)[0] == 0
+
+    target.replace(image)
+    assert (run("devices", image), run("regs", image)) == before
+    assert run("check", "--full", image)[0] == 0
+    assert "0 blocks" in run("info", image)[1]
+
+
+@pytest.mark.parametrize("following", [b"", bytes(4096), b"QEVM\0\0\0\3\x07\0"])
+def test_an_image_that_was_only_begun(following: bytes, image: Path, run: Run) -> None:
+    image.write_bytes(golden("part-nostream") + following)
+
+    dumped, xml = run("xml", "dump", image)
+    known, info = run("info", image)
+    checked, said = run("check", image)
+
+    assert dumped == 0
+    assert xml.startswith("<domain")
+    assert known == 0
+    assert "INCOMPLETE" in info
+    assert checked == 2
+    assert "[envelope.incomplete]" in said
+    assert "1 error" in said
+    code, refused = run("devices", image)
+    assert code == 1
+    assert "never finished" in refused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.errors import UnsupportedError, located
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.modulesymbols import module_symbols, module_types
@@ -36,8 +36,5 @@ def open_kernel(image: SaveImage) -> Kernel:
         raise UnsupportedError(
             "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
         ) from error
-    try:
+    with located(image.path):
         return Kernel(image, module_symbols, module_types)
-    except CorruptError as error:
-        error.path = error.path or image.path
-        raise
