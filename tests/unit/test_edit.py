@@ -33,7 +33,12 @@ def make(form: str, **options: object) -> bytes:
     prefix = make_envelope(format=number, **{"cookie": COOKIE, **options})  # type: ignore[arg-type]
     if form in ("raw", "sparse"):
         layout = "mapped-ram" if form == "sparse" else "sequential"
-        return make_stream(layout=layout, prefix=prefix, stale={("pc.ram", 1): page(9)})
+        return make_stream(
+            layout=layout,
+            prefix=prefix,
+            stale={("pc.ram", 1): page(9)},
+            bitmap_order=str(options.get("order", "little")),
+        )
     return prefix + compress(form, make_stream())
 
 
@@ -76,12 +81,12 @@ def test_nothing_to_dump(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_what_fits_is_written_in_place(form: str, order: str, tmp_path: Path) -> None:
     path = put(tmp_path, make(form, order=order))
-    before, inode = hold(path), path.stat().st_ino
+    before, inode = hold(path, bitmap_order=order), path.stat().st_ino
     path.chmod(0o640)
 
     report = edit.set_xml(path, TITLED)
 
-    after = hold(path)
+    after = hold(path, bitmap_order=order)
     assert (report.changed, report.moved) == (True, False)
     assert report.changes == ("domain XML replaced",)
     assert path.stat().st_ino == inode

@@ -229,6 +229,15 @@ def test_strays_in_either_order_without_data_are_a_contradiction() -> None:
         tell_bitmap_order([(LITTLE, COUNT), STRAY], [everywhere])
 
 
+def test_the_envelope_is_believed_unless_the_data_tell_otherwise() -> None:
+    bitmaps = [(LITTLE, COUNT), STRAY]
+    assert tell_bitmap_order(bitmaps, [everywhere], "little") == "little"
+    assert tell_bitmap_order([(LITTLE, 128), STRAY], [everywhere], "little") == "little"
+    assert tell_bitmap_order([(LITTLE, 128)], [in_pages], "big") == "big"
+    with pytest.raises(CorruptError, match="contradict"):
+        tell_bitmap_order([(LITTLE, COUNT)], [in_pages], "big")
+
+
 def test_order_of_a_long_bitmap_takes_few_probes() -> None:
     probes = 0
 

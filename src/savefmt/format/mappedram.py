@@ -251,7 +251,9 @@ def stray_count(canonical: Bits, page_count: int) -> int:
 
 
 def tell_bitmap_order(
-    bitmaps: Sequence[tuple[Bits, int]], witnesses: Sequence[Callable[[int, int], bool]] = ()
+    bitmaps: Sequence[tuple[Bits, int]],
+    witnesses: Sequence[Callable[[int, int], bool]] = (),
+    envelope: ByteOrder | None = None,
 ) -> ByteOrder | None:
     """Tell the byte order of the host that wrote the bitmaps of an image (format.md 5.3).
 
@@ -265,6 +267,9 @@ def tell_bitmap_order(
     witnesses : sequence of callable
         Each tells whether the file holds data for a page, given the number of the bitmap and
         of the page; the first that tells an order is believed.
+    envelope : {"little", "big"}, optional
+        Byte order of the envelope, which the same host wrote.  It is believed unless the data
+        tell otherwise, and they are asked only where stray bits make it doubtful.
 
     Returns
     -------
@@ -277,8 +282,12 @@ def tell_bitmap_order(
         If the hints contradict each other.
     """
     clean = {order for order in BYTE_ORDERS if not any(_strays(*each, order) for each in bitmaps)}
+    if envelope in clean:
+        return envelope
     told = (_order_by_data(bitmaps, has_data) for has_data in witnesses)
     by_data = next((order for order in told if order is not None), None)
+    if envelope is not None:
+        clean = {envelope}
     if not clean and by_data is None and _is_same_in_both(bitmaps):
         return None
     likely = clean if by_data is None else (clean or {by_data}) & {by_data}

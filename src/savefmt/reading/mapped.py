@@ -183,14 +183,19 @@ def _read_bitmaps(
         else file.read_array(block.bitmap_length, block.header.bitmap_offset)
         for block in blocks.blocks
     ]
-    order = envelope_order or _bitmap_order(file, blocks.blocks, raw)
+    order = _bitmap_order(file, blocks.blocks, raw, envelope_order)
     return order, tuple(
         _block_pages(block, bitmap, order, findings)
         for block, bitmap in zip(blocks.blocks, raw, strict=True)
     )
 
 
-def _bitmap_order(file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytearray]) -> ByteOrder:
+def _bitmap_order(
+    file: File,
+    blocks: Sequence[ListedBlock],
+    raw: Sequence[bytearray],
+    envelope: ByteOrder | None,
+) -> ByteOrder:
     """Let the bitmaps and their pages say who wrote them, the largest first.
 
     Holes in the file are asked before the content of pages: that costs more, and is left
@@ -213,7 +218,7 @@ def _bitmap_order(file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytea
 
     bitmaps = [(bitmap, block.page_count) for block, _, bitmap in held]
     try:
-        return tell_bitmap_order(bitmaps, (is_stored, has_content)) or "little"
+        return tell_bitmap_order(bitmaps, (is_stored, has_content), envelope) or "little"
     except CorruptError as error:
         error.offset = held[0][1].bitmap_offset
         raise
