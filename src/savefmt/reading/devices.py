@@ -53,7 +53,7 @@ class Devices:
                 return image.ending or self._pass(SkimVisitor(image.filename))
             self._plain = open_segments(image.packing, image.file, image.stored_offset)
             if self._plain is None:
-                keeper = _Keeper(image.filename)
+                keeper = _Keeper(image.filename, _most_state(image.length))
                 end = self._pass(keeper)
                 # Not before all went well, lest a second try mistake it for its own.
                 self._kept = {at: bytes(payload) for at, payload in keeper.kept.items()}
@@ -94,8 +94,9 @@ class Devices:
             raise KeyError(f"{section.idstr}/{section.instance_id}")
         if known.offset in self._kept:
             return memoryview(self._kept[known.offset])
-        if known.length > MAX_DEVICE_STATE:
-            raise _too_much()
+        limit = _most_state(self._image.length)
+        if known.length > limit:
+            raise _too_much(limit)
         with located(self._image.filename):
             if self._plain is not None:
                 at = known.offset - self._image.stored_offset
@@ -147,8 +148,9 @@ class Devices:
 class _Keeper(SkimVisitor):
     """Keeps the payloads of device sections by their places."""
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Any, limit: int) -> None:
         super().__init__(path)
+        self._limit = limit
         self.kept: dict[int, bytearray] = {}
         self._length = 0
 
@@ -160,12 +162,19 @@ class _Keeper(SkimVisitor):
 
         def take(piece: bytes | memoryview) -> None:
             self._length += len(piece)
-            if self._length > MAX_DEVICE_STATE:
-                raise _too_much()
+            if self._length > self._limit:
+                raise _too_much(self._limit)
             payload.extend(piece)
 
         return take
 
 
-def _too_much() -> UnsupportedError:
-    return UnsupportedError(f"more than {MAX_DEVICE_STATE >> 20} MiB of device state")
+def _most_state(file_length: int) -> int:
+    """Return how much device state is kept of a file: it is bounded by what is really there."""
+    return min(MAX_DEVICE_STATE, (16 << 20) + 16 * file_length)
+
+
+def _too_much(limit: int) -> UnsupportedError:
+    return UnsupportedError(
+        f"more than {limit >> 20} MiB of device state, which is too much for so small a file"
+    )
