@@ -13,8 +13,8 @@ enum {
     FLAG_CONTINUE = 0x20,
     FLAG_XBZRLE = 0x40,
     FLAG_HOOK = 0x80,
-    FLAG_COMPRESS = 0x100,
-    FLAG_FLUSH = 0x200
+    FLAG_COMPRESS_PAGE = 0x100,
+    FLAG_MULTIFD_FLUSH = 0x200
 };
 
 #define NO_BLOCK UINT32_MAX
@@ -241,7 +241,7 @@ static enum sf_status parse(struct sf_scan *scan, const uint8_t *p, size_t avail
         element->end = true;
         element->length = WORD_LENGTH;
         return SF_OK;
-    case FLAG_FLUSH:
+    case FLAG_MULTIFD_FLUSH:
         scan->counts.flushes++;
         element->length = WORD_LENGTH;
         return SF_OK;
@@ -252,7 +252,7 @@ static enum sf_status parse(struct sf_scan *scan, const uint8_t *p, size_t avail
     case FLAG_PAGE:
     case FLAG_XBZRLE:
         break;
-    case FLAG_COMPRESS:
+    case FLAG_COMPRESS_PAGE:
         return sf_err_set(err, SF_E_UNSUPPORTED, scan->offset,
                           "page compressed by QEMU's `compress` capability (removed in "
                           "QEMU 9.1); load and save it again with QEMU 9.0 or older");

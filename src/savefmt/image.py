@@ -437,10 +437,6 @@ class SaveImage:
 
         return Devices(self, self._io)
 
-    def device_state(self, section: Section) -> memoryview:
-        """Return the payload of a device section, read-only; KeyError if there is none."""
-        return self.devices.payload(section)
-
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
         """Return stretches of all blocks: data, zero, or never sent.
 

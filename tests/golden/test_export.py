@@ -73,7 +73,7 @@ def same_memory(image: SaveImage, path: Path, address: int, offset: int, length:
             for at in range(max(start, offset), min(end, offset + length), PIECE):
                 count = min(PIECE, end - at, offset + length - at)
                 file.seek(at)
-                if file.read(count) != image.memory.read_physical(address + at - offset, count):
+                if file.read(count) != image.guest.physical.read(address + at - offset, count):
                     return False
     return True
 
@@ -174,7 +174,7 @@ def test_a_window_of_raw_memory(form: str, tmp_path: Path) -> None:
         assert target.read_bytes() == image.memory.read("pc.bios", 0x20000, 0x20000)
 
         savefmt.export(image, target, format="raw", start=0x101000, length=0x3000, overwrite=True)
-        assert target.read_bytes() == image.memory.read_physical(0x101000, 0x3000)
+        assert target.read_bytes() == image.guest.physical.read(0x101000, 0x3000)
 
 
 def test_memory_that_was_left_out_is_said_to_be(tmp_path: Path) -> None:

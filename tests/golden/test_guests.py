@@ -75,7 +75,7 @@ def test_markers_tell_their_own_address(name: str, image: SaveImage) -> None:
     for page in range(64):
         address = start + page * 4096
         marker = (0x5341564546 + page).to_bytes(8, "little") + address.to_bytes(8, "little")
-        assert image.memory.read_physical(address, 16) == marker
+        assert image.guest.physical.read(address, 16) == marker
         assert space.read(address, 16) == marker
         assert space.translate(address).physical == address
     with pytest.raises(AddressError, match="not mapped"):
@@ -154,4 +154,4 @@ def test_plugged_parts_of_virtio_mem(tmp_path: Path) -> None:
         for piece in pieces:
             text = f"page 7 of piece {piece}".encode()
             start = ranges[0].start - ranges[0].offset + (piece * 2 << 20) + 7 * 4096
-            assert image.memory.read_physical(start, len(text)) == text
+            assert image.guest.physical.read(start, len(text)) == text

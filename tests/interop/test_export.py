@@ -163,7 +163,7 @@ def assert_gdb_agrees(saved: Saved) -> None:
         commands += [f"thread {number + 1}", *ask]
     said = said_by("gdb", "-nx", "-batch", *(word for line in commands for word in ("-ex", line)))
     with savefmt.open(saved.images[1]) as image:
-        memory = image.memory.read_physical(0x7C00, 16)
+        memory = image.guest.physical.read(0x7C00, 16)
     words = [f"{int.from_bytes(memory[at : at + 8], 'little'):#018x}" for at in (0, 8)]
     assert re.findall(r"^0x7c00:\s+(\S+)\s+(\S+)$", said, re.M) == [tuple(words)] * len(blocks)
     for name, theirs in names.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import reference
 from builder import EOS, Record, pack_records
+from deltas import apply_delta
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from savefmt.model import IOOptions
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, SumKey
-from savefmt.native.records import Scanner, Scatter, Tally, apply_delta
+from savefmt.native.records import Scanner, Scatter, Tally
 
 PAGE_SIZE = 512
 START = 7_000

@@ -21,6 +21,7 @@ from builder import (
     simple_device,
     subsection,
 )
+from deltas import apply_delta
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import apply_xbzrle, read_image
@@ -35,7 +36,7 @@ from savefmt.format.mappedram import (
     place_all,
     tell_bitmap_order,
 )
-from savefmt.format.ram import BlockList, read_block_list, xbzrle_apply
+from savefmt.format.ram import BlockList, read_block_list
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.vmstate import Description
 from savefmt.format.wire import PAGE_SIZES, ItemType, RamFlag
@@ -367,7 +368,7 @@ def test_delta_matches_the_reference(runs: list[tuple[int, bytes]], from_start: 
     delta = b"".join(pack_uleb(keep) + pack_uleb(len(new)) + new for keep, new in runs)
     before = page(7)
     after = bytearray(before)
-    xbzrle_apply(after, delta)
+    apply_delta(after, delta)
 
     assert bytes(after) == apply_xbzrle(before, delta)
 
@@ -378,7 +379,7 @@ def test_any_delta_is_applied_or_refused(delta: bytes) -> None:
     before = page(7, 64)
     after = bytearray(before)
     with contextlib.suppress(CorruptError):
-        xbzrle_apply(after, delta)
+        apply_delta(after, delta)
         assert bytes(after) == apply_xbzrle(before, delta)
 
 

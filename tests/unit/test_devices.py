@@ -50,7 +50,9 @@ def opened(folder: Path, data: bytes, **options: Any) -> Iterator[SaveImage]:
 
 def payloads(image: SaveImage) -> dict[tuple[str, int], bytes]:
     """Return every device's payload."""
-    return {(s.idstr, s.instance_id): bytes(image.device_state(s)) for s in image.devices.sections}
+    return {
+        (s.idstr, s.instance_id): bytes(image.devices.payload(s)) for s in image.devices.sections
+    }
 
 
 def expected(*devices: Device) -> dict[tuple[str, int], bytes]:
@@ -159,7 +161,7 @@ def test_a_section_that_contradicts_its_description(tmp_path: Path) -> None:
 
     with opened(tmp_path, data) as image:
         (section,) = image.devices.sections
-        assert bytes(image.device_state(section)) == b"\0\0\0\1"
+        assert bytes(image.devices.payload(section)) == b"\0\0\0\1"
         with pytest.raises(
             CorruptError, match="section odd/0: the vmdescription accounts"
         ) as caught:
@@ -171,7 +173,7 @@ def test_no_such_section(tmp_path: Path) -> None:
     with opened(tmp_path, make_stream()) as image:
         assert image.devices.find("nothing") is None
         with pytest.raises(KeyError):
-            image.device_state(Section("nothing", 0))
+            image.devices.payload(Section("nothing", 0))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -188,4 +190,4 @@ def test_absurd_amounts_are_refused(
 
 def test_physical_reads_go_through_memory(tmp_path: Path) -> None:
     with opened(tmp_path, make_stream()) as image:
-        assert image.memory.read_physical(0, 4096) == image.memory.read("pc.ram", 0, 4096)
+        assert image.guest.physical.read(0, 4096) == image.memory.read("pc.ram", 0, 4096)

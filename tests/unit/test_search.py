@@ -220,7 +220,7 @@ def test_hits_have_the_addresses_of_the_guest(guest: SaveImage) -> None:
     assert len(hits) == 50
     for hit in hits:
         assert hit.physical
-        assert all(guest.memory.read_physical(at, 4) == hit.data for at in hit.physical)
+        assert all(guest.guest.physical.read(at, 4) == hit.data for at in hit.physical)
         assert hit.virtual
         assert all(guest.guest.space(0).read(at, 4) == hit.data for at in hit.virtual)
 

@@ -47,28 +47,6 @@ EOS_WORD = pack_word(0, RamFlag.EOS)
 """Ends the payload of every `ram` section."""
 
 
-def pack_page_word(address: int, flags: RamFlag, name: bytes | None = None) -> bytes:
-    """Return what stands before a record's data.
-
-    Parameters
-    ----------
-    address : int
-        Of the page inside its block.
-    flags : RamFlag
-        PAGE, ZERO or XBZRLE.
-    name : bytes, optional
-        Of the block; left out, the record continues the block of the one before.
-
-    Returns
-    -------
-    bytes
-        The word, and the counted name if any.
-    """
-    if name is None:
-        return pack_word(address, flags | RamFlag.CONTINUE)
-    return pack_word(address, flags) + pack_counted(name)
-
-
 def pack_block_entry(
     name: bytes,
     used_length: int,
@@ -419,52 +397,3 @@ def _note_oddities(blocks: tuple[ListedBlock, ...], findings: list[Finding] | No
             continue
         message = f"RAM block {block.idstr!r}: {message}"
         findings.append(Finding(code, Severity.NOTE, message, block.header_offset, advice))
-
-
-def xbzrle_apply(page: bytearray, delta: bytes, *, at: int = 0) -> None:
-    """Change a page as an XBZRLE record says (format.md 4.4).
-
-    Slow, and plain enough to check faster code against.
-
-    Parameters
-    ----------
-    page : bytearray
-        The content after all earlier records; changed in place up to the fault if the
-        delta is corrupt.
-    delta : bytes
-        Payload of the record, without encoding byte and length.
-    at : int
-        Where the delta lies in the file.
-    """
-    if len(delta) > len(page):
-        raise CorruptError(f"XBZRLE delta of {len(delta)} bytes for one page", offset=at)
-    position = taken = 0
-
-    def number() -> int:
-        nonlocal taken
-        value, length = delta[taken], 1
-        if value & 0x80:
-            high = delta[taken + 1] if taken + 1 < len(delta) else 0x80
-            value, length = value & 0x7F | high << 7, 2
-            if high & 0x80:
-                raise CorruptError("XBZRLE length of more than two bytes", offset=at + taken)
-        taken += length
-        return value
-
-    while taken < len(delta):
-        start = taken
-        kept = number()
-        if kept == 0 and start > 0:
-            raise CorruptError("XBZRLE run that keeps nothing", offset=at + start)
-        if taken == len(delta):
-            raise CorruptError("XBZRLE delta ends in a run that changes nothing", offset=at + start)
-        changed = number()
-        if changed == 0:
-            raise CorruptError("XBZRLE run that changes nothing", offset=at + start)
-        position += kept
-        new = delta[taken : taken + changed]
-        if len(new) < changed or position + changed > len(page):
-            raise CorruptError("XBZRLE run past the end", offset=at + start)
-        page[position : position + changed] = new
-        position += changed
-        taken += changed

@@ -99,13 +99,6 @@ class Scanner:
         return found, at, bool(done[0])
 
 
-def apply_delta(page: bytearray, delta: bytes, offset: int = 0) -> None:
-    """Apply an XBZRLE delta to `page` in place, or raise CorruptError."""
-    target = ffi.from_buffer("uint8_t[]", page)
-    source = ffi.from_buffer("uint8_t[]", delta)
-    call(lib.sf_xbzrle_apply, target, len(page), source, len(delta), offset)
-
-
 class _Taker:
     """Shared by all that takes payload: feed it from a cursor up to the end marker."""
 

@@ -88,7 +88,7 @@ class Devices:
         return self._by_name.get((idstr, instance_id))
 
     def payload(self, section: Section) -> memoryview:
-        """Return the device state of a section; see `SaveImage.device_state`."""
+        """Return the payload of a section, read-only; KeyError if there is none."""
         known = self.find(section.idstr, section.instance_id)
         if known is None or known.offset is None or known.length is None:
             raise KeyError(f"{section.idstr}/{section.instance_id}")

@@ -213,10 +213,6 @@ class GuestMemory:
         start = offset - first * self._image.head.blocks.page_size
         return bytes(memoryview(data)[start : start + length])
 
-    def read_physical(self, address: int, length: int) -> bytes:
-        """Read by guest-physical address; see `guest.physical.PhysicalMemory.read`."""
-        return self._image.guest.physical.read(address, length)
-
     def _number(self, block: str) -> int:
         for number, listed in enumerate(self._image.head.blocks.blocks):
             if listed.idstr == block:
