@@ -104,6 +104,8 @@ class _Builder:
         self.layers: list[Layer] = []
         self.unplaced: dict[str, str] = {}
         self.blocks = {block.idstr: block for block in source.head.blocks.blocks}
+        if not self.blocks:
+            raise UnsupportedError("the image holds no RAM, only devices")
         self.hardware: Hardware = read_hardware(source, self.findings)
         evidence = weigh(source, self.hardware, self.findings)
         self.machine = evidence.machine
@@ -227,8 +229,6 @@ class _Builder:
         if not main:
             main = self._nodes_by_length(free)
         if not main and not self.said:
-            if not free:
-                raise UnsupportedError("the image holds no RAM, only devices")
             names = ", ".join(repr(block.idstr) for block in free)
             raise UnsupportedError(
                 "none of the RAM blocks is known to be main memory"
