@@ -91,6 +91,12 @@ def set_xml(
                 f"the file as a whole is compressed with {image.packing.outer}; convert it first",
                 path=path,
             )
+        if image.source.is_part:
+            raise ConversionError(
+                "the image is part of another file, which is left as it is; take it out with "
+                "`savefmt convert` first",
+                path=path,
+            )
         changes: list[str] = []
         new = old
         if xml is not None:

@@ -29,10 +29,11 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
-from savefmt.reading.container import open_file, read_form
+from savefmt.reading.container import read_form
 from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
+from savefmt.reading.source import DIRECT_FROM as DIRECT_FROM
+from savefmt.reading.source import Source, describe_snapshot, find_source, open_file
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.traverse import read_head
 
@@ -67,8 +68,10 @@ class SaveImage:
 
     Attributes
     ----------
+    source : Source
+        Where the image is.
     filename : str or os.PathLike
-        The file, as given.
+        The file that it is in.
     envelope : Envelope or None
         None for a bare stream.
     packing : Packing
@@ -93,13 +96,14 @@ class SaveImage:
         strict: bool = True,
         index: StrPath | None = None,
     ) -> None:
-        self.filename = path
+        self.source = find_source(path)
+        self.filename = self.source.path
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
         self._strict = strict
         self._closed = False
-        self._file = open_file(path, io)
+        self._file = open_file(self.source, io)
         try:
             self._read_head()
         except SavefmtError as error:
@@ -112,7 +116,7 @@ class SaveImage:
 
     def _read_head(self) -> None:
         self.length = self._file.length
-        cursor = FileCursor(self._pread, 0, self.length)
+        cursor = FileCursor(self._pread, 0, self.length, origin=self.source.offset)
         self.stored_offset = 0
         with ExitStack() as opened:
 
@@ -485,15 +489,16 @@ class SaveImage:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
+        snapshot = describe_snapshot(self.source)
         return ImageSummary(
-            path=os.fspath(self.filename),
+            path=str(self.source),
             state=self._state(),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=status.st_mtime,
+            saved=snapshot.date if snapshot else status.st_mtime,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -503,9 +508,17 @@ class SaveImage:
             stream_offset=self.stream_offset,
             blocks=blocks,
             sections=tuple(self.sections) if self.sections is not None else None,
-            logical_length=status.st_size,
-            disk_length=status.st_blocks * 512,
+            logical_length=self.length,
+            disk_length=self._disk_length(status),
+            outer=self.packing.outer,
+            offset=self.source.offset,
+            snapshot=snapshot,
         )
+
+    def _disk_length(self, status: os.stat_result) -> int:
+        if not self.source.is_part:
+            return status.st_blocks * 512
+        return sum(length for _, length in self.file.extents(0, self.length))
 
     def _state(self) -> str:
         if self.envelope is None:
@@ -516,6 +529,9 @@ class SaveImage:
 def open(
     path: StrPath,
     *,
+    snapshot: str | None = None,
+    offset: int = 0,
+    shared: Mapping[str, StrPath] | None = None,
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
@@ -525,7 +541,14 @@ def open(
     Parameters
     ----------
     path : str or os.PathLike
-        A libvirt save image or a bare QEMU stream, in any layout and codec.
+        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
+        image, ``disk.qcow2:NAME`` for a snapshot in it.
+    snapshot : str, optional
+        Name or ID of the internal snapshot, in a qcow2 disk image.
+    offset : int
+        Where in the file the image begins.
+    shared : mapping of str to path, optional
+        Files with the memory of RAM blocks that the image left out (x-ignore-shared).
     io : IOOptions
         How its pages are read.
     strict : bool
@@ -549,6 +572,8 @@ def open(
     ImageIOError
         What the operating system refused.
     """
+    if snapshot is not None or offset or shared:
+        path = Source(path, snapshot, offset, shared or {})
     return SaveImage(path, io=io, strict=strict, index=index)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from savefmt.cli.render.document import SCHEMA, error_values, values
 from savefmt.cli.render.plain import plain
 from savefmt.errors import ImageIOError, SavefmtError
-from savefmt.model import OnProgress
+from savefmt.model import OnProgress, StrPath
 
 if TYPE_CHECKING:
     import argparse
@@ -166,12 +166,12 @@ class Ui:
             self.document(error=error_values(error, path))
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[OnProgress | None]:
+    def progress(self, label: StrPath) -> Iterator[OnProgress | None]:
         """Give the callback that shows progress, None where nobody would see it.
 
         Parameters
         ----------
-        label : str
+        label : str or os.PathLike
             What is worked on, as shown beside the bar.
 
         Yields
@@ -187,7 +187,7 @@ class Ui:
         from savefmt.cli.progressbar import ProgressBar
 
         bar = ProgressBar(
-            plain(label),
+            plain(str(label)),
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
@@ -202,7 +202,7 @@ class Ui:
         """Index or unpack an image now, where one can watch it."""
         from savefmt.progress import Meter
 
-        with self.progress(os.fspath(image.filename)) as progress:
+        with self.progress(image.source) as progress:
             image.memory.prepare(Meter(progress, image.length, "reading"))
 
 

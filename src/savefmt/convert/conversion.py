@@ -28,6 +28,7 @@ from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
+from savefmt.reading.source import find_source
 from savefmt.reports import ConversionReport
 from savefmt.writing.inplace import write_envelope
 from savefmt.writing.output import OutputFile, check_target
@@ -126,9 +127,9 @@ def convert(
 
 
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
-    name = source.filename if isinstance(source, SaveImage) else source
+    place = source.source if isinstance(source, SaveImage) else find_source(source)
     try:
-        return os.path.samefile(name, target)
+        return os.path.samefile(place, target)
     except OSError:
         return False
 
@@ -171,6 +172,7 @@ class Conversion:
             not isinstance(source, SaveImage)
             or source.envelope is None
             or source.packing.outer != "raw"
+            or source.source.is_part
             or form.envelope is None
             or form.cuts
             or (form.layout, form.codec) != (source.layout, source.codec)
@@ -377,7 +379,7 @@ class Conversion:
         if label and form.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
-            source=os.fspath(source.filename),
+            source=str(source.source if isinstance(source, SaveImage) else source.filename),
             target=self._target,
             source_layout=source.layout,
             target_layout=form.layout,

@@ -287,7 +287,7 @@ class _Export:
         written = () if dry_run else files or (Path(self._target),)
         status = [os.stat(path) for path in written]
         return ExportReport(
-            source=os.fspath(image.path),
+            source=str(image.source),
             target=self._target,
             format=request.format,
             compat=request.compat if request.format == "elf" else None,

@@ -24,7 +24,14 @@ class Cursor(ABC):
     ----------
     offset : int
         Where the first byte to read lies.
+
+    Attributes
+    ----------
+    origin : int
+        Where offset 0 lies in a larger file, if that is known.
     """
+
+    origin = 0
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
@@ -254,11 +261,16 @@ class FileCursor(Cursor):
         Where to begin.
     end : int
         Where the file ends.
+    origin : int
+        Where this file begins in a larger one, in which offsets that it holds may count.
     """
 
-    def __init__(self, pread: Callable[[int, int], bytes], offset: int, end: int) -> None:
+    def __init__(
+        self, pread: Callable[[int, int], bytes], offset: int, end: int, *, origin: int = 0
+    ) -> None:
         super().__init__(offset)
         self.pread = pread
+        self.origin = origin
         self._end = end
         self._fetched = offset
 

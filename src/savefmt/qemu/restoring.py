@@ -14,6 +14,7 @@ from savefmt.compat.destination import grants_direct
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.cursor import Cursor
+from savefmt.format.mappedram import HEADER_LENGTH, MappedRamHeader
 from savefmt.format.stream import MAPPED_RAM
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -116,7 +117,7 @@ def restore(
         if running:
             migration.resume(monitor)
         return RestoreReport(
-            image=os.fspath(image),
+            image=str(saved.source),
             machine=saved.machine,
             layout=saved.layout,
             codec=saved.codec,
@@ -251,6 +252,29 @@ def refuse_other_guest(
             )
 
 
+def _start_in_file(image: SaveImage) -> int:
+    """Return where in the file QEMU shall begin to read a mapped-ram image.
+
+    Raises
+    ------
+    ConversionError
+        If the offsets in the image do not hold in this file.
+    """
+    start = image.file.start
+    block = next((block for block in image.head.blocks.blocks if block.header), None)
+    if start and block is not None and block.header is not None and block.header_offset:
+        at = block.header_offset
+        written = MappedRamHeader.parse(image.file.read(HEADER_LENGTH, at), at=at)
+        if written != block.header.moved(start):
+            start = None
+    if start is None:
+        raise ConversionError(
+            "QEMU cannot load it from inside of this file; take it out first, with savefmt convert",
+            path=image.path,
+        )
+    return start + image.stream_offset
+
+
 def _pieces(cursor: Cursor) -> Iterator[memoryview]:
     while len(window := cursor.window()):
         yield window
@@ -302,7 +326,8 @@ class _Load:
             pump: Pump | None = None
             if by_qemu:
                 kinds = ("plain", "direct") if choice.direct else ("plain",)
-                files = file_in_set(monitor, image.path, image.stream_offset, os.O_RDONLY, kinds)
+                start = _start_in_file(image)
+                files = file_in_set(monitor, image.path, start, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
                 cursor = stack.enter_context(image.stream())

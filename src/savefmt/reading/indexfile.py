@@ -25,6 +25,7 @@ from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 from savefmt.reading.pageindex import PageIndex
+from savefmt.reading.source import Source
 from savefmt.reading.stored import StoredImage
 from savefmt.writing.output import OutputFile
 
@@ -60,14 +61,16 @@ class Identity:
     digest: bytes
 
     @classmethod
-    def of(cls, file: File, path: StrPath) -> Identity:
+    def of(cls, file: File, source: Source) -> Identity:
         """Tell the identity of an open image."""
         try:
-            status = os.stat(path)
+            status = os.stat(source.path)
         except OSError as error:
-            raise ImageIOError.from_os(error, path=path) from error
+            raise ImageIOError.from_os(error, path=source.path) from error
         part = min(_BOUND_LENGTH, file.length)
         both = file.read(part, 0) + file.read(part, file.length - part)
+        if source.is_part:  # another part of the file may begin and end like this one
+            both += f"{source.offset} {source.snapshot}".encode(errors="surrogateescape")
         return cls(file.length, status.st_mtime_ns, hashlib.sha256(both).digest())
 
 
@@ -89,7 +92,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         That of this image.
     """
     blocks = image.head.blocks
-    identity = Identity.of(image.file, image.filename)
+    identity = Identity.of(image.file, image.source)
     try:
         path = locate(place, identity)
         kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)

@@ -10,6 +10,7 @@ from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.plainstream import Packing, PlainCursor
+from savefmt.reading.source import Source
 from savefmt.reading.traverse import StreamHead
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class AddressedGuest(Protocol):
 class StoredImage(Protocol):
     """What memory needs of the image that it lies in; `SaveImage` is one."""
 
+    source: Source
     filename: StrPath
     layout: Layout
     packing: Packing

@@ -6,7 +6,7 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.check import check_lines
 from savefmt.cli.render.document import Documents, error_values
@@ -43,6 +43,7 @@ def add(commands: Commands) -> None:
     monitor_option(whom)
     output_options(parser)
     io_options(parser)
+    source_options(parser, "images")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

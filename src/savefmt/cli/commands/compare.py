@@ -6,7 +6,7 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.compare import comparison_lines
 from savefmt.cli.render.document import Documents
@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--fields", action="store_true", help="list the device fields that differ")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "left", "right", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

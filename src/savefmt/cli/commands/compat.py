@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
     reader_option(parser)
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -6,7 +6,14 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, number, output_options
+from savefmt.cli.options import (
+    common_options,
+    io_of,
+    io_options,
+    number,
+    output_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -63,6 +70,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
 

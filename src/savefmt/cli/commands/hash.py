@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, output_options, scan_options
+from savefmt.cli.options import common_options, io_of, output_options, scan_options, source_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "--check", metavar="MANIFEST", help="compare with hashes printed earlier")
     output_options(parser, lines=True)
     scan_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

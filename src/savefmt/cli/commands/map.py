@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -54,6 +55,7 @@ def add(commands: Commands) -> None:
     group.add_argument("-F", "--force", action="store_true", help="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -11,6 +11,7 @@ from savefmt.cli.options import (
     io_of,
     output_options,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

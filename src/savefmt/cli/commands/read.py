@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, cpu_options, index_option, number, progress_options
+from savefmt.cli.options import (
+    common_options,
+    cpu_options,
+    index_option,
+    number,
+    progress_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.ui import Ui
 from savefmt.errors import AddressError
@@ -48,6 +55,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--raw", action="store_true", help="write bytes, not text")
     index_option(parser)
     progress_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.interrupt import telling_of_the_guest
-from savefmt.cli.options import common_options, output_options, progress_options, threads_option
+from savefmt.cli.options import (
+    common_options,
+    output_options,
+    progress_options,
+    source_options,
+    threads_option,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import bypass_option, channels_option, monitor_option
@@ -53,6 +59,7 @@ def add(commands: Commands) -> None:
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -15,6 +15,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     scan_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -89,6 +90,7 @@ def add(commands: Commands) -> None:
     group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
     output_options(parser, lines=True, csv=True)
     scan_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

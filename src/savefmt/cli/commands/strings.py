@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, number, scan_options
+from savefmt.cli.options import common_options, io_of, number, scan_options, source_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -53,6 +53,7 @@ def add(commands: Commands) -> None:
         "--output", choices=("human", "jsonl"), default="human", help="how to print the result"
     )
     scan_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

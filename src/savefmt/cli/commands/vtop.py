@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
     index_option(parser)
     output_options(parser)
     progress_options(parser)
+    source_options(parser, "image", memory=True)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -79,6 +79,8 @@ def values(result: Any) -> Any:
         Plain values under the names of the Python API, with the properties that a class
         lists as `COMPUTED`.
     """
+    if isinstance(result, os.PathLike):
+        return str(result)
     kind = type(result)
     names: tuple[str, ...] | None = getattr(kind, "__match_args__", None)
     if names is not None:
@@ -113,7 +115,7 @@ def error_values(error: SavefmtError | OSError, path: str | None = None) -> Erro
     return {
         "type": type(error).__name__,
         "message": message,
-        "path": path if named is None else os.fsdecode(named),
+        "path": None if path is None else str(path) if named is None else os.fsdecode(named),
         "offset": offset,
         "errno": getattr(error, "errno", None) or None,
     }
