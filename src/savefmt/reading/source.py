@@ -6,12 +6,16 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
 from savefmt.reading.otherformats import QCOW
+
+if TYPE_CHECKING:  # most images are in no disk image
+    from savefmt.reading.qcow2 import Disk
 
 DIRECT_FROM = 256 << 20
 """Images and guests from this size on bypass the page cache unless told otherwise: they
@@ -86,13 +90,13 @@ def open_file(source: Source, io: IOOptions) -> File:
     NotASaveImageError, CorruptError, TruncatedError
         If what was named is not in it.
     """
-    with _opened(source) as fd, File(fd, path=source.path) as whole:
-        direct = whole.length >= DIRECT_FROM if io.direct is None else io.direct
+    with _opened(source) as fd:
+        length = os.lseek(fd, 0, os.SEEK_END)
+        direct = length >= DIRECT_FROM if io.direct is None else io.direct
         if source.snapshot is not None or (not source.offset and _begins_disk(fd)):
-            from savefmt.reading.qcow2 import Disk
-
-            return Disk(fd, whole).open(source.snapshot, io, direct=direct)
-        view = _from(source.offset, whole.length) if source.offset else None
+            with _disk(fd, source.path) as disk:
+                return disk.open(source.snapshot, io, direct=direct)
+        view = _from(source.offset, length) if source.offset else None
         return File(fd, path=source.path, direct=direct, engine=io.engine, view=view)
 
 
@@ -122,20 +126,16 @@ def list_snapshots(path: StrPath) -> tuple[Snapshot, ...]:
     CorruptError, TruncatedError, UnsupportedError
         What is wrong with it.
     """
-    from savefmt.reading.qcow2 import Disk
-
-    with _opened(Source(path)) as fd, File(fd, path=path) as whole:
-        return Disk(fd, whole).snapshots()
+    with _opened(Source(path)) as fd, _disk(fd, path) as disk:
+        return disk.snapshots()
 
 
 def describe_snapshot(source: Source) -> Snapshot | None:
     """Tell about the snapshot that a source names, if it names one."""
     if source.snapshot is None:
         return None
-    from savefmt.reading.qcow2 import Disk
-
-    with _opened(source) as fd, File(fd, path=source.path) as whole:
-        return Disk(fd, whole).describe(source.snapshot)
+    with _opened(source) as fd, _disk(fd, source.path) as disk:
+        return disk.describe(source.snapshot)
 
 
 def is_disk(path: StrPath) -> bool:
@@ -149,6 +149,14 @@ def is_disk(path: StrPath) -> bool:
 
 def _begins_disk(fd: int) -> bool:
     return os.pread(fd, len(QCOW), 0) == QCOW
+
+
+@contextmanager
+def _disk(fd: int, path: StrPath) -> Iterator[Disk]:
+    from savefmt.reading.qcow2 import Disk
+
+    with File(fd, path=path, engine="psync") as whole:
+        yield Disk(fd, whole)
 
 
 @contextmanager
