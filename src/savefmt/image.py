@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
@@ -14,6 +15,7 @@ from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.stream import Configuration
+from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.model import (
     Finding,
@@ -30,7 +32,7 @@ from savefmt.model import (
 from savefmt.native.file import File
 from savefmt.progress import Meter
 from savefmt.reading.container import read_form
-from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.reading.mapped import ByteOrder, MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.source import DIRECT_FROM as DIRECT_FROM
 from savefmt.reading.source import Source, describe_snapshot, find_source, open_file
@@ -63,13 +65,17 @@ class SaveImage:
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
+    index, places
         As for `savefmt.open`.
+    follow : bool
+        Take a thin image's memory and devices from its base; False shows its own stream.
 
     Attributes
     ----------
     source : Source
         Where the image is.
+    places : dict of str to int
+        Where the caller says that blocks lie.
     filename : str or os.PathLike
         The file that it is in.
     envelope : Envelope or None
@@ -86,6 +92,8 @@ class SaveImage:
         The stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
+    mark, base : ThinMark and SaveImage, or None
+        What a thin image says of its base, and that itself where it is followed.
     """
 
     def __init__(
@@ -95,9 +103,13 @@ class SaveImage:
         io: IOOptions = IOOptions(),
         strict: bool = True,
         index: StrPath | None = None,
+        places: Mapping[str, int] | None = None,
+        follow: bool = True,
     ) -> None:
         self.source = find_source(path)
         self.filename = self.source.path
+        self.places: Mapping[str, int] = dict(places or {})
+        self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -106,6 +118,9 @@ class SaveImage:
         self._file = open_file(self.source, io)
         try:
             self._read_head()
+            self.mark = ThinMark.find(self.description)
+            if follow and self.mark is not None:
+                self._follow(self.mark)
         except SavefmtError as error:
             self.close()
             error.path = error.path or self.path
@@ -142,6 +157,31 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _follow(self, mark: ThinMark) -> None:
+        """Take file, memory and devices from the base, and keep the envelope."""
+        from savefmt.reading.thinbase import check_base, without_base
+
+        try:
+            base = SaveImage(mark.path, io=self._io, follow=False)
+            try:
+                check_base(mark, base)
+            except BaseException:
+                base.close()
+                raise
+        except SavefmtError as error:
+            if self._strict:
+                error.message = f"the memory of this thin image lies elsewhere: {error.message}"
+                raise
+            self.findings.append(without_base(mark, error))
+            return
+        self.base = base
+        self._file.close()
+        self._file = base._file  # closed once for both
+        self.length, self.packing = base.length, base.packing
+        self.stored_offset, self.stream_offset = base.stored_offset, base.stream_offset
+        self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
+        del self.__dict__["description"]
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -218,7 +258,7 @@ class SaveImage:
     @property
     def mislabelled(self) -> bool:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
-        if self.envelope is None:
+        if self.envelope is None or self.base is not None:
             return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
@@ -281,33 +321,8 @@ class SaveImage:
     @cached_property
     def blocks(self) -> Mapping[str, RamBlock]:
         """RAM blocks by idstr, in file order."""
-        if self.layout is Layout.MAPPED_RAM:
-            pages = self.mapped.pages
-            return MappingProxyType(
-                {
-                    block.idstr: RamBlock(
-                        block.idstr,
-                        block.used_length,
-                        block.page_size,
-                        None if block.ignored else own.present,
-                        None if block.ignored else own.count - own.present,
-                        block.ignored,
-                        block.guest_address,
-                    )
-                    for block, own in zip(self.head.blocks.blocks, pages, strict=True)
-                }
-            )
-        return MappingProxyType(
-            {
-                block.idstr: RamBlock(
-                    block.idstr,
-                    block.used_length,
-                    block.page_size,
-                    guest_address=block.guest_address,
-                )
-                for block in self.head.blocks.blocks
-            }
-        )
+        pages = self.mapped.pages if self.layout is Layout.MAPPED_RAM else None
+        return MappingProxyType(ram_blocks(self.head.blocks, pages))
 
     @cached_property
     def sections(self) -> Sequence[Section] | None:
@@ -490,6 +505,7 @@ class SaveImage:
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
         snapshot = describe_snapshot(self.source)
+        logical, on_disk = self._lengths(status)
         return ImageSummary(
             path=str(self.source),
             state=self._state(),
@@ -508,17 +524,18 @@ class SaveImage:
             stream_offset=self.stream_offset,
             blocks=blocks,
             sections=tuple(self.sections) if self.sections is not None else None,
-            logical_length=self.length,
-            disk_length=self._disk_length(status),
+            logical_length=logical,
+            disk_length=on_disk,
             outer=self.packing.outer,
             offset=self.source.offset,
             snapshot=snapshot,
+            base=self.mark.path if self.mark else None,
         )
 
-    def _disk_length(self, status: os.stat_result) -> int:
-        if not self.source.is_part:
-            return status.st_blocks * 512
-        return sum(length for _, length in self.file.extents(0, self.length))
+    def _lengths(self, status: os.stat_result) -> tuple[int, int]:
+        if stat.S_ISREG(status.st_mode) and not self.source.is_part:
+            return status.st_size, status.st_blocks * 512
+        return self.length, sum(length for _, length in self.file.extents(0, self.length))
 
     def _state(self) -> str:
         if self.envelope is None:
@@ -535,6 +552,7 @@ def open(
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
+    places: Mapping[str, int] | None = None,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -557,6 +575,9 @@ def open(
         A file that keeps the index of a sequential image from one reading to the next,
         or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
         made anew when it is not that of this image.
+    places : mapping of str to int, optional
+        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
+        image and the rules of its machine say.
 
     Returns
     -------
@@ -574,7 +595,7 @@ def open(
     """
     if snapshot is not None or offset or shared:
         path = Source(path, snapshot, offset, shared or {})
-    return SaveImage(path, io=io, strict=strict, index=index)
+    return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 
 def probe(

@@ -51,12 +51,15 @@ class IOOptions:
     engine : str
         One of `ENGINES`: ``psync`` waits for each request, ``io_uring`` has many under
         way, ``auto`` takes io_uring where the kernel grants it.
+    clone : bool
+        Share pages with the source instead of copying them, where the file system can.
     """
 
     threads: int = 0
     direct: bool | None = None
     window: int = 2 << 20
     engine: str = "auto"
+    clone: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:
@@ -221,6 +224,8 @@ class ImageSummary:
         Where in the file the image begins; all other offsets count from there.
     snapshot : Snapshot or None
         The snapshot of a disk image in which it is.
+    base : str or None
+        The image that the memory of a thin one lies in.
     """
 
     path: str
@@ -245,6 +250,7 @@ class ImageSummary:
     outer: str = "raw"
     offset: int = 0
     snapshot: Snapshot | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +267,7 @@ class DiskSummary:
 
     path: str
     snapshots: tuple[Snapshot, ...]
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +303,8 @@ class PhysicalRange:
     kind : str
         ``ram``, ``rom``, ``vram``, ``dimm`` or ``virtio-mem``.
     source : str
-        Where that was learned: ``stream``, ``xml`` or ``rule`` (of the machine type).
+        Where that was learned: ``stream``, ``xml``, ``rule`` (of the machine type), or ``said``
+        by the caller.
     detail : str
         How, in words.
     """

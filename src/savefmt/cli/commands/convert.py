@@ -8,7 +8,14 @@ import sys
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
+from savefmt.cli.options import (
+    clone_option,
+    common_options,
+    io_of,
+    io_options,
+    output_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.convert import conversion_lines
 from savefmt.cli.render.document import Documents
@@ -69,6 +76,7 @@ def add(commands: Commands) -> None:
     output_options(parser)
     io_options(parser)
     source_options(parser, "source", memory=True)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

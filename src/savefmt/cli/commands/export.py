@@ -7,11 +7,14 @@ import argparse
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
+    clone_option,
     common_options,
     io_of,
     io_options,
     number,
     output_options,
+    place_option,
+    places_of,
     source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -66,11 +69,13 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
+    place_option(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
     io_options(parser)
     source_options(parser, "image", memory=True)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
 
@@ -95,6 +100,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
+            places=places_of(args),
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),
