@@ -251,7 +251,11 @@ def map_state(qcow: Qcow2, entry: SnapshotEntry, read: Read, length: int) -> Sta
                 state.packed.append((offset, count, place))
             else:
                 _append(state.plain, offset, count, place)
-    if any(one[2] + one[1] > other[2] for one, other in pairwise(sorted(state.plain, key=_place))):
+    # Compressed clusters may share a sector, and begin each at a place of its own.
+    shared = len({place for _, _, place in state.packed}) < len(state.packed) or any(
+        one[2] + one[1] > other[2] for one, other in pairwise(sorted(state.plain, key=_place))
+    )
+    if shared:
         raise CorruptError(_SHARED)
     return state
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
 from savefmt.model import Finding, IOOptions, Layout, PageRun, Severity, StrPath
@@ -24,6 +23,7 @@ from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
 from savefmt.reading.plainstream import PlainCursor
 from savefmt.reading.prefetch import Pipe, close_pieces
+from savefmt.reading.spool import refuse_without_room
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.tail import SectionDigests, Tail
 from savefmt.reading.traverse import Visitor, has_capability, traverse
@@ -370,17 +370,7 @@ class GuestMemory:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
         from tempfile import gettempdir
 
-        folder = gettempdir()
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
-        needed = self._image.length - self._image.stored_offset
-        if needed > free:
-            raise ImageIOError(
-                f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
-                "here; name another folder in TMPDIR",
-                errno=errno.ENOSPC,
-                path=folder,
-            )
+        refuse_without_room(gettempdir(), self._image.length - self._image.stored_offset)
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
         """Show a range of a block, without a copy where the law of pages allows it.

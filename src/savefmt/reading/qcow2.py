@@ -101,7 +101,9 @@ class Disk:
     def _open(self, entry: SnapshotEntry, io: IOOptions, direct: bool) -> File:
         state = self._map(entry)
         if state.packed:
-            return spool(self._unpacked(state), io, length=state.length)
+            needed = len(state.packed) << self._qcow.cluster_bits
+            needed += sum(length for _, length, _ in state.plain)
+            return spool(self._unpacked(state), io, length=state.length, needed=needed)
         view = View(state.length, state.plain)
         path, engine = self._file.path, io.engine
         return File(self._fd, path=path, direct=direct, engine=engine, view=view)

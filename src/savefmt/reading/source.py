@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, UnsupportedError
-from savefmt.frozen import dataclass
+from savefmt.frozen import dataclass, field
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
 from savefmt.reading.otherformats import QCOW
@@ -41,7 +41,7 @@ class Source:
     path: StrPath
     snapshot: str | None = None
     offset: int = 0
-    shared: Mapping[str, StrPath] = {}
+    shared: Mapping[str, StrPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.offset < 0:
@@ -173,10 +173,10 @@ def _opened(source: Source) -> Iterator[int]:
                 "write it to a file first",
             )
         yield fd
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=source.path) from error
     except SavefmtError as error:
         error.path = error.path or source.path
         raise
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=source.path) from error
     finally:
         os.close(fd)

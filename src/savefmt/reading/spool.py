@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,11 @@ _HOLE_LENGTH = 4096
 
 
 def spool(
-    pieces: Iterator[tuple[int, bytes | memoryview]], io: IOOptions, *, length: int | None = None
+    pieces: Iterator[tuple[int, bytes | memoryview]],
+    io: IOOptions,
+    *,
+    needed: int,
+    length: int | None = None,
 ) -> File:
     """Write pieces to an unlinked temporary file; zeros become holes.
 
@@ -25,6 +30,8 @@ def spool(
         Each with its offset.
     io : IOOptions
         How the file is read.
+    needed : int
+        Bytes that it takes at least: what cannot fit is refused at once.
     length : int, optional
         Of the file; otherwise it ends with the pieces.
 
@@ -39,6 +46,7 @@ def spool(
         What the operating system refused.
     """
     folder = tempfile.gettempdir()
+    refuse_without_room(folder, needed)
     with tempfile.TemporaryFile(buffering=0) as file:
         try:
             end = 0
@@ -49,6 +57,25 @@ def spool(
         except OSError as error:
             raise ImageIOError.from_os(error, path=folder) from error
         return File(file.fileno(), path=folder, engine=io.engine)
+
+
+def refuse_without_room(folder: str, needed: int) -> None:
+    """Refuse a spool for which the folder has no room.
+
+    Raises
+    ------
+    ImageIOError
+        With what there is.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise ImageIOError(
+            f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
+            "here; name another folder in TMPDIR",
+            errno=errno.ENOSPC,
+            path=folder,
+        )
 
 
 def _write(fd: int, piece: memoryview, offset: int) -> None:
