@@ -10,7 +10,7 @@ from struct import Struct
 from typing import ClassVar
 
 from savefmt.errors import CorruptError, NotASaveImageError, TruncatedError, UnsupportedError
-from savefmt.frozen import dataclass
+from savefmt.frozen import dataclass, replace
 
 MAGIC = b"QFI\xfb"
 MAX_SNAPSHOTS = 65536
@@ -226,6 +226,12 @@ class StateMap:
     packed: list[Extent]
 
 
+def whole_state(qcow: Qcow2, entry: SnapshotEntry) -> SnapshotEntry:
+    """Return an entry that claims all that its table has room for."""
+    first = _first_table(qcow, entry)
+    return replace(entry, length=max(entry.l1_count - first, 0) * _covered(qcow))
+
+
 def map_state(qcow: Qcow2, entry: SnapshotEntry, read: Read, length: int) -> StateMap:
     """Find the clusters of a snapshot's state in a file of `length` bytes.
 
@@ -278,8 +284,8 @@ def _l2_tables(
     qcow: Qcow2, entry: SnapshotEntry, read: Read, length: int
 ) -> Iterator[tuple[int, array[int]]]:
     """Yield where in the state each table begins to tell, and its words."""
-    covered = qcow.entries << qcow.cluster_bits
-    first, count = -(-entry.disk_length // covered), -(-entry.length // covered)
+    covered, first = _covered(qcow), _first_table(qcow, entry)
+    count = -(-entry.length // covered)
     if first + count > entry.l1_count or 8 * entry.l1_count > _MAX_L1_LENGTH:
         raise CorruptError(
             f"the table of snapshot {entry.name!r} has no room for its state",
@@ -300,6 +306,16 @@ def _l2_tables(
             raise TruncatedError(message, offset=length)
         seen.add(place)
         yield number * covered, _words(read(qcow.cluster_length, place))
+
+
+def _covered(qcow: Qcow2) -> int:
+    """Return how many bytes one L2 table tells of."""
+    return qcow.entries << qcow.cluster_bits
+
+
+def _first_table(qcow: Qcow2, entry: SnapshotEntry) -> int:
+    """Return which word of the L1 table is the first behind the disk's."""
+    return -(-entry.disk_length // _covered(qcow))
 
 
 def _words(data: bytes) -> array[int]:

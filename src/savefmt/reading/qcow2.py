@@ -7,13 +7,23 @@ from collections.abc import Iterator
 
 from savefmt.codec.registry import find_codec
 from savefmt.errors import CorruptError, NotASaveImageError, SavefmtError, UnsupportedError
-from savefmt.format.qcow2 import Qcow2, SnapshotEntry, StateMap, map_state, read_snapshots
+from savefmt.format.qcow2 import (
+    Qcow2,
+    SnapshotEntry,
+    StateMap,
+    map_state,
+    read_snapshots,
+    whole_state,
+)
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.model import IOOptions, Snapshot
 from savefmt.native.file import File, View
 from savefmt.reading.spool import spool
 
 _MOST_NAMED = 8
+_HEAD_LENGTH = 1024
+"""Bytes of a stream in which its configuration section ends."""
+_CAPABILITIES, _MAPPED_RAM = b"configuration/capabilities", b"\x0amapped-ram"
 _PIECE_LENGTH = 1 << 20
 _STREAM_ENDS = (b"}", b"\0")
 """What a stream ends in: its vmdescription, or its EOF mark."""
@@ -109,7 +119,27 @@ class Disk:
         return File(self._fd, path=path, direct=direct, engine=engine, view=view)
 
     def _map(self, entry: SnapshotEntry) -> StateMap:
+        """Find a state; QEMU tells the length of a mapped-ram one without its pages."""
+        state = self._map_as_told(entry)
+        if not self._is_mapped_ram(state):
+            return state
+        state = self._map_as_told(whole_state(self._qcow, entry))
+        ends = [at + length for at, length, _ in state.plain[-1:]]
+        ends += [at + self._qcow.cluster_length for at, _, _ in state.packed[-1:]]
+        return StateMap(max(*ends, entry.length), state.plain, state.packed)
+
+    def _map_as_told(self, entry: SnapshotEntry) -> StateMap:
         return map_state(self._qcow, entry, self._file.read, self._file.length)
+
+    def _is_mapped_ram(self, state: StateMap) -> bool:
+        head = b""
+        if state.plain and state.plain[0][0] == 0:
+            _, length, place = state.plain[0]
+            head = self._file.read(min(length, _HEAD_LENGTH), place)
+        elif state.packed and state.packed[0][0] == 0:
+            _, length, place = state.packed[0]
+            head = self._unpack(self._file.read(length, place))[:_HEAD_LENGTH]
+        return head.startswith(QEVM_MAGIC) and _CAPABILITIES in head and _MAPPED_RAM in head
 
     def _unpacked(self, state: StateMap) -> Iterator[tuple[int, bytes]]:
         for offset, length, place in state.plain:

@@ -1,0 +1,109 @@
+"""What real `savevm` wrote into a disk image is read, taken out, and loaded by QEMU."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from golden import load
+
+import savefmt
+from interop.conftest import need_machine, version_of
+from interop.qemu import EMULATOR, Guest
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
+
+FORMS = {
+    "plain": "cluster_size=64k",
+    "extended": "cluster_size=64k,extended_l2=on",
+    "old": "compat=0.10,cluster_size=4k",
+}
+MAPPED_SINCE = (10, 2)
+
+
+def golden_arguments(directory: Path) -> list[str]:
+    facts = load.manifest()["i440fx"]
+    need_machine(facts["machine"])
+    firmware = load.firmware(facts["firmware"], directory)
+    return [argument.format(firmware=firmware) for argument in facts["arguments"]]
+
+
+def with_disk(directory: Path, disk: Path, name: str) -> Guest:
+    drive = ["-drive", f"if=none,id=disk,format=qcow2,file={disk}"]
+    return Guest(directory, [*golden_arguments(directory), *drive], name=name)
+
+
+def save_twice(directory: Path, disk: Path, capabilities: Mapping[str, bool]) -> dict[str, object]:
+    """Save a guest that runs in between; return what it held each time."""
+    held: dict[str, object] = {}
+    with with_disk(directory, disk, "saved") as guest:
+        guest.configure(capabilities, None)
+        for name in ("first", "second: later"):
+            guest.cont()
+            time.sleep(0.3)
+            guest.stop()
+            assert guest.hmp(f'savevm "{name}"') == ""
+            held[name] = guest.block_hashes(), guest.registers()
+    return held
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["sequential", "mapped-ram"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_snapshot_taken_out_is_the_same_guest(form: str, mapped: bool, tmp_path: Path) -> None:
+    if mapped and (version_of(EMULATOR) or (0,)) < MAPPED_SINCE:
+        pytest.skip("QEMU before 10.2 writes no mapped-ram into a disk image")
+    disk = tmp_path / "disk.qcow2"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", FORMS[form], str(disk), "8M"]
+    subprocess.run(create, check=True)
+    held = save_twice(tmp_path, disk, {"mapped-ram": True} if mapped else {})
+    before = hashlib.sha256(disk.read_bytes()).digest()
+
+    listed = savefmt.list_snapshots(disk)
+    assert [one.name for one in listed] == list(held)
+    assert all(one.complete for one in listed)
+    for name, (blocks, registers) in held.items():  # type: ignore[misc]
+        source = f"{disk}:{name}"
+        assert savefmt.check(source, level=savefmt.CheckLevel.FULL).ok
+        with savefmt.open(source) as image:
+            assert (image.layout is savefmt.Layout.MAPPED_RAM) == mapped
+        for layout in savefmt.Layout:
+            target = tmp_path / f"taken-{layout}"
+            savefmt.convert(source, target, layout=layout, overwrite=True, verify=True)
+            with Guest(tmp_path, golden_arguments(tmp_path), incoming=True) as guest:
+                guest.load(f"file:{target}", {"mapped-ram": layout is savefmt.Layout.MAPPED_RAM})
+                assert guest.block_hashes() == blocks
+                assert guest.registers() == registers
+
+    assert hashlib.sha256(disk.read_bytes()).digest() == before
+    subprocess.run(["qemu-img", "check", "-q", str(disk)], check=True)
+    with with_disk(tmp_path, disk, "again") as guest:
+        guest.configure({"mapped-ram": mapped} if mapped else {}, None)
+        for name, (blocks, _) in held.items():  # type: ignore[misc]
+            assert guest.hmp(f'loadvm "{name}"') == ""
+            assert guest.block_hashes() == blocks
+
+
+def test_a_stream_behind_something_else_is_the_same_guest(tmp_path: Path) -> None:
+    """As QMP `migrate file:PATH,offset=N` writes it, in either layout."""
+    arguments = golden_arguments(tmp_path)
+    with Guest(tmp_path, arguments) as guest:
+        guest.cont()
+        time.sleep(0.2)
+        guest.stop()
+        blocks = guest.block_hashes()
+        for name, mapped in (("mapped", True), ("plain", False)):
+            (tmp_path / name).write_bytes(b"\x5a" * 65536)
+            uri = f"file:{tmp_path / name},offset=65536"
+            guest.migrate_to(uri, {"mapped-ram": mapped})
+    for name in ("mapped", "plain"):
+        source = savefmt.Source(tmp_path / name, offset=65536)
+        for layout in savefmt.Layout:
+            target = tmp_path / "taken"
+            savefmt.convert(source, target, layout=layout, overwrite=True, verify=True)
+            with Guest(tmp_path, arguments, incoming=True) as guest:
+                guest.load(f"file:{target}", {"mapped-ram": layout is savefmt.Layout.MAPPED_RAM})
+                assert guest.block_hashes() == blocks
