@@ -224,6 +224,9 @@ class ImageSummary:
         Where in the file the image begins; all other offsets count from there.
     snapshot : Snapshot or None
         The snapshot of a disk image in which it is.
+    sections_proved : bool
+        Whether the stream was walked to its end.  Otherwise `sections` are what stands at
+        the end of the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
     """
@@ -250,6 +253,7 @@ class ImageSummary:
     outer: str = "raw"
     offset: int = 0
     snapshot: Snapshot | None = None
+    sections_proved: bool = True
     base: str | None = None
 
 
@@ -267,7 +271,6 @@ class DiskSummary:
 
     path: str
     snapshots: tuple[Snapshot, ...]
-    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
 from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
-from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, StrPath
 from savefmt.progress import Meter
+from savefmt.reading.source import DIRECT_FROM
 from savefmt.reports import ExportReport
 from savefmt.writing.output import OutputFile, check_target
 
@@ -118,13 +119,13 @@ class Request:
         windowed = self.start is not None or self.length is not None
         qemu = self.compat == "qemu"
         for wrong, words in (
-            (qemu and self.format != "elf", "--compat qemu is for --format elf"),
-            (self.kernel_va and self.format != "elf", "--kernel-va is for --format elf"),
+            (qemu and self.format != "elf", "--compat qemu is for -O elf"),
+            (self.kernel_va and self.format != "elf", "--kernel-va is for -O elf"),
             (self.kernel_va and qemu, "--kernel-va and --compat qemu exclude each other"),
             (windowed and qemu, "--compat qemu takes all memory, without --start and --length"),
             (
                 windowed and self.format in ("blocks", "vmcoreinfo", "kdump"),
-                f"--start and --length are not for --format {self.format}",
+                f"--start and --length are not for -O {self.format}",
             ),
         ):
             if wrong:

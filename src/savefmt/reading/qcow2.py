@@ -124,9 +124,19 @@ class Disk:
         if not self._is_mapped_ram(state):
             return state
         state = self._map_as_told(whole_state(self._qcow, entry))
+        if state.plain:
+            at, length, place = state.plain[-1]
+            state.plain[-1] = (at, length - self._slack(length, place), place)
         ends = [at + length for at, length, _ in state.plain[-1:]]
         ends += [at + self._qcow.cluster_length for at, _, _ in state.packed[-1:]]
         return StateMap(max(*ends, entry.length), state.plain, state.packed)
+
+    def _slack(self, length: int, place: int) -> int:
+        """Count the zeros that fill a cluster behind the description that ends a stream."""
+        count = min(length, self._qcow.cluster_length)
+        data = self._file.read(count, place + length - count)
+        content = data.rstrip(b"\0")
+        return len(data) - len(content) if content.endswith(_STREAM_ENDS[0]) else 0
 
     def _map_as_told(self, entry: SnapshotEntry) -> StateMap:
         return map_state(self._qcow, entry, self._file.read, self._file.length)

@@ -138,6 +138,14 @@ def describe_snapshot(source: Source) -> Snapshot | None:
         return disk.describe(source.snapshot)
 
 
+def lengths_of(source: Source, file: File) -> tuple[int, int]:
+    """Return how many bytes an image has, and how many of them lie on the disk."""
+    status = os.stat(source.path)
+    if stat.S_ISREG(status.st_mode) and not source.is_part:
+        return status.st_size, status.st_blocks * 512
+    return file.length, sum(length for _, length in file.extents(0, file.length))
+
+
 def is_disk(path: StrPath) -> bool:
     """Tell whether a file begins like a qcow2 disk image; False where it cannot be read."""
     try:

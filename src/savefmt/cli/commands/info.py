@@ -13,7 +13,7 @@ from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents, error_values
 from savefmt.cli.render.info import disk_lines, summary_lines
 from savefmt.cli.render.plain import paragraphs
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.model import DiskSummary, ImageSummary, OnProgress
 
@@ -73,8 +73,6 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             with ui.progress(path) as progress:
                 summary = _summary(path, args, progress)
         except (SavefmtError, OSError) as error:
-            if is_broken_pipe(error):
-                raise
             ui.complain(error, path)
             code = ExitCode.FAILED
             if ui.json:

@@ -115,7 +115,7 @@ def error_values(error: SavefmtError | OSError, path: str | None = None) -> Erro
     return {
         "type": type(error).__name__,
         "message": message,
-        "path": None if path is None else str(path) if named is None else os.fsdecode(named),
+        "path": str(path) if named is None and path is not None else named and os.fsdecode(named),
         "offset": offset,
         "errno": getattr(error, "errno", None) or None,
     }
