@@ -522,7 +522,6 @@ def open(
     *,
     snapshot: str | None = None,
     offset: int = 0,
-    shared: Mapping[str, StrPath] | None = None,
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
@@ -539,8 +538,6 @@ def open(
         Name or ID of the internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
-    shared : mapping of str to path, optional
-        Files with the memory of RAM blocks that the image left out (x-ignore-shared).
     io : IOOptions
         How its pages are read.
     strict : bool
@@ -567,8 +564,8 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    if snapshot is not None or offset or shared:
-        path = Source(path, snapshot, offset, shared or {})
+    if snapshot is not None or offset:
+        path = Source(path, snapshot, offset)
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 

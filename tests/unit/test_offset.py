@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,16 @@ from golden import load
 from oracle import compress
 
 import savefmt
-from savefmt import CheckLevel, ConversionError, SavefmtError, Source, TruncatedError
+from savefmt import (
+    CheckLevel,
+    ConversionError,
+    IOOptions,
+    SavefmtError,
+    Source,
+    TruncatedError,
+)
 from savefmt.edit import set_xml
+from savefmt.instant.backends import mappable
 
 JUNK = b"\x5a" * 65536
 STREAM = make_stream()
@@ -117,3 +127,50 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         [*command, "info", "-j", "--offset=0x10000", path], capture_output=True, check=True
     )
     assert json.loads(shown.stdout)["images"][0]["offset"] == 65536
+
+
+def test_no_guest_runs_on_part_of_a_file(tmp_path: Path) -> None:
+    path = put(tmp_path, JUNK + MOVED)
+
+    with (
+        savefmt.open(path, offset=len(JUNK)) as image,
+        pytest.raises(ConversionError, match="QEMU cannot map"),
+    ):
+        mappable(image)
+
+
+# --- block devices ---
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A block device of 8 MiB."""
+    backing = tmp_path / "backing"
+    backing.write_bytes(b"\x5a" * (8 << 20))
+    try:
+        command = ["losetup", "--show", "-f", str(backing)]
+        made = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop device: {error}")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("kind", IMAGES)
+def test_a_volume_is_read_like_a_file(
+    kind: str, direct: bool, volume: Path, tmp_path: Path
+) -> None:
+    with open(volume, "r+b") as device:
+        device.write(IMAGES[kind])
+        os.fsync(device.fileno())
+    io = IOOptions(direct=direct)
+
+    check_memory(Source(volume))
+    assert savefmt.check(volume, level=CheckLevel.FULL, io=io).ok
+    savefmt.convert(volume, tmp_path / "taken", codec="raw", io=io, verify=True)
+    check_memory(Source(tmp_path / "taken"))
+    assert savefmt.probe(volume).logical_length == 8 << 20
+    with savefmt.open(volume, io=io) as image:
+        assert image.length == 8 << 20
+        assert image.file.direct == direct

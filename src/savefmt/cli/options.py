@@ -49,7 +49,7 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def source_options(parser: argparse.ArgumentParser, *names: str, memory: bool = False) -> None:
+def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add what tells where in a file an image is, for every command that reads one.
 
     Parameters
@@ -58,8 +58,6 @@ def source_options(parser: argparse.ArgumentParser, *names: str, memory: bool = 
         The command's parser.
     *names : str
         The arguments that name images.
-    memory : bool
-        The command reads guest memory, which may lie in files of its own.
     """
     group = parser.add_argument_group("where the image is")
     one = group.add_mutually_exclusive_group()
@@ -75,38 +73,21 @@ def source_options(parser: argparse.ArgumentParser, *names: str, memory: bool = 
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
-    if memory:
-        group.add_argument(
-            "--shared",
-            type=_shared_memory,
-            action="append",
-            metavar="BLOCK=FILE",
-            help="memory of a RAM block that the image left out (x-ignore-shared); may be repeated",
-        )
     parser.set_defaults(sources=names)
 
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
-    shared = dict(getattr(args, "shared", None) or ())
     names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset or shared):
+    if not names or not (args.snapshot is not None or args.offset):
         return
     from savefmt.reading.source import Source
 
     for name in names:
         value = getattr(args, name)
         paths = value if isinstance(value, list) else [value]
-        found = [Source(path, args.snapshot, args.offset, shared) for path in paths]
+        found = [Source(path, args.snapshot, args.offset) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
-
-
-def _shared_memory(text: str) -> tuple[str, str]:
-    # Names of blocks hold no "=", and paths may.
-    block, equals, path = text.partition("=")
-    if not (block and equals and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not BLOCK=FILE")
-    return block, path
 
 
 def output_options(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, UnsupportedError
-from savefmt.frozen import dataclass, field
+from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
 from savefmt.reading.otherformats import QCOW
@@ -34,14 +34,11 @@ class Source:
         Name or ID of an internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
-    shared : mapping of str to path
-        Files with the memory of RAM blocks that the image left out, by the blocks' names.
     """
 
     path: StrPath
     snapshot: str | None = None
     offset: int = 0
-    shared: Mapping[str, StrPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.offset < 0:

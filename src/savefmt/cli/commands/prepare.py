@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     io_options,
     number,
     output_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.convert import conversion_lines
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("-F", "--force", action="store_true", help="replace DST")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)

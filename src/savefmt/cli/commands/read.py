@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
     place_option(parser)
     index_option(parser)
     progress_options(parser)
-    source_options(parser, "image", memory=True)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

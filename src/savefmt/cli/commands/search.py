@@ -111,7 +111,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True, csv=True)
     place_option(parser)
     scan_options(parser)
-    source_options(parser, "image", memory=True)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

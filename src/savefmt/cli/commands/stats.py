@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     output_options(parser)
     scan_options(parser)
-    source_options(parser, "image", memory=True)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

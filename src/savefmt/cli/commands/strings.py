@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True)
     process_options(parser)
     scan_options(parser)
-    source_options(parser, "image", memory=True)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

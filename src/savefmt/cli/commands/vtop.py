@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
     index_option(parser)
     output_options(parser)
     progress_options(parser)
-    source_options(parser, "image", memory=True)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

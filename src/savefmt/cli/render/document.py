@@ -112,10 +112,12 @@ def error_values(error: SavefmtError | OSError, path: str | None = None) -> Erro
         named, message, offset = error.path, error.message, error.offset
     else:
         named, message, offset = error.filename, error.strerror or str(error), None
+    if named is None and path is not None:
+        named = str(path)
     return {
         "type": type(error).__name__,
         "message": message,
-        "path": str(path) if named is None and path is not None else named and os.fsdecode(named),
+        "path": None if named is None else os.fsdecode(named),
         "offset": offset,
         "errno": getattr(error, "errno", None) or None,
     }
