@@ -115,6 +115,7 @@ class Disk:
             return (self._pack(data.ljust(self.cluster, b"\0")), *rest)
         if not self.extended:
             return (self.take(data) | COPIED,)
+        data = data.ljust(self.cluster, b"\0")
         part = self.cluster // SUBCLUSTERS
         there = sum(
             1 << i for i in range(SUBCLUSTERS) if data[i * part : (i + 1) * part].strip(b"\0")

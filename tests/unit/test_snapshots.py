@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,21 @@ def test_a_bomb_of_compressed_clusters_is_refused(tmp_path: Path) -> None:
     table = table_offset(bomb)
 
     refused(tmp_path, with_word(bomb, table + 40, state_length), CorruptError, "same place twice")
+
+
+def test_many_snapshots_on_one_table_cost_little(tmp_path: Path) -> None:
+    """65,536 entries, each of which leads to all of the file's tables."""
+    one = Disk(cluster_bits=16, disk_length=0).build({"one": b"QEVM" + bytes(1 << 26) + b"}"})
+    table = table_offset(one)
+    entry = one[table:].ljust(72, b"\0")
+    disk = with_word(one[:table] + entry * 65536, 60, 65536, 4)
+    began = time.process_time()
+    found = savefmt.list_snapshots(put(tmp_path, disk))
+
+    assert time.process_time() - began < 20
+    assert len(found) == 65536
+    assert found[0].complete
+    assert found[-1].complete is None
 
 
 @pytest.mark.parametrize("packed", ["deflate", "zstd"])

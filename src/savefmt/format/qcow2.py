@@ -18,6 +18,8 @@ MAX_TABLE_LENGTH = 64 << 20
 """Bytes of all entries in the snapshot table; QEMU takes no more either."""
 
 _CLUSTER_BITS = range(9, 22)
+_EXTENDED_BITS = 14
+"""Of clusters with subclusters, at least."""
 _MAX_L1_LENGTH = 32 << 20
 _EXTERNAL_DATA, _COMPRESSION_TYPE, _EXTENDED_L2 = 4, 8, 16
 _KNOWN_FEATURES = 31
@@ -87,14 +89,15 @@ class Qcow2:
             )
         if version not in (2, 3):
             raise UnsupportedError(f"a disk image of qcow version {version}", offset=4)
-        if count and bits not in _CLUSTER_BITS:
+        if version < _FEATURES_FROM:
+            features = compression = 0
+        smallest = _EXTENDED_BITS if features & _EXTENDED_L2 else _CLUSTER_BITS[0]
+        if count and not smallest <= bits <= _CLUSTER_BITS[-1]:
             raise CorruptError(f"clusters of 2^{bits} bytes", offset=20)
         if count > MAX_SNAPSHOTS:
             raise CorruptError(f"{count} snapshots, where QEMU allows 65536", offset=60)
         if count and table + 40 * count > length:
             raise TruncatedError(f"the snapshot table is not in the file; {_CUT_SHORT}", offset=64)
-        if version < _FEATURES_FROM:
-            features = compression = 0
         if not features & _COMPRESSION_TYPE:
             compression = 0
         obstacle = _obstacle(crypt, features, compression)
@@ -342,11 +345,13 @@ def _clusters(qcow: Qcow2, table: array[int], base: int) -> Iterator[tuple[int, 
         place = word & _OFFSET_MASK
         if place % cluster:
             raise CorruptError(f"a cluster at {place:#x}, which is no boundary", offset=place)
+        if not place:
+            continue
         if qcow.extended:
             part = cluster // _SUBCLUSTERS
             for first, count in _subclusters(table[index + 1]):
                 yield offset + first * part, count * part, place + first * part, False
-        elif place and not (qcow.version >= _FEATURES_FROM and word & _READS_AS_ZEROS):
+        elif not (qcow.version >= _FEATURES_FROM and word & _READS_AS_ZEROS):
             yield offset, cluster, place, False
 
 

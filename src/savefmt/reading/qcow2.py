@@ -25,6 +25,8 @@ _HEAD_LENGTH = 1024
 """Bytes of a stream in which its configuration section ends."""
 _CAPABILITIES, _MAPPED_RAM = b"configuration/capabilities", b"\x0amapped-ram"
 _PIECE_LENGTH = 1 << 20
+_MOST_READ = 4
+"""Times that tables as long as the file are read: snapshots may share some, not all."""
 _STREAM_ENDS = (b"}", b"\0")
 """What a stream ends in: its vmdescription, or its EOF mark."""
 
@@ -50,6 +52,7 @@ class Disk:
     def __init__(self, fd: int, file: File) -> None:
         self._fd = fd
         self._file = file
+        self._read_length = 0
         self._qcow = Qcow2.read(file.read, file.length)
         self._entries = read_snapshots(self._qcow, file.read, file.length)
 
@@ -77,7 +80,7 @@ class Disk:
         CorruptError, TruncatedError, UnsupportedError
             What is wrong with its state.
         """
-        return self._open(self._choose(name), io, direct)
+        return self._open(self._map(self._choose(name)), io, direct)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """List all snapshots, those without a guest's state among them."""
@@ -108,8 +111,7 @@ class Disk:
             raise NotASaveImageError(f"the snapshot {name!r} is of the disk alone, without a guest")
         return found[0]
 
-    def _open(self, entry: SnapshotEntry, io: IOOptions, direct: bool) -> File:
-        state = self._map(entry)
+    def _open(self, state: StateMap, io: IOOptions, direct: bool) -> File:
         if state.packed:
             needed = len(state.packed) << self._qcow.cluster_bits
             needed += sum(length for _, length, _ in state.plain)
@@ -139,7 +141,11 @@ class Disk:
         return len(data) - len(content) if content.endswith(_STREAM_ENDS[0]) else 0
 
     def _map_as_told(self, entry: SnapshotEntry) -> StateMap:
-        return map_state(self._qcow, entry, self._file.read, self._file.length)
+        return map_state(self._qcow, entry, self._read, self._file.length)
+
+    def _read(self, length: int, offset: int) -> bytes:
+        self._read_length += length
+        return self._file.read(length, offset)
 
     def _is_mapped_ram(self, state: StateMap) -> bool:
         head = b""
@@ -183,13 +189,13 @@ class Disk:
 
     def _is_complete(self, entry: SnapshotEntry) -> bool | None:
         """Tell whether a stream lies there, from its magic to what ends it."""
-        if not entry.length:
+        if not entry.length or self._read_length > _MOST_READ * self._file.length:
             return None
         try:
             state = self._map(entry)
             if state.packed:
                 return None
-            with self._open(entry, IOOptions(), direct=False) as file:
+            with self._open(state, IOOptions(), direct=False) as file:
                 return (
                     file.length > len(QEVM_MAGIC)
                     and file.read(len(QEVM_MAGIC), 0) == QEVM_MAGIC
