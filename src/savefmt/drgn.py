@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError, UnsupportedError
 from savefmt.export import elf, vmcoreinfo
 from savefmt.export.core import notes_of
 from savefmt.guest.arch.base import CoreNote
@@ -43,7 +43,7 @@ def program(image: SaveImage) -> drgn.Program:
         If the guest's memory has no VMCOREINFO: then it is not Linux, or has not come far.
     SavefmtError
         What is wrong with the image.
-    ImportError
+    MissingPackageError
         Without drgn: ``pip install 'savefmt[drgn]'``.
 
     Warns
@@ -51,7 +51,10 @@ def program(image: SaveImage) -> drgn.Program:
     RuntimeWarning
         Of what is uncertain about the memory map or the VMCOREINFO.
     """
-    import drgn
+    try:
+        import drgn
+    except ImportError as error:
+        raise MissingPackageError("savefmt.drgn", "drgn", "drgn") from error
 
     findings: list[Finding] = []
     core = _pack_core(image, findings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -158,14 +157,6 @@ def test_who_cannot_be_asked_gives_no_verdict(
 
     assert done.code == 1
     assert words in done.err
-
-
-def test_asking_takes_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
-
-    done = run("check", image(tmp_path), "--qemu-binary", "/bin/cat")
-
-    assert (done.code, "pip install 'savefmt[qmp]'" in done.err) == (1, True)
 
 
 # convert --for
