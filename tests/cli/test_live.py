@@ -69,6 +69,7 @@ def test_save(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
     outcome = run("save", "guest.save", "--qmp", "guest.qmp")
 
     assert outcome.code == 0
+    assert "save version 3, which no released libvirt loads" in outcome.err
     assert outcome.out.splitlines() == [
         "guest.save: ticker (pc-q35-10.0) is saved",
         "form:          upstream, sparse, 4 channels, past the page cache",

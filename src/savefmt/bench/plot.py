@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from savefmt.bench.values import BenchReport, Measurement
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError
 from savefmt.model import StrPath
 from savefmt.writing.output import OutputFile
 
@@ -35,7 +35,7 @@ def require_matplotlib() -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise UnsupportedError("plots need: pip install 'savefmt[plot]'") from error
+        raise MissingPackageError("bench --plot", "matplotlib", "plot") from error
 
 
 def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None:

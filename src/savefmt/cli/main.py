@@ -38,6 +38,9 @@ examples:
 """
 
 
+_NO_THREAD = "can't start new thread"  # of a RuntimeError, which has no class of its own
+
+
 class Terminated(BaseException):
     """A signal asked us to end; no ``except Exception`` may swallow it."""
 
@@ -152,7 +155,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except MemoryError:
         to_stderr("savefmt: out of memory")
         return failed
+    except ImportError as error:
+        # A damaged installation, or too little memory to load a library.
+        ui.fail(SavefmtError(f"a part of savefmt or of Python cannot be loaded: {error}"))
+        return failed
     except Exception as error:
+        if str(error) == _NO_THREAD:
+            ui.fail(SavefmtError("the system grants no more threads; try --threads=1"))
+            return failed
         print_trace(error)
         to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL

@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
-from savefmt.errors import ConversionError, UnsupportedError
+from savefmt.errors import ConversionError, MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
@@ -223,7 +223,5 @@ def _library() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UnsupportedError(
-            "pictures need Pillow, which is not here: pip install 'savefmt[plot]'"
-        ) from error
+        raise MissingPackageError("map --png", "pillow", "plot") from error
     return Image
