@@ -405,7 +405,8 @@ class SaveImage:
         if plain is not None:
             pieces = plain(pieces)
         try:
-            yield ChunkCursor(pieces, self.stream_offset)
+            with self.file.unchanged():
+                yield ChunkCursor(pieces, self.stream_offset)
         except SavefmtError as error:
             error.path = error.path or self.path
             raise
@@ -489,7 +490,7 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = os.stat(self.filename)
+        status = self.file.status
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)

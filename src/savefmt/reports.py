@@ -34,7 +34,8 @@ class ConversionReport:
     """What `convert` did: lengths in bytes, counts in pages.
 
     `changes` lists, in words, everything but the layout that differs from the
-    source; `digest` is set when the result was verified.
+    source; `digest` is set when the result was verified; `written` is False where there
+    was nothing to do.
     """
 
     source: str
@@ -52,6 +53,7 @@ class ConversionReport:
     changes: tuple[str, ...] = ()
     digest: str | None = None
     direct: bool = False
+    written: bool = True
     dry_run: bool = False
 
 

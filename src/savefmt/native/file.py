@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from savefmt.errors import ClosedImageError, ImageIOError, UnsupportedError
+from savefmt.errors import (
+    ClosedImageError,
+    FormatError,
+    ImageChangedError,
+    ImageIOError,
+    UnsupportedError,
+)
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
 
 if TYPE_CHECKING:
     import mmap
+
+
+class FileState(NamedTuple):
+    """What tells a file from another one, and from what it was before.
+
+    Attributes
+    ----------
+    device, inode : int
+        Which file it is.
+    length : int
+        In bytes.
+    changed : int
+        Time of the last write, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    length: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Take it from what the operating system tells of a file."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class File:
@@ -29,6 +61,11 @@ class File:
         Ask for direct I/O.
     engine : str
         One of `savefmt.model.ENGINES`.
+
+    Attributes
+    ----------
+    state : FileState
+        What it was when it was opened.
 
     Raises
     ------
@@ -51,6 +88,7 @@ class File:
         handle = new_handle("sf_file", lib.sf_file_adopt, fd, flags, path=path)
         self.path = path
         self._handle = ffi.gc(handle, lib.sf_file_close)
+        self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
             raise UnsupportedError(
@@ -99,6 +137,51 @@ class File:
         """Whether direct I/O was granted and is still in use."""
         return bool(lib.sf_file_direct_align(self.handle))
 
+    @property
+    def descriptor(self) -> int:
+        """The buffered descriptor, which stays the file's."""
+        return int(lib.sf_file_descriptor(self.handle))
+
+    @property
+    def status(self) -> os.stat_result:
+        """What the operating system tells of the file now.
+
+        Raises
+        ------
+        ImageIOError
+            If it tells nothing.
+        """
+        try:
+            return os.fstat(self.descriptor)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self.path) from error
+
+    def require_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the file is not what it was when it was opened.
+
+        Every pass over an image ends with this.
+
+        Raises
+        ------
+        ImageChangedError
+            If it was written to.
+        """
+        if FileState.of(self.status) != self.state:
+            raise ImageChangedError(
+                "the image changed while it was read; wait until the save has finished",
+                path=self.path,
+            )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Hold for one pass that the file stays what it was when it was opened."""
+        try:
+            yield
+        except FormatError:
+            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            raise
+        self.require_unchanged()
+
     def map(self) -> mmap.mmap:
         """Map the whole file into memory, read-only; the map outlives the file.
 
@@ -110,8 +193,7 @@ class File:
         import mmap
 
         try:
-            fd = lib.sf_file_descriptor(self.handle)
-            return mmap.mmap(fd, self.length, prot=mmap.PROT_READ)
+            return mmap.mmap(self.descriptor, self.length, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:
             reason = f"cannot map the file: {error}"
             raise ImageIOError(reason, errno=getattr(error, "errno", 0), path=self.path) from error

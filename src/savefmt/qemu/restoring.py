@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
-from savefmt.compat.destination import grants_direct
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.cursor import Cursor
@@ -25,6 +24,7 @@ from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError, Monitor
+from savefmt.writing.nameless import own_path
 
 _WAITING = "inmigrate"
 _MUST_MATCH = "x-ignore-shared"
@@ -107,7 +107,7 @@ def restore(
     reading = IOOptions(io.threads, True if bypass_cache else io.direct, io.window)
     with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
         abilities = ask(monitor).abilities
-        grants = bypass_cache and _grants_direct(saved)
+        grants = bypass_cache and saved.file.direct
         plan = plan_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
         _Load(monitor, saved, plan, progress).run()
@@ -127,13 +127,6 @@ def restore(
             seconds=time.monotonic() - began,
             notes=plan.notes,
         )
-
-
-def _grants_direct(image: SaveImage) -> bool:
-    """Whether the image can be read past the page cache."""
-    if image.layout is Layout.MAPPED_RAM:
-        return grants_direct(os.path.dirname(os.path.realpath(image.path)))
-    return image.file.direct
 
 
 def plan_load(
@@ -302,7 +295,8 @@ class _Load:
             pump: Pump | None = None
             if by_qemu:
                 kinds = ("plain", "direct") if plan.direct else ("plain",)
-                files = file_in_set(monitor, image.path, image.stream_offset, os.O_RDONLY, kinds)
+                own = own_path(image.file.descriptor)  # the name may lead to another one by now
+                files = file_in_set(monitor, own, image.stream_offset, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
                 cursor = stack.enter_context(image.stream())

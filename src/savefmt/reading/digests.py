@@ -53,7 +53,8 @@ def read_state(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> 
         Complete.
     """
     try:
-        return _read_state(image, key, io, meter)
+        with image.file.unchanged():
+            return _read_state(image, key, io, meter)
     except SavefmtError as error:
         error.path = error.path or image.filename
         raise

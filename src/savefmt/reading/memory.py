@@ -236,7 +236,8 @@ class GuestMemory:
         if image.layout is Layout.MAPPED_RAM:
             pages = image.mapped.pages
             meter.total = sum(block.present * block.page_size for block in pages)
-            tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
+            with image.file.unchanged():
+                tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
             return {
                 block.idstr: table
                 for block, table in zip(image.head.blocks.blocks, tables, strict=True)
@@ -469,21 +470,21 @@ class GuestMemory:
 
         meter.phase = "spooling"
         self._check_space()
-        spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        blocks = self._image.head.blocks.blocks
-        spool.truncate(sum(_spooled_length(block) for block in blocks))
-        file = self._resources.enter_context(
-            File(spool.fileno(), path=tempfile.gettempdir(), write=True)
-        )
-        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
-        try:
-            with pass_over(self._image, visitor, self._io, meter):
-                pass
-            if visitor.scatter is not None:
-                visitor.scatter.close()
-        finally:
-            if visitor.scatter is not None:
-                visitor.scatter.abort()
+        with ExitStack() as stack:  # a spool that fails gives its room back at once
+            spool = stack.enter_context(tempfile.TemporaryFile())
+            blocks = self._image.head.blocks.blocks
+            spool.truncate(sum(_spooled_length(block) for block in blocks))
+            file = stack.enter_context(File(spool.fileno(), path=tempfile.gettempdir(), write=True))
+            visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
+            try:
+                with pass_over(self._image, visitor, self._io, meter):
+                    pass
+                if visitor.scatter is not None:
+                    visitor.scatter.close()
+            finally:
+                if visitor.scatter is not None:
+                    visitor.scatter.abort()
+            self._resources.enter_context(stack.pop_all())
         self._store_file = file
         return visitor
 

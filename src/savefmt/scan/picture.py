@@ -97,7 +97,7 @@ def draw(
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)
     canvas = _lay_out(memory, width)
-    with OutputFile(target, overwrite=overwrite, direct=False) as out:
+    with OutputFile(target, overwrite=overwrite) as out:
         if palette == "entropy":
             _paint_entropy(memory, canvas)
         elif against is None:
