@@ -88,10 +88,7 @@ _LISTS = {
     ("cpu", "feature"): "@name @policy",
     ("cpu", "numa", "cell"): "@id @memory @cpus distances*",
     ("vcpus", "vcpu"): "@id @enabled @order",
-    ("sysinfo",): "@type bios/vendor bios/version bios/date bios/release "
-    "system/manufacturer system/product system/version system/serial system/uuid system/sku "
-    "system/family baseBoard* chassis/manufacturer chassis/version chassis/serial chassis/asset "
-    "chassis/sku",
+    ("sysinfo",): "@type bios* system* baseBoard* chassis*",
 }
 """Elements of which there may be several, by the path from the domain."""
 _CPU = (
