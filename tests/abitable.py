@@ -60,8 +60,10 @@ REFUSED = {
         "<timer name='hpet' present='no'/><timer name='hypervclock' present='yes'/>",
     ),
     "disk device": (
-        "device='disk'>\n      <driver name='qemu' type='raw'/>",
         "device='cdrom'>\n      <driver name='qemu' type='raw'/>",
+        "device='disk'>\n      <driver name='qemu' type='raw'/>\n      <source file='/srv/c'/>",
+        "      <readonly/>\n",
+        "",
     ),
     "disk target": ("dev='vda' bus='virtio'", "dev='vdb' bus='virtio'"),
     "disk serial": (">SER1<", ">SER2<"),

@@ -59,6 +59,7 @@ def restore(
     parallel: int | None = None,
     bypass_cache: bool = False,
     running: bool | None = None,
+    resume: bool = False,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -78,6 +79,9 @@ def restore(
     running : bool, optional
         Let the guest run, or keep it paused; by default as the image's header says, and
         paused where there is no header.
+    resume : bool
+        Load nothing: the guest is in this QEMU already, since an earlier restore ended
+        before it let the guest run.  It runs, unless `running` is False.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -109,8 +113,15 @@ def restore(
         abilities = ask(monitor).abilities
         grants = bypass_cache and saved.file.direct
         plan = plan_load(saved, abilities, parallel, bypass_cache, grants=grants)
-        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
-        _Load(monitor, saved, plan, progress).run()
+        guest = look(monitor)
+        _refuse_unready(monitor, guest, resume=resume)
+        refuse_other_guest(saved, guest, ram_blocks(monitor))
+        notes = plan.notes
+        if resume:
+            notes = (*notes, "the guest was there, whole, and was not loaded again")
+            running = running is not False
+        else:
+            _Load(monitor, saved, plan, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:
@@ -125,7 +136,31 @@ def restore(
             state="running" if running else "paused",
             ram_length=saved.head.blocks.total,
             seconds=time.monotonic() - began,
-            notes=plan.notes,
+            notes=notes,
+        )
+
+
+def _refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> None:
+    """Refuse a QEMU that neither waits for a guest nor, if that is wanted, has one whole."""
+    migrated = monitor.execute("query-migrate").get("status") == "completed"
+    whole = guest.status == "paused" and migrated
+    if resume and not whole:
+        raise MigrationError(
+            f"this QEMU holds no guest that a restore left paused (it is {guest.status}); "
+            "leave out --resume",
+            path=monitor.name,
+        )
+    if whole and not resume:
+        raise MigrationError(
+            "this QEMU holds a whole guest, paused: an earlier restore ended before it let the "
+            "guest run; --resume lets it run",
+            path=monitor.name,
+        )
+    if not whole and guest.status != _WAITING:
+        raise MigrationError(
+            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
+            "-incoming defer",
+            path=monitor.name,
         )
 
 
@@ -218,11 +253,6 @@ def refuse_other_guest(
     MigrationError
         With the first difference.
     """
-    if guest.status != _WAITING:
-        raise MigrationError(
-            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
-            "-incoming defer",
-        )
     if image.machine and guest.machine != image.machine:
         raise MigrationError(
             f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "

@@ -58,6 +58,11 @@ def add(commands: Commands) -> None:
         ("--running", True, "let it run"),
     ):
         either.add_argument(name, dest="running", action="store_const", const=running, help=text)
+    state.add_argument(
+        "--resume",
+        action="store_true",
+        help="load nothing, and let a guest run that an interrupted restore left paused",
+    )
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -71,6 +76,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None and not args.print_command:
         usage_error(args, "into which QEMU? --qmp names its socket")
+    if args.resume and (args.print_command or args.running is False):
+        usage_error(args, "--resume lets a guest run, so it goes with --qmp and without --paused")
     try:
         if args.print_command:
             from savefmt.qemu import command_line
@@ -106,6 +113,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             parallel=args.parallel,
             bypass_cache=bool(args.bypass_cache),
             running=args.running,
+            resume=args.resume,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,
