@@ -91,7 +91,7 @@ def test_the_cache_stays_small(
 ) -> None:
     """What was not used for longest goes; the one just made stays, however large."""
     data = image.read_bytes()
-    kept = []
+    kept: list[Path] = []
     for number in range(4):
         os.utime(image, (number, number))
         read(image, "auto")

@@ -179,7 +179,7 @@ class Conversion:
                 path=self._target,
             )
         if alike and plan.envelope == source.envelope:
-            return self._report(None, None, written=False)
+            return self._report(None, None, status=source.file.status, written=False)
         if not self.overwrite:
             raise ConversionError(
                 "the target is the source itself; --force changes it in place", path=self._target
