@@ -44,6 +44,7 @@ class OutputFolder:
 
     def __init__(self, target: StrPath, *, overwrite: bool) -> None:
         self.target = os.fspath(target)
+        self._overwrite = overwrite
         self.notes: list[str] = []
         self.written: list[os.stat_result] = []
         self._fd = -1
@@ -104,7 +105,7 @@ class OutputFolder:
         place, hidden = self._place, self._hidden or ""
         try:
             self.written = [os.stat(name, dir_fd=self._fd) for name in os.listdir(self._fd)]
-            if place.status() is None:
+            if not self._overwrite or place.status() is None:
                 os.fsync(self._fd)
                 rename_new(hidden, place.name, place.folder)
             else:
