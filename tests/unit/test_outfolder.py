@@ -125,7 +125,7 @@ def test_what_fails_afterwards_loses_nothing(
     name: str, error: BaseException, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = getattr(os, name)
-    failed = []
+    failed: list[str] = []
 
     def fail(*args: object, **options: object) -> object:
         if "deep" in args or (name != "rename" and not failed):
