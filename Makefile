@@ -17,7 +17,7 @@ BENCH_DIR ?= benchmarks/results
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
 PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
 
-.PHONY: demo test test-newest-qemu test-forensics check csan format docs tables setup build clean bench bench-quick
+.PHONY: demo test test-newest-qemu test-forensics check csan format docs tables setup build wheels clean bench bench-quick
 .DELETE_ON_ERROR:
 
 demo: build
@@ -43,7 +43,7 @@ test-forensics: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src tests setup.py tools/demo $(PY_EXTRA)
+	$(BIN)/mypy src tests setup.py tools/demo tools/smoke $(PY_EXTRA)
 	@if command -v $(BIN)/clang-format >/dev/null; then \
 	    $(BIN)/clang-format --dry-run --Werror $(C_FILES) && echo "clang-format: good"; \
 	else echo "clang-format: not here, left out"; fi
@@ -72,6 +72,10 @@ bench-quick: setup
 	@$(BIN)/python -m compileall -q src
 	$(BIN)/python benchmarks/run.py --scale quick --dir $(BENCH_DIR) \
 	    --json benchmarks/results/quick.json --plot benchmarks/results/quick.svg
+
+# The sdist and the wheel into dist/, each tried in an empty environment.
+wheels:
+	@tools/make-wheels $(PYTHON)
 
 docs: build
 	$(PIP) install --no-build-isolation --editable '.[docs]'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import savefmt
 from savefmt import Layout
-from savefmt.format.mappedram import encode_bitmap, plan
+from savefmt.format.mappedram import encode_bitmap, place_all
 from savefmt.format.ram import RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER
 from savefmt.image import SaveImage
@@ -104,7 +104,7 @@ def make_mapped(
         out.write(image.file.read(image.head.ram.offset - start, start))
         out.write(image.head.ram.pack() + pack_word(sum(sizes), RamFlag.MEM_SIZE))
         blocks = [_Sized(block.name, size) for block, size in zip(listed, sizes, strict=True)]
-        places = plan(blocks, out.tell(), _PAGE)
+        places = place_all(blocks, out.tell(), _PAGE)
         for block, old, pages, place in zip(
             blocks, listed, image.mapped.pages, places, strict=True
         ):

@@ -26,12 +26,13 @@ class _Frozen:
     """The methods of all frozen dataclasses."""
 
     __slots__ = ()
-    __match_args__: tuple[str, ...]  # the names of the fields
-    _options: dict[str, dict[str, Any]]  # what `dataclasses.field` would be told of each
-    _defaults: dict[str, Any]
-    _factories: dict[str, Callable[[], Any]]
-    _content: Callable[[_Frozen], Any]
-    _setters: tuple[Callable[[_Frozen, object], None], ...]  # past our own __setattr__
+    if TYPE_CHECKING:  # else `typing.get_type_hints` of one of ours would stumble over them
+        __match_args__: tuple[str, ...]  # the names of the fields
+        _options: dict[str, dict[str, Any]]  # what `dataclasses.field` would be told of each
+        _defaults: dict[str, Any]
+        _factories: dict[str, Callable[[], Any]]
+        _content: Callable[[_Frozen], Any]
+        _setters: tuple[Callable[[_Frozen, object], None], ...]  # past our own __setattr__
 
     def __init__(self, *given: Any, **named: Any) -> None:
         if named or len(given) != len(self._setters):
@@ -128,7 +129,7 @@ def _make(cls: type) -> Any:
     }
     options: dict[str, dict[str, Any]] = {}
     for name, kind in cls.__annotations__.items():
-        if kind.startswith("ClassVar["):
+        if kind.startswith("ClassVar"):
             continue
         told = content.pop(name, _Options())
         options[name] = told if isinstance(told, _Options) else {"default": told}

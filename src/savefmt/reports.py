@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import ClassVar
 
 from savefmt.frozen import dataclass
 from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Severity
@@ -16,6 +17,8 @@ class CheckReport:
     level: CheckLevel
     findings: tuple[Finding, ...]
     summary: ImageSummary | None = None
+
+    COMPUTED: ClassVar = ("ok", "worst")
 
     @property
     def worst(self) -> Severity | None:
@@ -136,6 +139,8 @@ class Comparison:
     blocks: tuple[BlockDifference, ...]
     sections: tuple[SectionDifference, ...]
     notes: tuple[str, ...] = ()
+
+    COMPUTED: ClassVar = ("same",)
 
     @property
     def same(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli.fakes import Run
-from cli.test_render import valid
+from documents import valid
 
 from savefmt.errors import ImageIOError
 

@@ -14,7 +14,7 @@ import fakeqemu
 import pytest
 from builder import make_envelope, make_stream
 from cli.fakes import Run
-from cli.test_render import valid
+from documents import valid
 
 from savefmt.compat import host
 from savefmt.compat.config import SETTINGS

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli.fakes import Run
+from documents import valid
 from golden import load
-from jsonschema import Draft202012Validator
 
-import savefmt
 from savefmt import qemu
-from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, plan_save
+from savefmt.compat.policy import Abilities, Destination, Missing, SaveRequest, plan_save
 from savefmt.model import IOOptions
 from savefmt.qemu import Afterwards, MigrationError, RestoreReport, SaveReport
 from savefmt.reports import SavePlan
 
 ALL = Abilities(mapped_ram=True, direct_io=True)
-PLAN = plan_save(SaveRequest("upstream", parallel=4, bypass_cache=True), ALL, Target())
+PLAN = plan_save(SaveRequest("upstream", parallel=4, bypass_cache=True), ALL, Destination())
 assert isinstance(PLAN, SavePlan)
 SAVED = SaveReport(
     target="guest.save",
@@ -65,13 +63,6 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, di
 
         monkeypatch.setattr(qemu, name, answer)
     return noted
-
-
-def valid(name: str, text: str) -> Any:
-    schema = json.loads((Path(savefmt.__file__).parent / f"schemas/{name}.json").read_text())
-    document = json.loads(text)
-    Draft202012Validator(schema).validate(document)
-    return document
 
 
 def test_save(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from cli.fakes import Run
+from documents import valid as document
 from golden import load
-from jsonschema import Draft202012Validator
 
 import savefmt
 
-SCHEMAS = Path(savefmt.__file__).parent / "schemas"
 FORMS = [
     "q35-smp",
     "q35-smp-mapped",
@@ -39,12 +38,6 @@ def image(name: str, folder: Path) -> str:
         mine.mkdir()
         load.unpack(name, mine)
     return str(next(mine.iterdir()))
-
-
-def document(name: str, text: str) -> dict[str, object]:
-    parsed: dict[str, object] = json.loads(text)
-    Draft202012Validator(json.loads((SCHEMAS / f"{name}.json").read_text())).validate(parsed)
-    return parsed
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -15,7 +15,7 @@ from cli.fakes import FakeLibrary, Run
 
 import savefmt
 from savefmt.cli.main import build_parser
-from savefmt.cli.parser import common_options, io_options
+from savefmt.cli.options import common_options, io_options
 from savefmt.cli.ui import wants_color
 from savefmt.model import CheckLevel, IOOptions, Layout
 

@@ -11,7 +11,7 @@ import pytest
 from cli import samples
 from cli.fakes import FakeLibrary, Run
 
-from savefmt.cli.progressbar import Meter
+from savefmt.cli.progressbar import ProgressBar
 from savefmt.model import Progress
 
 GIB = 1 << 30
@@ -28,7 +28,7 @@ class Clock:
         return self.now
 
 
-Make = Callable[..., Meter]
+Make = Callable[..., ProgressBar]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def clock() -> Clock:
 def make(clock: Clock) -> Make:
     """Return a maker of meters, by default ones that print plain lines at once."""
 
-    def call(**changes: Any) -> Meter:
+    def call(**changes: Any) -> ProgressBar:
         options: dict[str, Any] = {
             "bar": True,
             "terminal": False,
@@ -51,7 +51,7 @@ def make(clock: Clock) -> Make:
             "step": lambda line: None,
             "clock": clock,
         }
-        return Meter("guest", **{**options, **changes})
+        return ProgressBar("guest", **{**options, **changes})
 
     return call
 

@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from cli import samples
 from cli.fakes import FakeLibrary, Run
-from jsonschema import Draft202012Validator
+from documents import valid
 
-import savefmt
-from savefmt import model, reports
-from savefmt.bench import values
-from savefmt.cli.render import common as render
+from savefmt.cli.render import plain as render
 from savefmt.errors import CorruptError
-from savefmt.format import devicetree
-from savefmt.qemu import report
-from savefmt.scan import results as scan_values
-
-SCHEMAS = Path(savefmt.__file__).parent / "schemas"
-HOMES = (model, reports, devicetree, values, report, scan_values)
-
-
-def valid(name: str, text: str) -> Any:
-    """Parse a document and hold it against its schema."""
-    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    document = json.loads(text)
-    Draft202012Validator.check_schema(schema)
-    Draft202012Validator(schema).validate(document)
-    assert document["schema"] == render.SCHEMA
-    return document
-
-
-@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.stem)
-def test_schemas_know_every_field(path: Path) -> None:
-    computed = {
-        "CheckReport": {"ok", "worst"},
-        "Comparison": {"same"},
-        "MemoryStats": {"pages", "zero", "duplicate"},
-    }
-    for name, entry in json.loads(path.read_text())["$defs"].items():
-        if name not in ("Error", "Failed"):
-            home = next(module for module in HOMES if hasattr(module, name))
-            names = {field.name for field in fields(getattr(home, name))}
-            assert set(entry["properties"]) == names | computed.get(name, set())
 
 
 @pytest.mark.parametrize(

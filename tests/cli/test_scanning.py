@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builder import PAGE_SIZE, make_stream, page
 from cli.fakes import Outcome, Run
-from cli.test_render import valid
+from documents import valid
 from golden import load
 from scanning import padded, write_form
 

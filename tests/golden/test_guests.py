@@ -11,7 +11,7 @@ from monitor import map_spans, memory_spans, register_blocks
 
 import savefmt
 from golden import load
-from savefmt.cli.render.registers import registers_lines
+from savefmt.cli.render.regs import registers_lines
 from savefmt.errors import AddressError
 from savefmt.image import SaveImage
 

@@ -12,7 +12,7 @@ from monitor import Span, map_spans, memory_spans, register_blocks
 import savefmt
 from interop.conftest import need_machine
 from interop.qemu import Guest
-from savefmt.cli.render.registers import registers_lines
+from savefmt.cli.render.regs import registers_lines
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from documents import valid as document
 from unit.test_policy import CASES, QEMUS, TARGETS, Case, plan_of
 
 import savefmt
@@ -20,7 +20,14 @@ from interop.conftest import need_direct_io, need_machine
 from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_guest
 from savefmt import qemu
 from savefmt.compat import ask, destination
-from savefmt.compat.policy import Abilities, Missing, SaveRequest, Target, TargetKind, plan_save
+from savefmt.compat.policy import (
+    Abilities,
+    Destination,
+    DestinationKind,
+    Missing,
+    SaveRequest,
+    plan_save,
+)
 from savefmt.model import CheckLevel, Layout, Severity
 from savefmt.qemu import Afterwards, saving
 from savefmt.reports import Refusal, SavePlan
@@ -48,7 +55,7 @@ def reference(guest: LiveGuest, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def representatives() -> dict[str, Case]:
     """Return one case for every plan and target that the truth table leads to."""
-    found: dict[tuple[SavePlan, TargetKind], Case] = {}
+    found: dict[tuple[SavePlan, DestinationKind], Case] = {}
     for case in CASES:
         plan = plan_of(case)
         if isinstance(plan, SavePlan):
@@ -90,13 +97,13 @@ def test_the_plan_is_carried_out(
     version, format, parallel, bypass, missing, abilities, place = case
     kind = TARGETS[place].kind
     monkeypatch.setattr(saving, "ask", without(QEMUS[abilities]))
-    if kind is TargetKind.FILE and not TARGETS[place].direct:
+    if kind is DestinationKind.FILE and not TARGETS[place].direct:
         monkeypatch.setattr(destination, "grants_direct", lambda folder: False)
-    elif kind is TargetKind.FILE:
+    elif kind is DestinationKind.FILE:
         need_direct_io(tmp_path)
-    collector = Collector(tmp_path) if kind is TargetKind.PIPE else None
+    collector = Collector(tmp_path) if kind is DestinationKind.PIPE else None
     path = collector.fifo if collector is not None else tmp_path / "image"
-    if kind is TargetKind.CHARACTER:
+    if kind is DestinationKind.CHARACTER:
         path = Path("/dev/null")
     before, opened, ours = guest.settings(), guest.descriptors(), os.listdir("/proc/self/fd")
 
@@ -117,7 +124,7 @@ def test_the_plan_is_carried_out(
     assert (guest.settings(), guest.descriptors()) == (before, opened)
     image = collector.finish() if collector is not None else path
     assert len(os.listdir("/proc/self/fd")) <= len(ours)
-    if kind is not TargetKind.CHARACTER:
+    if kind is not DestinationKind.CHARACTER:
         assert_written(image, report.plan)
         assert not savefmt.compare(image, reference).blocks
         image.unlink()
@@ -245,13 +252,6 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def document(name: str, text: str) -> Any:
-    schema = Path(savefmt.__file__).parent / "schemas" / f"{name}.json"
-    parsed = json.loads(text)
-    Draft202012Validator(json.loads(schema.read_text())).validate(parsed)
-    return parsed
-
-
 def test_the_commands(tmp_path: Path) -> None:
     """Plan, save, quit and restore, as one types it."""
     need_machine(MACHINE)
@@ -306,7 +306,7 @@ def test_the_policy_refuses_before_the_guest_is_touched(guest: LiveGuest, tmp_pa
     assert guest.status == "running"
     guest.events.clear()
     request = SaveRequest("2", parallel=2)
-    refusal = plan_save(request, Abilities(True, True), Target())
+    refusal = plan_save(request, Abilities(True, True), Destination())
     assert isinstance(refusal, Refusal)
 
     with pytest.raises(savefmt.ConversionError) as caught:

@@ -34,7 +34,7 @@ from savefmt.format.mappedram import (
     encode_bitmap,
     guess_bitmap_order,
     page_is_set,
-    plan,
+    place_all,
 )
 from savefmt.format.ram import BlockList, RamFlag, read_block_list, xbzrle_apply
 from savefmt.format.stream import (
@@ -369,7 +369,7 @@ def test_plan_is_where_the_builder_writes(blocks: dict[str, bytes], at: int) -> 
     data = make_stream(layout="mapped-ram", prefix=bytes(at), blocks=blocks, devices=[])
     cursor = file_cursor(data, data.index(b"\x03ram\0\0\0\0\0\0\0\4", at) + 12)
     listed = read_block_list(cursor, mapped=True)
-    placements = plan(listed.blocks, listed.offset, 4096)
+    placements = place_all(listed.blocks, listed.offset, 4096)
 
     for placement, block in zip(placements, listed.blocks, strict=True):
         assert placement.header == block.header

@@ -13,7 +13,7 @@ import pytest
 
 from savefmt.bench import bench, fio
 from savefmt.bench.scratch import nameless_file
-from savefmt.bench.values import BenchOptions, Setting
+from savefmt.bench.values import BenchOptions, BenchSetting
 from savefmt.errors import ImageIOError
 
 MIB = 1 << 20
@@ -21,20 +21,20 @@ SMALL = BenchOptions(length=4 * MIB, threads=(1, 2), windows=(MIB,), direct=(Fal
 
 
 def test_fio_gets_the_same_requests() -> None:
-    words = fio._command(7, Setting("write", True, 3, 4 * MIB), MIB, 64 * MIB)
+    words = fio._command(7, BenchSetting("write", True, 3, 4 * MIB), MIB, 64 * MIB)
 
     assert {"--rw=write", f"--bs={4 * MIB}", "--direct=1", "--iodepth=3"} <= set(words)
     assert {"--ioengine=libaio", "--end_fsync=1", f"--offset={MIB}"} <= set(words)
 
 
 def test_fio_gets_chunks_where_our_engine_makes_them() -> None:
-    words = fio._command(7, Setting("read", True, 3, 4 * MIB, "io_uring"), 0, 64 * MIB)
+    words = fio._command(7, BenchSetting("read", True, 3, 4 * MIB, "io_uring"), 0, 64 * MIB)
 
     assert {f"--bs={MIB}", "--iodepth=12", "--ioengine=io_uring", "--readonly"} <= set(words)
 
 
 def test_buffered_requests_at_once_need_threads() -> None:
-    words = fio._command(7, Setting("read", False, 2, MIB), 0, 64 * MIB)
+    words = fio._command(7, BenchSetting("read", False, 2, MIB), 0, 64 * MIB)
 
     assert {"--ioengine=psync", "--numjobs=2", f"--size={32 * MIB}"} <= set(words)
 
@@ -43,7 +43,7 @@ def test_fio_really_runs(tmp_path: Path) -> None:
     if fio.fio_version() is None:
         pytest.skip("fio is not installed")
     with nameless_file(tmp_path, 4 * MIB) as fd:
-        assert fio.fio_rate(fd, Setting("write", False, 1, MIB), 0, 4 * MIB) > 0
+        assert fio.fio_rate(fd, BenchSetting("write", False, 1, MIB), 0, 4 * MIB) > 0
         assert os.fstat(fd).st_blocks * 512 >= 4 * MIB
 
 
@@ -77,7 +77,7 @@ def test_what_fio_says_is_not_trusted(
     imitate_fio(tmp_path, monkeypatch, says)
 
     with nameless_file(tmp_path, MIB) as fd, pytest.raises(ImageIOError, match="fio failed: no"):
-        fio.fio_rate(fd, Setting("write", False, 1, MIB), 0, MIB)
+        fio.fio_rate(fd, BenchSetting("write", False, 1, MIB), 0, MIB)
 
 
 def test_fio_may_talk_before_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_fio_may_talk_before_its_report(tmp_path: Path, monkeypatch: pytest.Monk
     imitate_fio(tmp_path, monkeypatch, f"echo note: hello; echo '{report}'")
 
     with nameless_file(tmp_path, MIB) as fd:
-        assert fio.fio_rate(fd, Setting("write", False, 1, MIB), 0, MIB) == 5
+        assert fio.fio_rate(fd, BenchSetting("write", False, 1, MIB), 0, MIB) == 5
 
 
 @pytest.mark.parametrize("script", ["#!/nonexistent\n", "\0", "#!/bin/sh\nprintf '\\377 x'\n"])
@@ -118,7 +118,7 @@ def test_a_small_run_is_small_for_fio_too(tmp_path: Path) -> None:
         pytest.skip("fio is not installed")
     with nameless_file(tmp_path, MIB) as fd:
         for direct in (False, True):
-            assert fio.fio_rate(fd, Setting("write", direct, 8, 64 * MIB), 0, MIB) > 0
+            assert fio.fio_rate(fd, BenchSetting("write", direct, 8, 64 * MIB), 0, MIB) > 0
         assert os.fstat(fd).st_size == MIB
 
 

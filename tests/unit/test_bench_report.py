@@ -16,7 +16,7 @@ from savefmt.bench import bench
 from savefmt.bench.advise import advise
 from savefmt.bench.baseline import compare_with, load_baseline
 from savefmt.bench.plot import draw
-from savefmt.bench.values import BenchOptions, BenchReport, Measurement, Spread, Target
+from savefmt.bench.values import BenchOptions, BenchReport, Measurement, Spread, Subject
 from savefmt.cli.main import main
 from savefmt.errors import ConversionError, FormatError, ImageIOError
 from savefmt.model import Layout
@@ -44,7 +44,7 @@ def test_the_least_effort_close_to_the_best_is_chosen() -> None:
         measured("stream", 500),
     ]
 
-    advice = advise(rates, Target("/mnt"))
+    advice = advise(rates, Subject("/mnt"))
 
     assert (advice.direct, advice.threads, advice.window) == (True, 2, MIB)
     assert "960 MiB/s, close to the best (1000 MiB/s with direct I/O, 4 threads" in advice.reason
@@ -56,19 +56,19 @@ def test_the_least_effort_close_to_the_best_is_chosen() -> None:
 
 
 def test_a_stream_as_fast_is_said_to_be() -> None:
-    advice = advise([measured("write", 500), measured("stream", 500)], Target("/mnt"))
+    advice = advise([measured("write", 500), measured("stream", 500)], Subject("/mnt"))
 
     assert "so raw saves as fast here" in advice.reason
 
 
 def test_an_image_s_name_is_quoted_in_the_advice() -> None:
-    advice = advise([measured("read", 500, direct=False)], Target("/mnt/my image", True))
+    advice = advise([measured("read", 500, direct=False)], Subject("/mnt/my image", True))
 
     assert advice.commands[0] == "virsh restore '/mnt/my image' --parallel-channels 1"
 
 
 def test_an_image_s_name_is_no_option() -> None:
-    advice = advise([measured("read", 500)], Target("-f", True, mapped=False))
+    advice = advise([measured("read", 500)], Subject("-f", True, mapped=False))
 
     assert advice.commands == (
         "virsh restore ./-f --bypass-cache",
@@ -77,7 +77,7 @@ def test_an_image_s_name_is_no_option() -> None:
 
 
 def test_virsh_cannot_restore_a_bare_stream() -> None:
-    (command,) = advise([measured("read", 500)], Target("image", True, True, False)).commands
+    (command,) = advise([measured("read", 500)], Subject("image", True, True, False)).commands
 
     assert command.startswith("savefmt convert image DST -O raw ")
 
@@ -90,7 +90,7 @@ def test_channels_are_judged_by_what_is_most_like_them() -> None:
         measured("write", 1000, threads=4, window=8 * MIB),
     ]
 
-    advice = advise(rates, Target("/mnt"))
+    advice = advise(rates, Subject("/mnt"))
 
     assert (advice.threads, advice.window) == (1, 8 * MIB)
     assert "For virsh 4 channels are better" in advice.reason
@@ -108,7 +108,7 @@ def test_a_gain_within_the_noise_is_none() -> None:
         measured("write", 1190, 1200, 1210, threads=4),
     ]
 
-    unsure, sure = advise(noisy, Target("/mnt")), advise(steady, Target("/mnt"))
+    unsure, sure = advise(noisy, Subject("/mnt")), advise(steady, Subject("/mnt"))
 
     assert (unsure.threads, sure.threads) == (1, 4)
     assert "ahead by no more than its runs differ" in unsure.reason

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from savefmt.cli.render.compat import config_lines
+from savefmt.cli.render.config import config_lines
 from savefmt.compat.config import SETTINGS, Config, ConfigError, load, user_file
 from savefmt.compat.policy import Missing
 from savefmt.compat.releases import Reader

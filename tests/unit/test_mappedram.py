@@ -19,7 +19,7 @@ from savefmt.format.mappedram import (
     encode_bitmap,
     guess_bitmap_order,
     page_is_set,
-    plan,
+    place_all,
     stray_count,
 )
 
@@ -92,7 +92,7 @@ QEMU_BLOCKS = [
 
 
 def test_plan_is_qemus() -> None:
-    placements = plan([Block(name, length) for name, length, *_ in QEMU_BLOCKS], 0x60, 4096)
+    placements = place_all([Block(name, length) for name, length, *_ in QEMU_BLOCKS], 0x60, 4096)
 
     for placement, (_, _, entry, header, bitmap, pages, following) in zip(
         placements, QEMU_BLOCKS, strict=True
@@ -106,7 +106,7 @@ def test_plan_is_qemus() -> None:
 
 
 def test_plan_leaves_room_for_a_guest_address_and_takes_other_alignments() -> None:
-    (placement,) = plan([Block(b"a", 8192, guest_address=0)], 100, 4096, align=4096)
+    (placement,) = place_all([Block(b"a", 8192, guest_address=0)], 100, 4096, align=4096)
 
     assert placement.header_offset == 100 + 1 + 1 + 8 + 8
     assert placement.bitmap_offset == placement.header_offset + HEADER_LENGTH
@@ -116,8 +116,8 @@ def test_plan_leaves_room_for_a_guest_address_and_takes_other_alignments() -> No
 def test_plan_keeps_an_aligned_bitmap_end() -> None:
     start = PAGES_ALIGN - (1 + 1 + 8 + HEADER_LENGTH + 8)
 
-    assert plan([Block(b"a", 4096)], start, 4096)[0].pages_offset == PAGES_ALIGN
-    assert plan([Block(b"a", 4096)], start + 1, 4096)[0].pages_offset == 2 * PAGES_ALIGN
+    assert place_all([Block(b"a", 4096)], start, 4096)[0].pages_offset == PAGES_ALIGN
+    assert place_all([Block(b"a", 4096)], start + 1, 4096)[0].pages_offset == 2 * PAGES_ALIGN
 
 
 @pytest.mark.parametrize(("pages", "length"), [(0, 0), (1, 8), (64, 8), (65, 16), (16384, 2048)])

@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
-from savefmt.cli import saving
+from savefmt.cli import saveoptions
 from savefmt.compat import policy
 from savefmt.compat.policy import (
     Abilities,
+    Destination,
+    DestinationKind,
     Missing,
     SaveRequest,
-    Target,
-    TargetKind,
     abilities_of,
     plan_save,
 )
@@ -29,12 +29,12 @@ QEMUS = {
     for letters in itertools.combinations("mdf", count)
 }
 TARGETS = {
-    "direct": Target(),
-    "cached": Target(direct=False),
-    "pipe": Target(TargetKind.PIPE, direct=False),
-    "character": Target(TargetKind.CHARACTER, direct=False),
-    "socket": Target(TargetKind.SOCKET, direct=False),
-    "block": Target(TargetKind.BLOCK, direct=False),
+    "direct": Destination(),
+    "cached": Destination(direct=False),
+    "pipe": Destination(DestinationKind.PIPE, direct=False),
+    "character": Destination(DestinationKind.CHARACTER, direct=False),
+    "socket": Destination(DestinationKind.SOCKET, direct=False),
+    "block": Destination(DestinationKind.BLOCK, direct=False),
 }
 DIMENSIONS = {
     "version": ("3", "2", "upstream"),
@@ -213,7 +213,7 @@ def check_consistency(case: Case, plan: SavePlan | Refusal) -> None:
 
 @pytest.mark.parametrize("channels", [0, -1, 65, 1 << 31])
 def test_channels_must_be_sensible(channels: int) -> None:
-    plan = plan_save(SaveRequest(parallel=channels), QEMUS["mdf"], Target())
+    plan = plan_save(SaveRequest(parallel=channels), QEMUS["mdf"], Destination())
 
     assert isinstance(plan, Refusal)
     assert plan.code == "channels"
@@ -268,7 +268,7 @@ def test_what_a_reader_cannot_load_is_not_written(
     readers = tuple(map(Reader.parse, reader.split()))
     request = SaveRequest(readers=readers, **options)  # type: ignore[arg-type]
 
-    assert told(plan_save(request, QEMUS["mdf"], Target())) == outcome
+    assert told(plan_save(request, QEMUS["mdf"], Destination())) == outcome
 
 
 @pytest.mark.parametrize(
@@ -279,5 +279,5 @@ def test_abilities_by_the_table(release: str, name: str) -> None:
 
 
 def test_the_command_line_offers_what_the_policy_takes() -> None:
-    assert saving.SAVE_VERSIONS == policy.SAVE_VERSIONS
-    assert saving.SAVE_FORMATS == policy.FORMATS
+    assert saveoptions.SAVE_VERSIONS == policy.SAVE_VERSIONS
+    assert saveoptions.SAVE_FORMATS == policy.FORMATS

@@ -23,7 +23,7 @@ from savefmt.qemu import MigrationError, command_line, migration
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, minimal_xml
 from savefmt.qemu.imagetarget import PipeTarget
 from savefmt.qemu.pump import from_qemu, to_qemu
-from savefmt.qemu.restoring import plan_load, refuse_other_guest
+from savefmt.qemu.restoring import choose_load, refuse_other_guest
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError
 
@@ -300,7 +300,7 @@ def test_how_an_image_is_loaded(
     images: dict[str, Path],
 ) -> None:
     with savefmt.open(images[name]) as image:
-        plan = plan_load(image, abilities, parallel, bypass, grants=grants)
+        plan = choose_load(image, abilities, parallel, bypass, grants=grants)
 
     assert (plan.channels, plan.direct, bool(plan.notes)) == (channels, direct, noted)
     assert ("mapped-ram" in plan.capabilities) is (name == "libvirt-sparse")
@@ -324,12 +324,14 @@ def test_how_it_is_not_loaded(
         savefmt.open(images[name]) as image,
         pytest.raises(savefmt.ConversionError, match=words),
     ):
-        plan_load(image, abilities, parallel, False, grants=False)
+        choose_load(image, abilities, parallel, False, grants=False)
 
 
 def test_a_stream_that_ignored_shared_memory_wants_that_again(images: dict[str, Path]) -> None:
     with savefmt.open(images["ignore-shared"]) as image:
-        assert plan_load(image, ALL, None, False, grants=False).capabilities == {"x-ignore-shared"}
+        assert choose_load(image, ALL, None, False, grants=False).capabilities == {
+            "x-ignore-shared"
+        }
 
 
 def test_other_guests_are_refused(images: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from builder import DEFAULT_BLOCKS, EOS, MIB, PAGE_SIZE, counted, make_stream, w
 
 from savefmt.errors import CorruptError, TruncatedError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor, FileCursor
-from savefmt.format.mappedram import MappedRamHeader, plan
+from savefmt.format.mappedram import MappedRamHeader, place_all
 from savefmt.format.ram import (
     EOS_WORD,
     BlockList,
@@ -158,7 +158,7 @@ def test_mapped_list_is_as_planned(prefix: bytes) -> None:
 
     assert [block.idstr for block in blocks.blocks] == list(DEFAULT_BLOCKS)
     assert blocks.page_size == PAGE_SIZE
-    placements = plan(blocks.blocks, blocks.offset, PAGE_SIZE)
+    placements = place_all(blocks.blocks, blocks.offset, PAGE_SIZE)
     for block, placement in zip(blocks.blocks, placements, strict=True):
         assert block.header == placement.header
         assert block.header_offset == placement.header_offset

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from math import log2
 from pathlib import Path
 
@@ -18,14 +20,18 @@ from PIL import Image
 from scanning import FORMS, opened
 from xxhash import xxh3_128
 
-from savefmt import AddressError, ConversionError, SaveImage
+from savefmt import AddressError, ConversionError, PhysicalRange, SaveImage
+from savefmt.cli.render.strings import lines_as
+from savefmt.guest.placement import Placement
+from savefmt.native.content import LineFormat, text_lines
 from savefmt.scan import strings as strings_module
 from savefmt.scan import windows
 from savefmt.scan.hashes import Manifest, check_manifest, hash_memory, manifest_lines
 from savefmt.scan.picture import draw
 from savefmt.scan.results import MemoryHash
+from savefmt.scan.search import Places
 from savefmt.scan.stats import stats
-from savefmt.scan.strings import strings
+from savefmt.scan.strings import string_lines, strings
 
 DICE = random.Random(4)
 BLOCKS = {
@@ -189,6 +195,61 @@ def test_long_texts_come_in_pieces(
     assert "".join(text.text for text in found) == "x" * (9 * PAGE_SIZE + 2)
     ends = [text.offset + len(text.text) for text in found]
     assert [0, *ends[:-1]] == [text.offset for text in found]
+
+
+class Seen(Places):
+    """Addresses without a machine: the block, its middle hidden, and a copy of its end."""
+
+    @cached_property
+    def _placement(self) -> Placement:
+        whole, part = 8 * PAGE_SIZE, 3 * PAGE_SIZE
+        return Placement(
+            [
+                PhysicalRange(0x100000, part, "ram", 0, "ram", "test"),
+                PhysicalRange(0x900000, part, "ram", whole - part, "ram", "test"),
+                PhysicalRange(0x800000, part, "ram", whole - part, "ram", "test"),
+            ]
+        )
+
+
+@pytest.mark.parametrize("window", [PAGE_SIZE, 1 << 20])
+@pytest.mark.parametrize("style", ["block", "physical", "none", "jsonl"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16be"])
+def test_lines_of_the_core_are_those_of_python(
+    encoding: str,
+    style: str,
+    window: int,
+    monkeypatch: pytest.MonkeyPatch,
+    stack: ExitStack,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(windows, "WINDOW_LENGTH", window)
+    dice = random.Random(style)
+    content = b"".join(
+        "".join(dice.choices('ab"\\~\t', k=dice.choice((1, 3, 5, 12)))).encode(encoding)
+        + dice.choice((b"\0\0", b"\x80\x80"))
+        for _ in range(9000)
+    )
+    image = opened(stack, tmp_path, "mapped", {"ram": content[: 8 * PAGE_SIZE]})
+    lines = lines_as(style, Seen(image))
+
+    made = b"".join(string_lines(image, lines, least=3, encoding=encoding))
+
+    texts = list(strings(image, least=3, encoding=encoding))
+    assert len(texts) > 1000
+    assert made.decode().splitlines(keepends=True) == [lines.line(text) for text in texts]
+    if style == "jsonl":
+        assert [json.loads(line)["text"] for line in made.splitlines()] == [
+            text.text for text in texts
+        ]
+
+
+def test_a_line_longer_than_the_buffer() -> None:
+    content = b"\0" + b"\t" * (1 << 20) + b"\0abcd\0"
+
+    made = text_lines(content, "ascii", 4, LineFormat([("hex", 0), ("text", 0), b"\n"]))
+
+    assert made == b"0x1" + b"\\t" * (1 << 20) + b"\n0x100002abcd\n"
 
 
 # --- statistics ---

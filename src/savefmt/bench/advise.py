@@ -6,7 +6,7 @@ import shlex
 import statistics
 from collections.abc import Sequence
 
-from savefmt.bench.values import Advice, Measurement, Target
+from savefmt.bench.values import Advice, Measurement, Subject
 
 _CLOSE = 0.95
 """Of the best rate: less than that is a real loss, if the runs agree about it."""
@@ -15,14 +15,14 @@ _UNSTEADY = 0.2
 """Of its rate: where the middle half of a setting's runs spreads wider, say so."""
 
 
-def advise(measurements: Sequence[Measurement], target: Target) -> Advice:
+def advise(measurements: Sequence[Measurement], target: Subject) -> Advice:
     """Choose settings.
 
     Parameters
     ----------
     measurements : sequence of Measurement
         With at least one that moves pages.
-    target : Target
+    target : Subject
         What was measured: a folder that was written to, or an image that was read.
 
     Returns
@@ -163,7 +163,7 @@ def _against_stream(chosen: Measurement, measurements: Sequence[Measurement]) ->
     )
 
 
-def _commands(chosen: Measurement, count: int, target: Target) -> tuple[str, ...]:
+def _commands(chosen: Measurement, count: int, target: Subject) -> tuple[str, ...]:
     channels = f" --parallel-channels {count}" if count else ""
     cache = " --bypass-cache" if chosen.direct else ""
     direct = "--direct" if chosen.direct else "--no-direct"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from savefmt.bench.values import BenchReport, Setting
+from savefmt.bench.values import BenchReport, BenchSetting
 from savefmt.errors import FormatError, ImageIOError
 from savefmt.frozen import dataclass, replace
 from savefmt.model import StrPath
@@ -32,7 +32,7 @@ class Baseline:
         Path, pattern and the machine's facts, as text.
     """
 
-    rates: dict[tuple[Setting, int], float]
+    rates: dict[tuple[BenchSetting, int], float]
     traits: dict[str, str]
 
 
@@ -73,8 +73,8 @@ def load_baseline(path: StrPath) -> Baseline:
         raise FormatError(message, path=path) from error
 
 
-def _setting(entry: Any) -> Setting:
-    return Setting(
+def _setting(entry: Any) -> BenchSetting:
+    return BenchSetting(
         entry["work"], entry["direct"], entry["threads"], entry["window"], entry["engine"]
     )
 

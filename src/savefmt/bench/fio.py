@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from savefmt.bench.values import Setting
+from savefmt.bench.values import BenchSetting
 from savefmt.errors import ImageIOError
 
 CHUNK = 1 << 20
@@ -35,14 +35,14 @@ def fio_version() -> str | None:
     return words[0] if words and words[0].startswith("fio-") else None
 
 
-def fio_rate(fd: int, setting: Setting, offset: int, length: int) -> float:
+def fio_rate(fd: int, setting: BenchSetting, offset: int, length: int) -> float:
     """Let fio write or read a part of an open file.
 
     Parameters
     ----------
     fd : int
         The file, nameless or not; fio gets at it through ``/proc``.
-    setting : Setting
+    setting : BenchSetting
         Direction, block size, requests at once, direct or buffered.
     offset, length : int
         The part; `length` is at least 4096.
@@ -93,7 +93,7 @@ def _dying_with_us() -> Callable[[], None]:
     return prepare
 
 
-def _command(fd: int, setting: Setting, offset: int, length: int) -> list[str]:
+def _command(fd: int, setting: BenchSetting, offset: int, length: int) -> list[str]:
     block = min(setting.window, length // _SECTOR * _SECTOR)
     depth = setting.threads
     library = "libaio"

@@ -6,9 +6,9 @@ import os
 
 from savefmt.bench.guestpattern import ALIGN, data_length, file_length, pattern_blocks
 from savefmt.bench.pipedsave import PIECE, write_stream
-from savefmt.bench.record import Recorder
+from savefmt.bench.record import Runs
 from savefmt.bench.scratch import nameless_file, require_space
-from savefmt.bench.values import PATTERNS, BenchOptions, Setting, Target
+from savefmt.bench.values import PATTERNS, BenchOptions, BenchSetting, Subject
 from savefmt.errors import UnsupportedError
 from savefmt.native.file import File
 from savefmt.native.jobs import fill_pages, move_pages
@@ -33,7 +33,7 @@ class FolderBench:
     """
 
     def __init__(self, path: str, options: BenchOptions) -> None:
-        self.target = Target(path)
+        self.target = Subject(path)
         self._path = path
         if options.pattern in PATTERNS:  # before there is a bitmap of what cannot be written
             require_space(path, options.length, fill=options.fill)
@@ -64,16 +64,16 @@ class FolderBench:
         ):
             return file.direct or not direct
 
-    def run(self, options: BenchOptions, direct: bool, record: Recorder) -> None:
+    def run(self, options: BenchOptions, direct: bool, record: Runs) -> None:
         """Run every setting of one mode once."""
-        self._run_stream(Setting("stream", direct, 1, PIECE), record)
+        self._run_stream(BenchSetting("stream", direct, 1, PIECE), record)
         for combination in options.combinations():
-            write = Setting("write", direct, *combination)
-            read = Setting("read", direct, *combination)
+            write = BenchSetting("write", direct, *combination)
+            read = BenchSetting("read", direct, *combination)
             self._run_engine(write, read, record)
             self._run_fio(write, read, record)
 
-    def _run_stream(self, setting: Setting, record: Recorder) -> None:
+    def _run_stream(self, setting: BenchSetting, record: Runs) -> None:
         if not self._stream_length:
             return
         mode = os.O_WRONLY | os.O_CLOEXEC | (os.O_DIRECT if setting.direct else 0)
@@ -85,7 +85,7 @@ class FolderBench:
             finally:
                 os.close(out)
 
-    def _run_engine(self, write: Setting, read: Setting, record: Recorder) -> None:
+    def _run_engine(self, write: BenchSetting, read: BenchSetting, record: Runs) -> None:
         with (
             nameless_file(self._path, file_length(self._blocks)) as fd,
             File(fd, path=self._path, write=True, direct=write.direct, engine=write.engine) as file,
@@ -97,7 +97,7 @@ class FolderBench:
             with record.timed(read, self._length):
                 move_pages(file, self._blocks, read.io, record.on_bytes)
 
-    def _run_fio(self, write: Setting, read: Setting, record: Recorder) -> None:
+    def _run_fio(self, write: BenchSetting, read: BenchSetting, record: Runs) -> None:
         """Let fio write as many bytes, without gaps, and read them back."""
         with nameless_file(self._path, self._length) as fd:
             if not record.run_fio(fd, write, 0, self._length):

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from savefmt.bench.guestpattern import data_length
-from savefmt.bench.record import Recorder
-from savefmt.bench.values import BenchOptions, Setting, Target
+from savefmt.bench.record import Runs
+from savefmt.bench.values import BenchOptions, BenchSetting, Subject
 from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout
@@ -45,7 +45,7 @@ class ImageBench:
             )
             self._direct = image.file.direct
             self._stretch = _longest_stretch(image)
-            self.target = Target(path, True, self._mapped, image.envelope is not None)
+            self.target = Subject(path, True, self._mapped, image.envelope is not None)
         if not self._length:
             raise UnsupportedError("no page of the image holds data", path=path)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -77,19 +77,19 @@ class ImageBench:
         File(self._fd, path=self._path, engine=engine).close()
         return self._direct or not direct
 
-    def run(self, options: BenchOptions, direct: bool, record: Recorder) -> None:
+    def run(self, options: BenchOptions, direct: bool, record: Runs) -> None:
         """Run every setting of one mode once."""
         if record.fio and not self._stretch[1]:
             record.note("fio left out: the image has no 64 MiB without holes to read")
         for combination in options.combinations():
-            setting = Setting("read", direct, *combination)
+            setting = BenchSetting("read", direct, *combination)
             record.cool(self._fd)
             self._read(setting, record)
             if self._stretch[1]:
                 record.cool(self._fd)
                 record.run_fio(self._fd, setting, *self._stretch)
 
-    def _read(self, setting: Setting, record: Recorder) -> None:
+    def _read(self, setting: BenchSetting, record: Runs) -> None:
         io = setting.io
         with SaveImage(self._path, io=io) as image:
             if self._mapped:

@@ -13,7 +13,7 @@ from savefmt.bench.baseline import Baseline, compare_with
 from savefmt.bench.folderbench import FolderBench
 from savefmt.bench.imagebench import ImageBench
 from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
-from savefmt.bench.record import Recorder
+from savefmt.bench.record import Runs
 from savefmt.bench.values import BenchFacts, BenchOptions, BenchReport
 from savefmt.errors import UnsupportedError
 from savefmt.frozen import replace
@@ -62,7 +62,7 @@ def bench(
     work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name)
     with nullcontext(work) if isinstance(work, FolderBench) else work:
         options, notes = _granted(options, work, name)
-        record = Recorder(Meter(progress, options.repeat * work.total(options), "measuring"))
+        record = Runs(Meter(progress, options.repeat * work.total(options), "measuring"))
         for _ in range(options.repeat):
             for direct in options.direct:
                 work.run(options, direct, record)
@@ -100,7 +100,7 @@ def _granted(
     return options, notes
 
 
-def _too_small(options: BenchOptions, record: Recorder) -> list[str]:
+def _too_small(options: BenchOptions, record: Runs) -> list[str]:
     """Say it where the threads have hardly anything to do."""
     length = max(m.length for m in record.measurements())
     if length >= _ENOUGH * max(options.threads) * max(options.windows):

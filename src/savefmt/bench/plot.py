@@ -14,8 +14,6 @@ from savefmt.errors import UnsupportedError
 from savefmt.model import StrPath
 from savefmt.writing.output import OutputFile
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
 _TITLES = {"write": "writing pages", "read": "reading pages"}
 _MARKERS = {"psync": "o", "io_uring": "s"}
 _COLUMNS = 3
@@ -48,7 +46,7 @@ def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None
     report : BenchReport
         What to show.
     path : str or os.PathLike
-        One of `SUFFIXES`; the file appears when it is complete.
+        A name in .png, .svg or .pdf; the file appears when it is complete.
     overwrite : bool
         Replace an older picture.
 

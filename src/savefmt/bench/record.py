@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from savefmt.bench.fio import fio_rate, fio_version
 from savefmt.bench.scratch import forget
-from savefmt.bench.values import Measurement, Setting, Spread
+from savefmt.bench.values import BenchSetting, Measurement, Spread
 from savefmt.errors import ImageIOError
 from savefmt.frozen import dataclass
 from savefmt.progress import Meter
@@ -23,7 +23,7 @@ class _Sample:
     cpu_seconds: float
 
 
-class Recorder:
+class Runs:
     """Collects what the runs give.
 
     Parameters
@@ -46,18 +46,18 @@ class Recorder:
         self.cold = True
         self.notes: list[str] = []
         self._meter = meter
-        self._fio_failed: set[Setting] = set()
+        self._fio_failed: set[BenchSetting] = set()
         self._before = 0
-        self._ours: dict[Setting, list[_Sample]] = defaultdict(list)
-        self._theirs: dict[Setting, list[float]] = defaultdict(list)
-        self._lengths: dict[Setting, int] = {}
+        self._ours: dict[BenchSetting, list[_Sample]] = defaultdict(list)
+        self._theirs: dict[BenchSetting, list[float]] = defaultdict(list)
+        self._lengths: dict[BenchSetting, int] = {}
 
     def on_bytes(self, done: int) -> None:
         """Pass on the progress of the run at hand."""
         self._meter.update(self._before + done)
 
     @contextmanager
-    def timed(self, setting: Setting, length: int) -> Iterator[None]:
+    def timed(self, setting: BenchSetting, length: int) -> Iterator[None]:
         """Time the body as one run of a setting."""
         cpu = _cpu_seconds()
         began = time.perf_counter()
@@ -72,7 +72,7 @@ class Recorder:
         if text not in self.notes:
             self.notes.append(text)
 
-    def run_fio(self, fd: int, setting: Setting, offset: int, length: int) -> bool:
+    def run_fio(self, fd: int, setting: BenchSetting, offset: int, length: int) -> bool:
         """Let fio do the same; its failing is worth a note, and ends this setting's turns.
 
         Returns
@@ -99,7 +99,7 @@ class Recorder:
         """Summarize all settings, in the order of their first run."""
         return tuple(self._summary(setting) for setting in self._ours)
 
-    def _summary(self, setting: Setting) -> Measurement:
+    def _summary(self, setting: BenchSetting) -> Measurement:
         samples = self._ours[setting]
         runs = tuple(sample.rate for sample in samples)
         rate = Spread.of(runs)

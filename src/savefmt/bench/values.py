@@ -10,9 +10,6 @@ from typing import Self
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions
 
-WORKS = ("write", "read", "stream")
-"""Pages written as mapped-ram, read back, and one sequential stream written."""
-
 ENGINES = ("psync", "io_uring")
 """What moves the bytes."""
 
@@ -76,7 +73,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class BenchSetting:
     """One combination: what is done, and how."""
 
     work: str
@@ -98,7 +95,8 @@ class Measurement:
     Attributes
     ----------
     work, direct, threads, window, engine
-        The combination; `work` is one of `WORKS`.
+        The combination; `work` is ``write`` or ``read`` (of pages, as mapped-ram) or ``stream``
+        (one sequential stream, written).
     length : int
         Bytes that each run moved.
     rate : Spread
@@ -129,9 +127,9 @@ class Measurement:
     baseline_ratio: float | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> BenchSetting:
         """The combination alone."""
-        return Setting(self.work, self.direct, self.threads, self.window, self.engine)
+        return BenchSetting(self.work, self.direct, self.threads, self.window, self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class BenchFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Subject:
     """What was measured, as far as the command lines that follow depend on it.
 
     Attributes

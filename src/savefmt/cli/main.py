@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import signal
 import sys
@@ -14,7 +13,9 @@ from typing import NoReturn
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Parser, common_options
+from savefmt.cli.commands import ALIASES, NAMES, load
+from savefmt.cli.options import common_options
+from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
 
@@ -34,36 +35,6 @@ examples:
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
 """
-
-
-_HOMES = {
-    "info": ("info",),
-    "check": ("check",),
-    "compat": ("compat",),
-    "convert": ("convert",),
-    "compare": ("compare",),
-    "xml": ("xml", "save-image-dumpxml", "save-image-define", "save-image-edit"),
-    "devices": ("devices",),
-    "regs": ("regs",),
-    "memmap": ("memmap",),
-    "read": ("read",),
-    "vtop": ("vtop",),
-    "search": ("search",),
-    "strings": ("strings",),
-    "hash": ("hash",),
-    "stats": ("stats",),
-    "map": ("map",),
-    "os": ("os",),
-    "export": ("export",),
-    "plugins": ("plugins",),
-    "save": ("save",),
-    "restore": ("restore",),
-    "plan": ("plan",),
-    "config": ("config",),
-    "bench": ("bench",),
-    "completion": ("completion",),
-}
-"""Commands in the order of the help: the module of each, and its other names."""
 
 
 class Terminated(BaseException):
@@ -95,24 +66,23 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         leaf=False,
     )
     common_options(parser, top=True)
+    parser.set_defaults(subject="image")  # the argument that names the file in hand
     parser.add_argument("--version", action="version", version=f"savefmt {savefmt.__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser, prog="savefmt"
     )
     for name in _modules_for(words):
-        importlib.import_module(f"savefmt.cli.commands.{name}").add(commands)
+        load(name).add(commands)
     _add_help(commands, parser)
     return parser
 
 
-def _modules_for(words: Sequence[str]) -> list[str]:
+def _modules_for(words: Sequence[str]) -> Sequence[str]:
     first = next((word for word in words if not word.startswith("-")), None)
     if first is None and "--version" in words:
         return []
-    for command, (module, *aliases) in _HOMES.items():
-        if first in (command, *aliases):
-            return [module]
-    return [module for module, *_ in _HOMES.values()]
+    named = ALIASES.get(first or "", first)
+    return [named] if named in NAMES else NAMES
 
 
 def _add_help(commands: argparse._SubParsersAction[Parser], parser: Parser) -> None:
@@ -180,7 +150,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except (SavefmtError, OSError) as error:
         if is_broken_pipe(error):
             raise BrokenPipeError from error
-        ui.complain(error)
+        ui.fail(error, getattr(args, args.subject, None))
         return failed
     except MemoryError:
         print("savefmt: out of memory", file=sys.stderr)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from savefmt.cli.render.common import brief_size, duration
+from savefmt.cli.render.plain import brief_size, duration
 from savefmt.model import Progress
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Pace:
         return (total - done) / rate if rate > 0 and total >= done else None
 
 
-class Meter:
+class ProgressBar:
     """The progress callback of one job; use it as a context manager.
 
     Parameters

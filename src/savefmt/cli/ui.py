@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from savefmt.cli.render import common as render
+from savefmt.cli.render.document import SCHEMA, error_values, values
+from savefmt.cli.render.plain import plain
 from savefmt.errors import ImageIOError, SavefmtError
 from savefmt.model import OnProgress
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from savefmt.image import SaveImage
+
+
+_FLUSHED = 100
+"""The first lines are to be seen at once; later on whole buffers do."""
 
 
 class Ui:
@@ -31,27 +36,107 @@ class Ui:
     def __init__(self, args: argparse.Namespace) -> None:
         self.quiet: bool = args.quiet
         self.verbosity: int = args.verbose
-        self.json: bool = getattr(args, "output", "human") in ("json", "jsonl")
+        output: str = getattr(args, "output", "human")
+        self.json = output in ("json", "jsonl")
+        self._lines = output == "jsonl"
         self.color = not self.json and wants_color(args.color, sys.stdout)
         self._error_color = wants_color(args.color, sys.stderr)
+        self._printed = False
         self._show_progress: bool = getattr(args, "show_progress", False)
         self._progress_fd: int | None = getattr(args, "progress_fd", None)
 
-    def say(self, lines: Iterable[str]) -> None:
-        """Print a result, also with ``-q``: it is what was asked for."""
-        for line in lines:
-            print(line)
+    def say(self, lines: Iterable[str], *, at_once: bool = False) -> int:
+        """Print a result, also with ``-q``: it is what was asked for.
 
-    def document(self, **content: object) -> None:
-        """Print one JSON document with the schema's number."""
+        Parameters
+        ----------
+        lines : iterable of str
+            Safe for a terminal.
+        at_once : bool
+            Show the first ones as they come; later on whole buffers do.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        self._printed = True
+        count = 0
+        for count, line in enumerate(lines, 1):
+            sys.stdout.write(f"{line}\n")
+            if at_once and count <= _FLUSHED:
+                sys.stdout.flush()
+        return count
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Print results that are bytes already."""
+        self._printed = True
+        sys.stdout.flush()
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> int:
+        """Print comma-separated values with a heading, as RFC 4180 has it; return how many."""
+        import csv
+
+        out = csv.DictWriter(sys.stdout, columns)
+        out.writeheader()
+        count = 0
+        for count, row in enumerate(rows, 1):
+            out.writerow(row)
+            if count <= _FLUSHED:
+                sys.stdout.flush()
+        return count
+
+    def document(self, **members: object) -> None:
+        """Print one JSON document: results, or collections of them, by name."""
         import json
 
-        print(json.dumps({"schema": render.SCHEMA, **content}, indent=2))
+        self._printed = True
+        indent = None if self._lines else 2
+        print(json.dumps({"schema": SCHEMA, **values(members)}, indent=indent))
+
+    def stream(self, name: str, results: Iterable[object]) -> int:
+        """Print results as they come, as one document or one object a line.
+
+        Parameters
+        ----------
+        name : str
+            The document's member that holds them; the document is whole even when reading
+            fails half-way.
+        results : iterable
+            What JSON can hold, or dataclasses of it.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        import json
+
+        count = 0
+        if self._lines:
+            for result in results:
+                self._printed = True
+                print(json.dumps({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
+                count += 1
+            return count
+        complete = False
+        self._printed = True
+        print(f'{{"schema": {SCHEMA}, "{name}": [', end="")
+        try:
+            for result in results:
+                print(f"{',' if count else ''}\n  {json.dumps(values(result))}", end="")
+                count += 1
+            complete = True
+        finally:
+            print(f'\n], "complete": {json.dumps(complete)}}}')
+        return count
 
     def remark(self, line: str) -> None:
         """Print what is worth knowing, on standard error, unless quiet."""
         if not self.quiet:
-            _to_stderr(f"savefmt: {render.plain(line)}")
+            _to_stderr(f"savefmt: {plain(line)}")
 
     def step(self, line: str) -> None:
         """Print what ``-v`` asks for."""
@@ -72,15 +157,13 @@ class Ui:
             import traceback
 
             traceback.print_exception(error)
-        _to_stderr(f"savefmt: {render.plain(error_text(error, path))}")
+        _to_stderr(f"savefmt: {plain(error_text(error, path))}")
 
     def fail(self, error: SavefmtError | OSError, path: str | None = None) -> None:
-        """Complain, and in a JSON run print the error as the document, too."""
-        if is_broken_pipe(error):
-            raise BrokenPipeError from error
+        """Complain; where JSON is wanted and none was printed yet, the error is the document."""
         self.complain(error, path)
-        if self.json:
-            self.document(error=render.error_fields(error, path))
+        if self.json and not self._printed:
+            self.document(error=error_values(error, path))
 
     @contextmanager
     def progress(self, label: str) -> Iterator[OnProgress | None]:
@@ -101,10 +184,10 @@ class Ui:
         if not wanted and self._progress_fd is None:
             yield None
             return
-        from savefmt.cli.progressbar import Meter
+        from savefmt.cli.progressbar import ProgressBar
 
-        meter = Meter(
-            render.plain(label),
+        bar = ProgressBar(
+            plain(label),
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
@@ -112,8 +195,8 @@ class Ui:
             descriptor=self._progress_fd,
             step=self.step,
         )
-        with meter:
-            yield meter
+        with bar:
+            yield bar
 
     def prepare(self, image: SaveImage) -> None:
         """Index or unpack an image now, where one can watch it."""

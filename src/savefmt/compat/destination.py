@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import stat
 
-from savefmt.compat.policy import Target, TargetKind
+from savefmt.compat.policy import Destination, DestinationKind
 from savefmt.errors import ImageIOError
 from savefmt.model import StrPath
 from savefmt.writing.nameless import grants_direct
 
 _KINDS = {
-    stat.S_IFREG: TargetKind.FILE,
-    stat.S_IFIFO: TargetKind.PIPE,
-    stat.S_IFSOCK: TargetKind.SOCKET,
-    stat.S_IFCHR: TargetKind.CHARACTER,
-    stat.S_IFBLK: TargetKind.BLOCK,
+    stat.S_IFREG: DestinationKind.FILE,
+    stat.S_IFIFO: DestinationKind.PIPE,
+    stat.S_IFSOCK: DestinationKind.SOCKET,
+    stat.S_IFCHR: DestinationKind.CHARACTER,
+    stat.S_IFBLK: DestinationKind.BLOCK,
 }
 
 
-def look_at(path: StrPath) -> Target:
+def look_at(path: StrPath) -> Destination:
     """Tell what a target is, before anything is written.
 
     Parameters
@@ -29,7 +29,7 @@ def look_at(path: StrPath) -> Target:
 
     Returns
     -------
-    Target
+    Destination
         With `direct` tried in the target's folder, by a file without a name.
 
     Raises
@@ -39,7 +39,7 @@ def look_at(path: StrPath) -> Target:
     """
     name = os.fspath(path)
     if name == "-":
-        return Target(TargetKind.PIPE, direct=False)
+        return Destination(DestinationKind.PIPE, direct=False)
     try:
         mode = os.stat(name).st_mode
     except FileNotFoundError:
@@ -55,4 +55,4 @@ def look_at(path: StrPath) -> Target:
             errno=2 if missing else 21,
             path=path,
         )
-    return Target(kind, direct=kind is TargetKind.FILE and grants_direct(folder))
+    return Destination(kind, direct=kind is DestinationKind.FILE and grants_direct(folder))

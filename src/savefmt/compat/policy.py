@@ -92,7 +92,7 @@ def abilities_of(release: Release) -> Abilities:
     )
 
 
-class TargetKind(enum.StrEnum):
+class DestinationKind(enum.StrEnum):
     """What the target is."""
 
     FILE = "file"
@@ -103,14 +103,16 @@ class TargetKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Destination:
     """Where the image goes, and whether its file system grants direct I/O."""
 
-    kind: TargetKind = TargetKind.FILE
+    kind: DestinationKind = DestinationKind.FILE
     direct: bool = True
 
 
-def plan_save(request: SaveRequest, abilities: Abilities, target: Target) -> SavePlan | Refusal:
+def plan_save(
+    request: SaveRequest, abilities: Abilities, target: Destination
+) -> SavePlan | Refusal:
     """Decide how a guest is saved.
 
     Parameters
@@ -119,7 +121,7 @@ def plan_save(request: SaveRequest, abilities: Abilities, target: Target) -> Sav
         What is asked for.
     abilities : Abilities
         Of the QEMU that runs the guest.
-    target : Target
+    target : Destination
         Where the image goes.
 
     Returns
@@ -174,14 +176,16 @@ def _wants_mapped(request: SaveRequest) -> bool:
     return request.form != "2" and request.format in ("auto", "sparse")
 
 
-def _lack_of_mapped(request: SaveRequest, abilities: Abilities, target: Target) -> Refusal | None:
+def _lack_of_mapped(
+    request: SaveRequest, abilities: Abilities, target: Destination
+) -> Refusal | None:
     if not abilities.mapped_ram:
         return Refusal(
             "no-mapped-ram",
             "this QEMU has no mapped-ram, which came with 9.0",
             "use a newer QEMU, or let it fall back with --prefer",
         )
-    if target.kind is not TargetKind.FILE:
+    if target.kind is not DestinationKind.FILE:
         return Refusal(
             "not-seekable",
             f"mapped-ram needs a regular file, and the target is a {target.kind}",
@@ -204,7 +208,7 @@ def _lack_of_mapped(request: SaveRequest, abilities: Abilities, target: Target) 
 
 
 def _better_past_the_cache(
-    request: SaveRequest, abilities: Abilities, target: Target
+    request: SaveRequest, abilities: Abilities, target: Destination
 ) -> Refusal | None:
     """Prefer what was asked for to what was left open: past the cache to mapped-ram."""
     if request.bypass_cache and not request.needs_mapped and target.direct:
@@ -212,7 +216,7 @@ def _better_past_the_cache(
     return None
 
 
-def _lack_of_direct(abilities: Abilities, target: Target) -> Refusal | None:
+def _lack_of_direct(abilities: Abilities, target: Destination) -> Refusal | None:
     if not abilities.direct_io or not abilities.multifd:
         return Refusal(
             "no-direct-io",
@@ -245,7 +249,7 @@ def _version(request: SaveRequest) -> int:
     return 3 if request.form == "3" else 2
 
 
-def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Target) -> SavePlan:
+def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Destination) -> SavePlan:
     lack = _lack_of_direct(abilities, target) if request.bypass_cache else None
     direct = request.bypass_cache and lack is None
     channels = request.parallel or int(direct)
@@ -267,9 +271,9 @@ def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Target) -> 
 
 
 def _sequential_plan(
-    request: SaveRequest, codec: str, target: Target, notes: list[str]
+    request: SaveRequest, codec: str, target: Destination, notes: list[str]
 ) -> SavePlan | Refusal:
-    if target.kind in (TargetKind.SOCKET, TargetKind.BLOCK):
+    if target.kind in (DestinationKind.SOCKET, DestinationKind.BLOCK):
         return Refusal(
             "target",
             f"the target is a {target.kind}, which is not written to",
@@ -279,10 +283,10 @@ def _sequential_plan(
     reason = _objection(request, Form(version, Layout.SEQUENTIAL, codec))
     if reason is not None:
         return Refusal("reader", reason, "choose another format, save version or reader")
-    direct = request.bypass_cache and target.kind is TargetKind.FILE and target.direct
+    direct = request.bypass_cache and target.kind is DestinationKind.FILE and target.direct
     if request.bypass_cache and not direct:
         if request.missing is Missing.REQUIRE:
-            return _REFUSED_DIRECT if target.kind is TargetKind.FILE else _NO_CACHE_THERE
+            return _REFUSED_DIRECT if target.kind is DestinationKind.FILE else _NO_CACHE_THERE
         notes.append("through the page cache: the target grants no direct I/O")
     return SavePlan(
         form=request.form,

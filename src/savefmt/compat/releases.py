@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, Self
 
 from savefmt.errors import ConversionError
@@ -295,8 +294,3 @@ def can(reader: Reader, key: str) -> bool:
     """Tell whether a reader has an ability of its program."""
     known = fact(reader.program, key)
     return reader.proposed if known.since is None else known.holds(reader.release)
-
-
-def facts_of(program: Program) -> Iterator[Fact]:
-    """Yield the facts about one program."""
-    return (fact for fact in FACTS if fact.program == program)

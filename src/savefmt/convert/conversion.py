@@ -1,4 +1,4 @@
-"""`savefmt.convert`: plan, write beside the target, verify, seal, rename."""
+"""`savefmt.convert`: choose the form, write beside the target, verify, seal, rename."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from savefmt.convert import frommapped, fromsequential
 from savefmt.convert.fit import fit
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
-from savefmt.convert.planning import DISCARD, Request, Target, plan_target
+from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, choose_form
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
@@ -101,7 +101,7 @@ def convert(
     ImageIOError
         What the operating system refused, a full disk for instance.
     """
-    request = Request(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
+    request = ConversionRequest(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
     request.check()
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
@@ -112,9 +112,9 @@ def convert(
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
         fitted = fit(request, opened, readers, io, progress)
-        plan = plan_target(fitted.request, opened.envelope, opened.layout, opened.codec)
-        plan = replace(plan, cuts=fitted.cuts, changes=plan.changes + fitted.changes)
-        work = Conversion(opened, os.fspath(target), plan, io, progress)
+        form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
+        form = replace(form, cuts=fitted.cuts, changes=form.changes + fitted.changes)
+        work = Conversion(opened, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
         try:
@@ -151,13 +151,13 @@ class Conversion:
         self,
         source: SaveImage | PipeImage,
         target: str,
-        plan: Target,
+        form: TargetForm,
         io: IOOptions,
         progress: OnProgress | None,
     ) -> None:
         self._source = source
         self._target = target
-        self._plan = plan
+        self._form = form
         self._io = io
         self._progress = progress
         self._sum_apart = False
@@ -169,7 +169,7 @@ class Conversion:
 
     def in_place(self, *, dry_run: bool) -> ConversionReport:
         """Change the source itself, or let the target take its place."""
-        source, plan = self._source, self._plan
+        source, form = self._source, self._form
         if not isinstance(source, SaveImage):
             raise AssertionError("a pipe is no file")
         alike = self._keeps_stream()
@@ -178,7 +178,7 @@ class Conversion:
                 "no page is written in place, so none needs verification; leave it out",
                 path=self._target,
             )
-        if alike and plan.envelope == source.envelope:
+        if alike and form.envelope == source.envelope:
             return self._report(None, None, status=source.file.status, written=False)
         if not self.overwrite:
             raise ConversionError(
@@ -192,19 +192,19 @@ class Conversion:
             if not alike:
                 self.original = original
                 return self.run()
-            if source.envelope is None or plan.envelope is None:
+            if source.envelope is None or form.envelope is None:
                 raise AssertionError("a bare stream has no header to change")
-            old, new = source.envelope.pack(), plan.envelope.pack()
+            old, new = source.envelope.pack(), form.envelope.pack()
             self.notes += original.rewrite(old, new, self._meter("copying"))
             return self._report(None, None, status=os.fstat(original.descriptor))
 
     def _keeps_stream(self) -> bool:
         """Whether source and target differ in the header alone, which stays as long."""
-        source, plan = self._source, self._plan
+        source, form = self._source, self._form
         return (
-            (plan.layout, plan.codec) == (source.layout, source.codec)
-            and not plan.cuts
-            and (plan.envelope is None) == (source.envelope is None)
+            (form.layout, form.codec) == (source.layout, source.codec)
+            and not form.cuts
+            and (form.envelope is None) == (source.envelope is None)
         )
 
     @property
@@ -229,7 +229,7 @@ class Conversion:
 
     def run(self) -> ConversionReport:
         """Do it."""
-        if self._plan.codec == DISCARD:
+        if self._form.codec == DISCARD:
             outcome = self._discard()
             self._refuse_changed()
             return self._report(outcome, None, written=False)
@@ -263,24 +263,24 @@ class Conversion:
 
     def _to_pipe(self) -> Outcome:
         fd, name = sys.stdout.fileno(), "standard output"
-        if self._plan.envelope is not None:
-            PipeSink(fd, name).write(self._plan.envelope.pack())
+        if self._form.envelope is not None:
+            PipeSink(fd, name).write(self._form.envelope.pack())
         return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
 
     def _stream_codec(self) -> str:
         """The codec that a sequential stream still has to go through."""
-        plan = self._plan
-        same = isinstance(self._source, SaveImage) and self._source.codec == plan.codec
-        return "raw" if same and not plan.cuts else plan.codec
+        form = self._form
+        same = isinstance(self._source, SaveImage) and self._source.codec == form.codec
+        return "raw" if same and not form.cuts else form.codec
 
     def _stream_to(self, sink: Sink) -> Outcome:
         source, key, cuts, meter = (
             self._source,
             self._key,
-            self._plan.cuts,
+            self._form.cuts,
             self._meter("converting"),
         )
-        codec = self._plan.codec
+        codec = self._form.codec
         io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
         try:
             if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
@@ -293,7 +293,7 @@ class Conversion:
         return outcome
 
     def _to_file(self) -> ConversionReport:
-        envelope = self._plan.envelope
+        envelope = self._form.envelope
         with self._begin() as output:
             offset = 0
             if envelope is not None:
@@ -322,12 +322,12 @@ class Conversion:
         )
 
     def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
-        source, io, key, cuts = self._source, self._io, self._key, self._plan.cuts
+        source, io, key, cuts = self._source, self._io, self._key, self._form.cuts
         from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
-        to_mapped = self._plan.layout is Layout.MAPPED_RAM
+        to_mapped = self._form.layout is Layout.MAPPED_RAM
         if to_mapped and not from_mapped:
             meter = self._meter("converting")
-            order = _bitmap_order(self._plan.envelope)
+            order = _bitmap_order(self._form.envelope)
             return fromsequential.scatter_stream(
                 source, output, offset, order, io, key, meter, cuts
             )
@@ -335,7 +335,7 @@ class Conversion:
             meter = self._meter("converting")
             if to_mapped:
                 return frommapped.relocate(source, output, offset, io, key, meter, cuts)
-            if self._plan.codec == "raw":
+            if self._form.codec == "raw":
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
@@ -378,24 +378,24 @@ class Conversion:
         written: bool = True,
         dry_run: bool = False,
     ) -> ConversionReport:
-        source, plan = self._source, self._plan
+        source, form = self._source, self._form
         if isinstance(source, SaveImage):
             source_length, label = source.length, source.mislabelled
         else:
             source_length, label = source.received, False
-        changes = list(plan.changes)
+        changes = list(form.changes)
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content: its RAM was lost when it was saved")
-        if label and plan.envelope is not None:
+        if label and form.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
             source=os.fspath(source.filename),
             target=self._target,
             source_layout=source.layout,
-            target_layout=plan.layout,
+            target_layout=form.layout,
             source_codec=source.codec,
-            target_codec=plan.codec,
-            version=plan.envelope.version if plan.envelope else None,
+            target_codec=form.codec,
+            version=form.envelope.version if form.envelope else None,
             data_pages=outcome.data_pages if outcome else None,
             source_length=source_length,
             target_length=status.st_size if status else 0,

@@ -8,7 +8,7 @@ from savefmt.compat.releases import Reader
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import best_form, forms_of
-from savefmt.convert.planning import DISCARD, Request
+from savefmt.convert.planning import DISCARD, ConversionRequest
 from savefmt.errors import ConversionError
 from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
@@ -24,7 +24,7 @@ class Fitted:
 
     Attributes
     ----------
-    request : Request
+    request : ConversionRequest
         With layout, codec and save version chosen.
     cuts : tuple of (int, int)
         What the result leaves out of the stream.
@@ -32,13 +32,13 @@ class Fitted:
         What was done for the readers, in words.
     """
 
-    request: Request
+    request: ConversionRequest
     cuts: Cuts
     changes: tuple[str, ...]
 
 
 def fit(
-    request: Request,
+    request: ConversionRequest,
     source: object,
     readers: Sequence[Reader],
     io: IOOptions,
@@ -48,7 +48,7 @@ def fit(
 
     Parameters
     ----------
-    request : Request
+    request : ConversionRequest
         What the caller asked for; that stays.
     source : SaveImage or PipeImage
         What is converted.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.sinks import Sink
-from savefmt.format.mappedram import Placement, encode_bitmap, plan
+from savefmt.format.mappedram import Placement, encode_bitmap, place_all
 from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
 from savefmt.image import SaveImage
@@ -269,7 +269,7 @@ def _place_blocks(
                 )
             )
         else:
-            (place,) = plan((block,), at, page_size)
+            (place,) = place_all((block,), at, page_size)
             places.append(place)
             at = place.next_offset
     return places

@@ -11,7 +11,7 @@ from savefmt.convert.pipeimage import PipeImage
 from savefmt.convert.sinks import NullSink, Sink
 from savefmt.errors import ConversionError
 from savefmt.format import ram
-from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, plan
+from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, place_all
 from savefmt.format.ram import BlockList, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import (
     IGNORE_SHARED,
@@ -123,7 +123,7 @@ class MappedWriter:
         """Lay the page areas out and write the block list."""
         self._write(head.pack() + pack_word(blocks.total, RamFlag.MEM_SIZE))
         self._blocks = blocks
-        self._placements = plan(blocks.blocks, self._at, blocks.page_size)
+        self._placements = place_all(blocks.blocks, self._at, blocks.page_size)
         for block, place in zip(blocks.blocks, self._placements, strict=True):
             self._at = place.entry_offset
             self._write(pack_block_entry(block.name, block.used_length, header=place.header))

@@ -14,7 +14,7 @@ DISCARD = "null"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ConversionRequest:
     """What the caller asked for; None means as in the source.
 
     Attributes
@@ -71,7 +71,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetForm:
     """What shall be written.
 
     Attributes
@@ -95,12 +95,14 @@ class Target:
     cuts: tuple[tuple[int, int], ...] = ()
 
 
-def plan_target(request: Request, envelope: Envelope | None, layout: Layout, codec: str) -> Target:
+def choose_form(
+    request: ConversionRequest, envelope: Envelope | None, layout: Layout, codec: str
+) -> TargetForm:
     """Choose layout, codec and envelope of the target.
 
     Parameters
     ----------
-    request : Request
+    request : ConversionRequest
         Already checked.
     envelope : Envelope or None
         Of the source.
@@ -111,7 +113,7 @@ def plan_target(request: Request, envelope: Envelope | None, layout: Layout, cod
 
     Returns
     -------
-    Target
+    TargetForm
         Complete.
 
     Raises
@@ -132,12 +134,12 @@ def plan_target(request: Request, envelope: Envelope | None, layout: Layout, cod
             "the result would be sparse, which needs a file that can be sought in, not a pipe; "
             "name a file, or choose a sequential format"
         )
-    target_envelope, changes = _plan_envelope(request, envelope, target_layout, target_codec)
-    return Target(target_layout, target_codec, target_envelope, tuple(changes))
+    target_envelope, changes = _choose_envelope(request, envelope, target_layout, target_codec)
+    return TargetForm(target_layout, target_codec, target_envelope, tuple(changes))
 
 
-def _plan_envelope(
-    request: Request, envelope: Envelope | None, layout: Layout, codec: str
+def _choose_envelope(
+    request: ConversionRequest, envelope: Envelope | None, layout: Layout, codec: str
 ) -> tuple[Envelope | None, list[str]]:
     if envelope is None:
         if request.save_version is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from savefmt.convert.conversion import Conversion
-from savefmt.convert.planning import Target
+from savefmt.convert.planning import TargetForm
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
@@ -37,7 +37,7 @@ def rewrap(
     list of str
         What is worth telling, in words.
     """
-    target = Target(image.layout, image.codec, envelope, ())
+    target = TargetForm(image.layout, image.codec, envelope, ())
     conversion = Conversion(image, os.fspath(original.place.path), target, io, progress)
     conversion.original = original
     conversion.run()

@@ -88,7 +88,7 @@ HEADER_LENGTH = MappedRamHeader.WIRE.size
 
 
 class Placeable(Protocol):
-    """What `plan` needs to know about a RAMBlock."""
+    """What `place_all` needs to know about a RAMBlock."""
 
     @property
     def name(self) -> bytes:
@@ -130,7 +130,7 @@ def entry_length(block: Placeable) -> int:
     return 1 + len(block.name) + 8 + (0 if block.guest_address is None else 8)
 
 
-def plan(
+def place_all(
     blocks: Iterable[Placeable], at: int, page_size: int, *, align: int = PAGES_ALIGN
 ) -> tuple[Placement, ...]:
     """Place blocks as QEMU does (format.md 5.2).

@@ -51,3 +51,25 @@ class Placement:
             if offset < item.offset + item.length:
                 found.append(item.start + offset - item.offset)
         return tuple(sorted(found))
+
+    def addresses_of(self, block: str, start: int, end: int) -> tuple[int, ...] | None:
+        """Return where the guest sees neighbouring bytes of a block.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        start, end : int
+            In the block, before `end`.
+
+        Returns
+        -------
+        tuple of int
+            Guest-physical addresses of the first byte, as `addresses` has them; None
+            unless those of all bytes follow from these.
+        """
+        for item in self._pieces.get(block, ()):
+            for border in (item.offset, item.offset + item.length):
+                if start < border < end:
+                    return None
+        return self.addresses(block, start)

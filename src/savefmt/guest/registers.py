@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
@@ -145,6 +146,13 @@ class X86Registers:
     a20: bool
     halted: bool | None
     apic_id: int | None
+
+    COMPUTED: ClassVar = ("architecture",)
+
+    @property
+    def architecture(self) -> Literal["x86_64"]:
+        """As QEMU calls it."""
+        return "x86_64"
 
     @property
     def long_mode(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from savefmt.errors import CorruptError
 from savefmt.format.devicetree import Struct
@@ -106,6 +107,13 @@ class Arm64Registers:
     fpcr: int
     fpsr: int
     halted: bool | None
+
+    COMPUTED: ClassVar = ("architecture",)
+
+    @property
+    def architecture(self) -> Literal["aarch64"]:
+        """As QEMU calls it."""
+        return "aarch64"
 
     @property
     def exception_level(self) -> int:

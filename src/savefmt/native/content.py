@@ -120,6 +120,70 @@ def text_runs(data: bytes, encoding: str, least: int) -> Iterator[tuple[int, int
             yield from zip(numbers[::2], numbers[1::2], strict=True)
 
 
+class LineFormat:
+    r"""How a line about a text is written, for texts of one stretch of memory.
+
+    Parameters
+    ----------
+    parts : sequence of bytes or (str, int)
+        In order: bytes as they are; ``("hex", BASE)`` or ``("decimal", BASE)``, the text's
+        offset in the data added to the base; ``("text", 0)``, the text with tabs as
+        ``\t``; ``("json", 0)``, the text as the inside of a JSON string.
+    """
+
+    def __init__(self, parts: Sequence[bytes | tuple[str, int]]) -> None:
+        self._kept = [ffi.from_buffer("uint8_t[]", part) for part in parts if type(part) is bytes]
+        self.count = len(parts)
+        self.handle = ffi.new("struct sf_line_part[]", self.count)
+        kept = iter(self._kept)
+        for own, part in zip(self.handle, parts, strict=True):
+            if isinstance(part, bytes):
+                own.kind, own.bytes, own.len = lib.SF_LINE_BYTES, next(kept), len(part)
+            else:
+                own.kind, own.number = _LINE_KINDS[part[0]], part[1]
+
+
+_LINE_KINDS = {
+    "hex": lib.SF_LINE_HEX,
+    "decimal": lib.SF_LINE_DECIMAL,
+    "text": lib.SF_LINE_TEXT,
+    "json": lib.SF_LINE_JSON,
+}
+_LINES_LENGTH = 1 << 20
+
+
+def text_lines(data: bytes, encoding: str, least: int, form: LineFormat) -> bytes:
+    """Return a line for each text that touches neither end of the data.
+
+    Parameters
+    ----------
+    data, encoding, least
+        As for `text_runs`.
+    form : LineFormat
+        What a line looks like.
+
+    Returns
+    -------
+    bytes
+        The lines, one after the other, in order.
+    """
+    room, pieces = _LINES_LENGTH, []
+    out = ffi.new("uint8_t[]", room)
+    at, following, kind = 0, ffi.new("size_t *"), TEXT_ENCODINGS[encoding]
+    with ffi.from_buffer("uint8_t[]", data) as view:
+        while at < len(data):
+            length = lib.sf_text_lines(
+                view, len(data), kind, least, at, form.handle, form.count, out, room, following
+            )
+            if following[0] == at:  # one line needs more
+                room *= 2
+                out = ffi.new("uint8_t[]", room)
+                continue
+            pieces.append(ffi.buffer(out, length)[:])
+            at = following[0]
+    return b"".join(pieces)
+
+
 def entropies(data: bytes, page_size: int) -> bytes:
     """Return the entropy of each page in 1/31 bits a byte: one byte, 0 to 248."""
     count = len(data) // page_size

@@ -23,7 +23,7 @@ class RecordCounts:
     flushes: int
 
 
-class Window(Protocol):
+class PayloadSource(Protocol):
     """What a cursor offers: the bytes at hand, and consuming some of them."""
 
     def window(self) -> memoryview:
@@ -105,7 +105,7 @@ def apply_delta(page: bytearray, delta: bytes, offset: int = 0) -> None:
     call(lib.sf_xbzrle_apply, target, len(page), source, len(delta), offset)
 
 
-class _Sink:
+class _Taker:
     """Shared by all that takes payload: feed it from a cursor up to the end marker."""
 
     def __init__(self, scanner: Scanner, path: StrPath) -> None:
@@ -115,7 +115,7 @@ class _Sink:
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
         raise NotImplementedError
 
-    def take(self, cursor: Window) -> Iterator[int]:
+    def take(self, cursor: PayloadSource) -> Iterator[int]:
         """Consume one section payload; yields the offset reached, often.
 
         Raises
@@ -146,7 +146,7 @@ class _Sink:
             yield cursor.tell()
 
 
-class Tally(_Sink):
+class Tally(_Taker):
     """Read pages without keeping them: sum them, or remember where they lie.
 
     Parameters
@@ -185,7 +185,7 @@ class Tally(_Sink):
         call(lib.sf_tally_feed, self._handle, view, length, used, done, path=self._path)
 
 
-class Skim(_Sink):
+class Skim(_Taker):
     """Check page records and keep nothing of them."""
 
     _BATCH = 1024
@@ -210,7 +210,7 @@ class Skim(_Sink):
         )
 
 
-class Scatter(_Sink):
+class Scatter(_Taker):
     """Write pages to their places in a fresh file, in one pass.
 
     Parameters
@@ -222,7 +222,7 @@ class Scatter(_Sink):
     blocks : sequence of BlockPages
         In the target; their bitmaps are filled.
     io : IOOptions
-        Window and threads.
+        PayloadSource and threads.
     key : SumKey or None
         With a key, `tables` get the sums of the final pages.
     path : str or os.PathLike

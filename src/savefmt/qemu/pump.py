@@ -21,7 +21,7 @@ PIPE_LENGTH = 1 << 20
 _POLL_SECONDS = 0.1
 
 
-class Sink(Protocol):
+class Outlet(Protocol):
     """What takes the stream."""
 
     def write(self, data: bytes | memoryview) -> None:
@@ -102,12 +102,12 @@ class Pump:
 
 
 @contextmanager
-def from_qemu(sink: Sink, stopped: threading.Event) -> Iterator[Pump]:
+def from_qemu(sink: Outlet, stopped: threading.Event) -> Iterator[Pump]:
     """Move what QEMU writes into a sink, and close the sink at the end.
 
     Parameters
     ----------
-    sink : Sink
+    sink : Outlet
         The thread's from now on.
     stopped : threading.Event
         Set when the thread shall end early.  A sink whose writes may hang must watch it.
@@ -123,7 +123,7 @@ def from_qemu(sink: Sink, stopped: threading.Event) -> Iterator[Pump]:
         yield pump
 
 
-def _drain(reader: int, sink: Sink, pump: Pump) -> None:
+def _drain(reader: int, sink: Outlet, pump: Pump) -> None:
     buffer = bytearray(PIPE_LENGTH)
     view = memoryview(buffer)
     try:

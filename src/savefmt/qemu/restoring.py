@@ -31,7 +31,7 @@ _MUST_MATCH = "x-ignore-shared"
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPlan:
+class LoadChoice:
     """How an image is to be loaded.
 
     Attributes
@@ -112,16 +112,16 @@ def restore(
     with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
         abilities = ask(monitor).abilities
         grants = bypass_cache and saved.file.direct
-        plan = plan_load(saved, abilities, parallel, bypass_cache, grants=grants)
+        choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         guest = look(monitor)
         _refuse_unready(monitor, guest, resume=resume)
         refuse_other_guest(saved, guest, ram_blocks(monitor))
-        notes = plan.notes
+        notes = choice.notes
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
         else:
-            _Load(monitor, saved, plan, progress).run()
+            _Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:
@@ -131,8 +131,8 @@ def restore(
             machine=saved.machine,
             layout=saved.layout,
             codec=saved.codec,
-            channels=plan.channels,
-            direct=plan.direct,
+            channels=choice.channels,
+            direct=choice.direct,
             state="running" if running else "paused",
             ram_length=saved.head.blocks.total,
             seconds=time.monotonic() - began,
@@ -164,14 +164,14 @@ def _refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> No
         )
 
 
-def plan_load(
+def choose_load(
     image: SaveImage,
     abilities: Abilities,
     parallel: int | None,
     bypass_cache: bool,
     *,
     grants: bool,
-) -> LoadPlan:
+) -> LoadChoice:
     """Decide how an image is loaded.
 
     Parameters
@@ -189,7 +189,7 @@ def plan_load(
 
     Returns
     -------
-    LoadPlan
+    LoadChoice
         Complete.
 
     Raises
@@ -210,7 +210,7 @@ def plan_load(
                 path=image.path,
             )
         direct = bypass_cache and grants
-        return LoadPlan(frozenset(capabilities), 0, direct, _cache_note(bypass_cache, direct))
+        return LoadChoice(frozenset(capabilities), 0, direct, _cache_note(bypass_cache, direct))
     if not abilities.mapped_ram:
         raise ConversionError(
             "this QEMU has no mapped-ram, which came with 9.0; use a newer one, or "
@@ -222,7 +222,7 @@ def plan_load(
     direct = bypass_cache and grants and abilities.direct_io and abilities.multifd
     channels = parallel or int(direct)
     capabilities |= {MAPPED_RAM, MULTIFD} if channels else {MAPPED_RAM}
-    return LoadPlan(frozenset(capabilities), channels, direct, _cache_note(bypass_cache, direct))
+    return LoadChoice(frozenset(capabilities), channels, direct, _cache_note(bypass_cache, direct))
 
 
 def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
@@ -286,7 +286,7 @@ class _Load:
 
     monitor: Monitor
     image: SaveImage
-    plan: LoadPlan
+    choice: LoadChoice
     progress: OnProgress | None
 
     def run(self) -> None:
@@ -315,16 +315,16 @@ class _Load:
         return "this QEMU holds no whole guest: quit it, and start another; the image is unharmed"
 
     def _migrate(self) -> None:
-        monitor, plan, image = self.monitor, self.plan, self.image
+        monitor, choice, image = self.monitor, self.choice, self.image
         by_qemu = image.layout is Layout.MAPPED_RAM
         with contextlib.ExitStack() as stack:
             # What else its owner has switched on was meant for this load.
             keep = set(read_capabilities(monitor)) - {MAPPED_RAM, MULTIFD, _MUST_MATCH}
-            parameters = parameters_for(plan.channels, by_qemu and plan.direct)
-            stack.enter_context(configured(monitor, plan.capabilities, parameters, keep=keep))
+            parameters = parameters_for(choice.channels, by_qemu and choice.direct)
+            stack.enter_context(configured(monitor, choice.capabilities, parameters, keep=keep))
             pump: Pump | None = None
             if by_qemu:
-                kinds = ("plain", "direct") if plan.direct else ("plain",)
+                kinds = ("plain", "direct") if choice.direct else ("plain",)
                 own = own_path(image.file.descriptor)  # the name may lead to another one by now
                 files = file_in_set(monitor, own, image.stream_offset, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)

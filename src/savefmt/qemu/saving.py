@@ -14,7 +14,7 @@ from typing import Any
 
 from savefmt.compat.ask import QemuAnswers, ask
 from savefmt.compat.destination import look_at
-from savefmt.compat.policy import SaveRequest, Target, TargetKind, plan_save
+from savefmt.compat.policy import Destination, DestinationKind, SaveRequest, plan_save
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.domain import parse_domain
 from savefmt.format.envelope import Envelope
@@ -135,12 +135,17 @@ def save(
 
 
 def _plan(
-    request: SaveRequest, answers: QemuAnswers, target: StrPath, place: Target, *, overwrite: bool
+    request: SaveRequest,
+    answers: QemuAnswers,
+    target: StrPath,
+    place: Destination,
+    *,
+    overwrite: bool,
 ) -> SavePlan:
     plan = plan_save(request, answers.abilities, place)
     if isinstance(plan, Refusal):
         raise ConversionError(f"{plan.reason}; {plan.advice}", path=target)
-    if place.kind is TargetKind.FILE:
+    if place.kind is DestinationKind.FILE:
         check_target(target, overwrite=overwrite)
     return plan
 

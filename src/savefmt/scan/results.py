@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from savefmt.frozen import dataclass
 
@@ -121,6 +121,8 @@ class MemoryStats:
     distinct: int
     unique: int
     left_out: tuple[str, ...] = ()
+
+    COMPUTED: ClassVar = ("pages", "zero", "duplicate")
 
     @property
     def pages(self) -> int:

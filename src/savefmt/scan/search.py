@@ -17,7 +17,7 @@ from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
 from savefmt.scan.results import Hit
-from savefmt.scan.windows import Memory, Reach, Window
+from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
 CONTEXT = 16
 """Bytes before and behind a match that are told with it, unless asked for otherwise."""
@@ -64,6 +64,10 @@ class Places:
     def physical(self, block: str, offset: int) -> tuple[int, ...]:
         """Return the guest-physical addresses of a place."""
         return self._placement.addresses(block, offset)
+
+    def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
+        """Return where the guest sees a stretch; None unless it sees it in one piece."""
+        return self._placement.addresses_of(stretch.block, stretch.start, stretch.end)
 
     def virtual(self, physical: Sequence[int]) -> tuple[int, ...]:
         """Return the virtual addresses of a place with these physical ones."""

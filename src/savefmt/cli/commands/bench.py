@@ -8,19 +8,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     common_options,
-    file_argument,
     number,
     progress_options,
     threads_argument,
-    usage_error,
     window_argument,
 )
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.bench.values import BenchReport
@@ -73,7 +71,7 @@ def add(commands: Commands) -> None:
     _output_options(parser)
     progress_options(parser)
     common_options(parser)
-    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="target")
 
 
 def _setting_options(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +119,13 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.bench.values import BenchReport
+
+    return ({"bench": BenchReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Measure once."""
     _check(args)
@@ -130,26 +135,22 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.bench.values import BenchOptions
     from savefmt.writing.output import check_target
 
-    try:
-        if args.plot:
-            require_matplotlib()
-            check_target(args.plot, overwrite=args.force)
-        baseline = load_baseline(args.baseline) if args.baseline else None
-        options = BenchOptions(
-            length=args.size or BenchOptions().length,
-            threads=args.threads,
-            windows=args.window,
-            direct=_MODES[args.direct],
-            engines=args.engine,
-            pattern=args.pattern,
-            repeat=args.repeat,
-            fill=args.fill,
-        )
-        with ui.progress(args.target) as progress:
-            report = bench(args.target, options, baseline=baseline, progress=progress)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.target)
-        return ExitCode.FAILED
+    if args.plot:
+        require_matplotlib()
+        check_target(args.plot, overwrite=args.force)
+    baseline = load_baseline(args.baseline) if args.baseline else None
+    options = BenchOptions(
+        length=args.size or BenchOptions().length,
+        threads=args.threads,
+        windows=args.window,
+        direct=_MODES[args.direct],
+        engines=args.engine,
+        pattern=args.pattern,
+        repeat=args.repeat,
+        fill=args.fill,
+    )
+    with ui.progress(args.target) as progress:
+        report = bench(args.target, options, baseline=baseline, progress=progress)
     _show(report, args.output, ui)
     try:
         if args.plot:
@@ -164,7 +165,7 @@ def _show(report: BenchReport, output: str, ui: Ui) -> None:
     from savefmt.cli.render import bench as render_bench
 
     if output == "json":
-        ui.document(bench=asdict(report))
+        ui.document(bench=report)
     elif output == "csv":
         print(render_bench.csv_text(report), end="", flush=True)
     else:

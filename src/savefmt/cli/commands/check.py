@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-)
-from savefmt.cli.render import common as render
-from savefmt.cli.saving import binary_option, monitor_option, reader_option
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.check import check_lines
+from savefmt.cli.render.document import Documents, error_values
+from savefmt.cli.saveoptions import binary_option, monitor_option, reader_option
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
-from savefmt.frozen import asdict, replace
+from savefmt.frozen import replace
 from savefmt.model import CheckLevel, OnProgress, Severity
 from savefmt.reports import CheckReport, HostReport
 
@@ -53,11 +47,26 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from typing import NotRequired
+
+    from savefmt.cli.render.document import FailedValues
+    from savefmt.reports import CheckReport, HostReport
+
+    return (
+        {
+            "reports": list[CheckReport | FailedValues],
+            "hosts": NotRequired[list[HostReport]],
+        },
+    )
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Check every image; a bad one never hides the next."""
     level = CheckLevel.FULL if args.full else CheckLevel.QUICK
     codes: list[ExitCode] = []
-    documents: list[dict[str, Any]] = []
+    results: list[object] = []
     hosts: list[HostReport] = []
     for path in args.images:
         try:
@@ -70,16 +79,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 raise
             ui.complain(error, path)
             codes.append(_code_of_error(error))
-            documents.append({"path": path, "error": render.error_fields(error, path)})
+            results.append({"path": path, "error": error_values(error, path)})
             continue
         codes.append(_code_of_report(report))
         if ui.json:
-            documents.append(render.fields(report))
+            results.append(report)
         elif not (ui.quiet and report.ok):
-            ui.say(render.check_lines(report, verbose=ui.verbosity > 0, color=ui.color))
+            ui.say(check_lines(report, verbose=ui.verbosity > 0, color=ui.color))
             _say_host(ui, hosts, path)
     if ui.json:
-        ui.document(reports=documents, **({"hosts": [asdict(h) for h in hosts]} if hosts else {}))
+        ui.document(reports=results, **({"hosts": hosts} if hosts else {}))
     return worst(codes)
 
 

@@ -6,17 +6,11 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-)
-from savefmt.cli.render import common as render
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.compare import comparison_lines
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 
 _EPILOG = """\
 exit codes: 0 same, 1 different, 2 could not compare, 64 wrong usage
@@ -41,16 +35,19 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import Comparison
+
+    return ({"comparison": Comparison},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Compare once; with ``-q`` the exit code alone answers."""
-    try:
-        with ui.progress(f"{args.left}, {args.right}") as progress:
-            result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.TROUBLE
+    with ui.progress(f"{args.left}, {args.right}") as progress:
+        result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
     if ui.json:
-        ui.document(comparison=render.fields(result))
+        ui.document(comparison=result)
     elif not ui.quiet:
-        ui.say(render.comparison_lines(result, pages=args.pages, fields=args.fields))
+        ui.say(comparison_lines(result, pages=args.pages, fields=args.fields))
     return ExitCode.GOOD if result.same else ExitCode.DIFFERENT

@@ -5,18 +5,11 @@ from __future__ import annotations
 import argparse
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-)
-from savefmt.cli.saving import reader_option
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import reader_option
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 
 _EPILOG = """\
 Without --for, the rows are the releases between which behaviour changed.
@@ -42,22 +35,25 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import CompatReport
+
+    return ({"compatibility": CompatReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Judge one image."""
     from savefmt.cli.render.compat import compat_lines
     from savefmt.compat.releases import MILESTONES
     from savefmt.compat.verdict import compatibility
 
-    try:
-        with ui.progress(args.image) as progress:
-            report = compatibility(
-                args.image, args.readers or MILESTONES, io=io_of(args), progress=progress
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with ui.progress(args.image) as progress:
+        report = compatibility(
+            args.image, args.readers or MILESTONES, io=io_of(args), progress=progress
+        )
     if ui.json:
-        ui.document(compatibility=asdict(report))
+        ui.document(compatibility=report)
     else:
         ui.say(compat_lines(report))
     return ExitCode.GOOD

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Commands, Parser, common_options, output_options
+from savefmt.cli.options import common_options, output_options
+from savefmt.cli.parser import Commands, Parser
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 
 _EPILOG = """\
 Later places win: built in, /etc/savefmt.toml, savefmt/config.toml in XDG_CONFIG_HOME
@@ -35,16 +36,19 @@ def add(commands: Commands) -> None:
     show.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.config import SettingValues
+
+    return ({"settings": dict[str, SettingValues]},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show the settings."""
-    from savefmt.cli.render.compat import config_lines
+    from savefmt.cli.render.config import config_lines
     from savefmt.compat import config
 
-    try:
-        settings = config.load()
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.FAILED
+    settings = config.load()
     if ui.json:
         ui.document(
             settings={

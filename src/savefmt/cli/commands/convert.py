@@ -8,19 +8,12 @@ import sys
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-    usage_error,
-)
-from savefmt.cli.render import common as render
-from savefmt.cli.saving import reader_option
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.convert import conversion_lines
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import reader_option
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 from savefmt.model import Layout
 
 # What -O takes: layout and codec, as the library names them.
@@ -79,6 +72,13 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import ConversionReport
+
+    return ({"conversion": ConversionReport},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Convert once."""
     target = _target_of(args)
@@ -90,32 +90,28 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     layout, codec = FORMATS[args.format] if args.format else (None, None)
     io = io_of(args)
     ui.step(f"{io.worker_count} threads, {_direct_words(io.direct)}")
-    try:
-        with ui.progress(args.source) as progress:
-            report = savefmt.convert(
-                args.source,
-                target,
-                layout=layout,
-                codec=codec,
-                save_version=None if args.save_version == "keep" else int(args.save_version),
-                bare=args.bare,
-                overwrite=args.force,
-                verify=args.verify,
-                dry_run=args.dry_run,
-                io=io,
-                progress=progress,
-                **({"readers": args.readers} if args.readers else {}),
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.FAILED
+    with ui.progress(args.source) as progress:
+        report = savefmt.convert(
+            args.source,
+            target,
+            layout=layout,
+            codec=codec,
+            save_version=None if args.save_version == "keep" else int(args.save_version),
+            bare=args.bare,
+            overwrite=args.force,
+            verify=args.verify,
+            dry_run=args.dry_run,
+            io=io,
+            progress=progress,
+            **({"readers": args.readers} if args.readers else {}),
+        )
     if ui.json:
-        ui.document(conversion=render.fields(report))
+        ui.document(conversion=report)
     elif target != "-" or args.dry_run:
         if not ui.quiet:
-            ui.say(render.conversion_lines(report))
+            ui.say(conversion_lines(report))
     else:
-        for line in render.conversion_lines(report):
+        for line in conversion_lines(report):
             ui.step(line)
     return ExitCode.GOOD
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Commands, common_options, file_argument, number
+from savefmt.cli.options import common_options, number
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import FormatError, SavefmtError
+from savefmt.errors import FormatError
 from savefmt.model import Section
 
 if TYPE_CHECKING:
+    from savefmt.cli.render.devices import DamagedValues, DeviceValues
     from savefmt.reading.devices import Devices
 
 _EPILOG = """\
@@ -51,14 +54,17 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.devices import DamagedValues, DeviceValues
+
+    return ({"devices": list[DeviceValues | DamagedValues], "incomplete": str | None},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show each section; a damaged one never hides the next."""
-    try:
-        with savefmt.open(args.image) as image:
-            return _show(image.devices, args, ui)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image) as image:
+        return _show(image.devices, args, ui)
 
 
 def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -70,7 +76,7 @@ def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if args.section is not None and not chosen:
         raise savefmt.UnsupportedError(f"no device section {args.section!r}", path=args.image)
     code = ExitCode.GOOD
-    documents: list[dict[str, Any]] = []
+    shown: list[DeviceValues | DamagedValues] = []
     for section in chosen:
         try:
             tree = devices.tree(section)
@@ -78,15 +84,15 @@ def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.complain(error)
             code = ExitCode.FAILED
             if ui.json:
-                documents.append(render_devices.damaged_fields(section, error))
+                shown.append(render_devices.damaged_values(section, error))
             continue
         described = devices.described(section)
         if ui.json:
-            documents.append(render_devices.device_fields(section, tree, described, args.limit))
+            shown.append(render_devices.device_values(section, tree, described, args.limit))
         else:
             ui.say(render_devices.device_lines(section, tree, described, args.limit))
     if ui.json:
-        ui.document(devices=documents, incomplete=devices.incomplete)
+        ui.document(devices=shown, incomplete=devices.incomplete)
     elif devices.incomplete:
         code = ExitCode.FAILED
     return code

@@ -6,17 +6,10 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    number,
-    output_options,
-)
+from savefmt.cli.options import common_options, io_of, io_options, number, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 from savefmt.model import Severity
 
 _FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
@@ -71,36 +64,39 @@ def add(commands: Commands) -> None:
     output_options(parser)
     io_options(parser)
     common_options(parser)
-    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
+
+
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import ExportReport
+
+    return ({"export": ExportReport},)
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Export once."""
-    from savefmt.cli.render import export as render_export
+    from savefmt.cli.render.export import export_lines
 
-    try:
-        with ui.progress(args.image) as progress:
-            report = savefmt.export(
-                args.image,
-                args.target,
-                format=args.format,
-                compat=args.compat,
-                kernel_va=args.kernel_va,
-                start=args.start,
-                length=args.length,
-                overwrite=args.force,
-                dry_run=args.dry_run,
-                io=io_of(args),
-                progress=progress,
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error)
-        return ExitCode.FAILED
+    with ui.progress(args.image) as progress:
+        report = savefmt.export(
+            args.image,
+            args.target,
+            format=args.format,
+            compat=args.compat,
+            kernel_va=args.kernel_va,
+            start=args.start,
+            length=args.length,
+            overwrite=args.force,
+            dry_run=args.dry_run,
+            io=io_of(args),
+            progress=progress,
+        )
     for finding in report.findings:
         if finding.severity is not Severity.NOTE:
             ui.remark(f"{args.image}: {finding.severity}: {finding.message}")
     if ui.json:
-        ui.document(export=render_export.export_fields(report))
+        ui.document(export=report)
     elif not ui.quiet:
-        ui.say(render_export.export_lines(report))
+        ui.say(export_lines(report))
     return ExitCode.GOOD

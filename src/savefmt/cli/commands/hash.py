@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    output_options,
-    scan_options,
-    usage_error,
-)
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.options import common_options, io_of, output_options, scan_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 
 _EPILOG = """\
 Images of one guest agree, whatever their layout and codec.  A block's hash is that of
@@ -53,45 +45,46 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.hash import CheckValues
+    from savefmt.scan.results import MemoryHash
+
+    return (
+        {"hashes": list[MemoryHash], "complete": bool},
+        {"checks": list[CheckValues], "complete": bool},
+        MemoryHash,
+        CheckValues,
+    )
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print hashes as they are made, or whether they hold."""
     if args.check:
         if args.pages or args.algorithm or args.block:
             usage_error(args, "--check takes its manifest's algorithm, blocks and pages")
         return _check(args, ui)
-    from savefmt.cli.render.hits import stream_json
     from savefmt.scan.hashes import hash_memory, manifest_lines
 
     algorithm = args.algorithm or "sha256"
-    with ExitStack() as stack:
-        try:
-            image = stack.enter_context(savefmt.open(args.image, io=io_of(args)))
-            hashes = hash_memory(
-                image,
-                algorithm,
-                pages=args.pages,
-                blocks=args.block,
-                io=io_of(args),
-                progress=stack.enter_context(ui.progress(args.image)),
-            )
-        except (SavefmtError, OSError) as error:
-            ui.fail(error, args.image)
-            return ExitCode.FAILED
-        try:
-            if ui.json:
-                stream_json(args.output, "hashes", map(asdict, hashes))
-            else:
-                ui.say(manifest_lines(algorithm, hashes, pages=args.pages))
-        except (SavefmtError, OSError) as error:
-            if is_broken_pipe(error):
-                raise
-            ui.complain(error, args.image)
-            return ExitCode.FAILED
+    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+        hashes = hash_memory(
+            image,
+            algorithm,
+            pages=args.pages,
+            blocks=args.block,
+            io=io_of(args),
+            progress=progress,
+        )
+        if ui.json:
+            ui.stream("hashes", hashes)
+        else:
+            ui.say(manifest_lines(algorithm, hashes, pages=args.pages))
     return ExitCode.GOOD
 
 
 def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    from savefmt.cli.render.hits import stream_json
+    from savefmt.cli.render.hash import check_lines, check_values
     from savefmt.errors import FormatError
     from savefmt.scan.hashes import Manifest, check_manifest
 
@@ -113,31 +106,11 @@ def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
                     raise
                 raise FormatError(f"no manifest: {error}", path=args.check) from error
 
-    try:
-        if ui.json:
-            stream_json(
-                args.output,
-                "checks",
-                ({"label": label, "result": _WORDS[good].lower()} for label, good in results()),
-            )
-        else:
-            ui.say(_told(results(), quiet=ui.quiet))
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error)
-        return ExitCode.FAILED
+    if ui.json:
+        ui.stream("checks", check_values(results()))
+    else:
+        ui.say(check_lines(results(), quiet=ui.quiet))
     wrong = counts.total() - counts[True]
     if wrong:
         ui.remark(f"{args.image}: {wrong} of {counts.total()} hashes do not match")
     return ExitCode.DIFFERENT if wrong else ExitCode.GOOD
-
-
-_WORDS = {True: "OK", False: "FAILED", None: "MISSING"}
-
-
-def _told(results: Iterable[tuple[str, bool | None]], *, quiet: bool) -> Iterator[str]:
-    """Leave out pages that are as they should be: there are too many."""
-    for label, good in results:
-        if not (good and (quiet or label.startswith("page:"))):
-            yield f"{label}: {_WORDS[good]}"

@@ -7,15 +7,11 @@ from typing import Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-)
-from savefmt.cli.render import common as render
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents, error_values
+from savefmt.cli.render.info import summary_lines
+from savefmt.cli.render.plain import paragraphs
 from savefmt.cli.ui import Ui, is_broken_pipe
 from savefmt.errors import SavefmtError
 
@@ -44,6 +40,14 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.document import FailedValues
+    from savefmt.model import ImageSummary
+
+    return ({"images": list[ImageSummary | FailedValues]},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show every image; a bad one never hides the next."""
     code = ExitCode.GOOD
@@ -58,15 +62,11 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.complain(error, path)
             code = ExitCode.FAILED
             if ui.json:
-                blocks.append({"path": path, "error": render.error_fields(error, path)})
+                blocks.append({"path": path, "error": error_values(error, path)})
         else:
-            blocks.append(
-                render.fields(summary)
-                if ui.json
-                else render.summary_lines(summary, verbose=ui.verbosity > 0)
-            )
+            blocks.append(summary if ui.json else summary_lines(summary, verbose=ui.verbosity > 0))
     if ui.json:
         ui.document(images=blocks)
     else:
-        ui.say(render.lines(blocks))
+        ui.say(paragraphs(blocks))
     return code

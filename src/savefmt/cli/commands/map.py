@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from contextlib import ExitStack
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     block_options,
     common_options,
-    file_argument,
     number,
     output_options,
     progress_options,
-    usage_error,
 )
-from savefmt.cli.render import common as render
-from savefmt.cli.ui import Ui, is_broken_pipe
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
 from savefmt.model import MapExtent
 
 _EPILOG = """\
@@ -63,26 +58,32 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.scan.results import Picture
+
+    return (
+        {"extents": list[MapExtent], "complete": bool},
+        {"picture": Picture},
+        MapExtent,
+    )
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
     if args.png:
         return _draw(args, ui)
     if args.palette or args.against or args.width or args.block or args.force:
         usage_error(args, "--palette, --against, --width, --block and --force go with --png")
-    show = {"human": _show_text, "json": _show_json, "jsonl": _show_lines}[args.output]
-    try:
-        image = savefmt.open(args.image)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
-    try:
-        with image, ui.progress(args.image) as progress:
-            show(image.extents(progress=progress))
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error, args.image)
-        return ExitCode.FAILED
+    from savefmt.cli.render.map import HEADING, extent_line
+
+    with savefmt.open(args.image) as image, ui.progress(args.image) as progress:
+        extents = image.extents(progress=progress)
+        if ui.json:
+            ui.stream("extents", extents)
+        else:
+            ui.say([HEADING])
+            ui.say(map(extent_line, extents))
     return ExitCode.GOOD
 
 
@@ -94,56 +95,23 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--width is 1 to 16384")
     from savefmt.scan.picture import draw
 
-    try:
-        with ExitStack() as stack:
-            image = stack.enter_context(savefmt.open(args.image))
-            against = stack.enter_context(savefmt.open(args.against)) if args.against else None
-            picture = draw(
-                image,
-                args.png,
-                palette=palette,
-                against=against,
-                width=args.width,
-                blocks=args.block,
-                overwrite=args.force,
-                progress=stack.enter_context(ui.progress(args.image)),
-            )
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with ExitStack() as stack:
+        image = stack.enter_context(savefmt.open(args.image))
+        against = stack.enter_context(savefmt.open(args.against)) if args.against else None
+        picture = draw(
+            image,
+            args.png,
+            palette=palette,
+            against=against,
+            width=args.width,
+            blocks=args.block,
+            overwrite=args.force,
+            progress=stack.enter_context(ui.progress(args.image)),
+        )
     if ui.json:
-        ui.document(picture=asdict(picture))
+        ui.document(picture=picture)
     else:
         ui.remark(f"{args.png}: {picture.width} x {picture.height} pixels")
         for name, row in picture.rows.items():
             ui.step(f"{name} begins in row {row}")
     return ExitCode.GOOD
-
-
-def _show_text(extents: Iterable[MapExtent]) -> None:
-    print(render.MAP_HEADING)
-    for extent in extents:
-        print(render.extent_line(extent))
-
-
-def _show_lines(extents: Iterable[MapExtent]) -> None:
-    import json
-
-    for extent in extents:
-        print(json.dumps({"schema": render.SCHEMA, **render.fields(extent)}))
-
-
-def _show_json(extents: Iterable[MapExtent]) -> None:
-    """Print one document piece by piece, whole even when reading fails half-way."""
-    import json
-
-    complete = False
-    separator = "\n"
-    print(f'{{"schema": {render.SCHEMA}, "extents": [', end="")
-    try:
-        for extent in extents:
-            print(f"{separator}  {json.dumps(render.fields(extent))}", end="")
-            separator = ",\n"
-        complete = True
-    finally:
-        print(f'\n], "complete": {json.dumps(complete)}}}')

@@ -6,9 +6,10 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Commands, common_options, file_argument, output_options
+from savefmt.cli.options import common_options, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 
 _EPILOG = """\
 The last column tells where each line was learned: from the stream, from the domain XML,
@@ -32,23 +33,26 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.memmap import MemoryMapValues
+
+    return (MemoryMapValues,)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show the map and its doubts."""
     from savefmt.cli.render import devices as render_devices
-    from savefmt.cli.render import memory as render_memory
+    from savefmt.cli.render import memmap as render_memmap
 
-    try:
-        with savefmt.open(args.image) as image:
-            memory_map = image.guest.physical.map
-            for doubt in render_devices.doubts(image.devices):
-                ui.remark(f"{args.image}: {doubt}")
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image) as image:
+        memory_map = image.guest.physical.map
+        for doubt in render_devices.doubts(image.devices):
+            ui.remark(f"{args.image}: {doubt}")
     for finding in memory_map.findings:
         ui.remark(f"{args.image}: {finding.severity}: {finding.message}")
     if ui.json:
-        ui.document(**render_memory.map_fields(memory_map))
+        ui.document(**render_memmap.map_values(memory_map))
     else:
-        ui.say(render_memory.map_lines(memory_map))
+        ui.say(render_memmap.map_lines(memory_map))
     return ExitCode.GOOD

@@ -8,17 +8,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    output_options,
-    usage_error,
-)
-from savefmt.cli.saving import binary_option, monitor_option, request_of, request_options
+from savefmt.cli.options import common_options, output_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import binary_option, monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 
 if TYPE_CHECKING:
     from savefmt.compat.policy import Abilities
@@ -49,27 +43,30 @@ def add(commands: Commands) -> None:
     )
     output_options(parser)
     common_options(parser)
-    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="target")
+
+
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import Refusal, SavePlan
+
+    return ({"plan": SavePlan}, {"refusal": Refusal})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Plan one save."""
-    from savefmt.cli.render.compat import plan_lines
+    from savefmt.cli.render.plan import plan_lines
     from savefmt.compat import config
     from savefmt.compat.destination import look_at
     from savefmt.compat.policy import plan_save
     from savefmt.reports import Refusal
 
-    try:
-        settings = config.load()
-        request = request_of(args, settings)
-        plan = plan_save(request, _abilities(args, settings.timeout), look_at(args.target))
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.target)
-        return ExitCode.FAILED
+    settings = config.load()
+    request = request_of(args, settings)
+    plan = plan_save(request, _abilities(args, settings.timeout), look_at(args.target))
     refused = isinstance(plan, Refusal)
     if ui.json:
-        ui.document(**{"refusal" if refused else "plan": asdict(plan)})
+        ui.document(**{"refusal" if refused else "plan": plan})
     else:
         ui.say(plan_lines(plan))
     return ExitCode.FAILED if refused else ExitCode.GOOD

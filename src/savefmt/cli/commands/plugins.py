@@ -6,7 +6,8 @@ import argparse
 
 from savefmt import plugins
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Commands, common_options
+from savefmt.cli.options import common_options
+from savefmt.cli.parser import Commands
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\

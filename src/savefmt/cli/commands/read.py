@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    cpu_options,
-    file_argument,
-    index_option,
-    number,
-    progress_options,
-    usage_error,
-)
+from savefmt.cli.options import common_options, cpu_options, index_option, number, progress_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.ui import Ui
-from savefmt.errors import AddressError, SavefmtError
+from savefmt.errors import AddressError
 
 if TYPE_CHECKING:
     from savefmt.image import SaveImage
@@ -66,20 +58,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--cpu and --cr3 go with --virtual")
     if args.raw and sys.stdout is not None and sys.stdout.isatty():
         usage_error(args, "standard output is a terminal, and --raw writes binary data")
-    from savefmt.cli.render.memory import hexdump
+    from savefmt.cli.render.read import hexdump
 
-    try:
-        with savefmt.open(args.image, index=args.index) as image:
-            ui.prepare(image)
-            pieces = _pieces(_reader(image, args), args.address, args.length)
-            if args.raw:
-                for data in pieces:
-                    sys.stdout.buffer.write(data)
-            else:
-                ui.say(hexdump(pieces, args.address))
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image, index=args.index) as image:
+        ui.prepare(image)
+        pieces = _pieces(_reader(image, args), args.address, args.length)
+        if args.raw:
+            for data in pieces:
+                sys.stdout.buffer.write(data)
+        else:
+            ui.say(hexdump(pieces, args.address))
     return ExitCode.GOOD
 
 

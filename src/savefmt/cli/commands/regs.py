@@ -6,9 +6,10 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import Commands, common_options, file_argument, number, output_options
+from savefmt.cli.options import common_options, number, output_options
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
 
 _EPILOG = """\
 exit codes: 0 good, 1 failed, 64 wrong usage
@@ -30,22 +31,25 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.regs import Printed
+
+    return ({"cpus": list[Printed]},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show one vCPU or all."""
     from savefmt.cli.render import devices as render_devices
-    from savefmt.cli.render import registers as render_registers
+    from savefmt.cli.render import regs as render_regs
 
-    try:
-        with savefmt.open(args.image) as image:
-            guest = image.guest
-            cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
-            for doubt in render_devices.doubts(image.devices):
-                ui.remark(f"{args.image}: {doubt}")
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    with savefmt.open(args.image) as image:
+        guest = image.guest
+        cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
+        for doubt in render_devices.doubts(image.devices):
+            ui.remark(f"{args.image}: {doubt}")
     if ui.json:
-        ui.document(cpus=[render_registers.registers_fields(registers) for registers in cpus])
+        ui.document(cpus=[render_regs.registers_values(registers) for registers in cpus])
     else:
-        ui.say(render_registers.all_lines(cpus))
+        ui.say(render_regs.all_lines(cpus))
     return ExitCode.GOOD

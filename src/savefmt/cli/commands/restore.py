@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.interrupt import once_interrupted
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    output_options,
-    progress_options,
-    threads_option,
-    usage_error,
-)
-from savefmt.cli.saving import bypass_option, channels_option, monitor_option
+from savefmt.cli.options import common_options, output_options, progress_options, threads_option
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import bypass_option, channels_option, monitor_option
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
@@ -70,32 +62,35 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.qemu.report import CommandSkeleton, RestoreReport
+
+    return ({"restore": RestoreReport}, {"command": CommandSkeleton})
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Restore once, or print a command."""
-    from savefmt.cli.render.live import command_lines, restore_lines
+    from savefmt.cli.render.restore import command_lines, restore_lines
 
     if args.qmp is None and not args.print_command:
         usage_error(args, "into which QEMU? --qmp names its socket")
     if args.resume and (args.print_command or args.running is False):
         usage_error(args, "--resume lets a guest run, so it goes with --qmp and without --paused")
-    try:
-        if args.print_command:
-            from savefmt.qemu import command_line
+    if args.print_command:
+        from savefmt.qemu import command_line
 
-            with savefmt.open(args.image) as image:
-                skeleton = command_line(image)
-            if ui.json:
-                ui.document(command=asdict(skeleton))
-            else:
-                ui.say(command_lines(skeleton))
-            return ExitCode.GOOD
-        with once_interrupted(ui):
-            report = _restore(args, ui)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+        with savefmt.open(args.image) as image:
+            skeleton = command_line(image)
+        if ui.json:
+            ui.document(command=skeleton)
+        else:
+            ui.say(command_lines(skeleton))
+        return ExitCode.GOOD
+    with once_interrupted(ui):
+        report = _restore(args, ui)
     if ui.json:
-        ui.document(restore=asdict(report))
+        ui.document(restore=report)
     elif not ui.quiet:
         ui.say(restore_lines(report))
     return ExitCode.GOOD

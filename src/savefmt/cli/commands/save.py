@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.interrupt import once_interrupted
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    output_options,
-    progress_options,
-    threads_option,
-    usage_error,
-)
-from savefmt.cli.saving import monitor_option, request_of, request_options
+from savefmt.cli.options import common_options, output_options, progress_options, threads_option
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError
-from savefmt.frozen import asdict
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
@@ -70,12 +62,19 @@ def add(commands: Commands) -> None:
     threads_option(parser)
     progress_options(parser)
     common_options(parser)
-    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="target")
+
+
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.qemu import SaveReport
+
+    return ({"save": SaveReport},)
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Save once."""
-    from savefmt.cli.render.live import save_lines
+    from savefmt.cli.render.save import save_lines
 
     if args.qmp is None:
         usage_error(args, "whose guest? --qmp names the socket of its QEMU")
@@ -83,14 +82,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--output=json and TARGET - both want standard output")
     if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
         usage_error(args, "standard output is a terminal; -F writes the image there anyway")
-    try:
-        with once_interrupted(ui):
-            report = _save(args, ui)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.target)
-        return ExitCode.FAILED
+    with once_interrupted(ui):
+        report = _save(args, ui)
     if ui.json:
-        ui.document(save=asdict(report))
+        ui.document(save=report)
     elif args.target == "-":
         for line in save_lines(report):
             ui.step(line)

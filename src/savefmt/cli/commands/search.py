@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     common_options,
     cpu_options,
-    file_argument,
     io_of,
     number,
     output_options,
     scan_options,
-    usage_error,
 )
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -95,10 +93,19 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.search import HitValues
+
+    return (
+        {"hits": list[HitValues], "complete": bool},
+        {"count": int},
+        HitValues,
+    )
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print matches as they are found."""
-    from savefmt.cli.render import hits as render_hits
-
     _refuse_nonsense(args)
     try:
         matchers = list(_matchers(args))
@@ -107,29 +114,34 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         if isinstance(error, SavefmtError):
             raise
         usage_error(args, str(error))
-    with ExitStack() as stack:
-        try:
-            image = stack.enter_context(savefmt.open(args.image, io=io_of(args)))
-            places = _places(image, args)
-            progress = stack.enter_context(ui.progress(args.image))
-            hits = _hits(image, args, matchers, rules, places, progress)
-            if args.count:
-                count = _count(image, args, matchers, hits, progress)
-        except (SavefmtError, OSError) as error:
-            ui.fail(error, args.image)
-            return ExitCode.TROUBLE
-        try:
-            if args.count:
-                render_hits.show_count(count, args.output)
-            else:
-                count = render_hits.SHOWN_AS[args.output](hits, ui.color)
-        except (SavefmtError, OSError) as error:
-            if is_broken_pipe(error):
-                raise
-            ui.complain(error, args.image)
-            return ExitCode.TROUBLE
+    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+        places = _places(image, args)
+        hits = _hits(image, args, matchers, rules, places, progress)
+        if args.count:
+            count = _count(image, args, matchers, hits, progress)
+            _show_count(count, ui)
+        else:
+            count = _show(hits, args.output, ui)
         _remark(image, places, ui)
     return ExitCode.GOOD if count else ExitCode.FAILED
+
+
+def _show_count(count: int, ui: Ui) -> None:
+    if ui.json:
+        ui.document(count=count)
+    else:
+        ui.say([str(count)])
+
+
+def _show(hits: Iterator[Hit], output: str, ui: Ui) -> int:
+    """Print matches as they are found, and return how many there were."""
+    from savefmt.cli.render.search import COLUMNS, csv_rows, hit_line, hit_values
+
+    if ui.json:
+        return ui.stream("hits", map(hit_values, hits))
+    if output == "csv":
+        return ui.table(COLUMNS, csv_rows(hits))
+    return ui.say((hit_line(hit, ui.color) for hit in hits), at_once=True)
 
 
 def _count(

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    number,
-    scan_options,
-    usage_error,
-)
-from savefmt.cli.render.common import SCHEMA, plain
-from savefmt.cli.ui import Ui, is_broken_pipe
-from savefmt.errors import SavefmtError
+from savefmt.cli.options import common_options, io_of, number, scan_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
 
 if TYPE_CHECKING:
-    from savefmt.scan.results import Text
-    from savefmt.scan.search import Places
+    pass
 
 _EPILOG = """\
 exit codes: 0 good, 1 failed, 64 wrong usage
@@ -68,67 +57,33 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.strings import TextValues
+
+    return (TextValues,)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print texts as they come."""
     if not 1 <= args.min_length <= 65536:
         usage_error(args, "--min-length is 1 to 65536")
+    from savefmt.cli.render.strings import lines_as
     from savefmt.scan.search import Places
-    from savefmt.scan.strings import strings
+    from savefmt.scan.strings import string_lines
 
-    try:
-        with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-            places = Places(image)
-            texts = strings(
-                image,
-                least=args.min_length,
-                encoding=args.encoding,
-                blocks=args.block,
-                io=io_of(args),
-                progress=progress,
-            )
-            if args.output == "jsonl":
-                lines = _json_lines(texts, places)
-            else:
-                lines = _lines(texts, places, args.places)
-            # There are millions, for which print() takes twice as long.
-            sys.stdout.writelines(f"{line}\n" for line in lines)
-            if places.problem:
-                ui.remark(f"{image.path}: {places.problem}")
-    except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise
-        ui.complain(error, args.image)
-        return ExitCode.FAILED
-    return ExitCode.GOOD
-
-
-def _lines(texts: Iterable[Text], places: Places, kind: str) -> Iterator[str]:
-    if kind == "physical":
-        for block, offset, text in texts:
-            addresses = places.physical(block, offset)
-            yield f"{','.join(map(hex, addresses)) or '-'} {_shown(text)}"
-    elif kind == "none":
-        yield from (_shown(text) for _, _, text in texts)
-    else:
-        for block, offset, text in texts:
-            yield f"{plain(block)}+{offset:#x} {_shown(text)}"
-
-
-def _shown(text: str) -> str:
-    return text.replace("\t", "\\t") if "\t" in text else text
-
-
-def _json_lines(texts: Iterable[Text], places: Places) -> Iterator[str]:
-    import json
-
-    for text in texts:
-        physical = [hex(at) for at in places.physical(text.block, text.offset)]
-        yield json.dumps(
-            {
-                "schema": SCHEMA,
-                "block": text.block,
-                "offset": text.offset,
-                "physical": physical,
-                "text": text.text,
-            }
+    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+        places = Places(image)
+        lines = string_lines(
+            image,
+            lines_as("jsonl" if ui.json else args.places, places),
+            least=args.min_length,
+            encoding=args.encoding,
+            blocks=args.block,
+            io=io_of(args),
+            progress=progress,
         )
+        ui.write(lines)
+        if places.problem:
+            ui.remark(f"{image.path}: {places.problem}")
+    return ExitCode.GOOD

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
+from savefmt.cli.options import (
     common_options,
     cpu_options,
-    file_argument,
     index_option,
     number,
     output_options,
     progress_options,
 )
+from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import AddressError, SavefmtError
+from savefmt.errors import AddressError
+
+if TYPE_CHECKING:
+    from savefmt.cli.render.vtop import TranslationValues, UnmappedValues
 
 _EPILOG = """\
 exit codes: 0 good, 1 failed or an address is not mapped, 64 wrong usage
@@ -42,34 +46,37 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.cli.render.vtop import TranslationValues, UnmappedValues
+
+    return ({"mode": str, "translations": list[TranslationValues | UnmappedValues]},)
+
+
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Translate each address; one that is not mapped never hides the next."""
     from savefmt.cli.render import devices as render_devices
-    from savefmt.cli.render import memory as render_memory
+    from savefmt.cli.render import vtop as render_vtop
 
     code = ExitCode.GOOD
-    shown = []
-    try:
-        with savefmt.open(args.image, index=args.index) as image:
-            ui.prepare(image)
-            space = image.guest.space(args.cpu, args.cr3)
-            for doubt in render_devices.doubts(image.devices):
-                ui.remark(f"{args.image}: {doubt}")
-            for address in args.addresses:
-                try:
-                    found = space.translate(address)
-                except AddressError as error:
-                    ui.complain(error, args.image)
-                    code = ExitCode.FAILED
-                    shown.append(render_memory.unmapped_fields(address, error))
-                    continue
-                place = image.guest.physical.find(found.physical)
-                shown.append(render_memory.translation_fields(found, place))
-                if not ui.json:
-                    ui.say(render_memory.translation_lines(found, place))
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    shown: list[TranslationValues | UnmappedValues] = []
+    with savefmt.open(args.image, index=args.index) as image:
+        ui.prepare(image)
+        space = image.guest.space(args.cpu, args.cr3)
+        for doubt in render_devices.doubts(image.devices):
+            ui.remark(f"{args.image}: {doubt}")
+        for address in args.addresses:
+            try:
+                found = space.translate(address)
+            except AddressError as error:
+                ui.complain(error, args.image)
+                code = ExitCode.FAILED
+                shown.append(render_vtop.unmapped_values(address, error))
+                continue
+            place = image.guest.physical.find(found.physical)
+            shown.append(render_vtop.translation_values(found, place))
+            if not ui.json:
+                ui.say(render_vtop.translation_lines(found, place))
     if ui.json:
         ui.document(mode=space.tables.mode, translations=shown)
     return code

@@ -7,16 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.parser import (
-    Commands,
-    common_options,
-    file_argument,
-    io_of,
-    io_options,
-    output_options,
-    usage_error,
-)
-from savefmt.cli.render import common as render
+from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.render.xml import edit_lines
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.reports import EditReport
@@ -104,6 +98,13 @@ def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_edit, failed=ExitCode.FAILED)
 
 
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.reports import EditReport
+
+    return ({"edit": EditReport},)
+
+
 def run_dump(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print the XML, byte for byte."""
     from savefmt import edit
@@ -120,13 +121,8 @@ def run_set(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "name a file with the new XML, or give --running or --paused")
     if args.xml is None and args.cookie:
         usage_error(args, "--cookie needs a file with the new cookie")
-    try:
-        xml = None if args.xml is None else _read(args.xml)
-        report = _apply(args, ui, xml)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
-    _show(report, ui)
+    xml = None if args.xml is None else _read(args.xml)
+    _show(_apply(args, ui, xml), ui)
     return ExitCode.GOOD
 
 
@@ -135,11 +131,7 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt import edit
     from savefmt.cli import editor
 
-    try:
-        old = edit.dump_xml(args.image, cookie=args.cookie)
-    except (SavefmtError, OSError) as error:
-        ui.fail(error, args.image)
-        return ExitCode.FAILED
+    old = edit.dump_xml(args.image, cookie=args.cookie)
     draft = editor.write_draft(old)
     applied = False
     try:
@@ -186,9 +178,9 @@ def _apply(
 
 def _show(report: EditReport, ui: Ui) -> None:
     if ui.json:
-        ui.document(edit=render.fields(report))
+        ui.document(edit=report)
     elif not ui.quiet:
-        ui.say(render.edit_lines(report))
+        ui.say(edit_lines(report))
 
 
 def _read(path: str) -> bytes:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from savefmt.cli.render.common import brief_size, plain, size
+from savefmt.cli.render.plain import brief_size, plain, size
 
 if TYPE_CHECKING:
     from savefmt.bench.values import BenchReport, Measurement

@@ -1,20 +1,13 @@
-"""Verdicts, plans and settings as text."""
+"""What ``savefmt compat`` prints, and ``check`` about this host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from savefmt.cli.render.common import plain, size
-from savefmt.compat.config import SETTINGS, Config, Value
-from savefmt.model import Layout
-from savefmt.reports import Answer, CompatReport, HostReport, Refusal, SavePlan
+from savefmt.cli.render.plain import plain, size
+from savefmt.reports import Answer, CompatReport, HostReport
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
-_FORM_WORDS = {
-    "3": ", which no released libvirt loads",
-    "2": "",
-    "upstream": ", that is save version 2",
-}
 
 
 def compat_lines(report: CompatReport) -> Iterator[str]:
@@ -75,75 +68,3 @@ def host_lines(report: HostReport) -> Iterator[str]:
     if report.memory_available is not None:
         free, needed = size(report.memory_available), size(report.memory_needed)
         yield f"host: {free} of memory free, the guest has {needed}"
-
-
-def plan_lines(plan: SavePlan | Refusal) -> Iterator[str]:
-    """Tell how a guest would be saved, or why not.
-
-    Parameters
-    ----------
-    plan : SavePlan or Refusal
-        What `savefmt.compat.policy.plan_save` returned.
-
-    Yields
-    ------
-    str
-        One line.
-    """
-    if isinstance(plan, Refusal):
-        yield f"refused: {plan.reason} [{plan.code}]"
-        yield f"  {plan.advice}"
-        return
-    yield f"save version:  {plan.form}{_FORM_WORDS[plan.form]}"
-    yield f"format:        {_format_words(plan)}"
-    yield f"layout:        {plan.layout}"
-    if plan.capabilities:
-        yield f"capabilities:  {', '.join(plan.capabilities)}"
-    if plan.channels:
-        yield f"channels:      {plan.channels}"
-    yield f"page cache:    {'bypassed' if plan.direct else 'used'}"
-    writer = "QEMU itself" if plan.writer == "qemu" else "savefmt, from a pipe"
-    yield f"written by:    {writer} ({', '.join(plan.descriptors)})"
-    for note in plan.notes:
-        yield f"note: {note}"
-
-
-def _format_words(plan: SavePlan) -> str:
-    name = "sparse" if plan.layout is Layout.MAPPED_RAM else plan.codec
-    word = f"{plan.format} in the header"
-    return (
-        f"{name} ({word}, features {plan.features:#x})" if plan.version == 3 else f"{name} ({word})"
-    )
-
-
-def config_lines(config: Config) -> Iterator[str]:
-    """Show every setting as a line of TOML, with its origin.
-
-    Parameters
-    ----------
-    config : Config
-        What `savefmt.compat.config.load` returned.
-
-    Yields
-    ------
-    str
-        One line; together they are a valid file.
-    """
-    width = max(len(_assignment(s.name, config.values[s.name])) for s in SETTINGS)
-    for setting in SETTINGS:
-        line = _assignment(setting.name, config.values[setting.name])
-        yield f"{line:<{width}}  # {plain(config.origins[setting.name])}: {setting.meaning}"
-
-
-def _assignment(name: str, value: Value) -> str:
-    return f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
-
-
-def _toml(value: str | int | bool | Sequence[str]) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, str):
-        return f'"{value}"'
-    return f"[{', '.join(map(_toml, value))}]"

@@ -1,12 +1,13 @@
-"""Device state as text and as values for JSON."""
+"""What ``savefmt devices`` prints, and the doubts about device state."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from savefmt.cli.render.common import error_fields, many, plain
+from savefmt.cli.render.document import ErrorValues, error_values
+from savefmt.cli.render.plain import WIDTH, many, plain
 from savefmt.errors import FormatError
 from savefmt.format.devicetree import Field, Struct, Value
 from savefmt.model import Section
@@ -15,10 +16,55 @@ if TYPE_CHECKING:
     from savefmt.reading.devices import Devices
 
 _GUESSED = "stream.guessed-length"
-_WIDTH = 96
 _STEP = "  "
 _EXACT_LENGTH = 4
 """Numbers of more bytes than these are text in JSON, which many readers round to 53 bits."""
+
+
+class BytesValues(TypedDict):
+    """The first bytes of an opaque field as hexadecimal digits, and how many there are."""
+
+    hex: str
+    length: int
+
+
+class FieldValues(TypedDict):
+    """A field; a number of more than 4 bytes is hexadecimal text, such as ``0x1f``."""
+
+    name: str
+    type: str
+    offset: int
+    length: int
+    value: bool | int | str | BytesValues | StructValues | list[Any] | None
+
+
+class StructValues(TypedDict):
+    """A device or a part of one."""
+
+    name: str
+    version: int
+    fields: list[FieldValues]
+    subsections: list[StructValues]
+
+
+class DeviceValues(TypedDict):
+    """A device; `described` is false where the stream does not describe the section."""
+
+    idstr: str
+    instance_id: int
+    version: int | None
+    offset: int | None
+    length: int | None
+    described: bool
+    state: StructValues
+
+
+class DamagedValues(TypedDict):
+    """A device that could not be taken apart."""
+
+    idstr: str
+    instance_id: int
+    error: ErrorValues
 
 
 def doubts(devices: Devices) -> Iterator[str]:
@@ -99,7 +145,7 @@ def _value_lines(name: str, kind: str, value: Value, indent: str, limit: int) ->
     else:
         yield from textwrap.wrap(
             f"{name}{kind} = {_scalar(value, limit)}",
-            width=_WIDTH,
+            width=WIDTH,
             subsequent_indent=indent + 2 * _STEP,
             break_on_hyphens=False,
         )
@@ -119,7 +165,7 @@ def _scalar(value: Value, limit: int) -> str:
     return "null" if value is None else plain(str(value))
 
 
-def device_fields(section: Section, tree: Struct, described: bool, limit: int) -> dict[str, Any]:
+def device_values(section: Section, tree: Struct, described: bool, limit: int) -> DeviceValues:
     """Turn a device into what JSON can hold; the parameters are those of `device_lines`."""
     return {
         "idstr": section.idstr,
@@ -128,20 +174,20 @@ def device_fields(section: Section, tree: Struct, described: bool, limit: int) -
         "offset": section.offset,
         "length": section.length,
         "described": described,
-        "state": _struct_fields(tree, limit),
+        "state": _struct_values(tree, limit),
     }
 
 
-def damaged_fields(section: Section, error: FormatError) -> dict[str, Any]:
+def damaged_values(section: Section, error: FormatError) -> DamagedValues:
     """Turn a device that could not be taken apart into what JSON can hold."""
     return {
         "idstr": section.idstr,
         "instance_id": section.instance_id,
-        "error": error_fields(error),
+        "error": error_values(error),
     }
 
 
-def _struct_fields(tree: Struct, limit: int) -> dict[str, Any]:
+def _struct_values(tree: Struct, limit: int) -> StructValues:
     return {
         "name": tree.name,
         "version": tree.version,
@@ -155,7 +201,7 @@ def _struct_fields(tree: Struct, limit: int) -> dict[str, Any]:
             }
             for field in tree.fields
         ],
-        "subsections": [_struct_fields(subsection, limit) for subsection in tree.subsections],
+        "subsections": [_struct_values(subsection, limit) for subsection in tree.subsections],
     }
 
 
@@ -167,7 +213,7 @@ def _item_length(field: Field) -> int:
 
 def _plain_value(value: Value, length: int, limit: int) -> Any:
     if isinstance(value, Struct):
-        return _struct_fields(value, limit)
+        return _struct_values(value, limit)
     if isinstance(value, tuple):
         return [_plain_value(item, length, limit) for item in value]
     if isinstance(value, bytes):

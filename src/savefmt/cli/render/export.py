@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from savefmt.cli.render.common import brief_size, duration, fields, many, plain, size
+from savefmt.cli.render.plain import brief_size, duration, many, plain, size
 from savefmt.model import Severity
 from savefmt.reports import ExportReport
 
@@ -17,11 +16,6 @@ _WORDS = {
     "vmcoreinfo": "VMCOREINFO",
     "kdump": "kdump by makedumpfile",
 }
-
-
-def export_fields(report: ExportReport) -> dict[str, Any]:
-    """Return the report for JSON; see ``schemas/export.json``."""
-    return fields(report)
 
 
 def export_lines(report: ExportReport) -> Iterator[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from savefmt.frozen import asdict
+from savefmt.cli.render.document import Hexadecimal, values
 from savefmt.guest.registers import (
     HFLAGS_INHIBIT_IRQ,
     HFLAGS_PROTECTED,
@@ -15,6 +15,10 @@ from savefmt.guest.registers import (
     X86Registers,
 )
 from savefmt.guest.registers_arm import Arm64Registers
+
+_DECIMAL = ("cpu", "bits", "apic_id")
+Printed = Annotated[X86Registers | Arm64Registers, Hexadecimal(*_DECIMAL)]
+"""The type of `registers_values`."""
 
 _SYSTEM_32 = (
     *("Reserved", "TSS16-avl", "LDT", "TSS16-busy", "CallGate16", "TaskGate", "IntGate16"),
@@ -46,7 +50,7 @@ def registers_lines(registers: Registers) -> Iterator[str]:
         yield from _x86_lines(registers)
 
 
-def registers_fields(registers: Registers) -> dict[str, Any]:
+def registers_values(registers: Registers) -> dict[str, Any]:
     """Turn a vCPU's registers into what JSON can hold.
 
     Parameters
@@ -59,16 +63,14 @@ def registers_fields(registers: Registers) -> dict[str, Any]:
     dict
         Numbers that may exceed 53 bits are hexadecimal text, as ``0x1f``.
     """
-    architecture = "aarch64" if isinstance(registers, Arm64Registers) else "x86_64"
-    values: dict[str, Any] = {
-        name: value if name in ("cpu", "bits", "apic_id") else _hexadecimal(value)
-        for name, value in asdict(registers).items()
+    return {
+        name: value if name in _DECIMAL else _hexadecimal(value)
+        for name, value in values(registers).items()
     }
-    return {"architecture": architecture, **values}
 
 
 def _hexadecimal(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
         return hex(value)

@@ -1,0 +1,257 @@
+"""Options that several commands share; each command declares its own beside its work."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from savefmt.cli.parser import file_argument
+from savefmt.model import ENGINES, IOOptions
+
+
+def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
+    """Add what every command understands, before or after its name.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The parser of ``savefmt`` itself or of one command.
+    top : bool
+        Set the defaults; a command's own parser must not undo what stood before it.
+    """
+    group = parser.add_argument_group("common options")
+    unset = argparse.SUPPRESS
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=False if top else unset,
+        help="print errors only",
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0 if top else unset,
+        help="say more; -vv adds a traceback to errors",
+    )
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto" if top else unset,
+        help="colour: auto obeys NO_COLOR, FORCE_COLOR and TERM",
+    )
+
+
+def output_options(
+    parser: argparse.ArgumentParser, *, lines: bool = False, csv: bool = False
+) -> None:
+    """Add ``--output`` and ``-j``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    lines : bool
+        Offer ``jsonl``, one JSON object per line, too.
+    csv : bool
+        Offer ``csv``, too.
+    """
+    kinds = ("human", "json", *(["jsonl"] if lines else []), *(["csv"] if csv else []))
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--output", choices=kinds, default="human", help="how to print the result")
+    group.add_argument(
+        "-j", dest="output", action="store_const", const="json", help="short for --output=json"
+    )
+
+
+def scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add blocks, threads, direct I/O and progress, for commands that scan guest memory.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    block_options(parser)
+    group = parser.add_argument_group("reading")
+    speed_options(group)
+    progress_options(group)
+
+
+def speed_options(group: argparse._ActionsContainer) -> None:
+    """Add ``--threads`` and ``--direct``.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    threads_option(group)
+    group.add_argument(
+        "--direct",
+        action=argparse.BooleanOptionalAction,
+        help="bypass the page cache where the file system allows it",
+    )
+
+
+def io_options(parser: argparse.ArgumentParser) -> None:
+    """Add threads, direct I/O and progress, for commands that read a whole image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    group = parser.add_argument_group("reading and writing")
+    speed_options(group)
+    group.add_argument(
+        "--window",
+        type=window_argument,
+        default=IOOptions().window,
+        metavar="SIZE",
+        help="bytes that a thread moves at a time, 1M to 64M, a power of 2 (default: 2M)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what moves the bytes (default: auto, io_uring where the kernel grants it)",
+    )
+    progress_options(group)
+
+
+def threads_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``-T``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    parser.add_argument(
+        "-T",
+        "--threads",
+        type=threads_argument,
+        default=0,
+        metavar="N",
+        help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
+    )
+
+
+def progress_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``-p`` and ``--progress``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    parser.add_argument("-p", dest="show_progress", action="store_true", help="show progress")
+    parser.add_argument(
+        "--progress",
+        dest="progress_fd",
+        type=_descriptor,
+        metavar="FD",
+        help="write progress to this file descriptor, one line N/100 per percent",
+    )
+
+
+def io_of(args: argparse.Namespace) -> IOOptions:
+    """Gather what `io_options` parsed.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command line.
+
+    Returns
+    -------
+    IOOptions
+        For the library.
+    """
+    given = {name: getattr(args, name) for name in ("window", "engine") if hasattr(args, name)}
+    return IOOptions(threads=args.threads, direct=args.direct, **given)
+
+
+def number(text: str) -> int:
+    """Read an address or a length: decimal, ``0x``, or with a unit K, M, G or T."""
+    match = re.fullmatch(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGT]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    digits, unit = match.groups()
+    value = int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
+    return value << 10 * " KMGT".index(unit or " ")
+
+
+def cpu_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses page tables.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--cpu", type=number, metavar="N", help="vCPU whose page tables count (default: the first)"
+    )
+    parser.add_argument(
+        "--cr3",
+        type=number,
+        metavar="ADDRESS",
+        help="page table root instead of the vCPU's own (Arm: TTBR0)",
+    )
+
+
+def index_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--index``, for commands that read here and there in an image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    file_argument(
+        parser,
+        "--index",
+        metavar="FILE",
+        help="keep the index of a sequential image in FILE, so that only the first command "
+        "reads the image whole; `auto`: in the cache folder",
+    )
+
+
+def window_argument(text: str) -> int:
+    """Parse the size of a window, as an option's type."""
+    try:
+        return IOOptions(window=number(text)).window
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def threads_argument(text: str) -> int:
+    """Parse a number of threads, as an option's type."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
+    return int(text)
+
+
+def _descriptor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
+    return int(text)
+
+
+def block_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses RAM blocks.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--block",
+        action="append",
+        metavar="NAME",
+        help="this RAM block only; may be repeated",
+    )

@@ -1,0 +1,123 @@
+"""What ``savefmt info`` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from savefmt.cli.render.plain import WIDTH, many, plain, size
+from savefmt.format.features import name_bits
+from savefmt.model import ImageSummary, RamBlock
+
+_STATES = {
+    "finished": "complete",
+    "incomplete": "INCOMPLETE, the save never finished",
+    "bare": "",
+}
+
+
+def summary_lines(summary: ImageSummary, *, verbose: bool = False) -> Iterator[str]:
+    """Tell about an image in some twenty lines.
+
+    Parameters
+    ----------
+    summary : ImageSummary
+        What `savefmt.probe` returned.
+    verbose : bool
+        One line for each device section rather than their names in a row.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    for key, value in _summary_fields(summary):
+        yield f"{key + ':':<15}{plain(value)}"
+    yield from _block_lines(summary.blocks)
+    yield from _section_lines(summary, verbose=verbose)
+
+
+def _summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+    envelope = summary.envelope
+    yield "image", summary.path
+    if envelope is None:
+        yield "kind", "bare QEMU stream, without a libvirt header"
+    else:
+        yield (
+            "kind",
+            f"libvirt save image, version {envelope.version} ({envelope.byte_order}-endian), "
+            + _STATES[summary.state],
+        )
+        if envelope.features:
+            yield "features", f"{envelope.features:#x}: {', '.join(name_bits(envelope.features))}"
+        yield "domain", summary.domain_name or "not named in the XML"
+        yield "domain type", summary.domain_type or "unknown"
+        yield "UUID", summary.domain_uuid or "unknown"
+    if summary.saved is not None:
+        yield "last written", _clock(summary.saved)
+    if envelope is not None:
+        yield "on restore", "runs" if envelope.was_running else "stays paused"
+        cookie = f"{envelope.cookie_length} bytes" if envelope.cookie_length else "none"
+        room = size(envelope.data_length)
+        yield "header data", f"XML {envelope.xml_length} bytes, cookie {cookie}, in {room}"
+        yield "header format", f"{envelope.format} ({envelope.format_name})"
+    if summary.mislabelled:
+        yield "MISLABELLED", f"the header's format does not fit this {summary.layout} stream"
+    yield "layout", summary.layout
+    yield "codec", summary.codec
+    yield "stream", f"begins at offset {summary.stream_offset:#x}"
+    yield "machine", summary.machine or "not recorded"
+    yield "capabilities", ", ".join(summary.capabilities) or "none recorded"
+    if summary.uuid is not None:
+        yield "stream UUID", summary.uuid
+    yield "page size", size(summary.page_size)
+    yield "logical size", size(summary.logical_length)
+    yield "size on disk", size(summary.disk_length)
+
+
+def _clock(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+
+
+def _block_lines(blocks: tuple[RamBlock, ...]) -> Iterator[str]:
+    yield f"{'RAM:':<15}{many(len(blocks), 'block')}, {size(sum(b.used_length for b in blocks))}"
+    names = [plain(block.idstr) for block in blocks]
+    width = max(map(len, names), default=0)
+    for name, block in zip(names, blocks, strict=True):
+        yield f"  {name:<{width}}  {size(block.used_length)}, {_pages(block)}"
+
+
+def _pages(block: RamBlock) -> str:
+    if block.ignored:
+        return "shared memory, left out of the image"
+    text = many(block.page_count, "page")
+    if block.present is not None:
+        text += f", {block.present} present"
+    if block.zero is not None:
+        text += f", {block.zero} zero"
+    return text
+
+
+def _section_lines(summary: ImageSummary, *, verbose: bool) -> Iterator[str]:
+    if summary.sections is None:
+        yield f"{'devices:':<15}not known without a full read (--pages)"
+        return
+    if verbose:
+        yield f"{'devices:':<15}{many(len(summary.sections), 'section')}"
+        for section in summary.sections:
+            version = "" if section.version is None else f" version {section.version}"
+            length = "" if section.length is None else f", {section.length} bytes"
+            at = "" if section.offset is None else f" at {section.offset:#x}"
+            yield f"  {plain(section.idstr)}/{section.instance_id}{version}{length}{at}"
+        return
+    counts = Counter(plain(section.idstr) for section in summary.sections)
+    names = [name if count == 1 else f"{name} x{count}" for name, count in counts.items()]
+    line = f"{'devices:':<15}{many(len(summary.sections), 'section')}:"
+    for word in (", ".join(names) or "none").split():
+        if len(line) + 1 + len(word) > WIDTH:
+            yield line
+            line = " " * 14
+        line += f" {word}"
+    yield line

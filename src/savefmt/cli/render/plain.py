@@ -1,0 +1,111 @@
+"""Text for people: what is safe to print, and sizes and times in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+WIDTH = 96
+"""Columns that text is wrapped to."""
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def plain(text: str) -> str:
+    """Make text from a file harmless on a terminal.
+
+    Names in an image are chosen by whoever wrote it; an escape sequence among
+    them must not reach the terminal as one.
+
+    Parameters
+    ----------
+    text : str
+        Anything.
+
+    Returns
+    -------
+    str
+        The same with every unprintable character escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def brief_size(count: float) -> str:
+    """Give a size in the unit that suits it, as ``1.5 GiB``.
+
+    Parameters
+    ----------
+    count : float
+        Bytes.
+
+    Returns
+    -------
+    str
+        Three significant digits and a binary unit.
+    """
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.3g} {_UNITS[unit]}"
+
+
+def size(count: int) -> str:
+    """Give a size twice, as ``64 MiB (67108864 bytes)``.
+
+    Parameters
+    ----------
+    count : int
+        Bytes.
+
+    Returns
+    -------
+    str
+        For people, then exactly.
+    """
+    return f"{count} bytes" if count < 1000 else f"{brief_size(count)} ({count} bytes)"
+
+
+def duration(seconds: float) -> str:
+    """Give a time span, as ``0.21 s`` or ``1:02:03``.
+
+    Parameters
+    ----------
+    seconds : float
+        The span.
+
+    Returns
+    -------
+    str
+        Below a minute in seconds, above it like a clock.
+    """
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def many(count: int, word: str) -> str:
+    """Count things, as ``1 page`` or ``3 pages``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def paragraphs(items: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Put blocks of lines one after another, an empty line between them.
+
+    Parameters
+    ----------
+    items : iterable of iterables of str
+        The blocks.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    for number, block in enumerate(items):
+        if number:
+            yield ""
+        yield from block

@@ -1,0 +1,53 @@
+"""What ``savefmt restore`` prints."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from savefmt.cli.render.plain import duration, plain, size
+from savefmt.cli.render.save import way
+from savefmt.model import Layout
+from savefmt.qemu.report import CommandSkeleton, RestoreReport
+
+
+def restore_lines(report: RestoreReport) -> Iterator[str]:
+    """Tell what ``savefmt restore`` did.
+
+    Parameters
+    ----------
+    report : RestoreReport
+        What `savefmt.qemu.restore` returned.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    name = "sparse" if report.layout is Layout.MAPPED_RAM else report.codec
+    yield f"{plain(report.image)}: restored ({plain(report.machine)})"
+    yield f"form:          {name}{way(report.channels, report.direct)}"
+    yield f"RAM:           {size(report.ram_length)}"
+    yield f"time:          {duration(report.seconds)}"
+    yield f"guest:         {report.state}"
+    for note in report.notes:
+        yield f"note: {plain(note)}"
+
+
+def command_lines(skeleton: CommandSkeleton) -> Iterator[str]:
+    """Print a command line for a shell, remarks as comments.
+
+    Parameters
+    ----------
+    skeleton : CommandSkeleton
+        What `savefmt.qemu.command_line` returned.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    for remark in skeleton.remarks:
+        yield f"# {plain(remark)}"
+    options = [" ".join(shlex.quote(plain(word)) for word in words) for words in skeleton.words]
+    yield " \\\n  ".join(options)

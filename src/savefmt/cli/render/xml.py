@@ -1,0 +1,30 @@
+"""What ``savefmt xml set`` and ``xml edit`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from savefmt.cli.render.plain import plain
+from savefmt.reports import EditReport
+
+
+def edit_lines(report: EditReport) -> Iterator[str]:
+    """Tell what ``savefmt xml set`` did.
+
+    Parameters
+    ----------
+    report : EditReport
+        What `savefmt.edit.set_xml` returned.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    if not report.changed:
+        yield f"{plain(report.path)}: not changed"
+        return
+    moved = ", and moved the stream to make room" if report.moved else ""
+    yield f"{plain(report.path)}: changed{moved}"
+    for change in report.changes:
+        yield f"  {plain(change)}"
