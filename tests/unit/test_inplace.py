@@ -6,8 +6,10 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import stat
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import savefmt
 from savefmt import ConversionError, ImageChangedError, ImageIOError, edit
 from savefmt.writing import copying, inplace
 from savefmt.writing import output as output_module
+from savefmt.writing.output import OutputFile
 
 LARGE = DOMAIN_XML.replace(
     b"</name>", b"</name>\n  <description>" + b"x" * 4000 + b"</description>"
@@ -428,3 +431,57 @@ def test_a_full_disk_is_told_before_the_copy(image: Path, monkeypatch: pytest.Mo
     assert caught.value.errno == errno.ENOSPC
     assert image.read_bytes() == before
     alone(image)
+
+
+# Real file systems.
+
+
+@pytest.fixture(params=["xfs", "btrfs", "ext4", "vfat", "tmpfs"])
+def other_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A file system of another kind, mounted from a file."""
+    kind = str(request.param)
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a file system")
+    disk, folder = tmp_path / "disk", tmp_path / "mounted"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "none", str(folder)]
+    if kind != "tmpfs":
+        maker = shutil.which(f"mkfs.{kind}", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if maker is None:
+            pytest.skip(f"no mkfs.{kind}")
+        with disk.open("wb") as file:
+            file.truncate(400 << 20)  # XFS takes no less than 300 MiB
+        subprocess.run([maker, str(disk)], check=True, capture_output=True)
+        words = ["mount", "-o", "loop", str(disk), str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no {kind} here: {done.stderr.strip()}")
+    yield kind, folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    disk.unlink(missing_ok=True)
+
+
+def test_changes_on_other_file_systems(other_disk: tuple[str, Path], image: Path) -> None:
+    """Where extents can be shared, and where files must have names and no links."""
+    kind, folder = other_disk
+    path = folder / "image"
+    path.write_bytes(image.read_bytes())
+    with path.open("rb") as file, OutputFile(folder / "probe", overwrite=False) as probe:
+        shares = copying.share_content(file.fileno(), probe.descriptor)
+    assert shares == (kind in ("xfs", "btrfs"))
+
+    edit.set_xml(path, SHIFTED)
+    savefmt.convert(path, folder / "out", codec="zstd", verify=True)
+    with pytest.raises(ConversionError, match="--force"):
+        savefmt.convert(path, folder / "out", codec="gzip")
+    savefmt.convert(path, folder / "out", codec="gzip", overwrite=True)
+    savefmt.export(path, folder / "blocks", format="blocks")
+    report = savefmt.export(path, folder / "blocks", format="blocks", overwrite=True)
+
+    assert edit.dump_xml(path) == edit.dump_xml(folder / "out") == SHIFTED
+    assert savefmt.compare(path, folder / "out").same
+    assert sorted(os.listdir(folder)) in (
+        ["blocks", "image", "out"],
+        ["blocks", "image", "lost+found", "out"],
+    )
+    assert sorted(os.listdir(folder / "blocks")) == sorted(report.files)

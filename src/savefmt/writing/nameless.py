@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 
 from savefmt.model import StrPath
 
@@ -62,6 +61,8 @@ def open_nameless(folder: StrPath) -> int:
     except OSError as error:
         if error.errno not in _UNKNOWN:
             raise
+    import tempfile  # late: seldom needed
+
     fd, name = tempfile.mkstemp(prefix=".savefmt-", dir=folder)
     os.unlink(name)
     return fd

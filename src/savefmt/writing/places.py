@@ -8,7 +8,6 @@ it with `fs.protected_symlinks` on.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -249,6 +248,8 @@ def exchange(one: str, other: str, folder: int) -> None:
 
 
 def _renameat2(old: str, new: str, folder: int, flags: int) -> None:
+    import ctypes  # late: most names are given by a link
+
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # an old C library
