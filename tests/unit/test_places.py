@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -234,3 +236,55 @@ def test_names_are_taken_and_exchanged(tmp_path: Path) -> None:
 
     assert (tmp_path / "two").read_bytes() == b"1"
     assert (tmp_path / "three").read_bytes() == b"2"
+
+
+ATTACKER = """
+import os, sys
+folder, victim = sys.argv[1:]
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+names = [f"{folder}/target{number}" for number in range(20)]
+print("ready", flush=True)
+while True:
+    for name in names:
+        for make in (lambda: os.symlink(victim, name), lambda: open(name, "x").close()):
+            try:
+                make()
+                os.unlink(name)
+            except OSError:
+                pass
+"""
+
+
+@as_root
+def test_a_stranger_who_races(public: Path, tmp_path: Path) -> None:
+    """Root writes to names that a stranger makes links of; whatever wins, the victim is safe."""
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == 0 and "pytest" in str(above):
+            above.chmod(0o755)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    victim.chmod(0o600)
+    before = victim.stat()
+    words = [sys.executable, "-I", "-c", ATTACKER, str(public), str(victim)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as attacker:
+        assert attacker.stdout is not None
+        attacker.stdout.readline()
+        outcomes = set()
+        try:
+            for turn in range(200):
+                try:
+                    write(public / f"target{turn % 20}")
+                    outcomes.add("written")
+                except (ConversionError, ImageIOError):
+                    outcomes.add("refused")
+        finally:
+            attacker.kill()
+
+    assert "written" in outcomes
+    after = victim.stat()
+    assert victim.read_bytes() == b"precious"
+    assert (after.st_ino, after.st_mode, after.st_uid) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_uid,
+    )
