@@ -164,6 +164,30 @@ def test_without_commit_nothing_changes(old: Path) -> None:
     assert os.listdir(old.parent) == ["out"]
 
 
+def test_a_scratch_file_costs_nobody_one_of_that_name(old: Path) -> None:
+    (old / "scratch").write_text("mine")
+
+    with OutputFolder(old, overwrite=True) as folder:
+        with folder.scratch() as scratch:
+            scratch.file.write(b"new", 0)
+        fill(folder, "one")
+        folder.commit()
+
+    assert tree(old) == {"one": "new", "two": "old", "scratch": "mine", **WITH_OWN}
+
+
+def test_an_interrupt_while_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> int:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outfolder, "_open", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        OutputFolder(tmp_path / "out", overwrite=False)
+
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_link_to_a_folder_is_followed(old: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("out")
 

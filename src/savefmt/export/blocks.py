@@ -15,7 +15,6 @@ from savefmt.writing.output import OutputFile
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_LIMIT = 200
-_SPOOL_NAME = "spool"
 _SPOOL_ALIGN = 1 << 20
 _COPY_LENGTH = 64 << 20
 
@@ -125,7 +124,7 @@ def _spool(
     for segment in segments:
         placed.append(Placed(segment, end))
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
-    with folder.file(_SPOOL_NAME) as spool:  # which never gets its name
+    with folder.scratch() as spool:
         spool.set_length(end)
         present = write_pages(image, spool.file, placed, io, meter, findings)
         for item, name in zip(placed, names, strict=True):

@@ -93,8 +93,15 @@ class OutputFolder:
             Without a slash.
         """
         self._names.add(name)
-        path = os.path.join(self.target, name)
-        return OutputFile(Place(path, self._fd, name), overwrite=False)
+        return self._begin(name)
+
+    def scratch(self) -> OutputFile:
+        """Begin a file that never gets its name."""
+        return self._begin("scratch")
+
+    def _begin(self, name: str) -> OutputFile:
+        place = Place(os.path.join(self.target, name), self._fd, name)
+        return OutputFile(place, overwrite=False)
 
     def commit(self) -> None:
         """Sync, then give the folder its name.
@@ -170,8 +177,11 @@ class OutputFolder:
             fd = _open(hidden, self._place.folder)
         except FileNotFoundError:
             return
+        except OSError as error:
+            self.notes.append(f"{hidden} could not be removed: {error.strerror}")
+            return
         try:
-            if not os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
+            if self._fd >= 0 and not os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
                 for name in self._others - self._linked:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(name, name, src_dir_fd=fd, dst_dir_fd=self._fd)
