@@ -4,6 +4,7 @@
 # make test-forensics  analyse a real Linux guest with crash, drgn, volatility3 and others
 # make check  lint and types, as CI does
 # make bench  measure this machine; make bench-quick does it in a minute
+# make fuzz   run every fuzz target for FUZZ_SECONDS (60)
 # See HACKING.md for the rest.
 
 PYTHON ?= python3
@@ -14,10 +15,13 @@ PYTEST_ARGS ?=
 # Where the benchmarks make their images: a folder on the disk to measure.
 BENCH_DIR ?= benchmarks/results
 
-C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch])
-PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py
+C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/faults/*.[ch] tests/fuzz/*.[ch])
+FUZZ_SECONDS ?= 60
+# What fuzzes the Python parsers: run with FUZZ_SECONDS in its environment, if it is there.
+FUZZ_PY ?= tests/fuzz/py/run
+PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py docs/sessions.py
 
-.PHONY: demo test test-newest-qemu test-forensics check csan format docs tables setup build wheels clean bench bench-quick
+.PHONY: demo test test-newest-qemu test-forensics check csan fuzz format docs tables setup build wheels clean bench bench-quick
 .DELETE_ON_ERROR:
 
 demo: build
@@ -51,14 +55,22 @@ check: setup
 csan:
 	@$(MAKE) --no-print-directory -C tests/csrc
 
+# Crashes and what was found on the way stay in tests/csrc/build; see tests/fuzz/README.
+fuzz: setup
+	@$(MAKE) --no-print-directory -C tests/csrc fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@if [ -x $(FUZZ_PY) ]; then \
+	    FUZZ_SECONDS=$(FUZZ_SECONDS) PATH="$(CURDIR)/$(BIN):$$PATH" $(FUZZ_PY); fi
+
 format: setup
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-# The tables of docs/choosing-a-format.md, from the data that savefmt judges by.
+# The tables of docs/choosing-a-format.md, from the data that savefmt judges by, and the
+# output in the sessions of the tutorial and the README.
 tables: build
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/sessions.py
 
 # About ten minutes, 16 GiB of disk, 8 GiB of memory; the quick one a minute and a tenth.
 bench: setup

@@ -126,21 +126,22 @@ def markdown(content: Mapping[str, Any], plot: str | None = None) -> str:
     return "\n".join([*lines, ""])
 
 
+README_ROWS = ("raw-sparse", "gzip-sparse", "hash", "qemu", "info")
+"""What the README shows: one row a kind of work, losses too."""
+
+
 def refresh(readme: Path, content: Mapping[str, Any]) -> None:
-    """Put the short form of the table in its place in the README."""
+    """Put a few figures in their place in the README."""
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{readme} has no place for the table")
-    lines = ["| work | against | ours, s | theirs, s | ratio | goal | met |", f"|{'---|' * 7}"]
+    lines = ["| work | against | ours, s | theirs, s | ours / theirs |", f"|{'---|' * 5}"]
     for row in content["rows"]:
-        if row["value"] is not None:
-            cells = [row["work"], row["against"], *_figures(row)[:-2]]
-            lines.append(f"| {' | '.join(cells)} |")
-    commands = list(_commands(content["rows"]))
-    if commands:
-        summary = "<summary>The commands of each row</summary>"
-        lines += ["", "<details>", summary, "", *commands, "", "</details>"]
+        if row["key"] in README_ROWS and row["ours"] and row["theirs"]:
+            ours, theirs = statistics.median(row["ours"]), statistics.median(row["theirs"])
+            cells = [row["work"], row["against"], f"{ours:.3g}", f"{theirs:.3g}"]
+            lines.append(f"| {' | '.join(cells)} | {ours / theirs:.2f} |")
     readme.write_text("\n".join([before + begin, *lines, end + after]))
 
 
@@ -151,6 +152,8 @@ def _opening(content: Mapping[str, Any]) -> Iterator[str]:
     yield "Written by `make bench`, raw figures in `benchmarks/results`. In each row both sides"
     yield "took turns on the same file system with a cold page cache; the medians count. Syncs and,"
     yield "but for the rows against fio, the start of the interpreter are part of our time."
+    yield "*ratio* follows from the row; *of pairs* is the median of the ratios of turns that"
+    yield "followed each other, which a machine that drifts spoils less: the verdict is by it."
     yield ""
     yield f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_mib']} MiB of memory"
     yield (
@@ -167,20 +170,50 @@ def _opening(content: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
+GROUPS = {
+    "time": (
+        "Time beside another program",
+        "Ratio: our seconds divided by theirs. Less is better.",
+    ),
+    "rate": (
+        "Rate beside fio",
+        "fio moves as many bytes of the same file and does nothing else: what the disk gives. "
+        "Ratio: its seconds divided by ours. More is better, and 1 is all there is.",
+    ),
+    "memory": ("Memory", "Ratio: our peak divided by theirs, or MiB. Less is better."),
+}
+"""Rows by what their ratio means: the title of each group, and how to read it."""
+
+
+def group_of(row: Mapping[str, Any]) -> str:
+    """Tell what a row's ratio is of, from its goal."""
+    goal = row["goal"]
+    return "time" if "time" in goal else "rate" if "rate" in goal else "memory"
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| work | against | ours, s | theirs, s | ratio | goal | met | our CPU, s | peak, MiB |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    notes = []
+    notes: list[str] = []
+    for group, (title, reading) in GROUPS.items():
+        own = [row for row in rows if group_of(row) == group]
+        if own:
+            yield from (f"## {title}", "", reading, "", *_group(own, group, notes), "")
+    for number, note in enumerate(notes, 1):
+        yield f"{number}. {note}"
+
+
+def _group(rows: Sequence[Mapping[str, Any]], group: str, notes: list[str]) -> Iterator[str]:
+    yield (
+        "| work | against | ours, s | theirs, s | ratio | of pairs | goal | met | our CPU, s "
+        "| peak, MiB |"
+    )
+    yield f"|{'---|' * 10}"
     for row in rows:
         mark = ""
         if row["note"]:
             notes.append(row["note"])
             mark = f" [{len(notes)}]"
-        cells = [row["work"] + mark, row["against"], *_figures(row)]
+        cells = [row["work"] + mark, row["against"], *_figures(row, group)]
         yield f"| {' | '.join(cells)} |"
-    yield ""
-    for number, note in enumerate(notes, 1):
-        yield f"{number}. {note}"
 
 
 def _commands(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -193,14 +226,17 @@ def _commands(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"- {row['work']}: `{ours}` against `{theirs}`"
 
 
-def _figures(row: Mapping[str, Any]) -> list[str]:
+def _figures(row: Mapping[str, Any], group: str) -> list[str]:
     if row["value"] is None:
-        return ["-", "-", "-", row["goal"], "not measured", "-", "-"]
+        return ["-", "-", "-", "-", row["goal"], "not measured", "-", "-"]
     middle = statistics.median
-    theirs = f"{middle(row['theirs']):.3g}" if row["theirs"] else "-"
+    ours = middle(row["ours"]) if row["ours"] else None
+    theirs = middle(row["theirs"]) if row["theirs"] else None
+    ratio = None
+    if ours and theirs and group != "memory":
+        ratio = ours / theirs if group == "time" else theirs / ours
     return [
-        f"{middle(row['ours']):.3g}" if row["ours"] else "-",
-        theirs,
+        *("-" if figure is None else f"{figure:.3g}" for figure in (ours, theirs, ratio)),
         f"{row['value']:.3g}",
         row["goal"],
         "yes" if row["met"] else "**no**",

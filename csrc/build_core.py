@@ -26,6 +26,8 @@ HEADERS = (
     "sf_find.h",
     "sf_text.h",
     "sf_census.h",
+    "sf_map.h",
+    "sf_cell.h",
 )
 
 ffibuilder = FFI()

@@ -158,7 +158,8 @@ struct span {
     uint8_t *out;
     uint64_t from;
     uint64_t until;
-    uint8_t *scratch; /* SF_MAX_SPAN bytes for pages, */
+    uint8_t *scratch; /* for pages, */
+    uint64_t room;    /* so many bytes, */
     uint64_t window;  /* of which this many may stay in memory */
 };
 
@@ -214,12 +215,13 @@ static void sum_page(const struct sf_emit *emit, uint32_t number, uint64_t page,
 
 /* How many pages from PAGE on to fetch at a time: no more than LEFT bytes of output can
  * take, lest they be read in vain. */
-static uint64_t pages_ahead(const struct sf_pages *pages, uint64_t page, uint64_t left)
+static uint64_t pages_ahead(const struct span *span, const struct sf_pages *pages,
+                            uint64_t page, uint64_t left)
 {
     const uint64_t step = STEP_LENGTH / pages->page_size;
     const uint64_t room = left / pages->page_size + 1;
     const uint64_t limit =
-        sf_min(SF_MAX_SPAN / pages->page_size, left / ZERO_RECORD + 1);
+        sf_min(span->room / pages->page_size, left / ZERO_RECORD + 1);
     const uint64_t count = sf_pages_span(pages, page, step, room, limit);
 
     return count > step ? count : sf_min(count, 4 * room);
@@ -270,7 +272,7 @@ static enum sf_status build_block(const struct sf_emit *emit, uint32_t number,
 
     offset += block->start;
     while (status == SF_OK && page < pages->count && offset < span->until) {
-        const uint64_t count = pages_ahead(pages, page, span->until - offset);
+        const uint64_t count = pages_ahead(span, pages, page, span->until - offset);
         status = put_pages(emit, number, span, &page, count, &offset, err);
     }
     *at = offset;
@@ -299,9 +301,11 @@ static enum sf_status build_span(const struct sf_emit *emit, const struct span *
 
 struct output {
     struct sf_emit *emit;
-    struct sf_file *target;
-    uint64_t offset; /* of the first record in the target */
+    struct sf_file *source; /* held, */
+    struct sf_file *target; /* both */
+    uint64_t offset;        /* of the first record in the target */
     uint64_t window;
+    uint64_t room; /* for pages */
 };
 
 static uint64_t count_windows(const struct output *output)
@@ -322,8 +326,12 @@ static enum sf_status build_window(const struct output *output, uint64_t number,
     const uint64_t first = sf_max(base, output->offset);
     const uint64_t end =
         sf_min(base + output->window, output->offset + output->emit->length);
-    const struct span span = {buffer + (first - base), first - output->offset,
-                              end - output->offset, scratch, output->window};
+    const struct span span = {buffer + (first - base),
+                              first - output->offset,
+                              end - output->offset,
+                              scratch,
+                              output->room,
+                              output->window};
 
     *start = (size_t)(first - base);
     *len = (size_t)(end - first);
@@ -340,8 +348,9 @@ static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer
         build_window(output, item, buffer, buffer + output->window, &start, &len, err);
     if (status == SF_OK) {
         const uint64_t base = sf_align_down(output->offset, output->window);
-        status = sf_file_write(output->target, buffer + start, len,
-                               base + item * output->window + start, err);
+        const struct sf_piece piece = {buffer + start, len,
+                                       base + item * output->window + start};
+        status = sf_file_write_pieces(output->target, &piece, 1, err);
     }
     *worth = len;
     return status;
@@ -352,6 +361,15 @@ static enum sf_status fill_window(void *context, uint64_t number, uint8_t *buffe
                                   struct sf_err *err)
 {
     return build_window(context, number, buffer, scratch, start, len, err);
+}
+
+static void destroy_output(void *context)
+{
+    struct output *output = context;
+
+    sf_file_release(output->source);
+    sf_file_release(output->target);
+    free(output);
 }
 
 static struct output *new_output(struct sf_emit *emit, struct sf_file *target,
@@ -366,10 +384,12 @@ static struct output *new_output(struct sf_emit *emit, struct sf_file *target,
         (void)sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "output");
         return NULL;
     }
-    output->emit = emit;
-    output->target = target;
-    output->offset = offset;
-    output->window = window;
+    if (sf_file_acquire_both(emit->source, target, err) != SF_OK) {
+        free(output);
+        return NULL;
+    }
+    *output = (struct output){emit,   emit->source, target,
+                              offset, window,       sf_span_room(window)};
     return output;
 }
 
@@ -377,12 +397,13 @@ enum sf_status sf_emit_write_start(struct sf_emit *emit, struct sf_file *target,
                                    uint64_t offset, size_t window, unsigned nthreads,
                                    struct sf_job **out, struct sf_err *err)
 {
-    const struct sf_job_ops ops = {write_window, free, window + SF_MAX_SPAN};
     struct output *output = new_output(emit, target, offset, window, err);
 
     if (output == NULL) {
         return err->status;
     }
+    const struct sf_job_ops ops = {write_window, destroy_output,
+                                   window + (size_t)output->room};
     return sf_job_start(&ops, output, count_windows(output), emit->length, nthreads,
                         out, err);
 }
@@ -391,11 +412,12 @@ enum sf_status sf_emit_ring_start(struct sf_emit *emit, size_t window,
                                   unsigned nthreads, struct sf_ring **out,
                                   struct sf_err *err)
 {
-    const struct sf_ring_ops ops = {fill_window, free, window, SF_MAX_SPAN};
     struct output *output = new_output(emit, NULL, 0, window, err);
 
     if (output == NULL) {
         return err->status;
     }
+    const struct sf_ring_ops ops = {fill_window, destroy_output, window,
+                                    (size_t)output->room};
     return sf_ring_start(&ops, output, count_windows(output), nthreads, out, err);
 }

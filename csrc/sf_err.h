@@ -14,7 +14,8 @@ enum sf_status {
     SF_E_TRUNCATED,   /* the file ends too early */
     SF_E_UNSUPPORTED, /* sound, but not handled here */
     SF_E_CONTENT,     /* a delta came where no page content is kept */
-    SF_E_CANCELLED
+    SF_E_CANCELLED,
+    SF_E_CLOSED /* the file was closed before */
 };
 
 #define SF_NO_OFFSET UINT64_MAX

@@ -19,13 +19,22 @@
 #define SMALL_WRITE 65536u
 /* What one of many requests at once moves at most. */
 #define CHUNK (1u << 20)
+/* More than all buffers of a job together. */
+#define PLENTY ((size_t)128 << 30)
+
+/* The state of a file: two flags, and above them how many hold it. */
+#define CLOSED 1u
+#define DROPPED 2u
+#define HOLDER 4u
 
 struct sf_file {
+    atomic_uint state;
     int fd;
     int direct_fd;
     atomic_uint align; /* 0 once direct I/O was refused */
     uint64_t length;
     struct sf_uring_pool *rings; /* NULL: one request after the other */
+    bool has_uring;
 };
 
 /* The kernel's struct statx as far as the DIO alignments (Linux 6.1); the C library's
@@ -84,6 +93,7 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "file handle");
     }
     file->direct_fd = -1;
+    atomic_init(&file->state, 0);
     atomic_init(&file->align, 0);
     file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (file->fd < 0) {
@@ -103,29 +113,101 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
         open_direct_twin(file, (flags & SF_OPEN_WRITE) ? O_RDWR : O_RDONLY);
     }
     if (flags & SF_OPEN_URING) {
-        (void)sf_uring_pool_new(&file->rings, NULL);
+        file->has_uring = sf_uring_pool_new(&file->rings, NULL) == SF_OK;
     }
     *out = file;
     return SF_OK;
 
 fail:
-    sf_file_close(file);
+    sf_file_free(file);
     return status;
 }
 
-void sf_file_close(struct sf_file *file)
+enum sf_status sf_file_acquire(struct sf_file *file, struct sf_err *err)
+{
+    unsigned state = atomic_load_explicit(&file->state, memory_order_relaxed);
+
+    do {
+        if (state & CLOSED) {
+            return sf_err_set(err, SF_E_CLOSED, SF_NO_OFFSET, "the file was closed");
+        }
+    } while (!atomic_compare_exchange_weak(&file->state, &state, state + HOLDER));
+    return SF_OK;
+}
+
+enum sf_status sf_file_acquire_both(struct sf_file *source, struct sf_file *target,
+                                    struct sf_err *err)
+{
+    enum sf_status status = sf_file_acquire(source, err);
+
+    if (status == SF_OK && target != NULL) {
+        status = sf_file_acquire(target, err);
+        if (status != SF_OK) {
+            sf_file_release(source);
+        }
+    }
+    return status;
+}
+
+/* A number is given up before it is closed: after a failure, too, the system may have
+ * given it to somebody else. */
+static void close_descriptor(int *fd)
+{
+    const int number = *fd;
+
+    *fd = -1;
+    if (number >= 0) {
+        (void)close(number);
+    }
+}
+
+static void close_descriptors(struct sf_file *file)
+{
+    sf_uring_pool_free(file->rings);
+    file->rings = NULL;
+    close_descriptor(&file->direct_fd);
+    close_descriptor(&file->fd);
+}
+
+void sf_file_release(struct sf_file *file)
 {
     if (file == NULL) {
         return;
     }
-    sf_uring_pool_free(file->rings);
-    if (file->direct_fd >= 0) {
-        (void)close(file->direct_fd);
+    unsigned state = atomic_load(&file->state);
+    do {
+        /* The last holder of a closed file: nobody comes any more, and the handle stays
+         * as long as we are counted. */
+        if ((state & CLOSED) && state / HOLDER == 1) {
+            close_descriptors(file);
+        }
+    } while (!atomic_compare_exchange_weak(&file->state, &state, state - HOLDER));
+    if (state - HOLDER == (CLOSED | DROPPED)) {
+        free(file);
     }
-    if (file->fd >= 0) {
-        (void)close(file->fd);
+}
+
+/* Set FLAGS and leave the rest to the last holder, which we may be. */
+static void give_up(struct sf_file *file, unsigned flags)
+{
+    unsigned state = atomic_load(&file->state);
+
+    while (
+        !atomic_compare_exchange_weak(&file->state, &state, (state | flags) + HOLDER)) {
     }
-    free(file);
+    sf_file_release(file);
+}
+
+void sf_file_close(struct sf_file *file)
+{
+    give_up(file, CLOSED);
+}
+
+void sf_file_free(struct sf_file *file)
+{
+    if (file != NULL) {
+        give_up(file, CLOSED | DROPPED);
+    }
 }
 
 int sf_file_descriptor(const struct sf_file *file)
@@ -145,7 +227,7 @@ uint32_t sf_file_direct_align(const struct sf_file *file)
 
 bool sf_file_has_uring(const struct sf_file *file)
 {
-    return file->rings != NULL;
+    return file->has_uring;
 }
 
 /* How many of the bytes of PIECE from DONE on may go through the direct descriptor. */
@@ -294,8 +376,13 @@ enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
                             uint64_t offset, struct sf_err *err)
 {
     const struct sf_piece piece = {buf, len, offset};
+    enum sf_status status = sf_file_acquire(file, err);
 
-    return sf_file_read_pieces(file, &piece, 1, err);
+    if (status == SF_OK) {
+        status = sf_file_read_pieces(file, &piece, 1, err);
+        sf_file_release(file);
+    }
+    return status;
 }
 
 enum sf_status sf_file_read_pieces(struct sf_file *file, const struct sf_piece *pieces,
@@ -319,8 +406,13 @@ enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
 {
     /* Nothing is written to a piece that is written from. */
     const struct sf_piece piece = {(uint8_t *)(uintptr_t)buf, len, offset};
+    enum sf_status status = sf_file_acquire(file, err);
 
-    return sf_file_write_pieces(file, &piece, 1, err);
+    if (status == SF_OK) {
+        status = sf_file_write_pieces(file, &piece, 1, err);
+        sf_file_release(file);
+    }
+    return status;
 }
 
 enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece *pieces,
@@ -335,7 +427,6 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
                              struct sf_err *err)
 {
     static const uint8_t zeros[PUNCH_CHUNK];
-
     int failed;
 
     do {
@@ -349,8 +440,10 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
         return sf_err_os(err, errno, offset, "fallocate");
     }
     for (uint64_t done = 0; done < len; done += PUNCH_CHUNK) {
-        const enum sf_status status = sf_file_write(
-            file, zeros, (size_t)sf_min(PUNCH_CHUNK, len - done), offset + done, err);
+        const struct sf_piece piece = {(uint8_t *)(uintptr_t)zeros,
+                                       (size_t)sf_min(PUNCH_CHUNK, len - done),
+                                       offset + done};
+        const enum sf_status status = sf_file_write_pieces(file, &piece, 1, err);
         if (status != SF_OK) {
             return status;
         }
@@ -358,8 +451,8 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
     return SF_OK;
 }
 
-enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
-                                   uint64_t *start, uint64_t *len, struct sf_err *err)
+static enum sf_status find_extent(struct sf_file *file, uint64_t offset,
+                                  uint64_t *start, uint64_t *len, struct sf_err *err)
 {
     const off_t data = lseek(file->fd, (off_t)offset, SEEK_DATA);
 
@@ -386,21 +479,55 @@ enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
     return SF_OK;
 }
 
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
+                                   uint64_t *start, uint64_t *len, struct sf_err *err)
+{
+    enum sf_status status = sf_file_acquire(file, err);
+
+    if (status == SF_OK) {
+        status = find_extent(file, offset, start, len, err);
+        sf_file_release(file);
+    }
+    return status;
+}
+
 enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err)
 {
-    while (fsync(file->fd) < 0) {
-        if (errno != EINTR) {
-            return sf_err_os(err, errno, SF_NO_OFFSET, "fsync");
-        }
+    enum sf_status status = sf_file_acquire(file, err);
+    int failed;
+
+    if (status != SF_OK) {
+        return status;
     }
-    return SF_OK;
+    do {
+        failed = fsync(file->fd);
+    } while (failed && errno == EINTR);
+    if (failed) {
+        status = sf_err_os(err, errno, SF_NO_OFFSET, "fsync");
+    }
+    sf_file_release(file);
+    return status;
+}
+
+/* Untouched memory is not reserved: a long buffer costs what it holds. */
+static void *map_memory(size_t len)
+{
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
 }
 
 void *sf_buffer_alloc(size_t len)
 {
-    void *p =
-        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    return map_memory(len);
+}
+
+bool sf_buffer_is_free(void)
+{
+    void *p = map_memory(PLENTY);
+
+    sf_buffer_free(p, PLENTY);
+    return p != NULL;
 }
 
 void sf_buffer_thin(void *buf, size_t len)

@@ -22,11 +22,23 @@ struct sf_file;
  * nor is a refused io_uring: one request then follows the other. */
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err);
-/* Cannot fail, because sf_file_sync() came first; NULL is allowed. */
+/* Let nobody use the file from now on.  The descriptors are closed when the last use
+ * ends, which may be now.  Cannot fail, because sf_file_sync() came first; harmless
+ * when repeated. */
 void sf_file_close(struct sf_file *file);
+/* The same, and the handle is gone for its owner: its memory is freed when the last use
+ * ends.  NULL is allowed. */
+void sf_file_free(struct sf_file *file);
 
-/* The buffered descriptor, which stays the file's. */
-int sf_file_descriptor(const struct sf_file *file);
+/* Hold the file open until it is released; CLOSED after sf_file_close().  Whoever runs
+ * threads over a file holds it as long as they run; any thread may. */
+enum sf_status sf_file_acquire(struct sf_file *file, struct sf_err *err);
+/* NULL is allowed. */
+void sf_file_release(struct sf_file *file);
+/* Hold both or neither; TARGET may be NULL. */
+enum sf_status sf_file_acquire_both(struct sf_file *source, struct sf_file *target,
+                                    struct sf_err *err);
+
 /* Length when it was adopted. */
 uint64_t sf_file_length(const struct sf_file *file);
 /* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */
@@ -34,16 +46,28 @@ uint32_t sf_file_direct_align(const struct sf_file *file);
 /* Whether several requests can be under way for one thread. */
 bool sf_file_has_uring(const struct sf_file *file);
 
-/* Read up to LEN bytes, fewer only at the end of the file.  The aligned part goes
+/* --- these hold the file by themselves --- */
+
+/* Read exactly LEN bytes; the end of the file is TRUNCATED.  The aligned part goes
  * through the direct descriptor. */
-enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
-                                 uint64_t offset, size_t *got, struct sf_err *err);
-/* Read exactly LEN bytes; the end of the file is TRUNCATED. */
 enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
                             uint64_t offset, struct sf_err *err);
 enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
                              uint64_t offset, struct sf_err *err);
-/* The same for up to SF_MAX_PIECES places, at once where that is possible. */
+/* Find the data extent at or after OFFSET; *LEN = 0 when there is none. */
+enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
+                                   uint64_t *start, uint64_t *len, struct sf_err *err);
+enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);
+
+/* --- for all below, the caller holds the file --- */
+
+/* The buffered descriptor, which stays the file's. */
+int sf_file_descriptor(const struct sf_file *file);
+/* Read up to LEN bytes, fewer only at the end of the file. */
+enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
+                                 uint64_t offset, size_t *got, struct sf_err *err);
+/* As sf_file_read() and sf_file_write(), for up to SF_MAX_PIECES places, at once where
+ * that is possible. */
 enum sf_status sf_file_read_pieces(struct sf_file *file, const struct sf_piece *pieces,
                                    unsigned count, struct sf_err *err);
 enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece *pieces,
@@ -51,13 +75,14 @@ enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece 
 /* Make [OFFSET, OFFSET + LEN) read as zeros, as a hole where that is possible. */
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
                              struct sf_err *err);
-/* Find the data extent at or after OFFSET; *LEN = 0 when there is none. */
-enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
-                                   uint64_t *start, uint64_t *len, struct sf_err *err);
-enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);
+
+/* --- memory --- */
 
 /* Page-aligned memory, good for every direct transfer; NULL when there is none. */
 void *sf_buffer_alloc(size_t len);
+/* Whether a long buffer for each thread costs nothing: false where the address space is
+ * limited (RLIMIT_AS) or every page is paid for beforehand (strict overcommit). */
+bool sf_buffer_is_free(void);
 /* For a long buffer of which little is touched at a time: no more of it takes memory
  * than is touched, and nothing once it is dropped. */
 void sf_buffer_thin(void *buf, size_t len);

@@ -78,11 +78,19 @@ static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer
                           buffer, err);
 }
 
+static void destroy_fill(void *context)
+{
+    struct fill *fill = context;
+
+    sf_file_release(fill->file);
+    free(fill);
+}
+
 enum sf_status sf_fill_start(struct sf_file *file, const struct sf_pages *pages,
                              uint32_t nblocks, uint64_t window, unsigned nthreads,
                              struct sf_job **out, struct sf_err *err)
 {
-    const struct sf_job_ops ops = {write_window, free, (size_t)window};
+    const struct sf_job_ops ops = {write_window, destroy_fill, (size_t)window};
     uint64_t nitems = 0;
     uint64_t total = 0;
 
@@ -93,6 +101,11 @@ enum sf_status sf_fill_start(struct sf_file *file, const struct sf_pages *pages,
     struct fill *fill = calloc(1, sizeof *fill);
     if (fill == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "fill");
+    }
+    const enum sf_status status = sf_file_acquire(file, err);
+    if (status != SF_OK) {
+        free(fill);
+        return status;
     }
     *fill = (struct fill){file, pages, nblocks, window};
     for (uint32_t i = 0; i < nblocks; i++) {

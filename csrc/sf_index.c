@@ -464,9 +464,9 @@ static enum sf_status read_run(const struct sf_index *index, struct sf_file *fil
             count =
                 sf_min(run->count - done, 1 + (READ_PIECE - lead - size) / run->stride);
         }
-        const enum sf_status status = sf_file_read(
-            file, scratch, (size_t)(lead + (count - 1) * run->stride + size),
-            offset - lead, err);
+        const struct sf_piece piece = {
+            scratch, (size_t)(lead + (count - 1) * run->stride + size), offset - lead};
+        const enum sf_status status = sf_file_read_pieces(file, &piece, 1, err);
         if (status != SF_OK) {
             return status;
         }
@@ -490,13 +490,17 @@ enum sf_status sf_index_read(const struct sf_index *index, struct sf_file *file,
                              struct sf_err *err)
 {
     const uint64_t size = index->page_size;
-    enum sf_status status = SF_OK;
+    enum sf_status status;
     struct sf_index_run run;
     uint8_t *scratch = NULL;
     uint64_t at = first;
 
     if (first > index->npages || count > index->npages - first) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "pages beyond the block");
+    }
+    status = sf_file_acquire(file, err);
+    if (status != SF_OK) {
+        return status;
     }
     while (status == SF_OK && sf_index_next_run(index, at, first + count, &run)) {
         uint8_t *out = buf + (at - first) * size;
@@ -518,5 +522,6 @@ enum sf_status sf_index_read(const struct sf_index *index, struct sf_file *file,
         at += run.count;
     }
     free(scratch);
+    sf_file_release(file);
     return status;
 }

@@ -16,13 +16,9 @@ struct plan {
     struct item *items;
     uint64_t nitems;
     uint64_t room;
+    uint64_t span;  /* bytes of guest memory that an item takes at most */
     uint64_t total; /* bytes of all present pages */
 };
-
-static uint64_t span_length(const struct sf_move *move)
-{
-    return sf_max(move->window, SF_MAX_SPAN);
-}
 
 static void sum_pages(const struct sf_move *move, const struct item *item,
                       const uint8_t *buf)
@@ -82,7 +78,7 @@ static enum sf_status move_item(void *context, uint64_t number, uint8_t *buffer,
         sum_pages(move, item, buffer);
     }
     if (status == SF_OK && move->target != NULL) {
-        uint8_t *bits = buffer + span_length(move);
+        uint8_t *bits = buffer + plan->span;
         const uint64_t offset =
             move->target_offsets[item->block] + item->first * pages->page_size;
         choose_pages(move, item, offset, buffer, bits);
@@ -99,6 +95,8 @@ static enum sf_status move_item(void *context, uint64_t number, uint8_t *buffer,
 static void destroy_plan(void *context)
 {
     struct plan *plan = context;
+    sf_file_release(plan->move.source);
+    sf_file_release(plan->move.target);
     free(plan->items);
     free(plan);
 }
@@ -122,7 +120,7 @@ static enum sf_status plan_block(struct plan *plan, uint32_t block, struct sf_er
 {
     const struct sf_pages *pages = &plan->move.from[block];
     const uint64_t step = plan->move.window / pages->page_size;
-    const uint64_t limit = span_length(&plan->move) / pages->page_size;
+    const uint64_t limit = plan->span / pages->page_size;
     enum sf_status status = SF_OK;
 
     for (uint64_t first = 0; status == SF_OK && first < pages->count;) {
@@ -140,8 +138,6 @@ static enum sf_status plan_block(struct plan *plan, uint32_t block, struct sf_er
 enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
                              struct sf_err *err)
 {
-    enum sf_status status = SF_OK;
-
     if (!sf_is_power_of_2(move->window) || move->window < 8u * SF_MAX_PAGE) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "window of %llu bytes",
                           (unsigned long long)move->window);
@@ -150,7 +146,13 @@ enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
     if (plan == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "plan");
     }
+    enum sf_status status = sf_file_acquire_both(move->source, move->target, err);
+    if (status != SF_OK) {
+        free(plan);
+        return status;
+    }
     plan->move = *move;
+    plan->span = sf_span_room(move->window);
     for (uint32_t i = 0; i < move->nblocks && status == SF_OK; i++) {
         status = plan_block(plan, i, err);
     }
@@ -159,9 +161,8 @@ enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
         return status;
     }
     /* Behind the pages: one bit a page, of the smallest page size. */
-    const uint64_t span = span_length(move);
     const struct sf_job_ops ops = {move_item, destroy_plan,
-                                   (size_t)(span + span / SF_MIN_PAGE / 8)};
+                                   (size_t)(plan->span + plan->span / SF_MIN_PAGE / 8)};
     return sf_job_start(&ops, plan, plan->nitems, plan->total, move->nthreads, out,
                         err);
 }

@@ -7,7 +7,8 @@
 #include "sf_sum.h"
 #include "sf_watch.h"
 
-/* All that is pointed to is borrowed until sf_job_finish(). */
+/* The files are held until sf_job_finish(), and all else that is pointed to is borrowed
+ * until then. */
 struct sf_move {
     struct sf_file *source;
     const struct sf_pages *from;    /* NBLOCKS of them */

@@ -66,6 +66,11 @@ static uint64_t count_fetched(const struct sf_pages *pages, uint64_t first,
     return fetched;
 }
 
+uint64_t sf_span_room(uint64_t window)
+{
+    return window < SF_MAX_SPAN && sf_buffer_is_free() ? SF_MAX_SPAN : window;
+}
+
 uint64_t sf_pages_span(const struct sf_pages *pages, uint64_t first, uint64_t step,
                        uint64_t room, uint64_t limit)
 {
@@ -117,7 +122,13 @@ enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
                              uint64_t first, uint64_t count, uint8_t *buf,
                              struct sf_err *err)
 {
-    const enum sf_status status = sf_pages_fetch(file, pages, first, count, buf, err);
+    enum sf_status status = sf_file_acquire(file, err);
+
+    if (status != SF_OK) {
+        return status;
+    }
+    status = sf_pages_fetch(file, pages, first, count, buf, err);
+    sf_file_release(file);
     if (status == SF_OK) {
         zero_clear_pages(pages->bitmap, first, count, pages->page_size, buf);
     }

@@ -20,6 +20,9 @@ struct sf_pages {
  * is hardly touched where pages lie far apart, but so many of them are on their way at
  * once; see sf_buffer_thin(). */
 #define SF_MAX_SPAN ((uint64_t)256 << 20)
+/* How long spans may be, at least WINDOW: no longer than that where long buffers are
+ * not free. */
+uint64_t sf_span_room(uint64_t window);
 
 /* How many pages from FIRST on to fetch at a time: one or more steps of STEP pages, as
  * many as do not take more than ROOM pages of memory nor reach farther than LIMIT
@@ -27,18 +30,19 @@ struct sf_pages {
 uint64_t sf_pages_span(const struct sf_pages *pages, uint64_t first, uint64_t step,
                        uint64_t room, uint64_t limit);
 /* Read the present pages of [FIRST, FIRST + COUNT) to their places in BUF; what BUF
- * holds in the place of a clear page is undefined. */
+ * holds in the place of a clear page is undefined.  The caller holds FILE. */
 enum sf_status sf_pages_fetch(struct sf_file *file, const struct sf_pages *pages,
                               uint64_t first, uint64_t count, uint8_t *buf,
                               struct sf_err *err);
-/* The same with clear pages as zeros. */
+/* The same with clear pages as zeros, holding FILE by itself. */
 enum sf_status sf_pages_read(struct sf_file *file, const struct sf_pages *pages,
                              uint64_t first, uint64_t count, uint8_t *buf,
                              struct sf_err *err);
 
 /* Write those of COUNT pages in BUF whose bit is set in BITS (bit 0 = first page) at
  * file offset OFFSET.  Clear pages whose bit is set in FILLABLE (NULL: all of them) may
- * be overwritten with zeros where that saves a write; BUF is zeroed there. */
+ * be overwritten with zeros where that saves a write; BUF is zeroed there.  The caller
+ * holds FILE. */
 enum sf_status sf_pages_write(struct sf_file *file, uint64_t offset, uint32_t page_size,
                               uint64_t count, const uint8_t *bits,
                               const uint8_t *fillable, uint8_t *buf,

@@ -37,8 +37,8 @@ static enum sf_status write_parcel(struct sf_queue *queue, struct sf_parcel *par
     struct sf_run run = {0, 0};
 
     if (parcel->page_size == 0) {
-        return sf_file_write(queue->file, parcel->buffer, parcel->len, parcel->offset,
-                             err);
+        const struct sf_piece piece = {parcel->buffer, parcel->len, parcel->offset};
+        return sf_file_write_pieces(queue->file, &piece, 1, err);
     }
     if (parcel->has_data) {
         status = sf_pages_write(queue->file, parcel->offset, parcel->page_size,
@@ -154,6 +154,11 @@ enum sf_status sf_queue_start(struct sf_file *file, size_t window, uint32_t page
 
     if (queue == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "queue");
+    }
+    status = sf_file_acquire(file, err);
+    if (status != SF_OK) {
+        free(queue);
+        return status;
     }
     queue->file = file;
     queue->window = window;
@@ -297,6 +302,7 @@ void sf_queue_finish(struct sf_queue *queue)
         free(queue->parcels[i].data_bits);
     }
     free(queue->parcels);
+    sf_file_release(queue->file);
     (void)pthread_cond_destroy(&queue->changed);
     (void)pthread_mutex_destroy(&queue->lock);
     free(queue);

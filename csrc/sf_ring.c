@@ -212,11 +212,19 @@ static enum sf_status fill_from_file(void *context, uint64_t number, uint8_t *bu
     return SF_OK;
 }
 
+static void destroy_reading(void *context)
+{
+    struct reading *reading = context;
+
+    sf_file_release(reading->file);
+    free(reading);
+}
+
 enum sf_status sf_read_start(struct sf_file *file, uint64_t offset, uint64_t end,
                              size_t window, unsigned nthreads, struct sf_ring **out,
                              struct sf_err *err)
 {
-    const struct sf_ring_ops ops = {fill_from_file, free, window, 0};
+    const struct sf_ring_ops ops = {fill_from_file, destroy_reading, window, 0};
 
     if (end < offset || end > INT64_MAX || !sf_is_power_of_2(window)) {
         return sf_err_set(err, SF_E_RANGE, offset, "no such range to read");
@@ -224,6 +232,11 @@ enum sf_status sf_read_start(struct sf_file *file, uint64_t offset, uint64_t end
     struct reading *reading = calloc(1, sizeof *reading);
     if (reading == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "reader");
+    }
+    const enum sf_status status = sf_file_acquire(file, err);
+    if (status != SF_OK) {
+        free(reading);
+        return status;
     }
     reading->file = file;
     reading->offset = offset;

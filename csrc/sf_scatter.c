@@ -14,7 +14,7 @@
 
 struct sf_scatter {
     struct sf_scan *scan;
-    struct sf_file *target;
+    struct sf_file *target; /* held by the queue */
     struct sf_pages *pages;
     uint32_t npages;
     uint32_t last_place; /* the one found last */
@@ -184,9 +184,10 @@ static enum sf_status load_page(struct sf_scatter *scatter,
         return SF_OK;
     }
     if (sf_bit_test(pages->bitmap, page) && !sf_bit_test(parcel->punch_bits, i)) {
+        const struct sf_piece piece = {at, parcel->page_size,
+                                       parcel->offset + i * parcel->page_size};
         const enum sf_status status =
-            sf_file_read(scatter->target, at, parcel->page_size,
-                         parcel->offset + i * parcel->page_size, err);
+            sf_file_read_pieces(scatter->target, &piece, 1, err);
         return status == SF_OK ? SF_OK : sf_err_wrap(err, "read back");
     }
     memset(at, 0, parcel->page_size);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The same number on every architecture. */
@@ -156,6 +157,7 @@ static unsigned reap(struct ring *ring, struct sf_chunk *chunks)
 static void ring_move(struct ring *ring, bool write, struct sf_chunk *chunks,
                       unsigned count)
 {
+    const struct timespec moment = {0, 1000000};
     unsigned taken = 0;
     unsigned ended = 0;
 
@@ -165,10 +167,18 @@ static void ring_move(struct ring *ring, bool write, struct sf_chunk *chunks,
                                IORING_ENTER_GETEVENTS, NULL, 0);
         if (n > 0) {
             taken += (unsigned)n;
-        } else if (n < 0 && errno != EINTR && errno != EAGAIN && errno != EBUSY) {
-            /* What it will not take is taken back; what it has must still end. */
-            atomic_fetch_sub_explicit(ring->tail, count - taken, memory_order_relaxed);
-            count = taken;
+        } else if (n == 0 || errno != EINTR) {
+            if (taken < count) {
+                /* What it does not take, whatever the reason, is taken back: the caller
+                 * moves that.  What it has must still end. */
+                atomic_fetch_sub_explicit(ring->tail, count - taken,
+                                          memory_order_relaxed);
+                count = taken;
+            } else if (n < 0) {
+                /* It does not wait, either: the ends are seen in memory all the same.
+                 */
+                (void)nanosleep(&moment, NULL);
+            }
         }
         ended += reap(ring, chunks);
     }

@@ -13,8 +13,8 @@ from savefmt.compat.releases import FACTS, MILESTONES
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +24,7 @@ def generator() -> ModuleType:
 
 def test_the_tables_are_current() -> None:
     """Otherwise: `make tables`."""
-    module = generator()
+    module = script("generate")
     page = module.PAGE.read_text()
 
     assert module.renewed(page) == page
@@ -53,3 +53,30 @@ def test_every_code_of_a_reader_is_explained() -> None:
     assert len(set(host)) > 6
     for code in {*rules, *host}:
         assert f"`{code}`" in page, code
+
+
+def test_sessions_are_what_the_commands_print(tmp_path: Path) -> None:
+    """Otherwise: `make tables`."""
+    module = script("sessions")
+    for number, page in enumerate(module.PAGES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        module.prepare(folder)
+        text = page.read_text()
+
+        assert text.count("<!-- session -->") > 2
+        assert module.renewed(text, folder) == text
+
+
+def test_a_session_that_changed_is_seen(tmp_path: Path) -> None:
+    module = script("sessions")
+    page = "<!-- session -->\n\n```console\n$ echo one; echo two; echo three\n%s```\n"
+
+    for shown, same in (
+        ("one\ntwo\nthree\n", True),
+        ("one\n...\n", True),
+        ("...\nthree\n", True),
+        ("one\ntwo\n", False),
+        ("...\ntwo\n", False),
+    ):
+        assert (module.renewed(page % shown, tmp_path) == page % shown) is same

@@ -37,9 +37,10 @@ C_ROWS = (
     "sf_err",
     "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch",
     "sf_file sf_scan sf_sum",
-    "sf_index sf_job sf_pages sf_ring",
+    "sf_index sf_job sf_map sf_pages sf_ring",
     "sf_queue sf_tally",
     "sf_append sf_emit sf_fill sf_move sf_scatter",
+    "sf_cell",
 )
 # These alone may take names from the package itself, which reaches everything.
 MAY_USE_FACADE = {"cli", "__main__"}

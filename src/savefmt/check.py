@@ -290,7 +290,7 @@ class _Checker:
 
     def _sequential_end(self) -> None:
         image = self._image
-        if image.codec != "raw" or image.description is not None:
+        if image.packing.packed or image.description is not None:
             return
         start = max(image.length - FOOTER_AND_EOF, image.stream_offset)
         last = image.file.read(image.length - start, start)

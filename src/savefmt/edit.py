@@ -95,6 +95,11 @@ def set_xml(
     """
     with SaveImage(path, io=io) as image:
         old = _envelope(image)
+        if image.packing.outer != "raw":
+            raise ConversionError(
+                f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                path=path,
+            )
         if expected is not None and expected != (old.cookie if cookie else old.xml):
             raise ImageChangedError(
                 "the image has another document by now than the one that was edited; begin anew",

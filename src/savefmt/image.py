@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from savefmt.codec.registry import codec_for_format, detect, find_codec
-from savefmt.errors import (
-    ClosedImageError,
-    CorruptError,
-    FormatError,
-    IncompleteImageError,
-    NotASaveImageError,
-    SavefmtError,
-    UnsupportedError,
-)
-from savefmt.format.cursor import ChunkCursor, FileCursor
+from savefmt.errors import ClosedImageError, FormatError, SavefmtError, UnsupportedError
+from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
-from savefmt.format.envelope import HEADER_LENGTH, Envelope, is_envelope
-from savefmt.format.stream import QEVM_MAGIC, Configuration
+from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.stream import Configuration
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.model import (
     Finding,
@@ -38,9 +29,11 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
+from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
+from savefmt.reading.container import open_file, read_form
 from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
-from savefmt.reading.stored import DIRECT_FROM as DIRECT_FROM
-from savefmt.reading.stored import format_uuid, open_file
+from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
+from savefmt.reading.stored import format_uuid
 from savefmt.reading.traverse import read_head
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
@@ -51,7 +44,6 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from savefmt.reading.memory import GuestMemory
     from savefmt.reading.prefetch import Pipe
 
-_MAGIC_LENGTH = 16
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
 _PACKED_READERS = 2
@@ -79,8 +71,12 @@ class SaveImage:
         The file, as given.
     envelope : Envelope or None
         None for a bare stream.
-    codec : str
-        ``raw`` or the name of the compression.
+    packing : Packing
+        How the stream is compressed.
+    stored_offset : int
+        Where in the file the stream begins, or what it is compressed into.
+    stream_offset : int
+        Where the stream begins, counting plain bytes from there on.
     layout : Layout
         As the stream says, whatever the envelope does.
     head : StreamHead
@@ -117,17 +113,23 @@ class SaveImage:
     def _read_head(self) -> None:
         self.length = self._file.length
         cursor = FileCursor(self._pread, 0, self.length)
-        head = cursor.peek(_MAGIC_LENGTH)
-        if not head:
-            raise NotASaveImageError("the file is empty")
-        self.envelope = self._read_envelope(cursor) if is_envelope(head) else None
-        self.stream_offset = cursor.tell()
-        self.codec = self._find_codec(cursor.peek(_MAGIC_LENGTH))
-        if self.codec == "raw":
+        self.stored_offset = 0
+        with ExitStack() as opened:
+
+            def unpack(codec: str) -> Cursor:
+                packing = Packing(outer=codec)
+                return opened.enter_context(self._plain(self._small_pieces(0), packing))
+
+            form = read_form(
+                cursor, unpack, name=self.filename, strict=self._strict, findings=self._notes
+            )
+        self.envelope, self.packing = form.envelope, form.packing
+        self.stored_offset, self.stream_offset = form.stored_offset, form.stream_offset
+        if not self.packing.packed:
             self.head = read_head(cursor, description=self.description, findings=self._notes)
             self._after_list = cursor.tell()
         else:
-            with self.stream(IOOptions(threads=1), look=True) as stream:
+            with self.stream(look=True) as stream:
                 self.head = read_head(stream, findings=self._notes)
             if self.head.mapped:
                 raise UnsupportedError(
@@ -140,36 +142,6 @@ class SaveImage:
     @property
     def _notes(self) -> list[Finding] | None:
         return None if self._strict else self.findings
-
-    def _read_envelope(self, cursor: FileCursor) -> Envelope:
-        envelope = Envelope.read(cursor, self._notes)
-        if not envelope.finished and self._strict:
-            raise IncompleteImageError(
-                'the save never finished (libvirt\'s "Part" magic); save the guest again',
-                offset=0,
-            )
-        return envelope
-
-    def _find_codec(self, head: bytes) -> str:
-        number = self.envelope.stream_format if self.envelope is not None else 0
-        if 0 < number < _SPARSE_FORMAT:
-            return codec_for_format(number).name
-        if head.startswith(QEVM_MAGIC):
-            return "raw"
-        found = detect(head)
-        if found is None:
-            raise NotASaveImageError(
-                "neither a libvirt save image nor a QEMU stream begins here; "
-                "check that it is the right file",
-                offset=self.stream_offset,
-            )
-        if self.envelope is not None:
-            raise CorruptError(
-                f"the envelope says {self.envelope.format_name}, but the stream is "
-                f"compressed with {found}",
-                offset=self.stream_offset,
-            )
-        return found
 
     # --- life ---
 
@@ -213,6 +185,11 @@ class SaveImage:
         from pathlib import Path
 
         return Path(self.filename)
+
+    @property
+    def codec(self) -> str:
+        """``raw`` or what compresses the stream, whatever compresses the file as a whole."""
+        return self.packing.codec
 
     @property
     def configuration(self) -> Configuration | None:
@@ -261,7 +238,7 @@ class SaveImage:
     @cached_property
     def description(self) -> Description | None:
         """The vmdescription; of a compressed image it is not known without a full pass."""
-        if self.codec != "raw":
+        if self.packing.packed:
             return None
         try:
             return find_at_end(self._pread, self.length)
@@ -371,7 +348,7 @@ class SaveImage:
         look: bool = False,
         stored: Pipe | None = None,
         plain: Pipe | None = None,
-    ) -> Iterator[ChunkCursor]:
+    ) -> Iterator[PlainCursor]:
         """A cursor over the decompressed stream from its magic on, read ahead.
 
         Parameters
@@ -386,37 +363,52 @@ class SaveImage:
 
         Yields
         ------
-        ChunkCursor
+        PlainCursor
             Valid inside the ``with`` block.
         """
-        from savefmt.reading.prefetch import close_pieces, prefetch
+        from savefmt.reading.prefetch import close_pieces
 
-        file, io = self.file, io or self._io
+        io = IOOptions(threads=1) if look else io or self._io
         # No decoder takes in what many threads read, and each has windows of its own.
-        ahead = io if self.codec == "raw" else io.with_threads(_PACKED_READERS)
+        ahead = io.with_threads(_PACKED_READERS) if self.packing.packed else io
         base: Iterator[bytes | memoryview] = (
-            self._small_pieces() if look else file.chunks(self.stream_offset, self.length, ahead)
+            self._small_pieces(self.stored_offset)
+            if look
+            else self.file.chunks(self.stored_offset, self.length, ahead)
         )
         pieces = stored(base) if stored is not None else base
-        if self.codec != "raw":
-            unpack = find_codec(self.codec).open_reader
-            decoded = unpack(pieces, offset=self.stream_offset, threads=io.worker_count)
-            pieces = decoded if look else prefetch(decoded)
-        if plain is not None:
-            pieces = plain(pieces)
         try:
-            with self.file.unchanged():
-                yield ChunkCursor(pieces, self.stream_offset)
+            with (
+                self.file.unchanged(),
+                self._plain(pieces, self.packing, io, look=look, plain=plain) as cursor,
+            ):
+                yield cursor
         except SavefmtError as error:
             error.path = error.path or self.path
             raise
         finally:
-            # The outermost first: it may hold a thread that reads from the others.
-            close_pieces(pieces)
             close_pieces(base)
 
-    def _small_pieces(self) -> Iterator[bytes]:
-        at = self.stream_offset
+    def _plain(
+        self,
+        pieces: Iterator[bytes | memoryview],
+        packing: Packing,
+        io: IOOptions = IOOptions(threads=1),
+        *,
+        look: bool = True,
+        plain: Pipe | None = None,
+    ) -> AbstractContextManager[PlainCursor]:
+        return plain_stream(
+            pieces,
+            packing,
+            offset=self.stored_offset,
+            threads=io.worker_count,
+            length=self.length,
+            ahead=not look,
+            plain=plain,
+        )
+
+    def _small_pieces(self, at: int) -> Iterator[bytes]:
         while data := self._pread(_PIECE_LENGTH, at):
             yield data
             at += len(data)
@@ -473,7 +465,7 @@ class SaveImage:
             return
         index = self.memory.index(Meter(progress, self.length, "reading"))
         for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
-            yield from index_extents(block, places, with_offsets=self.codec == "raw")
+            yield from index_extents(block, places, with_offsets=not self.packing.packed)
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.

@@ -65,6 +65,41 @@ def test_signals_clean_up_first(number: signal.Signals, code: int) -> None:
     assert time.monotonic() - began < 5
 
 
+SLOW_CLEANUP = """
+    try:
+        print("ready", file=sys.stderr, flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", file=sys.stderr, flush=True)
+        time.sleep(0.5)
+        print("cleaned up", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_more_signals_do_not_cut_the_clean_up_short(first: signal.Signals) -> None:
+    """Somebody leans on Ctrl-C, or a service manager follows it up."""
+    process = subprocess.Popen(
+        stage(SLOW_CLEANUP),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(first)
+    assert process.stderr.readline() == "cleaning up\n"
+    for number in [signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]:
+        process.send_signal(number)
+        time.sleep(0.02)
+    _, rest = process.communicate(timeout=30)
+
+    assert process.returncode == (130 if first is signal.SIGINT else 143)
+    assert rest.startswith("cleaned up\n")
+    assert "Traceback" not in rest
+    assert "Exception ignored" not in rest
+
+
 def test_nohup_stays_nohup() -> None:
     script = stage("raise SystemExit(0 if signal.getsignal(1) is signal.SIG_IGN else 9)")
     script[2] = "import signal; signal.signal(1, signal.SIG_IGN)\n" + script[2]

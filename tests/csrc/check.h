@@ -228,7 +228,8 @@ static inline void fail_each(enum fault_kind kind, int errnum, enum sf_status ex
     fail_each_call(kind, errnum, expected, run, context, false);
 }
 
-/* A thread of a ring that found no memory is no loss if the others do all the work. */
+/* A thread of a ring that found no memory is no loss if the others do all the work; nor
+ * is a long span. */
 static inline void starve_each(run_fn run, void *context)
 {
     fail_each_call(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, run, context, true);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -10,12 +11,16 @@
 #include <time.h>
 
 #define STUTTER 4096u
+#define CALL_ENTER 426
 
 static atomic_int failing_kind;
 static atomic_uint countdown;
 static atomic_int failing_errno;
 static atomic_bool hit;
+static atomic_bool lasting;
 static atomic_bool stutters;
+static atomic_bool short_enter;
+static atomic_uint enters;
 static atomic_uint stutter_calls;
 static atomic_long delay;
 static atomic_bool holds;
@@ -27,8 +32,16 @@ void fault_at(enum fault_kind kind, unsigned n, int errnum)
 {
     atomic_store(&failing_kind, FAULT_NONE);
     atomic_store(&hit, false);
+    atomic_store(&lasting, false);
     atomic_store(&countdown, n);
     atomic_store(&failing_errno, errnum);
+    atomic_store(&failing_kind, (int)kind);
+}
+
+void fault_from(enum fault_kind kind, unsigned n, int errnum)
+{
+    fault_at(FAULT_NONE, n, errnum);
+    atomic_store(&lasting, true);
     atomic_store(&failing_kind, (int)kind);
 }
 
@@ -41,6 +54,8 @@ void fault_off(void)
 {
     atomic_store(&failing_kind, FAULT_NONE);
     atomic_store(&stutters, false);
+    atomic_store(&short_enter, false);
+    atomic_store(&enters, 0);
     atomic_store(&delay, 0);
     atomic_store(&holds, false);
     atomic_store(&writes, 0);
@@ -51,6 +66,16 @@ void fault_stutter(void)
 {
     atomic_store(&stutter_calls, 0);
     atomic_store(&stutters, true);
+}
+
+void fault_short_enter(void)
+{
+    atomic_store(&short_enter, true);
+}
+
+unsigned fault_enters(void)
+{
+    return atomic_load(&enters);
 }
 
 void fault_slow(long milliseconds)
@@ -81,11 +106,17 @@ unsigned fault_ragged_writes(void)
 /* The errno to fail with, or 0. */
 static int strike(enum fault_kind kind)
 {
-    if (atomic_load(&failing_kind) != (int)kind ||
-        atomic_fetch_sub(&countdown, 1) != 1) {
+    if (atomic_load(&failing_kind) != (int)kind) {
         return 0;
     }
-    atomic_store(&failing_kind, FAULT_NONE);
+    if (!atomic_load(&lasting) || !atomic_load(&hit)) {
+        if (atomic_fetch_sub(&countdown, 1) != 1) {
+            return 0;
+        }
+    }
+    if (!atomic_load(&lasting)) {
+        atomic_store(&failing_kind, FAULT_NONE);
+    }
     atomic_store(&hit, true);
     return atomic_load(&failing_errno);
 }
@@ -133,6 +164,7 @@ ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t offset);
 int __real_fallocate(int fd, int mode, off_t offset, off_t len);
 int __real_fsync(int fd);
 off_t __real_lseek(int fd, off_t offset, int whence);
+long __real_syscall(long number, ...);
 
 void *__wrap_calloc(size_t count, size_t len);
 void *__wrap_mmap(void *at, size_t len, int protection, int flags, int fd,
@@ -145,6 +177,7 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t offset);
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t len);
 int __wrap_fsync(int fd);
 off_t __wrap_lseek(int fd, off_t offset, int whence);
+long __wrap_syscall(long number, ...);
 
 void *__wrap_calloc(size_t count, size_t len)
 {
@@ -221,4 +254,31 @@ off_t __wrap_lseek(int fd, off_t offset, int whence)
         return -1;
     }
     return __real_lseek(fd, offset, whence);
+}
+
+/* With as many arguments as a system call can have. */
+long __wrap_syscall(long number, ...)
+{
+    long given[6];
+    va_list list;
+
+    va_start(list, number);
+    for (unsigned i = 0; i < 6; i++) {
+        given[i] = va_arg(list, long);
+    }
+    va_end(list);
+    if (number == CALL_ENTER) {
+        const unsigned calls = atomic_fetch_add(&enters, 1);
+        const int errnum = strike(FAULT_ENTER);
+        if (errnum != 0 || (atomic_load(&short_enter) && calls % 2)) {
+            errno = errnum ? errnum : EINTR;
+            return -1;
+        }
+        if (atomic_load(&short_enter) && given[1] > 1) {
+            given[1] = 1;
+            given[2] = 0;
+        }
+    }
+    return __real_syscall(number, given[0], given[1], given[2], given[3], given[4],
+                          given[5]);
 }

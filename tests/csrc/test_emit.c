@@ -40,7 +40,7 @@ static void tear_down(struct scene *scene)
     wire_free(&scene->records);
     free_tables(scene->tables);
     free(scene->key);
-    sf_file_close(scene->source);
+    sf_file_free(scene->source);
     guest_free(&scene->guest);
 }
 
@@ -84,7 +84,7 @@ static void test_to_a_file(uint32_t page_size, uint64_t npages, unsigned flags)
                  SF_E_TRUNCATED);
         free(now);
         sf_emit_free(emit);
-        sf_file_close(target);
+        sf_file_free(target);
     }
     check_sums(&scene.guest, scene.tables, scene.key);
     tear_down(&scene);
@@ -180,7 +180,7 @@ static void test_no_pages_at_all(void)
     CHECK_OK(sf_job_finish(job, &err), &err);
     sf_emit_free(emit);
     sf_emit_free(NULL);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_cancel_in_the_middle(void)
@@ -210,7 +210,7 @@ static void test_cancel_in_the_middle(void)
     sf_ring_finish(ring);
     fault_off();
     sf_emit_free(emit);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
     check_clean(&before);
 }
@@ -259,7 +259,7 @@ static enum sf_status write_all(void *context, struct sf_err *err)
         status = sf_job_finish(job, err);
     }
     sf_emit_free(emit);
-    sf_file_close(target);
+    sf_file_free(target);
     return status;
 }
 
@@ -290,7 +290,7 @@ static void test_everything_that_fails(void)
     struct scene scene;
 
     set_up(&scene, 4096, 400, 1, 0);
-    fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, write_all, &scene);
+    starve_each(write_all, &scene);
     fail_each(FAULT_THREAD, EAGAIN, SF_E_OS, write_all, &scene);
     fail_each(FAULT_READ, EIO, SF_E_OS, write_all, &scene);
     fail_each(FAULT_WRITE, ENOSPC, SF_E_OS, write_all, &scene);

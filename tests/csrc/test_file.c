@@ -59,7 +59,7 @@ static void test_reads_at_any_place(unsigned flags)
     }
     CHECK_EQ(sf_file_direct_align(file), align); /* never used where it must not be */
     sf_buffer_free(buf, room);
-    sf_file_close(file);
+    sf_file_free(file);
     free(pattern);
 }
 
@@ -92,7 +92,7 @@ static void test_writes_at_any_place(unsigned flags)
     free(now);
     free(model);
     sf_buffer_free(buf, LENGTH + 4096);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* Many places at once, small and large, aligned or not, written and read back. */
@@ -132,7 +132,7 @@ static void test_pieces(unsigned flags)
         free(now);
     }
     sf_buffer_free(buf, length);
-    sf_file_close(file);
+    sf_file_free(file);
     free(model);
 }
 
@@ -159,7 +159,7 @@ static void test_large_pieces(unsigned flags)
     CHECK(memcmp(from + 4096, to, got) == 0);
     sf_buffer_free(from, length);
     sf_buffer_free(to, length);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* The first piece that the file's end cuts is the one that is told of. */
@@ -176,7 +176,7 @@ static void test_pieces_behind_the_end(unsigned flags)
     CHECK_EQ(sf_file_read_pieces(file, pieces, 3, &err), SF_E_TRUNCATED);
     CHECK_EQ(err.offset, 3 * 4096);
     sf_buffer_free(buf, 6 * 4096);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* Where the file system refuses direct transfers after all, buffered ones go on. */
@@ -203,7 +203,7 @@ static void test_direct_gives_up(void)
             fault_off();
         }
         sf_buffer_free(buf, LENGTH);
-        sf_file_close(file);
+        sf_file_free(file);
         free(pattern);
     }
 }
@@ -237,7 +237,7 @@ static void test_transfers_fail_at_their_offset(void)
     CHECK_EQ(err.errnum, EINVAL);
     free(buf);
     free(pattern);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* A limit that the kernel itself keeps. */
@@ -258,7 +258,7 @@ static void test_a_file_may_grow_no_further(unsigned flags)
     CHECK_EQ(err.errnum, EFBIG);
     CHECK_EQ(err.offset, LENGTH / 2);
     sf_buffer_free(buf, LENGTH);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_read_only_descriptors(void)
@@ -275,7 +275,7 @@ static void test_read_only_descriptors(void)
     CHECK_EQ(err.errnum, EBADF);
     CHECK_EQ(err.offset, 5);
     CHECK_EQ(sf_file_punch(file, 0, 4096, &err), SF_E_OS);
-    sf_file_close(file);
+    sf_file_free(file);
     close(reading);
     close(fd);
 }
@@ -302,7 +302,7 @@ static void test_what_cannot_be_adopted(void)
     close(pipes[0]);
     close(pipes[1]);
     CHECK(file == NULL);
-    sf_file_close(NULL);
+    sf_file_free(NULL);
     check_clean(&before);
 }
 
@@ -314,7 +314,7 @@ static void test_the_descriptor_is_copied(void)
     struct sf_file *file = adopt(fd, SF_OPEN_WRITE | SF_OPEN_DIRECT);
     struct stat st;
 
-    sf_file_close(file);
+    sf_file_free(file);
     CHECK(fstat(fd, &st) == 0);
     close(fd);
     check_clean(&before);
@@ -340,7 +340,7 @@ static void test_punch(unsigned flags, int refusal)
     CHECK_OK(sf_file_punch(file, offset, 0, &err), &err);
     free(now);
     free(pattern);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_punch_fails(void)
@@ -353,7 +353,7 @@ static void test_punch_fails(void)
     CHECK_EQ(err.errnum, EIO);
     CHECK_EQ(err.offset, 4096);
     fault_off();
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_extents(void)
@@ -380,7 +380,7 @@ static void test_extents(void)
     CHECK(covered >= 2 * LENGTH);
     CHECK(covered < 3 * LENGTH);
     free(pattern);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_extents_where_holes_are_unknown(void)
@@ -403,7 +403,7 @@ static void test_extents_where_holes_are_unknown(void)
     fault_at(FAULT_SEEK, 1, EIO);
     CHECK_EQ(sf_file_next_extent(file, 0, &start, &len, &err), SF_E_OS);
     fault_off();
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_sync(void)
@@ -418,7 +418,7 @@ static void test_sync(void)
     CHECK_EQ(sf_file_sync(file, &err), SF_E_OS);
     CHECK_EQ(err.errnum, EIO);
     fault_off();
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static enum sf_status open_and_close(void *context, struct sf_err *err)
@@ -428,7 +428,7 @@ static enum sf_status open_and_close(void *context, struct sf_err *err)
         sf_file_adopt(*(int *)context, SF_OPEN_DIRECT, &file, err);
 
     CHECK((status == SF_OK) == (file != NULL));
-    sf_file_close(file);
+    sf_file_free(file);
     return status;
 }
 
@@ -439,7 +439,7 @@ static enum sf_status open_with_rings(void *context, struct sf_err *err)
     const enum sf_status status =
         sf_file_adopt(*(int *)context, SF_OPEN_URING, &file, err);
     if (status == SF_OK) {
-        sf_file_close(file);
+        sf_file_free(file);
     }
     return status;
 }

@@ -23,7 +23,7 @@ static void set_up(struct scene *scene, uint32_t page_size, uint64_t npages)
 
 static void tear_down(struct scene *scene)
 {
-    sf_file_close(scene->file);
+    sf_file_free(scene->file);
     guest_free(&scene->guest);
 }
 
@@ -85,11 +85,13 @@ static void test_pages(uint32_t page_size, uint64_t npages)
 
 static void test_nothing_to_do(void)
 {
+    struct sf_file *file = scratch_file(0, 0);
     struct sf_job *job = NULL;
     struct sf_err err;
 
-    CHECK_OK(sf_fill_start(NULL, NULL, 0, WINDOW, 1, &job, &err), &err);
+    CHECK_OK(sf_fill_start(file, NULL, 0, WINDOW, 1, &job, &err), &err);
     CHECK_OK(sf_job_finish(job, &err), &err);
+    sf_file_free(file);
 }
 
 static void test_odd_windows(void)

@@ -259,7 +259,7 @@ static void test_reads(unsigned flags)
     }
     free(buf);
     sf_scan_free(scan);
-    sf_file_close(file);
+    sf_file_free(file);
     wire_free(&wire);
     guest_free(&guest);
 }

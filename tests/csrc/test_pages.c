@@ -40,7 +40,7 @@ static void test_reads(uint32_t page_size, unsigned flags)
     }
     CHECK_OK(sf_pages_read(file, &pages[1], 0, 0, buf, &err), &err);
     sf_buffer_free(buf, room);
-    sf_file_close(file);
+    sf_file_free(file);
     guest_free(&guest);
 }
 
@@ -88,7 +88,7 @@ static void test_writes(uint32_t page_size, bool choosy)
             CHECK(!filled || !choosy || sf_bit_test(fillable, page));
         }
         free(now);
-        sf_file_close(file);
+        sf_file_free(file);
     }
     sf_buffer_free(buf, len);
     free(old);
@@ -107,7 +107,7 @@ static void test_short_gaps_save_writes(void)
     CHECK_OK(sf_pages_write(file, 0, 4096, 64, bits, NULL, buf, &err), &err);
     /* 0 to 14 over single gaps; 24; 27; 48; 63 */
     CHECK_EQ(fault_writes(), 5);
-    sf_file_close(file);
+    sf_file_free(file);
     free(buf);
 }
 
@@ -160,7 +160,7 @@ static void test_failures_have_their_place(void)
     CHECK_EQ(sf_pages_read(file, &pages[0], 0, 100, buf, &err), SF_E_TRUNCATED);
     CHECK_EQ(err.offset, pages[0].offset);
     free(buf);
-    sf_file_close(file);
+    sf_file_free(file);
     guest_free(&guest);
 }
 

@@ -58,7 +58,7 @@ static void test_plain_parcels(unsigned flags)
         }
         free(now);
     }
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_pages_and_punches(void)
@@ -96,7 +96,7 @@ static void test_pages_and_punches(void)
         CHECK_EQ(now[page * PAGE], page >= 14 ? 'b' : none ? 0 : 'a');
     }
     free(now);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_waits_end_in_time(void)
@@ -121,7 +121,7 @@ static void test_waits_end_in_time(void)
     CHECK_OK(sf_queue_settle(queue, LONG_MS, WINDOW, &err), &err);
     CHECK_OK(sf_queue_drain(queue, LONG_MS, &err), &err);
     sf_queue_finish(queue);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* A failure is told by whatever comes next, and the rest is not written. */
@@ -149,7 +149,7 @@ static void test_failures_stay(void)
     CHECK_EQ(sf_queue_written(queue), 0);
     CHECK_EQ(fault_writes(), 0);
     sf_queue_finish(queue);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 /* What is still queued is dropped. */
@@ -169,7 +169,7 @@ static void test_finish_at_any_time(void)
         (void)take(queue);
         sf_queue_finish(queue);
         fault_off();
-        sf_file_close(file);
+        sf_file_free(file);
     }
     sf_queue_finish(NULL);
     check_clean(&before);
@@ -235,7 +235,7 @@ static void test_appending_anywhere(unsigned flags)
         CHECK(memcmp(now, model, LENGTH) == 0);
         CHECK_EQ(sf_file_read(file, now, 1, offset + LENGTH, &err), SF_E_TRUNCATED);
         free(now);
-        sf_file_close(file);
+        sf_file_free(file);
         check_clean(&before);
     }
     free(model);
@@ -256,7 +256,7 @@ static void test_windows_are_aligned(void)
     CHECK_EQ(fault_writes(), 9);
     CHECK_EQ(fault_ragged_writes(), 1);
     sf_append_finish(append);
-    sf_file_close(file);
+    sf_file_free(file);
     free(bytes);
 }
 
@@ -277,7 +277,7 @@ static void test_a_slow_disk(void)
     fault_off();
     sf_append_finish(append); /* in the middle of it */
     sf_append_finish(NULL);
-    sf_file_close(file);
+    sf_file_free(file);
     free(bytes);
 }
 
@@ -304,7 +304,7 @@ static void test_the_disk_is_full(void)
     CHECK(err.offset >= 3 * WINDOW + 5);
     CHECK_EQ(flush(append, &err), SF_E_OS);
     sf_append_finish(append);
-    sf_file_close(file);
+    sf_file_free(file);
     free(bytes);
 }
 
@@ -371,6 +371,6 @@ int main(void)
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, queue_pages, file);
     fail_each(FAULT_WRITE, EIO, SF_E_OS, queue_pages, file);
     fail_each(FAULT_PUNCH, EIO, SF_E_OS, queue_pages, file);
-    sf_file_close(file);
+    sf_file_free(file);
     return 0;
 }

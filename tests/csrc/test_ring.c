@@ -214,7 +214,7 @@ static void test_reading_any_range(unsigned flags)
         fault_off();
     }
     free(model);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_impossible_ranges(void)
@@ -228,7 +228,7 @@ static void test_impossible_ranges(void)
     CHECK_EQ(sf_read_start(file, 0, 4, 0, 1, &ring, &err), SF_E_RANGE);
     CHECK_EQ(sf_read_start(file, 0, UINT64_MAX, 4096, 1, &ring, &err), SF_E_RANGE);
     CHECK(ring == NULL);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static void test_the_file_became_shorter(void)
@@ -245,7 +245,7 @@ static void test_the_file_became_shorter(void)
     CHECK_EQ(next(ring, &data, &len, &err), SF_E_TRUNCATED);
     CHECK_EQ(err.offset, 10000);
     sf_ring_finish(ring);
-    sf_file_close(file);
+    sf_file_free(file);
 }
 
 static enum sf_status read_all(void *context, struct sf_err *err)
@@ -298,6 +298,6 @@ int main(void)
     fail_each(FAULT_THREAD, EAGAIN, SF_E_OS, make_all, NULL);
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, read_all, file);
     fail_each(FAULT_READ, EIO, SF_E_OS, read_all, file);
-    sf_file_close(file);
+    sf_file_free(file);
     return 0;
 }

@@ -149,7 +149,7 @@ static void run_and_check(struct scene *scene, uint64_t limit)
 
     CHECK_OK(run(scene, target, limit, &err), &err);
     check_target(scene, target);
-    sf_file_close(target);
+    sf_file_free(target);
     check_clean(&before);
 }
 
@@ -211,7 +211,7 @@ static void test_every_cut(void)
         sf_scatter_finish(scatter);
         sf_scan_free(scan);
         check_target(&scene, target);
-        sf_file_close(target);
+        sf_file_free(target);
     }
     tear_down(&scene);
 }
@@ -229,7 +229,7 @@ static void test_slow_writers(void)
     CHECK_OK(run(&scene, target, UINT64_C(1) << 40, &err), &err);
     fault_off();
     check_target(&scene, target);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -276,7 +276,7 @@ static void test_feed_returns_early(void)
     sf_scatter_finish(scatter);
     sf_scan_free(scan);
     check_target(&scene, target);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -304,7 +304,7 @@ static void test_no_holes(void)
         CHECK_OK(run(&scene, target, 100000, &err), &err);
         fault_off();
         check_target(&scene, target);
-        sf_file_close(target);
+        sf_file_free(target);
     }
     tear_down(&scene);
 }
@@ -325,7 +325,7 @@ static void test_present_zeros_are_not_written(void)
     CHECK_OK(run(&scene, target, 100000, &err), &err);
     CHECK_EQ(fault_writes(), 0);
     check_target(&scene, target);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -344,7 +344,7 @@ static void test_bad_streams(void)
     wire_zero(&scene.stream, 4096 * 600, "pc.ram");
     CHECK_EQ(run(&scene, target, 100, &err), SF_E_FORMAT);
     CHECK_EQ(err.offset, 0);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -381,7 +381,7 @@ static void test_reading_back_fails(void)
     CHECK(strcmp(err.message, "read back: read") == 0);
     sf_scatter_finish(scatter);
     sf_scan_free(scan);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -409,7 +409,7 @@ static void test_finish_in_the_middle(void)
         }
         sf_scatter_finish(scatter);
         sf_scan_free(scan);
-        sf_file_close(target);
+        sf_file_free(target);
     }
     sf_scatter_finish(NULL);
     tear_down(&scene);
@@ -425,18 +425,16 @@ static enum sf_status run_scene(void *context, struct sf_err *err)
 
     close(fd);
     /* The scanner is the caller's, and does not fail here. */
-    if (status == SF_OK) {
-        status = run(scene, target, UINT64_C(1) << 40, err);
-    }
-    sf_file_close(target);
+    status = status == SF_OK ? run(scene, target, UINT64_C(1) << 40, err) : status;
+    sf_file_free(target);
     return status;
 }
 
+static struct sf_file *idle; /* nothing is written to it */
 static enum sf_status start_only(void *context, struct sf_err *err)
 {
-    struct scene *scene = context;
     struct sf_scatter *scatter = NULL;
-    const enum sf_status status = start(scene, NULL, NULL, &scatter, err);
+    const enum sf_status status = start(context, NULL, idle, &scatter, err);
 
     CHECK((status == SF_OK) == (scatter != NULL));
     sf_scatter_finish(scatter);
@@ -448,8 +446,10 @@ static void test_everything_that_fails(void)
     struct scene scene;
 
     set_up(&scene, 4096, 1000, 150, 2);
+    idle = scratch_file(0, 0);
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, start_only, &scene);
     fail_each(FAULT_THREAD, EAGAIN, SF_E_OS, start_only, &scene);
+    sf_file_free(idle);
     fail_each(FAULT_READ, EIO, SF_E_OS, run_scene, &scene);
     fail_each(FAULT_WRITE, ENOSPC, SF_E_OS, run_scene, &scene);
     fail_each(FAULT_PUNCH, EIO, SF_E_OS, run_scene, &scene);
@@ -521,7 +521,7 @@ static void test_places(unsigned deltas)
     uint8_t *before = slurp(target, 0, 1000);
     CHECK(sf_page_is_zero(before, 1000));
     free(before);
-    sf_file_close(target);
+    sf_file_free(target);
     tear_down(&scene);
 }
 
@@ -570,8 +570,8 @@ static void test_round_trip(uint32_t page_size, uint64_t npages, unsigned flags)
     sf_emit_free(emit);
     sf_scan_free(scan);
     check_target(&scene, target);
-    sf_file_close(source);
-    sf_file_close(target);
+    sf_file_free(source);
+    sf_file_free(target);
     tear_down(&scene);
 }
 

@@ -76,6 +76,59 @@ static void test_what_fails_moves_nothing(struct sf_uring_pool *pool, int fd)
     free(buf);
 }
 
+/* Move all chunks twice and tell how many of the first time were moved. */
+static unsigned move_and_count(struct sf_uring_pool *pool, int fd, bool write)
+{
+    struct sf_chunk chunks[SF_URING_DEPTH];
+    uint8_t *buf = grab((size_t)SF_URING_DEPTH * CHUNK);
+    unsigned moved = 0;
+
+    fill_chunks(chunks, buf, fd, 0);
+    sf_uring_pool_move(pool, write, chunks, SF_URING_DEPTH);
+    for (unsigned i = 0; i < SF_URING_DEPTH; i++) {
+        CHECK(chunks[i].moved == 0 || chunks[i].moved == CHUNK);
+        moved += chunks[i].moved != 0;
+    }
+    CHECK(fault_enters() < 10 * SF_URING_DEPTH);
+    fault_off();
+    /* Nothing that was taken back is left in the ring. */
+    fill_chunks(chunks, buf, fd, 0);
+    sf_uring_pool_move(pool, write, chunks, SF_URING_DEPTH);
+    for (unsigned i = 0; i < SF_URING_DEPTH; i++) {
+        CHECK_EQ(chunks[i].moved, CHUNK);
+    }
+    free(buf);
+    return moved;
+}
+
+/* The kernel may lack memory or have a full queue for ever, may fail outright, and may
+ * fail after it took some: the call ends, and soon. */
+static void test_a_kernel_that_refuses(struct sf_uring_pool *pool, int fd)
+{
+    static const int errors[] = {EAGAIN, EBUSY, EINTR, ENOMEM, EBADFD, ENXIO};
+
+    CHECK(ftruncate(fd, (off_t)SF_URING_DEPTH * CHUNK) == 0);
+    for (unsigned i = 0; i < sizeof errors / sizeof *errors; i++) {
+        const bool write = i % 2;
+        fault_at(FAULT_ENTER, 1, errors[i]);
+        const unsigned moved = move_and_count(pool, fd, write);
+        CHECK_EQ(moved, errors[i] == EINTR ? SF_URING_DEPTH : 0);
+        if (errors[i] != EINTR) {
+            fault_from(FAULT_ENTER, 1, errors[i]);
+            CHECK_EQ(move_and_count(pool, fd, write), 0);
+        }
+        fault_short_enter();
+        fault_at(FAULT_ENTER, 9, errors[i]);
+        CHECK(move_and_count(pool, fd, write) >= 4);
+    }
+    fault_short_enter();
+    CHECK_EQ(move_and_count(pool, fd, false), SF_URING_DEPTH);
+    /* It took some, and then does not even wait for them. */
+    fault_short_enter();
+    fault_from(FAULT_ENTER, 9, EBADFD);
+    CHECK(move_and_count(pool, fd, false) >= 4);
+}
+
 static enum sf_status make_pool(void *context, struct sf_err *err)
 {
     struct sf_uring_pool *pool = NULL;
@@ -103,6 +156,7 @@ int main(void)
     const int fd = scratch_fd(0);
     test_threads(pool, fd);
     test_what_fails_moves_nothing(pool, fd);
+    test_a_kernel_that_refuses(pool, fd);
     sf_uring_pool_free(pool);
     close(fd);
     check_clean(&before);

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from savefmt.codec.base import Bytes, Codec
+from savefmt.codec.base import Bytes, Codec, refuse_foreign
 from savefmt.codec.registry import CODECS
 from savefmt.errors import CorruptError, SavefmtError, TruncatedError
 
@@ -85,7 +85,7 @@ def pack(name: str, pieces: Iterable[Bytes], threads: int = 1) -> bytes:
 def unpack(name: str, pieces: Iterator[Bytes]) -> tuple[bytes, SavefmtError | None]:
     gathered = bytearray()
     try:
-        for piece in CODECS[name].open_reader(pieces, offset=BASE):
+        for piece in refuse_foreign(CODECS[name].open_reader(pieces, offset=BASE)):
             gathered += piece
     except SavefmtError as error:
         return bytes(gathered), error
@@ -104,7 +104,8 @@ def test_round_trip(name: str, data: bytes, fed: list[int], read: list[int], thr
     packed = pack(name, cut(data, fed), threads)
 
     assert unpack(name, cut(packed, read)) == (data, None)
-    assert packed == pack(name, [data])
+    if name != "lzop":  # which notes the time
+        assert packed == pack(name, [data])
     if name in TOOL_READERS:
         assert TOOL_READERS[name](packed) == data
 
@@ -172,10 +173,7 @@ def test_garbage_behind(name: str, data: bytes, tail: bytes, read: list[int]) ->
     result, error = unpack(name, cut(packed + tail, read))
 
     assert result == data
-    if error is None:  # padding that the format allows
-        assert name in ("gzip", "xz")
-        assert not any(tail)
-    elif not isinstance(error, TruncatedError):  # a tail may look like a member cut short
+    if not isinstance(error, TruncatedError):  # a tail may look like a member cut short
         assert isinstance(error, CorruptError)
         assert error.offset is not None
         assert error.offset >= BASE + len(packed)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from savefmt.codec import memberreader
-from savefmt.codec.base import Bytes
-from savefmt.codec.boundaries import with_gzip_length
-from savefmt.codec.registry import CODECS, _zstd
+from savefmt.codec import reader as memberreader
+from savefmt.codec.base import Border, Bytes
+from savefmt.codec.gzip import with_gzip_length
+from savefmt.codec.registry import CODECS
+from savefmt.codec.zstd import _zstd
 from savefmt.errors import SavefmtError
 
 BASE = 1 << 20
@@ -137,13 +138,22 @@ def outcome(
     name: str, pieces: Iterator[Bytes], threads: int
 ) -> tuple[bytes, tuple[object, ...] | None]:
     gathered = bytearray()
+    last = None
     try:
         for piece in CODECS[name].open_reader(pieces, offset=BASE, threads=threads):
             gathered += piece
+            last = piece if isinstance(piece, Border) else None
     except SavefmtError as error:
-        # What is wrong with it zstd tells in other words when it sees it in other pieces.
-        return bytes(gathered), (type(error), error.message.partition(": ")[0], error.offset)
-    return bytes(gathered), None
+        return bytes(gathered), (None, *told(error))
+    assert last is not None
+    if last.failure is None:
+        return bytes(gathered), None
+    return bytes(gathered), (last.offset, *told(last.failure))
+
+
+def told(error: SavefmtError) -> tuple[object, ...]:
+    # What is wrong with it zstd tells in other words when it sees it in other pieces.
+    return type(error), error.message.partition(": ")[0], error.offset
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -172,7 +172,7 @@ def test_probe_names_the_damaged_file(tmp_path: Path) -> None:
     ("data", "kind", "message"),
     [
         (b"", NotASaveImageError, "the file is empty"),
-        (b"\x7fELF" + bytes(100), NotASaveImageError, "neither a libvirt save image nor"),
+        (b"no image" + bytes(100), NotASaveImageError, "neither a libvirt save image nor"),
         (b"Q", NotASaveImageError, "neither"),
         (b"QEVM", TruncatedError, "stream header"),
         (b"QEVM\0\0\0\4" + bytes(20), NotASaveImageError, "stream version 4"),

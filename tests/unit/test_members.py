@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from savefmt.codec.base import Bytes, Codec, Compressor, Writer
-from savefmt.codec.memberwriter import MemberWriter
-from savefmt.codec.registry import CODECS, GzipCodec
+from savefmt.codec.gzip import GzipCodec
+from savefmt.codec.registry import CODECS
+from savefmt.codec.writer import MemberWriter
 
 if sys.version_info >= (3, 14):
     from compression import zstd

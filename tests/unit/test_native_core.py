@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from savefmt.errors import (
+    ClosedImageError,
     CorruptError,
     ImageIOError,
     OperationCancelled,
@@ -28,6 +29,7 @@ CLASSES = [
     (lib.SF_E_UNSUPPORTED, UnsupportedError),
     (lib.SF_E_CONTENT, NeedContentError),
     (lib.SF_E_CANCELLED, OperationCancelled),
+    (lib.SF_E_CLOSED, ClosedImageError),
 ]
 
 

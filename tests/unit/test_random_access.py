@@ -19,10 +19,13 @@ from oracle import CODECS, compress
 
 import savefmt
 from savefmt import CorruptError, ImageIOError, IOOptions
-from savefmt.codec.registry import _zstd, find_codec
-from savefmt.codec.segments import Segments, find_segments
+from savefmt.codec.registry import find_codec
+from savefmt.codec.segments import Segments
+from savefmt.codec.zstd import _zstd
+from savefmt.progress import Meter
 from savefmt.reading.memory import GuestMemory
-from savefmt.reading.unpacked import SegmentReader, open_plain
+from savefmt.reading.pages import PageStore, SparsePages, UnpackedPages
+from savefmt.reading.unpacked import PlainReader, SegmentReader, open_plain
 
 PAGES = 2000
 DICE = random.Random(1)
@@ -103,6 +106,16 @@ def make(folder: Path, codec: str, packed: bytes) -> Path:
     return path
 
 
+def store(image: savefmt.SaveImage) -> PageStore:
+    return image.memory.prepare(Meter(None))
+
+
+def reader(image: savefmt.SaveImage) -> PlainReader:
+    pages = store(image)
+    assert isinstance(pages, UnpackedPages)
+    return pages._plain
+
+
 def check_reads(memory: GuestMemory, seed: int, turns: int = 40) -> None:
     dice = random.Random(seed)
     for _ in range(turns):
@@ -156,14 +169,14 @@ def test_one_frame_is_spooled(tmp_path: Path) -> None:
     """What cannot be entered midway; the frame does not even tell its length."""
     with savefmt.open(make(tmp_path, "zstd", one_frame(stream())), io=IO) as image:
         check_reads(image.memory, 3)
-        assert image.memory._plain is None
+        assert isinstance(store(image), SparsePages)
 
 
 def test_without_the_extra_gzip_is_spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("savefmt.reading.unpacked.find_spec", lambda _: None)
     with savefmt.open(make(tmp_path, "gzip", compress("gzip", stream())), io=IO) as image:
         check_reads(image.memory, 4)
-        assert image.memory._plain is None
+        assert isinstance(store(image), SparsePages)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip", "bzip2", "xz"])
@@ -182,7 +195,7 @@ def test_gzip_members_that_tell_their_length_need_no_extra(
     monkeypatch.setattr("savefmt.reading.unpacked.find_spec", lambda _: None)
     with savefmt.open(make(tmp_path, "gzip", by_our_writer("gzip")), io=IO) as image:
         check_reads(image.memory, 4)
-        assert isinstance(image.memory._plain, SegmentReader)
+        assert isinstance(reader(image), SegmentReader)
 
 
 def test_deltas_are_spooled(tmp_path: Path) -> None:
@@ -209,7 +222,7 @@ def test_no_room_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def find(codec: str, data: bytes) -> Segments | None:
-    return find_segments(codec, lambda length, at: data[at : at + length], 0, len(data))
+    return find_codec(codec).find_segments(lambda length, at: data[at : at + length], 0, len(data))
 
 
 @pytest.mark.parametrize("form", [form for form in SEEKABLE if form[0] in "zxl"])
@@ -256,11 +269,21 @@ def test_damage_is_an_error_or_no_segments(form: str) -> None:
 def test_a_lying_frame_is_no_bomb() -> None:
     """A frame that unfolds to more than it tells is left after that."""
     bomb = bytearray(compress("zstd", bytes(8 * MIB)))
-    segments = Segments("zstd")
+    segments = Segments("zstd", find_codec("zstd")._unpack_segment)
     segments.add(0, len(bomb), 1000)
 
     with pytest.raises(CorruptError, match="another length"):
         segments.unpack(lambda length, at: bytes(bomb[at : at + length]), 0)
+
+
+@pytest.mark.parametrize("form", ["zstd frames", "lzop", "gzip members"])
+@pytest.mark.parametrize("tail", [b"x", bytes(5000), b"older bytes" * 999])
+def test_segments_end_where_the_codec_does(form: str, tail: bytes) -> None:
+    codec, pack = SEEKABLE[form]
+    segments = find(codec, pack() + tail)
+
+    assert segments is not None
+    assert segments.plain[-1] == len(stream())
 
 
 def test_xz_that_lies() -> None:
@@ -278,17 +301,17 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = make(tmp_path, "lzop", compress("lzop", stream()))
     with savefmt.open(path, io=IO) as image:
         check_reads(image.memory, 5)
-        reader = image.memory._plain
-        assert isinstance(reader, SegmentReader)
-        assert 0 < reader.cache.length <= 3 * MIB
-        assert reader.cache.length == sum(map(len, reader.cache._kept.values()))
+        plain = reader(image)
+        assert isinstance(plain, SegmentReader)
+        assert 0 < plain.cache.length <= 3 * MIB
+        assert plain.cache.length == sum(map(len, plain.cache._kept.values()))
 
 
 @pytest.mark.parametrize("codec", ["gzip", "bzip2", "zstd"])
 def test_reading_behind_the_end(codec: str, tmp_path: Path) -> None:
     path = make(tmp_path, codec, by_our_writer(codec))
     with savefmt.open(path, io=IO) as image:
-        opener = open_plain(codec, image.file, image.stream_offset)
+        opener = open_plain(image.packing, image.file, image.stored_offset)
         assert opener is not None
         plain = opener(len(stream()))
         assert plain.read(4, 0) == b"QEVM"
@@ -319,12 +342,11 @@ def test_views_show_what_reads_give(form: str, tmp_path: Path) -> None:
 
 
 def test_views_of_whole_pages_copy_nothing(tmp_path: Path) -> None:
-    import mmap
-
     path = tmp_path / "image"
     path.write_bytes(make_stream(blocks=BLOCKS, layout="mapped-ram"))
     with savefmt.open(path, io=IO) as image:
-        assert isinstance(image.memory.view("pc.ram", 5, 3 * PAGE_SIZE).obj, mmap.mmap)
+        one, other = (image.memory.view("pc.ram", at, 3 * PAGE_SIZE) for at in (5, 6))
+        assert one.obj is other.obj  # the map of the file
         assert isinstance(image.memory.view("pc.ram", 5, 5 * PAGE_SIZE).obj, bytes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import savefmt
 from savefmt import UnsupportedError
 from savefmt.guest.mappings import ReverseMap
 from savefmt.image import SaveImage
-from savefmt.scan import windows
+from savefmt.scan import preselect, windows
 from savefmt.scan.patterns import MATCH_LIMIT, escaped, hexadecimal, literal, regex, text
 from savefmt.scan.search import Places, search
 from savefmt.scan.yara import compile_rules, search_rules
@@ -243,3 +244,45 @@ def test_arm_tells_that_it_cannot(tmp_path: Path) -> None:
         pytest.raises(UnsupportedError, match="x86"),
     ):
         ReverseMap(image.guest.space(0))
+
+
+# --- many texts at once ---
+
+
+def many_texts(dice: random.Random) -> list[savefmt.scan.patterns.Matcher]:
+    """Texts of few letters, so that they overlap and begin alike; and what is no text."""
+    texts: list[savefmt.scan.patterns.Matcher] = [
+        literal(
+            bytes(dice.choices(b"abA\0\xff\n", k=dice.choice((1, 2, 3, 9)))),
+            f"{number}",
+            ignore_case=number % 3 == 0,
+        )
+        for number in range(40)
+    ]
+    return [*texts, hexadecimal("61 ?? 62"), regex("b+a")]
+
+
+@pytest.mark.parametrize("set_length", [1, 64 << 10])
+def test_many_texts_are_found_as_each_alone(
+    set_length: int, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(preselect, "_SET_LENGTH", set_length)
+    dice = random.Random(5)
+    content = bytes(dice.choices(b"abAB\0\xff\n", k=5 * PAGE_SIZE)) + bytes(3 * PAGE_SIZE)
+    image = opened(stack, tmp_path, "mapped", {"ram": content})
+    patterns = many_texts(dice)
+
+    together = sorted((hit.pattern, hit.offset, hit.data) for hit in search(image, patterns))
+
+    alone = [hit for pattern in patterns for hit in search(image, [pattern])]
+    assert together == sorted((hit.pattern, hit.offset, hit.data) for hit in alone)
+    assert len(together) > 1000
+
+
+def test_many_texts_choose_what_is_looked_for() -> None:
+    texts = [literal(f"needle {number:03}".encode()) for number in range(300)]
+    possible = preselect.preselection([*texts, hexadecimal("6e ?? 65")])
+
+    assert list(possible(b"no such thing")) == [300]
+    assert list(possible(b"... needle 007 needle 299.")) == [7, 299, 300]
+    assert list(preselect.preselection(texts[:3])(b"")) == [0, 1, 2]

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -166,18 +165,30 @@ def _run(argv: Sequence[str] | None) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, so that half-made files get removed."""
+    """Turn the first signal that ends us into an exception, so that half-made files go.
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        # A second one must not cut the clean-up short.
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated(number)
+    Those that follow must not cut short what removes them, or what brings a guest back:
+    they do nothing.
+    """
+    ending = False
 
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     old = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # nohup ignores SIGHUP, and a test runner may have its own handler.
-            if signal.getsignal(number) is signal.SIG_DFL:
+        for number, default in defaults.items():
+            # nohup and shells without job control hand down an ignored signal, which stays
+            # so, and a test runner may have its own handler.
+            if signal.getsignal(number) is default:
                 old[number] = signal.signal(number, end)
     except ValueError:  # not in the main thread: then no signals
         pass

@@ -1,4 +1,4 @@
-"""What a codec is, and what those share whose data are members."""
+"""What a codec is, and what its readers hand out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from savefmt.errors import CorruptError, SavefmtError, TruncatedError
-from savefmt.format.cursor import ChunkCursor, Cursor
+from savefmt.errors import FormatError, SavefmtError, UnsupportedError
+from savefmt.format.cursor import Cursor
 
 if TYPE_CHECKING:
-    from savefmt.codec.boundaries import Lookahead
+    from savefmt.codec.boundaries import Read
+    from savefmt.codec.segments import Segments
 
 Bytes = bytes | memoryview
 
@@ -20,6 +21,110 @@ PIECE_LENGTH = 256 << 10
 SLICE_LENGTH = 256 << 10
 """Compressed bytes that a decoder gets at a time: enough for speed, and so few that even
 bzip2 answers Ctrl-C at once."""
+
+_MOST_MEMORY = 128 << 20  # what `zstd -dc` accepts unasked; xz -9 needs 65 MiB
+_LEAST_MEMORY = 68 << 20
+_MEMORY_RATIO = 64
+
+
+def memory_limit(length: int | None) -> int:
+    """Tell how much memory a decoder may take for a file.
+
+    Parameters
+    ----------
+    length : int or None
+        Bytes of the file; None where nobody knows, as in a pipe.
+
+    Returns
+    -------
+    int
+        68 to 128 MiB.
+    """
+    if length is None:
+        return _MOST_MEMORY
+    return min(max(_MEMORY_RATIO * length, _LEAST_MEMORY), _MOST_MEMORY)
+
+
+class Border(bytes):
+    """An empty piece that a reader hands out behind each member.
+
+    All plain bytes before it are proven: the member's checksum was right.  What follows may
+    be another member, or bytes that are none of the codec's, such as what a block device
+    held before.  Those are no error until somebody needs more plain bytes.
+
+    Attributes
+    ----------
+    offset : int
+        Where in the file the member ended.
+    failure : SavefmtError or None
+        What to raise for whoever needs more; None where the file ends or another member
+        may follow.
+    """
+
+    offset: int
+    failure: SavefmtError | None
+
+    def __new__(cls, offset: int, failure: SavefmtError | None = None) -> Border:
+        """Make one."""
+        border = super().__new__(cls)
+        border.offset = offset
+        border.failure = failure
+        return border
+
+
+def read_in_turn(
+    source: Cursor, read_one: Callable[[], Iterator[Bytes]], *, behind: int | None = None
+) -> Iterator[Bytes]:
+    """Read members one after another, as long as they are members.
+
+    Parameters
+    ----------
+    source : Cursor
+        At the beginning of a member.
+    read_one : callable
+        Reads one member from the cursor.
+    behind : int, optional
+        Where the member before ended, if there was one.
+
+    Yields
+    ------
+    bytes or memoryview
+        The plain bytes, and a `Border` behind each member.
+    """
+    while True:
+        member = read_one()
+        if behind is not None:
+            # What fails at once behind a whole member may be none of ours.
+            try:
+                first = next(member, b"")
+            except (FormatError, UnsupportedError) as error:
+                yield Border(behind, error)
+                return
+            yield first
+        yield from member
+        behind = source.tell()
+        yield Border(behind)
+        if not source.window():
+            return
+
+
+def refuse_foreign(pieces: Iterator[Bytes]) -> Iterator[Bytes]:
+    """Pass plain bytes on, and raise where something follows that is not the codec's.
+
+    Parameters
+    ----------
+    pieces : iterator of bytes or memoryview
+        From `Codec.open_reader`.
+
+    Yields
+    ------
+    bytes or memoryview
+        The same pieces.
+    """
+    for piece in pieces:
+        if isinstance(piece, Border) and piece.failure is not None:
+            raise piece.failure
+        yield piece
 
 
 class Writer(Protocol):
@@ -39,6 +144,35 @@ class Writer(Protocol):
 
     def abort(self) -> None:
         """Release everything without finishing; does nothing when closed or aborted."""
+
+
+class Decompressor(Protocol):
+    """What the codec libraries agree on: decodes one member."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the member is complete, its checksum included."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether nothing more comes without more input."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Input that lies behind the member."""
+
+    def decompress(self, data: Bytes, /, max_length: int) -> bytes:
+        """Take input, give at most `max_length` bytes of output."""
+
+
+class Compressor(Protocol):
+    """What the codec libraries agree on: encodes one member."""
+
+    def compress(self, data: memoryview, /) -> bytes:
+        """Take input, give some output."""
+
+    def flush(self) -> bytes:
+        """Give the rest of the output."""
 
 
 class Codec(ABC):
@@ -81,7 +215,12 @@ class Codec(ABC):
 
     @abstractmethod
     def open_reader(
-        self, pieces: Iterator[Bytes], *, offset: int, threads: int = 1
+        self,
+        pieces: Iterator[Bytes],
+        *,
+        offset: int,
+        threads: int = 1,
+        length: int | None = None,
     ) -> Iterator[Bytes]:
         """Decompress a stream, lazily.
 
@@ -95,14 +234,17 @@ class Codec(ABC):
         threads : int
             How many members to decompress at a time, where their lengths can be told;
             neither the bytes nor the errors depend on it.
+        length : int, optional
+            Of the file, which bounds the memory that decoding may take.
 
         Returns
         -------
         iterator of bytes or memoryview
             The plain bytes, at most 4 MiB at a time, each piece valid until the next is
-            asked for.  Closing it ends its threads.  It raises `TruncatedError` where the
-            data end too soon, `CorruptError` where they are damaged or garbage follows
-            them, and `UnsupportedError` where decoding would take too much memory.
+            asked for, and a `Border` behind each member.  Closing it ends its threads.  It
+            raises `TruncatedError` where a member ends too soon, `CorruptError` where one
+            is damaged, and `UnsupportedError` where decoding would take too much memory.
+            Behind a whole member it ends at what is none.
         """
 
     @abstractmethod
@@ -136,227 +278,48 @@ class Codec(ABC):
             )
         return level
 
-
-class Decompressor(Protocol):
-    """What the codec libraries agree on: decodes one member."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the member is complete, its checksum included."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether nothing more comes without more input."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Input that lies behind the member."""
-
-    def decompress(self, data: Bytes, /, max_length: int) -> bytes:
-        """Take input, give at most `max_length` bytes of output."""
-
-
-class Compressor(Protocol):
-    """What the codec libraries agree on: encodes one member."""
-
-    def compress(self, data: memoryview, /) -> bytes:
-        """Take input, give some output."""
-
-    def flush(self) -> bytes:
-        """Give the rest of the output."""
-
-
-class MemberCodec(Codec):
-    """A codec whose data are members, one after another, each complete in itself.
-
-    Attributes
-    ----------
-    noun : str
-        What the format calls a member, for messages.
-    member_length : int
-        Plain bytes that the writer puts into one.
-    most_threads, most_readers : int
-        More would go beyond the bound on memory, in compressing and decompressing.
-    """
-
-    noun: ClassVar[str]
-    member_length: ClassVar[int]
-    most_threads: ClassVar[int] = 8
-    most_readers: ClassVar[int] = 4
-
-    def open_reader(
-        self, pieces: Iterator[Bytes], *, offset: int, threads: int = 1
-    ) -> Iterator[Bytes]:
-        """Decompress a stream, lazily; see `Codec.open_reader`."""
-        if threads == 1:
-            return self.read_members(ChunkCursor(pieces, offset))
-        from savefmt.codec.memberreader import MemberReader
-
-        most = min(threads, self.most_readers)
-        return MemberReader(self, pieces, offset=offset, threads=most).read()
-
-    def read_members(self, source: Cursor) -> Iterator[bytes]:
-        """Decompress all members from the cursor on, one after another.
+    def find_segments(self, read: Read, start: int, end: int) -> Segments | None:
+        """Find the parts of a compressed stream that can be unpacked alone.
 
         Parameters
         ----------
-        source : Cursor
-            At the beginning of a member.
-
-        Yields
-        ------
-        bytes
-            As `open_reader` does.
-        """
-        while True:
-            yield from self.read_member(source)
-            if self.ends(source):
-                return
-
-    def ends(self, source: Cursor) -> bool:
-        """Tell behind a member whether it was the last; consume the padding there.
-
-        Parameters
-        ----------
-        source : Cursor
-            Behind a member.
+        read : callable
+            Gives bytes of the file.
+        start, end : int
+            Where the compressed stream begins, and where the file ends.
 
         Returns
         -------
-        bool
-            False if another must begin here.
-
-        Raises
-        ------
-        CorruptError
-            If padding stands where none may.
+        Segments or None
+            None where there are none, they are too long, or the data are not sound: then
+            only reading them in order can tell.
         """
-        zeros = _skip_zeros(source)
-        last = not source.window()
-        if not self._allows_padding(zeros, last=last):
-            raise self._garbage(source.tell() - zeros)
-        return last
+        from savefmt.codec.boundaries import NoBoundaryError
 
-    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
-        """Tell how long a member is without decompressing it.
+        def checked(length: int, offset: int) -> bytes:
+            if not start <= offset <= offset + length <= end:
+                raise NoBoundaryError
+            return read(length, offset)
 
-        Parameters
-        ----------
-        ahead : Lookahead
-            The stream.
-        start : int
-            Where the member begins.
+        try:
+            segments = self._find_segments(checked, start, end)
+        except (NoBoundaryError, SavefmtError):
+            return None
+        return segments if len(segments) else None
 
-        Returns
-        -------
-        tuple of (int, int)
-            Bytes that it takes in the file, and the most that it should hold.  A hint:
-            only decompressing proves it.
-
-        Raises
-        ------
-        NoBoundaryError
-            If it does not tell.
-        """
+    def _find_segments(self, read: Read, start: int, end: int) -> Segments:
+        """Do so; `NoBoundaryError` means None."""
         from savefmt.codec.boundaries import NoBoundaryError
 
         raise NoBoundaryError
 
-    def open_writer(
-        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
-    ) -> Writer:
-        """Start to compress members in parallel; see `Codec.open_writer`."""
-        from savefmt.codec.memberwriter import MemberWriter
-
-        checked = self._level(level)
-        return MemberWriter(
-            write,
-            lambda length: self._compressor(checked, length),
-            member_length=self.member_length,
-            threads=min(threads, self.most_threads),
-        )
-
-    def read_member(self, source: Cursor, *, frugal: bool = False) -> Iterator[bytes]:
-        """Decompress one member.
-
-        Parameters
-        ----------
-        source : Cursor
-            At its beginning; afterwards behind it.
-        frugal : bool
-            Refuse what takes more memory than ordinary members do.
-
-        Yields
-        ------
-        bytes
-            As `open_reader` does.
-        """
-        begin = source.tell()
-        if not self.begins(source.peek(len(self.magic))):
-            raise self._garbage(begin)
-        self._skip_header(source)
-        decompressor = self._decompressor(frugal=frugal)
-        errors = self._errors()
-        while not decompressor.eof:
-            # No slice goes beyond a border, so that errors do not depend on the pieces.
-            beyond = (source.tell() - begin) % SLICE_LENGTH
-            fed = source.window()[: SLICE_LENGTH - beyond]
-            if not fed:
-                raise TruncatedError(
-                    f"the file ends inside a {self.noun}, at compressed offset "
-                    f"{source.tell():#x}; it was cut short, so get a complete copy",
-                    offset=source.tell(),
-                )
-            # Consumed only once it is used up: the member may end within the slice.
-            unfed: Bytes = fed
-            while True:
-                try:
-                    piece = decompressor.decompress(unfed, PIECE_LENGTH)
-                except errors as error:
-                    raise self._failure(str(error), source.tell() - beyond) from error
-                if piece:
-                    yield piece
-                if decompressor.eof or decompressor.needs_input:
-                    break
-                unfed = b""
-            unused = len(decompressor.unused_data) if decompressor.eof else 0
-            source.advance(len(fed) - unused)
-
-    def _garbage(self, offset: int) -> CorruptError:
-        return CorruptError(
-            f"no {self.noun} begins at compressed offset {offset:#x}, "
-            "where the file must end or another one follow",
-            offset=offset,
-        )
-
-    def _failure(self, reason: str, offset: int) -> SavefmtError:
-        return CorruptError(
-            f"damaged {self.noun} near compressed offset {offset:#x}: {reason}", offset=offset
-        )
-
-    def _allows_padding(self, zeros: int, *, last: bool) -> bool:
-        """Tell whether so many zero bytes may follow a member, `last` at the end."""
-        return zeros == 0
-
-    def _skip_header(self, source: Cursor) -> None:
-        """Consume what the decompressor does not want to see."""
-
-    @abstractmethod
-    def _decompressor(self, *, frugal: bool = False) -> Decompressor: ...
-
-    @abstractmethod
-    def _errors(self) -> tuple[type[Exception], ...]:
-        """What the decompressor raises."""
-
-    @abstractmethod
-    def _compressor(self, level: int, length: int) -> Compressor: ...
-
-
-def _skip_zeros(source: Cursor) -> int:
-    start = source.tell()
-    while window := source.window():
-        if window[0]:
-            break
-        zeros = len(window) - len(bytes(window).lstrip(b"\0"))
-        source.advance(zeros)
-    return source.tell() - start
+    def _unpack_segment(self, data: bytes, length: int, offset: int) -> bytes:
+        """Unpack a segment: little more than `length`, should that be a lie."""
+        parts: list[bytes] = []
+        total = 0
+        for piece in refuse_foreign(self.open_reader(iter([data]), offset=offset)):
+            parts.append(bytes(piece))
+            total += len(piece)
+            if total > length:
+                break  # a lie, and maybe a bomb
+        return b"".join(parts)

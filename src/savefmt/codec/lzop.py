@@ -1,19 +1,19 @@
-"""The lzop container: a reader of our own, and a writer that drives the lzop program.
+"""lzop: a reader of our own for the container, and a writer that drives the program.
 
-No library knows the container; `lzallright` decodes its blocks.  Compressing is left to
-the program, because no library with ready-made wheels compresses LZO at its speed.
+No library knows the container; `lzallright` decodes its blocks.
 """
 
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 
-from savefmt.codec.base import Bytes
-from savefmt.errors import CorruptError, ImageIOError, UnsupportedError
-from savefmt.format.cursor import Cursor
+from savefmt.codec.base import Bytes, Codec, Writer, read_in_turn
+from savefmt.codec.boundaries import NoBoundaryError, Read
+from savefmt.codec.segments import Gatherer, Segments
+from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.format.cursor import ChunkCursor, Cursor
 
 MAGIC = b"\x89LZO\0\r\n\x1a\n"
 
@@ -28,8 +28,8 @@ _LEVEL_SINCE = 0x0940  # also the needed version and the upper half of the time
 _NEWEST_VERSION = 0x1040
 _METHODS = (1, 2, 3)  # LZO1X-1, LZO1X-1(15) and LZO1X-999: one decoder for all
 _LONGEST_FILTER = 16
-_PIPE_LENGTH = 1 << 20
-_MAX_COMPLAINT = 2000
+_HEADER_ROOM = 4096
+_END_OF_PART = bytes(4)
 
 
 class Flag(enum.IntFlag):
@@ -47,30 +47,10 @@ class Flag(enum.IntFlag):
 _RESERVED_FLAGS = 0x000FC000  # above the flags, below character set and system
 
 
-def read_parts(source: Cursor) -> Iterator[Bytes]:
-    """Decode one lzop file, or several one after another.
-
-    Parameters
-    ----------
-    source : Cursor
-        At the magic; its offsets are those of the file.
-
-    Yields
-    ------
-    bytes or memoryview
-        The plain bytes of one block, valid until the next is asked for.
-
-    Raises
-    ------
-    CorruptError
-        If a checksum or a length is wrong, or garbage follows; `TruncatedError` and
-        `UnsupportedError` as in `savefmt.codec.registry.Codec.open_reader`.
-    """
-    while True:
-        flags, delta = read_header(source)
-        yield from _read_blocks(source, flags, delta)
-        if not source.window():
-            return
+def _read_part(source: Cursor) -> Iterator[Bytes]:
+    """Decode one lzop file, of which several may follow each other."""
+    flags, delta = read_header(source)
+    yield from _read_blocks(source, flags, delta)
 
 
 def read_header(source: Cursor) -> tuple[int, int]:
@@ -205,192 +185,53 @@ def _undo_filter(block: Bytes, delta: int) -> bytes:
     return bytes(plain)
 
 
-class LzopWriter:
-    """A `savefmt.codec.registry.Writer` that pipes through the lzop program.
+class LzopCodec(Codec):
+    """lzop: read by our own container reader, written by the program."""
 
-    One loop in the caller's thread feeds the child and takes its output as either is
-    ready, so that neither can block the other for good.
+    name = "lzop"
+    libvirt_format = 4
+    magic = MAGIC
+    levels = range(1, 10)
+    default_level = 3
 
-    Parameters
-    ----------
-    write : callable
-        Gets the compressed bytes.
-    level : int
-        1 to 9.
+    def open_reader(
+        self,
+        pieces: Iterator[Bytes],
+        *,
+        offset: int,
+        threads: int = 1,
+        length: int | None = None,
+    ) -> Iterator[Bytes]:
+        """Decompress a stream, lazily; see `Codec.open_reader`."""
+        source = ChunkCursor(pieces, offset)
+        return read_in_turn(source, lambda: _read_part(source))
 
-    Raises
-    ------
-    UnsupportedError
-        If the program is not installed.
-    """
+    def open_writer(
+        self, write: Callable[[bytes], None], *, threads: int, level: int | None = None
+    ) -> Writer:
+        """Start to compress in a child process of one thread; see `Codec.open_writer`."""
+        from savefmt.codec.lzopwriter import LzopWriter
 
-    def __init__(self, write: Callable[[bytes], None], *, level: int) -> None:
-        import selectors
-        import subprocess
+        return LzopWriter(write, level=self._level(level))
 
-        self._write = write
-        self._head: bytearray | None = bytearray()
-        self._complaint = b""
-        self._closed = False
-        # LZOP holds options of the user's own; a session of its own keeps the
-        # terminal's Ctrl-C for us to answer with abort().
-        environment = {key: value for key, value in os.environ.items() if key != "LZOP"}
-        pipe = subprocess.PIPE
-        try:
-            self._child = subprocess.Popen(
-                ["lzop", "-c", f"-{level}"],
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                bufsize=0,
-                env=environment,
-                start_new_session=True,
-            )
-        except FileNotFoundError:
-            raise UnsupportedError(
-                "writing lzop images needs the program lzop; install the package lzop"
-            ) from None
-        except OSError as error:
-            raise ImageIOError.from_os(error, path="lzop") from error
-        assert self._child.stdin
-        assert self._child.stdout
-        assert self._child.stderr
-        self._input = self._child.stdin.fileno()
-        self._output = self._child.stdout.fileno()
-        self._selector = selectors.DefaultSelector()
-        for stream in (self._child.stdin, self._child.stdout, self._child.stderr):
-            os.set_blocking(stream.fileno(), False)
-            _widen_pipe(stream.fileno())
-        self._selector.register(self._output, selectors.EVENT_READ)
-        self._selector.register(self._child.stderr.fileno(), selectors.EVENT_READ)
-        self._selector.register(self._input, selectors.EVENT_WRITE)
+    def _find_segments(self, read: Read, start: int, end: int) -> Segments:
+        cursor = ChunkCursor(iter([read(min(_HEADER_ROOM, end - start), start)]), start)
+        flags, _ = read_header(cursor)
+        at = cursor.tell()
+        segments = Segments(self.name, self._unpack_segment, read(at - start, start))
+        gather = Gatherer(segments)
+        plain_sums = bool(flags & Flag.ADLER32_PLAIN) + bool(flags & Flag.CRC32_PLAIN)
+        packed_sums = bool(flags & Flag.ADLER32_PACKED) + bool(flags & Flag.CRC32_PACKED)
+        while plain := int.from_bytes(read(4, at), "big"):
+            packed = int.from_bytes(read(4, at + 4), "big")
+            length = 8 + 4 * plain_sums + packed + (4 * packed_sums if packed < plain else 0)
+            gather.add(at, length, plain)
+            at += length
+        gather.flush()
+        at += len(_END_OF_PART)
+        if at < end and read(min(len(MAGIC), end - at), at) == MAGIC:
+            raise NoBoundaryError  # another file follows
+        return segments
 
-    def write(self, data: Bytes) -> None:
-        """Take the next bytes; they may be overwritten as soon as this returns.
-
-        Parameters
-        ----------
-        data : bytes or memoryview
-            Any number of them.
-
-        Raises
-        ------
-        ValueError
-            If the writer is closed: a bug of the caller.
-        ImageIOError
-            If the program ended on its own.
-        """
-        if self._closed:
-            raise ValueError("write to a closed compressor")
-        rest = memoryview(data).cast("B")
-        while rest:
-            # Output first: it may hold the reason why no more input is taken.
-            ready = [key.fd for key, _ in self._selector.select()]
-            for fd in ready:
-                if fd != self._input:
-                    self._take(fd)
-            if self._input in ready:
-                try:
-                    rest = rest[os.write(self._input, rest) :]
-                except BlockingIOError:
-                    pass
-                except BrokenPipeError:
-                    self._finish()
-                    raise self._failure() from None
-
-    def close(self) -> None:
-        """Let the program finish and pass on what is left; a second call does nothing.
-
-        Raises
-        ------
-        ImageIOError
-            If the program failed.
-        """
-        if self._closed:
-            return
-        self._finish()
-        if self._child.returncode:
-            raise self._failure()
-        if self._head:
-            self._write(bytes(self._head))
-
-    def abort(self) -> None:
-        """Kill the program; does nothing when closed or aborted."""
-        if self._closed:
-            return
-        self._closed = True
-        self._child.kill()
-        self._release()
-
-    def _finish(self) -> None:
-        assert self._child.stdin
-        self._selector.unregister(self._input)
-        self._input = -1
-        self._child.stdin.close()
-        while self._selector.get_map():
-            for key, _ in self._selector.select():
-                self._take(key.fd)
-        self._closed = True
-        self._release()
-
-    def _take(self, fd: int) -> None:
-        data = os.read(fd, _PIPE_LENGTH)
-        if not data:
-            self._selector.unregister(fd)
-        elif fd == self._output:
-            self._pass_on(data)
-        else:
-            self._complaint = (self._complaint + data)[:_MAX_COMPLAINT]
-
-    def _pass_on(self, data: bytes) -> None:
-        if self._head is None:
-            self._write(data)
-            return
-        self._head += data
-        if len(self._head) >= _HEADER_LENGTH:
-            head, self._head = self._head, None
-            _forget_time(head)
-            self._write(bytes(head))
-
-    def _release(self) -> None:
-        self._selector.close()
-        for stream in (self._child.stdin, self._child.stdout, self._child.stderr):
-            if stream:
-                stream.close()
-        self._child.wait()
-
-    def _failure(self) -> ImageIOError:
-        import errno
-
-        status = self._child.returncode
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        why = self._complaint.decode(errors="replace").strip() or "it did not say why"
-        return ImageIOError(f"lzop {how}: {why}", errno=errno.EPIPE)
-
-
-# What lzop writes for standard input: no name, no filter, Adler-32.
-_FLAGS_AT = 17
-_TIME_AT = 25
-_NAME_AT = 33
-_SUM_AT = 34
-_HEADER_LENGTH = 38
-
-
-def _forget_time(head: bytearray) -> None:
-    """Zero the time of day that lzop stamps on standard input: same data, same image."""
-    from zlib import adler32
-
-    flags = int.from_bytes(head[_FLAGS_AT : _FLAGS_AT + 4], "big")
-    if head[_NAME_AT] or flags & (Flag.HEADER_CRC32 | Flag.FILTER | Flag.EXTRA_FIELD):
-        return  # not the header we know: correct all the same, only stamped
-    head[_TIME_AT:_NAME_AT] = bytes(_NAME_AT - _TIME_AT)
-    head[_SUM_AT:_HEADER_LENGTH] = adler32(head[len(MAGIC) : _SUM_AT]).to_bytes(4, "big")
-
-
-def _widen_pipe(fd: int) -> None:
-    """Ask for a longer pipe: fewer switches between us and the child, no matter if refused."""
-    import contextlib
-    import fcntl
-
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_LENGTH)
+    def _unpack_segment(self, data: bytes, length: int, offset: int) -> bytes:
+        return super()._unpack_segment(data + _END_OF_PART, length, offset)

@@ -27,6 +27,7 @@ from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
+from savefmt.reading.plainstream import Packing
 from savefmt.reports import ConversionReport
 from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile, check_target
@@ -202,7 +203,9 @@ class Conversion:
         """Whether source and target differ in the header alone, which stays as long."""
         source, form = self._source, self._form
         return (
-            (form.layout, form.codec) == (source.layout, source.codec)
+            isinstance(source, SaveImage)
+            and source.packing.outer == "raw"
+            and (form.layout, form.codec) == (source.layout, source.codec)
             and not form.cuts
             and (form.envelope is None) == (source.envelope is None)
         )
@@ -257,23 +260,26 @@ class Conversion:
         meter = self._meter("reading")
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
             return frommapped.read_pages(self._source, self._io, self._key, meter)
-        return fromsequential.copy_stream(
-            self._source, NullSink(), DISCARD, self._io, self._key, meter
-        )
+        return fromsequential.copy_stream(self._source, NullSink(), self._io, self._key, meter)
 
     def _to_pipe(self) -> Outcome:
         fd, name = sys.stdout.fileno(), "standard output"
         if self._form.envelope is not None:
             PipeSink(fd, name).write(self._form.envelope.pack())
-        return self._stream_to(pipe_sink(fd, name, self._stream_codec(), self._io))
+        return self._stream_to(pipe_sink(fd, name, self._form.codec, self._io))
 
-    def _stream_codec(self) -> str:
-        """The codec that a sequential stream still has to go through."""
-        form = self._form
-        same = isinstance(self._source, SaveImage) and self._source.codec == form.codec
-        return "raw" if same and not form.cuts else form.codec
+    @property
+    def _as_stored(self) -> bool:
+        """Whether the compressed bytes of the source are those of the result."""
+        source, form = self._source, self._form
+        return (
+            isinstance(source, SaveImage)
+            and source.packing.packed
+            and source.packing == Packing(form.codec)
+            and not form.cuts
+        )
 
-    def _stream_to(self, sink: Sink) -> Outcome:
+    def _stream_to(self, sink: Sink, *, as_stored: bool = False) -> Outcome:
         source, key, cuts, meter = (
             self._source,
             self._key,
@@ -286,7 +292,9 @@ class Conversion:
             if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
                 outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
             else:
-                outcome = fromsequential.copy_stream(source, sink, codec, io, key, meter, cuts)
+                outcome = fromsequential.copy_stream(
+                    source, sink, io, key, meter, cuts, as_stored=as_stored
+                )
             sink.close()
         finally:
             sink.abort()
@@ -339,7 +347,13 @@ class Conversion:
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        return self._stream_to(file_sink(output.file, offset, self._stream_codec(), io))
+        codec = "raw" if self._as_stored else self._form.codec
+        sink = file_sink(output.file, offset, codec, io)
+        outcome = self._stream_to(sink, as_stored=self._as_stored)
+        if outcome.stored_end is not None and isinstance(source, SaveImage):
+            # A window of the source may have held more than its stream.
+            output.set_length(offset + outcome.stored_end - source.stored_offset)
+        return outcome
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""

@@ -226,11 +226,12 @@ def scatter_stream(
 def copy_stream(
     source: Source,
     sink: Sink,
-    codec: str,
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
     cuts: Cuts = (),
+    *,
+    as_stored: bool = False,
 ) -> Outcome:
     """Send a sequential stream on as it is, checking it on the way.
 
@@ -239,13 +240,13 @@ def copy_stream(
     source : SaveImage or PipeImage
         Sequential.
     sink : Sink
-        Takes the stream, compressed if both sides have the same codec.
-    codec : str
-        Of the target: equal codecs are copied without being compressed anew.
+        Takes the stream.
     io, key, meter
         As everywhere.
     cuts : tuple of (int, int)
         What to leave out of the decompressed stream.
+    as_stored : bool
+        Hand the compressed bytes to the sink; whatever follows them may come, too.
 
     Returns
     -------
@@ -264,11 +265,17 @@ def copy_stream(
         finally:
             close_pieces(pieces)
 
+    stored_end = None
+
+    def note_end(offset: int) -> None:
+        nonlocal stored_end
+        stored_end = offset
+
     visitor = TallyVisitor(key, source.filename) if key else SkimVisitor(source.filename)
     if isinstance(sink, NullSink):
         tail = _pass(source, visitor, io, meter)
-    elif codec == source.codec and isinstance(source, SaveImage) and not cuts:
-        tail = pass_over(source, visitor, io, meter, stored=copy)
+    elif as_stored and isinstance(source, SaveImage):
+        tail = pass_over(source, visitor, io, meter, stored=copy, ended=note_end)
     else:
         tail = _pass(source, visitor, io, meter, copy)
     with tail:
@@ -279,6 +286,7 @@ def copy_stream(
             visitor.sums if key else None,
             tail.devices_digest(),
             counts.pages + counts.deltas,
+            stored_end,
         )
 
 

@@ -18,8 +18,11 @@ class Outcome:
         `Tail.devices_digest`.
     data_pages : int or None
         Pages with content.
+    stored_end : int or None
+        Where in the source the compressed bytes end that were copied as they are.
     """
 
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
+    stored_end: int | None = None

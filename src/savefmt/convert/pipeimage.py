@@ -6,17 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from savefmt.codec.registry import codec_for_format, detect, find_codec
-from savefmt.errors import ImageIOError, IncompleteImageError, NotASaveImageError
-from savefmt.format.cursor import ChunkCursor
-from savefmt.format.envelope import Envelope, is_envelope
-from savefmt.format.stream import QEVM_MAGIC
+from savefmt.codec.registry import find_codec
+from savefmt.errors import ImageIOError, NotASaveImageError, SavefmtError
 from savefmt.model import IOOptions, Layout
-from savefmt.reading.prefetch import Pipe, close_pieces, prefetch
+from savefmt.reading.container import read_form
+from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
+from savefmt.reading.prefetch import Pipe
 
 _PIECE_LENGTH = 1 << 20
-_MAGIC_LENGTH = 16
-_LAST_CODEC_FORMAT = 5
 
 
 class PipeImage:
@@ -36,10 +33,17 @@ class PipeImage:
         self.filename = name
         self.received = 0
         self._fd = fd
-        self._cursor = ChunkCursor(self._pieces(), 0)
-        self.envelope = self._read_envelope()
-        self.stream_offset = self._cursor.tell()
-        self.codec = self._find_codec()
+        self._cursor = PlainCursor(self._pieces(), 0)
+        try:
+            if not self._cursor.peek(1):
+                raise NotASaveImageError("nothing came through the pipe")
+            form = read_form(self._cursor, self._unpack, name=name)
+        except SavefmtError as error:
+            error.path = error.path or name
+            raise
+        self.envelope = form.envelope
+        self.codec = form.packing.codec
+        self.stream_offset = form.stream_offset
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         while True:
@@ -54,36 +58,14 @@ class PipeImage:
             self.received += len(data)
             yield data
 
-    def _read_envelope(self) -> Envelope | None:
-        head = self._cursor.peek(_MAGIC_LENGTH)
-        if not head:
-            raise NotASaveImageError("nothing came through the pipe", path=self.filename)
-        if not is_envelope(head):
-            return None
-        envelope = Envelope.read(self._cursor)
-        if not envelope.finished:
-            raise IncompleteImageError(
-                'the save never finished (libvirt\'s "Part" magic); save the guest again',
-                path=self.filename,
-                offset=0,
-            )
-        return envelope
-
-    def _find_codec(self) -> str:
-        number = self.envelope.stream_format if self.envelope is not None else 0
-        if 0 < number <= _LAST_CODEC_FORMAT:
-            return codec_for_format(number).name
-        head = self._cursor.peek(_MAGIC_LENGTH)
-        found = None if head.startswith(QEVM_MAGIC) or self.envelope else detect(head)
-        return found or "raw"
-
-    def _rest(self) -> Iterator[bytes | memoryview]:
-        while len(window := self._cursor.window()):
-            yield window
-            self._cursor.advance(len(window))
+    def _unpack(self, codec: str) -> PlainCursor:
+        """Go on with the plain bytes of a file that was compressed as a whole."""
+        reader = find_codec(codec).open_reader(self._cursor.rest(), offset=0)
+        self._cursor = PlainCursor(reader, 0)
+        return self._cursor
 
     @contextmanager
-    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[ChunkCursor]:
+    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[PlainCursor]:
         """A cursor over the decompressed stream from its magic on.
 
         Parameters
@@ -95,18 +77,15 @@ class PipeImage:
 
         Yields
         ------
-        ChunkCursor
+        PlainCursor
             Only once.
         """
-        pieces = self._rest()
-        if self.codec != "raw":
-            decoded = find_codec(self.codec).open_reader(
-                pieces, offset=self.stream_offset, threads=io.worker_count
-            )
-            pieces = prefetch(decoded, patient=False)
-        if plain is not None:
-            pieces = plain(pieces)
-        try:
-            yield ChunkCursor(pieces, self.stream_offset)
-        finally:
-            close_pieces(pieces)
+        with plain_stream(
+            self._cursor.rest(),
+            Packing(self.codec),
+            offset=self.stream_offset,
+            threads=io.worker_count,
+            patient=False,
+            plain=plain,
+        ) as cursor:
+            yield cursor

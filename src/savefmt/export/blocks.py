@@ -102,7 +102,7 @@ def _move(
 ) -> int:
     present = 0
     for segment, name in zip(segments, names, strict=True):
-        with folder.file(name) as output:
+        with folder.file(name, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
             present += write_pages(image, output.file, part, io, meter, findings)
@@ -124,11 +124,11 @@ def _spool(
     for segment in segments:
         placed.append(Placed(segment, end))
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
-    with folder.scratch() as spool:
+    with folder.scratch(engine=io.engine) as spool:
         spool.set_length(end)
         present = write_pages(image, spool.file, placed, io, meter, findings)
         for item, name in zip(placed, names, strict=True):
-            with folder.file(name) as output:
+            with folder.file(name, engine=io.engine) as output:
                 output.set_length(item.segment.length)
                 _copy(spool, item, output)
                 output.commit()

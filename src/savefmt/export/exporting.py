@@ -202,7 +202,9 @@ class _Export:
         if wanted is None:
             wanted = plan.memory_length >= DIRECT_FROM
         direct = wanted and plan.aligned
-        return OutputFile(self._target, overwrite=self._overwrite, direct=direct)
+        return OutputFile(
+            self._target, overwrite=self._overwrite, direct=direct, engine=self._io.engine
+        )
 
     def _write(self, plan: Plan, output: OutputFile) -> tuple[int, str | None]:
         output.set_length(plan.length)

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from savefmt.errors import (
+    ClosedImageError,
     CorruptError,
     ImageIOError,
     OperationCancelled,
@@ -17,7 +18,7 @@ from savefmt.errors import (
 from savefmt.model import StrPath
 from savefmt.native._core import ffi, lib
 
-__all__ = ["WAIT_MS", "NeedContentError", "call", "ffi", "lib", "new_handle", "raise_for"]
+__all__ = ["WAIT_MS", "NeedContentError", "call", "cell", "ffi", "keep", "lib", "raise_for"]
 
 WAIT_MS = 100
 """How long one wait in C may take: signals are served in between."""
@@ -45,6 +46,7 @@ _ERRORS: dict[int, type[SavefmtError]] = {
     lib.SF_E_UNSUPPORTED: UnsupportedError,
     lib.SF_E_CONTENT: NeedContentError,
     lib.SF_E_CANCELLED: OperationCancelled,
+    lib.SF_E_CLOSED: ClosedImageError,
 }
 
 
@@ -103,8 +105,39 @@ def call(
     raise AssertionError("unreachable")
 
 
-def new_handle(kind: str, function: Any, *args: Any, path: StrPath | None = None) -> Any:
-    """Call a maker of the C core and return the handle it hands out."""
-    out = ffi.new(f"struct {kind} **")
-    call(function, *args, out, path=path)
-    return out[0]
+def keep(pointer: Any, *owners: Any) -> Any:
+    """Return `pointer` so that it keeps alive what it points into.
+
+    Nothing of it is undone in Python: a bound method of a tuple holds the owners, and what
+    it returns when the pointer goes is of no interest.
+    """
+    return ffi.gc(pointer, owners.count)
+
+
+def cell(kind: str, *borrowed: Any) -> Any:
+    """Return an empty cell that owns what a maker of the C core will put into it.
+
+    This is the only way to own a thing of the C core.  A signal, whose handler may raise,
+    is served between any two bytecodes; so the cell comes first, the maker is called with
+    it as its last argument, and the cell ends what it holds::
+
+        with cell("sf_job", pages) as job:
+            call(lib.sf_fill_start, ..., job)
+
+    The end of the ``with`` block, ``ffi.release`` and the garbage collector do that in one
+    call of C, which joins all threads.  Nothing in between can lose the thing, and a second signal
+    waits until it has ended.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the struct, which has a ``_drop`` in ``sf_cell.h``.
+    borrowed : object
+        What the thing points into: stays alive as long as the thing, whatever dies first.
+
+    Returns
+    -------
+    cdata
+        A ``struct kind **``.  What it holds is ``cell[0]``.
+    """
+    return ffi.gc(keep(ffi.new(f"struct {kind} **"), *borrowed), getattr(lib, f"{kind}_drop"))

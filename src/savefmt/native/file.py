@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from savefmt.errors import (
     ClosedImageError,
@@ -16,10 +16,7 @@ from savefmt.errors import (
     UnsupportedError,
 )
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
-
-if TYPE_CHECKING:
-    import mmap
+from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 
 class FileState(NamedTuple):
@@ -48,6 +45,9 @@ class FileState(NamedTuple):
 
 class File:
     """One regular file, with a direct descriptor beside the buffered one if granted.
+
+    Any thread may use it, and any may close it meanwhile: what is under way then ends well,
+    and what comes later is ClosedImageError.
 
     Parameters
     ----------
@@ -85,9 +85,11 @@ class File:
         flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
         if engine != "psync":
             flags |= lib.SF_OPEN_URING
-        handle = new_handle("sf_file", lib.sf_file_adopt, fd, flags, path=path)
         self.path = path
-        self._handle = ffi.gc(handle, lib.sf_file_close)
+        self._cell = cell("sf_file")
+        call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
+        self._handle = self._cell[0]
+        self._closed = False
         self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
@@ -109,10 +111,9 @@ class File:
         self.close()
 
     def close(self) -> None:
-        """Close both descriptors; harmless when repeated."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            ffi.release(handle)
+        """Close both descriptors once nobody uses them any more; harmless when repeated."""
+        self._closed = True
+        lib.sf_file_close(self._handle)
 
     @property
     def handle(self) -> Any:
@@ -123,7 +124,7 @@ class File:
         ClosedImageError
             After `close()`.
         """
-        if self._handle is None:
+        if self._closed:
             raise ClosedImageError("the file was closed", path=self.path)
         return self._handle
 
@@ -139,7 +140,7 @@ class File:
 
     @property
     def descriptor(self) -> int:
-        """The buffered descriptor, which stays the file's."""
+        """The buffered descriptor, which stays the file's and ends with it."""
         return int(lib.sf_file_descriptor(self.handle))
 
     @property
@@ -151,10 +152,13 @@ class File:
         ImageIOError
             If it tells nothing.
         """
+        call(lib.sf_file_acquire, self.handle, path=self.path)
         try:
-            return os.fstat(self.descriptor)
+            return os.fstat(lib.sf_file_descriptor(self._handle))
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.path) from error
+        finally:
+            lib.sf_file_release(self._handle)
 
     def require_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the file is not what it was when it was opened.
@@ -180,9 +184,10 @@ class File:
         except FormatError:
             self.require_unchanged()  # which tells more than what it looks like meanwhile
             raise
-        self.require_unchanged()
+        if not self._closed:  # what was under way then ends well
+            self.require_unchanged()
 
-    def map(self) -> mmap.mmap:
+    def map(self) -> memoryview:
         """Map the whole file into memory, read-only; the map outlives the file.
 
         Raises
@@ -190,13 +195,10 @@ class File:
         ImageIOError
             If the operating system refuses.
         """
-        import mmap
-
-        try:
-            return mmap.mmap(self.descriptor, self.length, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            reason = f"cannot map the file: {error}"
-            raise ImageIOError(reason, errno=getattr(error, "errno", 0), path=self.path) from error
+        owner = cell("sf_map")
+        call(lib.sf_map_new, self.handle, owner, path=self.path)
+        data = keep(lib.sf_map_data(owner[0]), owner)
+        return memoryview(ffi.buffer(data, self.length)).toreadonly()
 
     @property
     def engine(self) -> str:
@@ -239,67 +241,62 @@ class File:
         Each piece is valid until the next is asked for.  Closing the iterator stops the
         threads.
         """
-        ring = new_handle(
-            "sf_ring",
-            lib.sf_read_start,
-            self.handle,
-            start,
-            end,
-            io.window,
-            io.worker_count,
-            path=self.path,
-        )
-        yield from ring_chunks(ring, path=self.path)
+        with cell("sf_ring") as ring:
+            call(
+                lib.sf_read_start,
+                self.handle,
+                start,
+                end,
+                io.window,
+                io.worker_count,
+                ring,
+                path=self.path,
+            )
+            yield from windows(ring[0], self.path)
 
 
-def ring_chunks(ring: Any, path: StrPath) -> Iterator[memoryview]:
-    """Yield a ring's windows in order, then end it."""
+def windows(ring: Any, path: StrPath) -> Iterator[memoryview]:
+    """Yield a ring's windows in order."""
     data, length = ffi.new("uint8_t **"), ffi.new("size_t *")
-    try:
-        while True:
-            if not call(lib.sf_ring_next, ring, WAIT_MS, data, length, path=path):
-                continue
-            if not length[0]:
-                return
-            yield memoryview(ffi.buffer(data[0], length[0]))
-    finally:
-        lib.sf_ring_finish(ring)
+    while True:
+        if not call(lib.sf_ring_next, ring, WAIT_MS, data, length, path=path):
+            continue
+        if not length[0]:
+            return
+        yield memoryview(ffi.buffer(data[0], length[0]))
 
 
-class Appender:
-    """Bytes appended to a file from `offset` on, written behind the caller's back."""
+class WriteBehind:
+    """What writes to a file behind the caller's back, by threads of the C core.
 
-    def __init__(self, file: File, offset: int, io: IOOptions) -> None:
-        self._file = file
-        self.offset = offset
-        self._handle = new_handle(
-            "sf_append", lib.sf_append_start, file.handle, offset, io.window, io.worker_count
-        )
+    Parameters
+    ----------
+    owner : cdata
+        The empty cell for it.
+    flush : callable
+        Of the C core: waits until all is written.
+    path : str or os.PathLike
+        The file, for error messages.
+    """
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Take all of `data`; returns when it is copied, not when it is on the disk."""
-        if not self._handle:
-            raise ValueError("write to a closed appender")
-        used = ffi.new("size_t *")
-        done = 0
-        with ffi.from_buffer("uint8_t[]", data) as view:
-            while done < len(data):
-                call(
-                    lib.sf_append_feed,
-                    self._handle,
-                    view + done,
-                    len(data) - done,
-                    used,
-                    path=self._file.path,
-                )
-                done += used[0]
-        self.offset += done
+    def __init__(self, owner: Any, flush: Any, path: StrPath) -> None:
+        self._cell = owner
+        self._flush = flush
+        self._written = path
+        self._closed = False
+
+    @property
+    def handle(self) -> Any:
+        """The thing in the C core; ValueError once it was closed."""
+        if self._closed:
+            raise ValueError("written to after it was closed")
+        return self._cell[0]
 
     def close(self) -> None:
         """Write out the rest, then stop the threads; harmless when repeated."""
         try:
-            while self._handle and not call(
-                lib.sf_append_flush, self._handle, WAIT_MS, path=self._file.path
+            while not self._closed and not call(
+                self._flush, self.handle, WAIT_MS, path=self._written
             ):
                 pass
         finally:
@@ -307,5 +304,40 @@ class Appender:
 
     def abort(self) -> None:
         """Stop the threads and drop what is unwritten; harmless when repeated."""
-        handle, self._handle = self._handle, ffi.NULL
-        lib.sf_append_finish(handle)
+        self._closed = True
+        ffi.release(self._cell)
+
+
+class Appender(WriteBehind):
+    """Bytes appended to a file from `offset` on, written behind the caller's back."""
+
+    def __init__(self, file: File, offset: int, io: IOOptions) -> None:
+        super().__init__(cell("sf_append"), lib.sf_append_flush, file.path)
+        self.offset = offset
+        call(
+            lib.sf_append_start,
+            file.handle,
+            offset,
+            io.window,
+            io.worker_count,
+            self._cell,
+            path=file.path,
+        )
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take all of `data`; returns when it is copied, not when it is on the disk."""
+        append = self.handle
+        used = ffi.new("size_t *")
+        done = 0
+        with ffi.from_buffer("uint8_t[]", data) as view:
+            while done < len(data):
+                call(
+                    lib.sf_append_feed,
+                    append,
+                    view + done,
+                    len(data) - done,
+                    used,
+                    path=self._written,
+                )
+                done += used[0]
+        self.offset += done

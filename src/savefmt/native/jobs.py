@@ -6,26 +6,30 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
-from savefmt.native.file import File, ring_chunks
+from savefmt.native.core import WAIT_MS, call, cell, ffi, lib
+from savefmt.native.file import File, windows
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
 OnBytes = Callable[[int], None]
 """Called with the bytes done so far; what it raises ends the job."""
 
 
-def _run(job: Any, on_bytes: OnBytes, path: StrPath, target: StrPath | None) -> None:
-    """Wait for a job; any exception in between cancels it first."""
+def _run(
+    borrowed: Sequence[Any],
+    start: Any,
+    *args: Any,
+    on_bytes: OnBytes,
+    path: StrPath,
+    target: StrPath | None = None,
+) -> None:
+    """Start a job and wait for it; any exception in between cancels it first."""
     progress = ffi.new("struct sf_progress *")
-    try:
-        while lib.sf_job_wait(job, WAIT_MS, progress) != lib.SF_OK:
+    with cell("sf_job", *borrowed) as job:
+        call(start, *args, job, path=path)
+        while lib.sf_job_wait(job[0], WAIT_MS, progress) != lib.SF_OK:
             on_bytes(progress.done)
         on_bytes(progress.done)
-    except BaseException:
-        lib.sf_job_cancel(job)
-        lib.sf_job_finish(job, ffi.NULL)
-        raise
-    call(lib.sf_job_finish, job, path=path, target=target)
+        call(lib.sf_job_end, job, path=path, target=target)
 
 
 def move_pages(
@@ -66,7 +70,7 @@ def move_pages(
         Page sums of each block where a key was given.
     """
     tables = [Table(block.count) for block in blocks] if key else None
-    pages, views = pack_blocks(blocks)
+    pages, bitmaps = pack_blocks(blocks)
     offsets = ffi.new("uint64_t[]", list(target_offsets) or [0])
     sums = pack_tables(tables)
     move = ffi.new("struct sf_move *")
@@ -80,9 +84,14 @@ def move_pages(
     move.nblocks = len(blocks)
     move.nthreads = io.worker_count
     move.window = io.window
-    job = new_handle("sf_job", lib.sf_move_start, move, path=source.path)
-    _run(job, on_bytes, source.path, target.path if target else None)
-    del views
+    _run(
+        [source, target, pages, *bitmaps, offsets, sums, *(tables or ()), key, watch],
+        lib.sf_move_start,
+        move,
+        on_bytes=on_bytes,
+        path=source.path,
+        target=target.path if target else None,
+    )
     return tables
 
 
@@ -102,19 +111,18 @@ def fill_pages(
     on_bytes : callable
         Progress.
     """
-    pages, views = pack_blocks(blocks)
-    job = new_handle(
-        "sf_job",
+    pages, bitmaps = pack_blocks(blocks)
+    _run(
+        [target, pages, *bitmaps],
         lib.sf_fill_start,
         target.handle,
         pages,
         len(blocks),
         io.window,
         io.worker_count,
+        on_bytes=on_bytes,
         path=target.path,
     )
-    _run(job, on_bytes, target.path, None)
-    del views
 
 
 class Emitter:
@@ -134,46 +142,57 @@ class Emitter:
         self.tables = [Table(block.count) for block in blocks] if key else None
         self._source = source
         array = ffi.new("struct sf_emit_block[]", max(len(blocks), 1))
-        kept: list[Any] = [array, key]
-        for i, block in enumerate(blocks):
-            name = ffi.from_buffer("char[]", block.name)
+        names = [ffi.from_buffer("char[]", block.name) for block in blocks]
+        views = [block.fill(array[i].pages) for i, block in enumerate(blocks)]
+        for i, name in enumerate(names):
             array[i].name = name
-            array[i].name_length = len(block.name)
-            kept += [name, block.fill(array[i].pages)]
+            array[i].name_length = len(name)
         sums = pack_tables(self.tables)
-        self._kept = [*kept, sums]
-        handle = new_handle(
-            "sf_emit",
+        bitmaps = [block.bitmap for block in blocks]
+        self._cell = cell(
+            "sf_emit", source, array, *names, *views, *bitmaps, sums, *(self.tables or ()), key
+        )
+        call(
             lib.sf_emit_new,
             source.handle,
             array,
             len(blocks),
             sums,
             key.handle if key else ffi.NULL,
+            self._cell,
+            path=source.path,
         )
-        self._handle = ffi.gc(handle, lib.sf_emit_free)
 
     @property
     def length(self) -> int:
         """Bytes of all records."""
-        return int(lib.sf_emit_length(self._handle))
+        return int(lib.sf_emit_length(self._cell[0]))
 
     def write(self, target: File, offset: int, io: IOOptions, on_bytes: OnBytes) -> None:
         """Write all records to their places in `target`, in parallel."""
-        job = new_handle(
-            "sf_job",
+        _run(
+            [self._cell, target],
             lib.sf_emit_write_start,
-            self._handle,
+            self._cell[0],
             target.handle,
             offset,
             io.window,
             io.worker_count,
+            on_bytes=on_bytes,
+            path=self._source.path,
+            target=target.path,
         )
-        _run(job, on_bytes, self._source.path, target.path)
 
     def chunks(self, io: IOOptions) -> Iterator[memoryview]:
         """Yield all records in order; each piece is valid until the next is asked for."""
-        ring = new_handle(
-            "sf_ring", lib.sf_emit_ring_start, self._handle, io.window, io.worker_count
-        )
-        yield from ring_chunks(ring, path=self._source.path)
+        path = self._source.path
+        with cell("sf_ring", self._cell) as ring:
+            call(
+                lib.sf_emit_ring_start,
+                self._cell[0],
+                io.window,
+                io.worker_count,
+                ring,
+                path=path,
+            )
+            yield from windows(ring[0], path)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from savefmt.model import PageRun
-from savefmt.native.core import call, ffi, lib, new_handle
+from savefmt.native.core import call, cell, ffi, keep, lib
 from savefmt.native.file import File
 
 _MIN_PAGE = 512
@@ -88,19 +88,17 @@ class BlockPages:
         if first < 0 or count < 0 or first + count > self.count:
             raise ValueError("pages beyond the block")
         pages = ffi.new("struct sf_pages *")
-        view = self.fill(pages)
         data = bytearray(count * self.page_size)
-        out = ffi.from_buffer("uint8_t[]", data)
-        call(lib.sf_pages_read, file.handle, pages, first, count, out, path=file.path)
-        ffi.release(view)
-        ffi.release(out)
+        with self.fill(pages), ffi.from_buffer("uint8_t[]", data) as out:
+            call(lib.sf_pages_read, file.handle, pages, first, count, out, path=file.path)
         return data
 
 
 def pack_blocks(blocks: Sequence[BlockPages]) -> tuple[Any, list[Any]]:
     """Return a ``struct sf_pages[]`` and what must outlive it."""
     array = ffi.new("struct sf_pages[]", max(len(blocks), 1))
-    return array, [block.fill(array[i]) for i, block in enumerate(blocks)]
+    views = [block.fill(array[i]) for i, block in enumerate(blocks)]
+    return array, [*views, *(block.bitmap for block in blocks)]
 
 
 class Table:
@@ -108,8 +106,9 @@ class Table:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        handle = new_handle("sf_table", lib.sf_table_new, count)
-        self.handle = ffi.gc(handle, lib.sf_table_free)
+        self._cell = cell("sf_table")
+        call(lib.sf_table_new, count, self._cell)
+        self.handle = self._cell[0]
 
     def __getitem__(self, page: int) -> int:
         if not 0 <= page < self.count:
@@ -117,8 +116,9 @@ class Table:
         return int(lib.sf_table_entries(self.handle)[page])
 
     def data(self) -> memoryview:
-        """All numbers as bytes, in host order; valid as long as the table."""
-        return memoryview(ffi.buffer(lib.sf_table_entries(self.handle), self.count * 8))
+        """All numbers as bytes, in host order; keeps the table alive."""
+        entries = keep(lib.sf_table_entries(self.handle), self._cell)
+        return memoryview(ffi.buffer(entries, self.count * 8))
 
     def count_nonzero(self) -> int:
         """Numbers that are not zero."""

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import WAIT_MS, call, ffi, lib, new_handle
-from savefmt.native.file import File
+from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.file import File, WriteBehind
 from savefmt.native.index import BlockIndex, pack_indexes
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
@@ -54,8 +54,9 @@ class Scanner:
             array[i].name = names[i]
             array[i].name_length = len(name)
             array[i].length = length
-        handle = new_handle("sf_scan", lib.sf_scan_new, page_size, array, len(blocks))
-        self.handle = ffi.gc(handle, lib.sf_scan_free)
+        self._cell = cell("sf_scan")
+        call(lib.sf_scan_new, page_size, array, len(blocks), self._cell)
+        self.handle = self._cell[0]
         self.page_size = page_size
         self.blocks = tuple(blocks)
 
@@ -166,23 +167,21 @@ class Tally(_Taker):
         counts = [(name, length // size) for name, length in scanner.blocks]
         self.tables = [Table(count) for _, count in counts] if key else []
         self.indexes = [] if key else [BlockIndex(name, count, size) for name, count in counts]
-        self._key = key
-        self._arrays = (
-            pack_tables(self.tables if key else None),
-            pack_indexes(None if key else self.indexes),
-        )
-        handle = new_handle(
-            "sf_tally",
+        tables = pack_tables(self.tables if key else None)
+        indexes = pack_indexes(None if key else self.indexes)
+        self._cell = cell("sf_tally", scanner, key, tables, indexes, *self.tables, *self.indexes)
+        call(
             lib.sf_tally_new,
             scanner.handle,
             scanner.page_size,
-            *self._arrays,
+            tables,
+            indexes,
             key.handle if key else ffi.NULL,
+            self._cell,
         )
-        self._handle = ffi.gc(handle, lib.sf_tally_free)
 
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
-        call(lib.sf_tally_feed, self._handle, view, length, used, done, path=self._path)
+        call(lib.sf_tally_feed, self._cell[0], view, length, used, done, path=self._path)
 
 
 class Skim(_Taker):
@@ -210,7 +209,7 @@ class Skim(_Taker):
         )
 
 
-class Scatter(_Taker):
+class Scatter(_Taker, WriteBehind):
     """Write pages to their places in a fresh file, in one pass.
 
     Parameters
@@ -246,12 +245,11 @@ class Scatter(_Taker):
         places: Sequence[tuple[int, int]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        super().__init__(scanner, path)
+        _Taker.__init__(self, scanner, path)
         if key is not None and places is not None:
             raise ValueError("sums are by block, not by place")
         self.tables = [Table(block.count) for block in blocks] if key else None
-        self._target = target
-        pages, views = pack_blocks(blocks)
+        pages, bitmaps = pack_blocks(blocks)
         sums = pack_tables(self.tables)
         options = ffi.new("struct sf_scatter_options *")
         packed = _pack_places(places)
@@ -261,45 +259,40 @@ class Scatter(_Taker):
         options.watch = watch.handle if watch else ffi.NULL
         options.window = io.window
         options.nthreads = io.worker_count
-        self._kept = (pages, views, packed, sums, options, key, watch)
-        self._handle = new_handle(
+        owner = cell(
             "sf_scatter",
+            scanner,
+            target,
+            *bitmaps,
+            packed,
+            sums,
+            *(self.tables or ()),
+            key,
+            watch,
+        )
+        WriteBehind.__init__(self, owner, lib.sf_scatter_flush, target.path)
+        call(
             lib.sf_scatter_start,
             scanner.handle,
             target.handle,
             pages,
             len(blocks),
             options,
+            owner,
+            path=target.path,
         )
 
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
-        if not self._handle:
-            raise ValueError("records for a closed scatter")
         call(
             lib.sf_scatter_feed,
-            self._handle,
+            self.handle,
             view,
             length,
             used,
             done,
             path=self._path,
-            target=self._target.path,
+            target=self._written,
         )
-
-    def close(self) -> None:
-        """Write out all that is still open, then stop the threads; harmless when repeated."""
-        try:
-            while self._handle and not call(
-                lib.sf_scatter_flush, self._handle, WAIT_MS, path=self._target.path
-            ):
-                pass
-        finally:
-            self.abort()
-
-    def abort(self) -> None:
-        """Stop the threads and drop what is unwritten; harmless when repeated."""
-        handle, self._handle = self._handle, ffi.NULL
-        lib.sf_scatter_finish(handle)
 
 
 def _pack_places(places: Sequence[tuple[int, int]] | None) -> Any:

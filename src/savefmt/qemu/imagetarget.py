@@ -109,7 +109,12 @@ class PipeTarget(ImageTarget):
 
 @contextmanager
 def image_target(
-    target: StrPath, plan: SavePlan, envelope: Envelope, *, overwrite: bool
+    target: StrPath,
+    plan: SavePlan,
+    envelope: Envelope,
+    *,
+    overwrite: bool,
+    engine: str = "auto",
 ) -> Iterator[ImageTarget]:
     """Begin an image; unless it is sealed, nothing is left of it.
 
@@ -123,6 +128,8 @@ def image_target(
         Of the whole image.
     overwrite : bool
         Replace a file of that name.
+    engine : str
+        One of `savefmt.model.ENGINES`.
 
     Yields
     ------
@@ -139,5 +146,5 @@ def image_target(
             yield PipeTarget(fd, name, envelope)
     else:
         direct = plan.direct and plan.writer == "savefmt"
-        with OutputFile(target, overwrite=overwrite, direct=direct) as output:
+        with OutputFile(target, overwrite=overwrite, direct=direct, engine=engine) as output:
             yield FileTarget(output, envelope)

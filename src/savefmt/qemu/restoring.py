@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
@@ -108,7 +108,7 @@ def restore(
         If the progress callback returned False.
     """
     began = time.monotonic()
-    reading = IOOptions(io.threads, True if bypass_cache else io.direct, io.window)
+    reading = replace(io, direct=True) if bypass_cache else io
     with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
         abilities = ask(monitor).abilities
         grants = bypass_cache and saved.file.direct
@@ -291,7 +291,7 @@ class _Load:
 
     def run(self) -> None:
         """Load, and leave the guest paused."""
-        plain = self.image.layout is Layout.SEQUENTIAL and self.image.codec == "raw"
+        plain = self.image.layout is Layout.SEQUENTIAL and not self.image.packing.packed
         total = self.image.length - self.image.stream_offset if plain else 0
         self._meter = Meter(self.progress, total, "loading")
         migration.refuse_second(self.monitor)

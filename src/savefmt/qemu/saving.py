@@ -209,7 +209,9 @@ class _Save:
     ) -> float:
         """Save, and return for how many seconds the guest stood still."""
         with contextlib.ExitStack() as stack:
-            opened = image_target(target, self.plan, envelope, overwrite=overwrite)
+            opened = image_target(
+                target, self.plan, envelope, overwrite=overwrite, engine=self.io.engine
+            )
             image = stack.enter_context(opened)
             pump = self._start_pump(stack, image)
             with self._guest_goes_on():

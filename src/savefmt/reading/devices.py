@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from savefmt.codec.segments import find_segments
 from savefmt.errors import FormatError, SavefmtError, UnsupportedError
 from savefmt.format import ram
 from savefmt.format.cursor import FileCursor
@@ -30,7 +29,7 @@ from savefmt.reading.memory import SkimVisitor, pass_over
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.tail import Pread, Tail
 from savefmt.reading.traverse import read_head, section_of, take_payload
-from savefmt.reading.unpacked import SegmentReader
+from savefmt.reading.unpacked import open_segments
 
 MAX_DEVICE_STATE = 256 << 20
 """Device state is taken into memory up to this: a hundred times what QEMU writes."""
@@ -76,7 +75,7 @@ class Devices:
         try:
             if self._image.layout is Layout.MAPPED_RAM:
                 return tuple(self._mapped())
-            if self._image.codec != "raw":
+            if self._image.packing.packed:
                 self._enter_midway()
             found = self._by_description()
             return found if found is not None else self._by_pass()
@@ -152,11 +151,10 @@ class Devices:
     def _enter_midway(self) -> None:
         """Read a compressed image where its segments allow it, its end first."""
         image = self._image
-        segments = find_segments(image.codec, image.file.read, image.stream_offset, image.length)
-        if segments is None:
+        plain = open_segments(image.packing, image.file, image.stored_offset)
+        if plain is None:
             return
-        plain = SegmentReader(segments, image.file)
-        start = image.stream_offset
+        start = image.stored_offset
 
         def read(length: int, at: int) -> bytes:
             """Read in terms of the file; what lies in front of the stream is nobody's."""
@@ -164,7 +162,7 @@ class Devices:
             return bytes(before) + plain.read(length - before, max(at - start, 0))
 
         self._read = read
-        self._end = start + segments.plain[-1]
+        self._end = start + plain.length
         # Whatever is wrong there, a pass over the image says it better.
         with suppress(FormatError):
             self._description = find_at_end(self._pread, self._end)

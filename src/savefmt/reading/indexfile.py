@@ -31,7 +31,7 @@ from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.stored import StoredImage
-from savefmt.writing.cachefolder import cache_folder, cache_key, evict, is_own
+from savefmt.writing.cachefolder import cache_folder, cache_key, evict, is_own, mark_used
 from savefmt.writing.output import OutputFile
 
 AUTO = "auto"
@@ -198,7 +198,7 @@ def _load_sound(
         with File(fd, path=path) as file:
             index = _load(_Reader(file, key), identity, blocks, page_size, start)
         if index is not None:
-            os.utime(fd)  # so that what is used stays in the cache
+            mark_used(fd)
     except (SavefmtError, OSError):
         return None
     return index

@@ -5,32 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
+from savefmt.errors import ImageIOError, UnsupportedError
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.model import Finding, IOOptions, Layout, PageRun, StrPath
+from savefmt.model import Finding, IOOptions, Layout, PageRun, Severity, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
-from savefmt.native.index import BlockIndex, IndexRun
+from savefmt.native.index import BlockIndex
 from savefmt.native.jobs import move_pages
-from savefmt.native.pages import BlockPages, SumKey, Table, page_runs
+from savefmt.native.pages import BlockPages, SumKey, Table
 from savefmt.native.records import Scanner, Scatter, Skim, Tally
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
+from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
+from savefmt.reading.plainstream import PlainCursor
 from savefmt.reading.prefetch import Pipe, close_pieces
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.tail import SectionDigests, Tail
 from savefmt.reading.traverse import Visitor, has_capability, traverse
-
-if TYPE_CHECKING:
-    import mmap
-
-    from savefmt.reading.unpacked import PlainReader
+from savefmt.reading.unpacked import open_plain
 
 
 def _spooled_length(block: ListedBlock) -> int:
@@ -131,7 +128,7 @@ class ScatterVisitor(TallyVisitor):
         self, spool: File, io: IOOptions, path: str | os.PathLike[str], *, key: SumKey | None
     ) -> None:
         super().__init__(key, path)
-        self._spool = spool
+        self.spool = spool
         self._io = io
         self.pages: list[BlockPages] = []
         self.scatter: Scatter | None = None
@@ -148,7 +145,7 @@ class ScatterVisitor(TallyVisitor):
             )
             offset += _spooled_length(block)
         self.scatter = Scatter(
-            self.scanner, self._spool, self.pages, self._io, key=self._key, path=self._path
+            self.scanner, self.spool, self.pages, self._io, key=self._key, path=self._path
         )
         return self.scatter
 
@@ -173,9 +170,7 @@ class GuestMemory:
         self._index_file = index
         self._lock = threading.RLock()
         self._index: PageIndex | None = None
-        self._plain: PlainReader | None = None
-        self._map: mmap.mmap | None = None
-        self._opened: PageIndex | Sequence[BlockPages] | None = None
+        self._opened: PageStore | None = None
         self._resources = ExitStack()
 
     def close(self) -> None:
@@ -275,18 +270,12 @@ class GuestMemory:
         block : str
             Its idstr.
 
-        Yields
-        ------
-        PageRun
+        Returns
+        -------
+        iterator of PageRun
             In order, no two touching.
         """
-        number = self._number(block)
-        store = self._store
-        if isinstance(store, PageIndex):
-            yield from _data_runs(store.blocks[number].runs())
-        else:
-            pages = store[number]
-            yield from page_runs(pages.bitmap, pages.count)
+        return self._store.runs(self._number(block))
 
     def read(self, block: str, offset: int, length: int) -> bytes:
         """Read from a block.
@@ -313,11 +302,7 @@ class GuestMemory:
             The block was left out of the image (x-ignore-shared).
         """
         number, first, count = self._locate(block, offset, length)
-        store = self._store
-        if isinstance(store, PageIndex):
-            data = self._read_indexed(store, number, first, count)
-        else:
-            data = store[number].read(self._store_file, first, count)
+        data = self._store.read(number, first, count)
         start = offset - first * self._image.head.blocks.page_size
         return bytes(memoryview(data)[start : start + length])
 
@@ -332,10 +317,10 @@ class GuestMemory:
         raise KeyError(block)
 
     @property
-    def _store(self) -> PageIndex | Sequence[BlockPages]:
+    def _store(self) -> PageStore:
         return self._opened if self._opened is not None else self.prepare(Meter(None))
 
-    def prepare(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+    def prepare(self, meter: Meter) -> PageStore:
         """Do now what the first read would do: index or unpack the image if need be.
 
         Parameters
@@ -345,7 +330,7 @@ class GuestMemory:
 
         Returns
         -------
-        PageIndex or sequence of BlockPages
+        PageStore
             Where the pages are.
         """
         with self._lock:
@@ -353,26 +338,26 @@ class GuestMemory:
                 self._opened = self._open_store(meter)
             return self._opened
 
-    def _open_store(self, meter: Meter) -> PageIndex | Sequence[BlockPages]:
+    def _open_store(self, meter: Meter) -> PageStore:
         image = self._image
         if image.layout is Layout.MAPPED_RAM:
-            self._store_file = image.file
-            return image.mapped.pages
-        opener = None if image.codec == "raw" else self._plain_opener()
-        if image.codec == "raw" or opener is not None:
+            return SparsePages(image.file, image.mapped.pages)
+        if not image.packing.packed:
             index = self.index(meter)
-            if not index.counts.deltas:
-                if opener is not None:
-                    self._plain = opener(image.head.blocks.total)
-                    self._resources.callback(self._plain.close)
-                return index
-        return self._spool(meter, None).pages
+            return self._spooled(meter) if index.counts.deltas else IndexedPages(index, image.file)
+        opener = open_plain(image.packing, image.file, image.stored_offset)
+        if opener is None:
+            return self._spooled(meter)
+        index = self.index(meter)
+        if index.counts.deltas:
+            return self._spooled(meter)
+        plain = opener(image.head.blocks.total)
+        self._resources.callback(plain.close)
+        return UnpackedPages(index, plain, image.stored_offset, image.filename)
 
-    def _plain_opener(self) -> Callable[[int], PlainReader] | None:
-        from savefmt.reading.unpacked import open_plain
-
-        image = self._image
-        return open_plain(image.codec, image.file, image.stream_offset)
+    def _spooled(self, meter: Meter) -> SparsePages:
+        visitor = self._spool(meter, None)
+        return SparsePages(visitor.spool, visitor.pages)
 
     @cached_property
     def _left_out(self) -> frozenset[int]:
@@ -380,10 +365,7 @@ class GuestMemory:
         image = self._image
         if image.layout is Layout.MAPPED_RAM or IGNORE_SHARED not in image.capabilities:
             return frozenset()
-        store = self._store
-        if isinstance(store, PageIndex):
-            return store.left_out
-        return frozenset(number for number, pages in enumerate(store) if not pages.present)
+        return self._store.empty
 
     def _check_space(self) -> None:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
@@ -392,7 +374,7 @@ class GuestMemory:
         folder = gettempdir()
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
-        needed = self._image.length - self._image.stream_offset
+        needed = self._image.length - self._image.stored_offset
         if needed > free:
             raise ImageIOError(
                 f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
@@ -400,19 +382,6 @@ class GuestMemory:
                 errno=errno.ENOSPC,
                 path=folder,
             )
-
-    def _read_indexed(self, index: PageIndex, number: int, first: int, count: int) -> bytearray:
-        image = self._image
-        block = index.blocks[number]
-        if self._plain is None:
-            return block.read(image.file, first, count)
-        from savefmt.reading.unpacked import read_pages
-
-        try:
-            return read_pages(block, self._plain, image.stream_offset, first, count)
-        except SavefmtError as error:
-            error.path = error.path or image.filename
-            raise
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
         """Show a range of a block, without a copy where the law of pages allows it.
@@ -440,21 +409,16 @@ class GuestMemory:
         KeyError, ValueError, UnsupportedError
             As for `read`.
         """
-        number, first, count = self._locate(block, offset, length)
-        store = self._store
-        if not length or isinstance(store, PageIndex):
-            return memoryview(self.read(block, offset, length))
-        pages = store[number]
-        if pages.count_present(first, count) != count:
-            return memoryview(self.read(block, offset, length))
-        with self._lock:
-            if self._map is None:
-                self._map = self._store_file.map()
-        start = pages.offset + offset
-        return memoryview(self._map)[start : start + length]
+        number, _, _ = self._locate(block, offset, length)
+        shown = self._store.view(number, offset, length)
+        return shown if shown is not None else memoryview(self.read(block, offset, length))
 
     def _locate(self, block: str, offset: int, length: int) -> tuple[int, int, int]:
-        """Check a range; return the number of its block, its first page, and how many."""
+        """Check a range; return the number of its block, its first page, and how many.
+
+        What of a closed image is still in memory is not read either.
+        """
+        _ = self._image.file
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
         if listed.ignored or number in self._left_out:
@@ -472,9 +436,11 @@ class GuestMemory:
         self._check_space()
         with ExitStack() as stack:  # a spool that fails gives its room back at once
             spool = stack.enter_context(tempfile.TemporaryFile())
-            blocks = self._image.head.blocks.blocks
-            spool.truncate(sum(_spooled_length(block) for block in blocks))
-            file = stack.enter_context(File(spool.fileno(), path=tempfile.gettempdir(), write=True))
+            length = sum(_spooled_length(block) for block in self._image.head.blocks.blocks)
+            os.ftruncate(spool.fileno(), length)  # which goes on after a signal
+            folder = tempfile.gettempdir()
+            engine = self._io.engine
+            file = stack.enter_context(File(spool.fileno(), path=folder, write=True, engine=engine))
             visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
             try:
                 with pass_over(self._image, visitor, self._io, meter):
@@ -485,7 +451,6 @@ class GuestMemory:
                 if visitor.scatter is not None:
                     visitor.scatter.abort()
             self._resources.enter_context(stack.pop_all())
-        self._store_file = file
         return visitor
 
 
@@ -498,6 +463,7 @@ def pass_over(
     findings: list[Finding] | None = None,
     stored: Pipe | None = None,
     plain: Pipe | None = None,
+    ended: Callable[[int], None] | None = None,
 ) -> Tail:
     """Take a visitor through a sequential image and return its checked tail.
 
@@ -515,6 +481,8 @@ def pass_over(
         Receives oddities.
     stored, plain : callable, optional
         As for `SaveImage.stream`.
+    ended : callable, optional
+        Told where in the file the compressed stream ends.
 
     Returns
     -------
@@ -522,7 +490,7 @@ def pass_over(
         To be closed.
     """
     meter.total = image.length
-    reached = image.stream_offset
+    reached = image.stored_offset
 
     def watch(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         nonlocal reached
@@ -542,17 +510,41 @@ def pass_over(
             description=image.description,
             findings=findings,
         )
+        try:
+            tail.check_end()
+            whole = cursor.finish()
+            if ended is not None:
+                ended(_stored_end(cursor, whole))
+        except BaseException:
+            tail.close()
+            raise
+        if findings is not None:
+            findings += _what_follows(cursor, image.length)
     meter.update(image.length)
-    try:
-        tail.check_end()
-    except SavefmtError as error:
-        tail.close()
-        error.path = error.path or image.filename
-        raise
-    except BaseException:
-        tail.close()
-        raise
     return tail
+
+
+def _stored_end(cursor: PlainCursor, whole: bool) -> int:
+    if cursor.border is None or not whole:
+        raise UnsupportedError(
+            "the compressed data go on too far behind the end of the stream; name another "
+            "compression for the result"
+        )
+    return cursor.border.offset
+
+
+def _what_follows(cursor: PlainCursor, end: int) -> Iterator[Finding]:
+    """Tell of bytes behind the compressed stream; a block device may hold older ones."""
+    border = cursor.border
+    if border is not None and border.failure is not None and border.offset < end:
+        yield Finding(
+            "stream.trailing-data",
+            Severity.NOTE,
+            f"{end - border.offset} bytes follow the compressed stream",
+            border.offset,
+            "they are ignored; some programs refuse the image for them, which `savefmt convert` "
+            "leaves out",
+        )
 
 
 def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
@@ -567,19 +559,3 @@ def combine(blocks: BlockList, sums: dict[str, Table]) -> str:
         state.update(block.used_length.to_bytes(8, "big") + block.page_size.to_bytes(4, "big"))
         state.update(sums[block.idstr].data())
     return state.hexdigest()
-
-
-def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:
-    """Join index runs of data that touch."""
-    pending: PageRun | None = None
-    for run in runs:
-        if run.kind not in ("data", "delta"):
-            continue
-        if pending is not None and pending.first + pending.count == run.pages.first:
-            pending = PageRun(pending.first, pending.count + run.pages.count)
-            continue
-        if pending is not None:
-            yield pending
-        pending = run.pages
-    if pending is not None:
-        yield pending

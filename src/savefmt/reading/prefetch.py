@@ -58,8 +58,9 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
         error = None
         try:
             room.get()
-            for piece in pieces:
-                ahead.put(bytes(piece))
+            for piece in () if stop.is_set() else pieces:
+                # What is bytes already is for keeps, and may be a codec's `Border`.
+                ahead.put(piece if isinstance(piece, bytes) else bytes(piece))
                 room.get()
                 if stop.is_set():
                     break
@@ -70,8 +71,8 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
         ahead.put(_End(error))
 
     thread = threading.Thread(target=run, name="savefmt-prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             # Waits in short steps, so that signals are served in between.
             try:
@@ -87,4 +88,5 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
     finally:
         stop.set()
         room.put(None)
-        thread.join(None if patient else _POLL_SECONDS)
+        if thread.ident is not None:  # else a signal came before it began
+            thread.join(None if patient else _POLL_SECONDS)

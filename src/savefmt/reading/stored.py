@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from savefmt.errors import ImageIOError, UnsupportedError
-from savefmt.format.cursor import ChunkCursor
 from savefmt.format.vmstate import Description
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
 from savefmt.reading.mapped import MappedStream
+from savefmt.reading.plainstream import Packing, PlainCursor
 from savefmt.reading.traverse import StreamHead
 
 if TYPE_CHECKING:
     from savefmt.reading.memory import GuestMemory
     from savefmt.reading.prefetch import Pipe
-
-DIRECT_FROM = 256 << 20
-"""Images and guests from this size on bypass the page cache unless told otherwise: they
-would push everything else out of it."""
 
 
 class PhysicalReader(Protocol):
@@ -44,8 +37,9 @@ class StoredImage(Protocol):
 
     filename: StrPath
     layout: Layout
-    codec: str
+    packing: Packing
     length: int
+    stored_offset: int
     stream_offset: int
     head: StreamHead
 
@@ -79,34 +73,8 @@ class StoredImage(Protocol):
         *,
         stored: Pipe | None = None,
         plain: Pipe | None = None,
-    ) -> AbstractContextManager[ChunkCursor]:
+    ) -> AbstractContextManager[PlainCursor]:
         """A cursor over the decompressed stream."""
-
-
-def open_file(path: StrPath, io: IOOptions) -> File:
-    """Open the regular file behind an image.
-
-    Raises
-    ------
-    ImageIOError
-        What the operating system refused.
-    UnsupportedError
-        If it is no regular file.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsupportedError(
-                "not a regular file; images are read by seeking, so write it to one first",
-                path=path,
-            )
-        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct, engine=io.engine)
-    finally:
-        os.close(fd)
 
 
 def format_uuid(raw: bytes) -> str:

@@ -11,10 +11,12 @@ from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Protocol
 
-from savefmt.codec.segments import Segments, find_segments
-from savefmt.errors import CorruptError, SavefmtError, TruncatedError
+from savefmt.codec.registry import find_codec
+from savefmt.codec.segments import Segments
+from savefmt.errors import ClosedImageError, CorruptError, SavefmtError, TruncatedError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
+from savefmt.reading.plainstream import Packing
 
 _CACHE_LENGTH = 64 << 20
 _SPAN_LENGTH = 1 << 20
@@ -22,7 +24,7 @@ _WORD_LENGTH = 8
 _PAGE, _CONTINUE = 0x08, 0x20
 _LEAST_SPACING = 4 << 20
 _MOST_POINTS = 1 << 10  # gzip keeps 32 KiB for each
-_LIBRARIES = {"gzip": "indexed_gzip", "bzip2": "indexed_bzip2"}  # of the extra `seek`
+_LIBRARIES = {"gzip": "indexed_gzip", "bzip2": "rapidgzip"}  # of the extra `seek`
 
 
 class PlainReader(Protocol):
@@ -35,17 +37,17 @@ class PlainReader(Protocol):
         """Drop what is kept; harmless when repeated."""
 
 
-def open_plain(codec: str, file: File, start: int) -> Callable[[int], PlainReader] | None:
+def open_plain(packing: Packing, file: File, start: int) -> Callable[[int], PlainReader] | None:
     """Find a way to read a compressed stream here and there.
 
     Parameters
     ----------
-    codec : str
-        Name of the codec.
+    packing : Packing
+        How it is compressed.
     file : File
         With the stream.
     start : int
-        Where in the file it begins.
+        Where in the file the compressed bytes begin.
 
     Returns
     -------
@@ -53,10 +55,10 @@ def open_plain(codec: str, file: File, start: int) -> Callable[[int], PlainReade
         Makes the reader when told the plain length; None where there is no way: then the
         stream must be unpacked in order.
     """
-    segments = find_segments(codec, file.read, start, file.length)
-    if segments is not None:
-        reader = SegmentReader(segments, file)
+    reader = open_segments(packing, file, start)
+    if reader is not None:
         return lambda _length: reader
+    codec = packing.single
     if codec not in _LIBRARIES or find_spec(_LIBRARIES[codec]) is None:
         return None
     opener = {"gzip": _open_gzip, "bzip2": _open_bzip2}[codec]
@@ -67,6 +69,15 @@ def open_plain(codec: str, file: File, start: int) -> Callable[[int], PlainReade
         )
 
     return make
+
+
+def open_segments(packing: Packing, file: File, start: int) -> SegmentReader | None:
+    """Return a reader that unpacks segments, None if the stream has none; see `open_plain`."""
+    codec = packing.single
+    if codec is None:
+        return None
+    segments = find_codec(codec).find_segments(file.read, start, file.length)
+    return SegmentReader(segments, file) if segments is not None else None
 
 
 class _Cache:
@@ -109,11 +120,17 @@ class SegmentReader:
         Of the file.
     file : File
         With the compressed bytes.
+
+    Attributes
+    ----------
+    length : int
+        Of all plain bytes.
     """
 
     def __init__(self, segments: Segments, file: File) -> None:
-        self._segments = segments
+        self._plain = segments.plain
         self._file = file
+        self.length = segments.plain[-1]
         self.cache = _Cache(lambda number: segments.unpack(file.read, number))
 
     def read(self, length: int, offset: int) -> bytes:
@@ -126,8 +143,8 @@ class SegmentReader:
         CorruptError
             If it is damaged there.
         """
-        plain = self._segments.plain
-        if offset + length > plain[-1]:
+        plain = self._plain
+        if offset + length > self.length:
             raise TruncatedError("the compressed stream ends too early", path=self._file.path)
         parts = []
         number = bisect_right(plain, offset) - 1
@@ -160,8 +177,8 @@ class LibraryReader:
         self._codec = codec
         self._lock = Lock()
         self.cache = _Cache(self._window)
-        # indexed_bzip2 has threads, and ends the process when Python ends before them.
-        self.close = weakref.finalize(self, file.close)
+        # rapidgzip has threads, and ends the process when Python ends before them.
+        self._closer = weakref.finalize(self, file.close)
 
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` plain bytes.
@@ -182,9 +199,16 @@ class LibraryReader:
             length -= len(part)
         return b"".join(parts)
 
+    def close(self) -> None:
+        """Close the library's file, once nobody reads from it any more."""
+        with self._lock:
+            self._closer()
+
     def _window(self, number: int) -> bytes:
         try:
             with self._lock:
+                if not self._closer.alive:
+                    raise ClosedImageError("the file was closed")
                 self._file.seek(number * _SPAN_LENGTH)
                 data: bytes = self._file.read(_SPAN_LENGTH)
                 return data
@@ -201,7 +225,7 @@ def _open_gzip(file: io.RawIOBase, spacing: int) -> Any:
 
 
 def _open_bzip2(file: io.RawIOBase, spacing: int) -> Any:
-    from indexed_bzip2 import IndexedBzip2File
+    from rapidgzip import IndexedBzip2File
 
     return IndexedBzip2File(file, parallelization=1)
 

@@ -16,6 +16,7 @@ from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
+from savefmt.scan.preselect import preselection
 from savefmt.scan.results import Hit
 from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
@@ -183,8 +184,12 @@ def _found(
     # What begins in zeros before the data can end in it, and the reverse.
     covered = Reach(lead=max(context, 1), tail=reach + context, margin=reach, zeros=zeros)
 
+    possible = preselection(patterns)
+
     def work(window: Window) -> tuple[Window, list[Found]]:
-        found = [_find(pattern, window) for pattern in patterns]
+        found: list[Found] = [array("I")] * len(patterns)
+        for number in possible(window.data):
+            found[number] = _find(patterns[number], window)
         # Windows wait for their turn: those without a match need not take memory.
         return window if any(found) else Window(window.stretch, window.base, b""), found
 

@@ -84,24 +84,26 @@ class OutputFolder:
     ) -> None:
         self.abort()
 
-    def file(self, name: str) -> OutputFile:
+    def file(self, name: str, *, engine: str = "auto") -> OutputFile:
         """Begin a file in the folder.
 
         Parameters
         ----------
         name : str
             Without a slash.
+        engine : str
+            One of `savefmt.model.ENGINES`.
         """
         self._names.add(name)
-        return self._begin(name)
+        return self._begin(name, engine)
 
-    def scratch(self) -> OutputFile:
+    def scratch(self, *, engine: str = "auto") -> OutputFile:
         """Begin a file that never gets its name."""
-        return self._begin("scratch")
+        return self._begin("scratch", engine)
 
-    def _begin(self, name: str) -> OutputFile:
+    def _begin(self, name: str, engine: str) -> OutputFile:
         place = Place(os.path.join(self.target, name), self._fd, name)
-        return OutputFile(place, overwrite=False)
+        return OutputFile(place, overwrite=False, engine=engine)
 
     def commit(self) -> None:
         """Sync, then give the folder its name.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.options import common_options, output_options, progress_options, threads_option
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         else:
             ui.say(command_lines(skeleton))
         return ExitCode.GOOD
-    with once_interrupted(ui):
+    with telling_of_the_guest(ui):
         report = _restore(args, ui)
     if ui.json:
         ui.document(restore=report)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.interrupt import once_interrupted
+from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.options import common_options, output_options, progress_options, threads_option
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--output=json and TARGET - both want standard output")
     if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
         usage_error(args, "standard output is a terminal; -F writes the image there anyway")
-    with once_interrupted(ui):
+    with telling_of_the_guest(ui):
         report = _save(args, ui)
     if ui.json:
         ui.document(save=report)

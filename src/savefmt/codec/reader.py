@@ -1,4 +1,4 @@
-"""Decompress members in parallel and pass them on in order."""
+"""The reader of members: decompress them in parallel and pass them on in order."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
+from typing import ClassVar, Protocol
 
-from savefmt.codec.base import Bytes, MemberCodec
-from savefmt.codec.boundaries import NoBoundaryError
+from savefmt.codec.base import Border, Bytes
+from savefmt.codec.boundaries import Lookahead, NoBoundaryError
 from savefmt.errors import SavefmtError
-from savefmt.format.cursor import ChunkCursor, RewindableCursor
+from savefmt.format.cursor import ChunkCursor, Cursor, RewindableCursor
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -20,6 +21,23 @@ _MOST_UNDER_WAY = 16 << 20  # bytes, packed and plain: two members of the longes
 _KEPT_BY_GLIBC = 8 << 20
 _STEP = 64 << 10
 _MOST_HELD = _BATCH + _MOST_PACKED + _STEP
+
+
+class Members(Protocol):
+    """What is read here: `savefmt.codec.members.MemberCodec` is one."""
+
+    frugal: ClassVar[int]
+
+    def measure(self, ahead: Lookahead, start: int) -> tuple[int, int]:
+        """Tell how long a member is, in the file and plain."""
+
+    def read_member(self, source: Cursor, memory: int) -> Iterator[bytes]:
+        """Decompress one member."""
+
+    def read_members(
+        self, source: Cursor, memory: int, behind: int | None = None
+    ) -> Iterator[Bytes]:
+        """Decompress all members, one after another."""
 
 
 class Gathered:
@@ -113,20 +131,23 @@ class MemberReader:
 
     Parameters
     ----------
-    codec : MemberCodec
+    codec : Members
         Of the stream.
     pieces : iterator of bytes or memoryview
-        As for `savefmt.codec.registry.Codec.open_reader`.
+        As for `savefmt.codec.base.Codec.open_reader`.
     offset : int
         Where they begin.
     threads : int
         How many batches to decode at a time.
+    memory : int
+        Bytes that decoding in turn may take.
     """
 
     def __init__(
-        self, codec: MemberCodec, pieces: Iterator[Bytes], *, offset: int, threads: int
+        self, codec: Members, pieces: Iterator[Bytes], *, offset: int, threads: int, memory: int
     ) -> None:
         self._codec = codec
+        self._memory = memory
         self._source = RewindableCursor(pieces, offset)
         self._pool = ThreadPoolExecutor(threads, "savefmt-unpack")
         self._most_batches = threads + 1
@@ -136,9 +157,9 @@ class MemberReader:
         bytes(_KEPT_BY_GLIBC // 2)
         self._batches: deque[_Batch] = deque()
         self._spare: list[bytearray] = []
-        self._behind_member = False
+        self._end: int | None = None  # of the last member that was handed out
 
-    def read(self) -> Iterator[bytes]:
+    def read(self) -> Iterator[Bytes]:
         """Yield the plain bytes; closing it ends the threads."""
         try:
             yield from self._read()
@@ -146,7 +167,7 @@ class MemberReader:
             self._stop.set()
             self._pool.shutdown(cancel_futures=True)
 
-    def _read(self) -> Iterator[bytes]:
+    def _read(self) -> Iterator[Bytes]:
         more = True
         while more:
             more = self._start_batch()
@@ -154,14 +175,16 @@ class MemberReader:
                 pieces = self._batches[0].pieces.result()
                 if pieces is None:
                     self._give_back()
-                    yield from self._codec.read_members(self._source)
-                    return
+                    more = False
+                    break
                 yield from pieces
                 del pieces
-                self._spare.append(self._batches.popleft().buffer)
+                batch = self._batches.popleft()
+                self._end = batch.offset + batch.length
+                self._spare.append(batch.buffer)
         self._spare.clear()
-        if not (self._behind_member and self._codec.ends(self._source)):
-            yield from self._codec.read_members(self._source)
+        if self._end is None or self._source.window():
+            yield from self._codec.read_members(self._source, self._memory, self._end)
 
     def _is_full(self) -> bool:
         return (
@@ -190,7 +213,6 @@ class MemberReader:
                 plain += told if more else 0
         gathered.give_back(length)
         if length:
-            self._behind_member = True
             pieces = self._pool.submit(self._decode, buffer, length, offset, plain)
             self._batches.append(_Batch(buffer, length, offset, plain, pieces))
         return more
@@ -200,14 +222,15 @@ class MemberReader:
     ) -> list[bytes] | None:
         """Run in a thread of the pool; None unless these are whole members and no more."""
         source = ChunkCursor(iter([memoryview(buffer)[:length]]), offset)
-        pieces = []
+        pieces: list[bytes] = []
         try:
             while source.window() and not self._stop.is_set():
-                for piece in self._codec.read_member(source, frugal=True):
+                for piece in self._codec.read_member(source, self._codec.frugal):
                     pieces.append(piece)
                     plain -= len(piece)
                     if plain < 0 or self._stop.is_set():
                         return None
+                pieces.append(Border(source.tell()))
         except SavefmtError:
             return None
         return pieces

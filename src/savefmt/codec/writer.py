@@ -1,4 +1,4 @@
-"""Compress members in parallel and pass them on in order."""
+"""The writer of members: compress them in parallel and pass them on in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SLICE_LENGTH = 256 << 10  # compressed between two looks at the stop sign
 
 
 class MemberWriter:
-    """A `savefmt.codec.registry.Writer` for formats whose members may follow each other.
+    """A `savefmt.codec.base.Writer` for formats whose members may follow each other.
 
     The bytes are cut into members of equal length whatever the number of threads, so
     the output is always the same.  Memory is bounded: besides the member being filled,
