@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "savefmt"]
 WRITERS: dict[str, tuple[str, str, str]] = {
     "to sparse": ("convert source out -O sparse", "out", ""),
     "to zstd": ("convert source out -O zstd --verify", "out", ""),
-    "over": ("convert source out -O lzop -F", "out", "file"),
+    "over": ("convert source out -O xz -F", "out", "file"),
     "itself": ("convert source source -O gzip -F", "source", ""),
     "version": ("convert source source --save-version 3 -F", "source", ""),
     "xml": ("xml set source new.xml", "source", ""),

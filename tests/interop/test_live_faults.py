@@ -387,7 +387,7 @@ def test_a_restore_killed_before_the_guest_ran(
         )
         assert killed.returncode == -signal.SIGKILL
         assert other.status == "paused"
-        with pytest.raises(qemu.MigrationError, match="a whole guest, paused: .*--resume"):
+        with pytest.raises(qemu.MigrationError, match="a whole guest, paused, as .*--resume"):
             qemu.restore(path, qmp=other.socket)
         assert other.status == "paused"
 

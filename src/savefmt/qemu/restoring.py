@@ -152,8 +152,8 @@ def _refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> No
         )
     if whole and not resume:
         raise MigrationError(
-            "this QEMU holds a whole guest, paused: an earlier restore ended before it let the "
-            "guest run; --resume lets it run",
+            "this QEMU holds a whole guest, paused, as an earlier restore left it; --resume lets "
+            "it run",
             path=monitor.name,
         )
     if not whole and guest.status != _WAITING:
