@@ -380,14 +380,18 @@ def test_an_image_that_is_replaced_while_the_new_file_grows(
     assert sorted(os.listdir(image.parent)) == ["image", "old"]
 
 
-def test_one_change_at_a_time(image: Path) -> None:
+def test_one_change_at_a_time(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = image.read_bytes()
     with image.open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         for xml in (SHIFTED, LARGE.replace(b"xxx</desc", b"yyy</desc")):
-            with pytest.raises(ImageIOError, match="another process is changing this image"):
+            with pytest.raises(ConversionError, match="another process is changing it"):
                 edit.set_xml(image, xml)
-        with pytest.raises(ImageIOError, match="another process is changing this image"):
+            with monkeypatch.context() as patch:  # locked between the look and the change
+                patch.setattr(inplace, "refuse_in_use", lambda path: None)
+                with pytest.raises(ImageIOError, match="another process is changing this image"):
+                    edit.set_xml(image, xml)
+        with pytest.raises(ConversionError, match="another process is changing it"):
             savefmt.convert(image, image, codec="zstd", overwrite=True)
     assert image.read_bytes() == before
 

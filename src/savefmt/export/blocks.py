@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from savefmt.export.placing import Placed, write_pages
-from savefmt.export.stretches import Segment, absent
+from savefmt.export.placing import Placed, Written, write_pages
+from savefmt.export.stretches import MemorySegment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.progress import Meter
@@ -45,25 +45,25 @@ def file_names(blocks: Sequence[str]) -> list[str]:
     return names
 
 
-def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[Segment]:
+def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegment]:
     """Return all blocks whose content the image holds, as if each began at address 0."""
     found = []
     for number, block in enumerate(image.head.blocks.blocks):
         if block.ignored:
             findings.append(absent(block.idstr))
         elif block.used_length:
-            found.append(Segment(0, number, 0, block.page_count, block.page_size, "block"))
+            found.append(MemorySegment(0, number, 0, block.page_count, block.page_size, "block"))
     return found
 
 
 def export_blocks(
     image: SaveImage,
     folder: OutputFolder,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-) -> tuple[int, list[str]]:
+) -> tuple[Written, list[str]]:
     """Write one file a block.
 
     Parameters
@@ -72,7 +72,7 @@ def export_blocks(
         In any form.
     folder : OutputFolder
         Takes them.
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         As `whole_blocks` gave them.
     io, meter
         As everywhere.
@@ -81,44 +81,45 @@ def export_blocks(
 
     Returns
     -------
-    (int, list of str)
-        Pages with content, and the names of the files.
+    (Written, list of str)
+        What went there, and the names of the files.
     """
     idstrs = [block.idstr for block in image.head.blocks.blocks]
     names = file_names([idstrs[segment.block] for segment in segments])
     write = _move if image.layout is Layout.MAPPED_RAM else _spool
-    present = write(image, folder, segments, names, io, meter, findings)
-    return present, names
+    written = write(image, folder, segments, names, io, meter, findings)
+    return written, names
 
 
 def _move(
     image: SaveImage,
     folder: OutputFolder,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-) -> int:
-    present = 0
+) -> Written:
+    present = cloned = 0
     for segment, name in zip(segments, names, strict=True):
         with folder.file(name, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
-            present += write_pages(image, output.file, part, io, meter, findings)
+            written = write_pages(image, output.file, part, io, meter, findings)
             output.commit()
-    return present
+        present, cloned = present + written.present, cloned + written.cloned
+    return Written(present, cloned)
 
 
 def _spool(
     image: SaveImage,
     folder: OutputFolder,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-) -> int:
+) -> Written:
     """Scatter a stream into one file, then part that: the stream jumps between blocks."""
     placed, end = [], 0
     for segment in segments:
@@ -126,13 +127,13 @@ def _spool(
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
     with folder.scratch(engine=io.engine) as spool:
         spool.set_length(end)
-        present = write_pages(image, spool.file, placed, io, meter, findings)
+        written = write_pages(image, spool.file, placed, io, meter, findings)
         for item, name in zip(placed, names, strict=True):
             with folder.file(name, engine=io.engine) as output:
                 output.set_length(item.segment.length)
                 _copy(spool, item, output)
                 output.commit()
-    return present
+    return written
 
 
 def _copy(spool: OutputFile, item: Placed, output: OutputFile) -> None:

@@ -129,6 +129,11 @@ class File:
         return self._handle
 
     @property
+    def descriptor(self) -> int:
+        """The buffered descriptor, for what the C core does not do; valid until `close()`."""
+        return int(lib.sf_file_descriptor(self.handle))
+
+    @property
     def length(self) -> int:
         """Length in bytes when it was opened."""
         return int(lib.sf_file_length(self.handle))
@@ -137,11 +142,6 @@ class File:
     def direct(self) -> bool:
         """Whether direct I/O was granted and is still in use."""
         return bool(lib.sf_file_direct_align(self.handle))
-
-    @property
-    def descriptor(self) -> int:
-        """The buffered descriptor, which stays the file's and ends with it."""
-        return int(lib.sf_file_descriptor(self.handle))
 
     @property
     def status(self) -> os.stat_result:

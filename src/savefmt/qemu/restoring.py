@@ -114,14 +114,14 @@ def restore(
         grants = bypass_cache and saved.file.direct
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         guest = look(monitor)
-        _refuse_unready(monitor, guest, resume=resume)
+        refuse_unready(monitor, guest, resume=resume)
         refuse_other_guest(saved, guest, ram_blocks(monitor))
         notes = choice.notes
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
         else:
-            _Load(monitor, saved, choice, progress).run()
+            Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:
@@ -140,8 +140,23 @@ def restore(
         )
 
 
-def _refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> None:
-    """Refuse a QEMU that neither waits for a guest nor, if that is wanted, has one whole."""
+def refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> None:
+    """Refuse a QEMU that does not wait for a guest, or has none that could go on.
+
+    Parameters
+    ----------
+    monitor : Monitor
+        Connected.
+    guest : HostedGuest
+        What that QEMU says of itself.
+    resume : bool
+        A whole guest is wanted, which an earlier restore left paused.
+
+    Raises
+    ------
+    MigrationError
+        With what to do instead.
+    """
     migrated = monitor.execute("query-migrate").get("status") == "completed"
     whole = guest.status == "paused" and migrated
     if resume and not whole:
@@ -274,6 +289,11 @@ def refuse_other_guest(
             )
 
 
+def pages_file(image: SaveImage) -> str:
+    """Return the path of the file that the pages lie in: a thin image's are its base's."""
+    return os.fspath((image.base or image).filename)
+
+
 def _pieces(cursor: Cursor) -> Iterator[memoryview]:
     while len(window := cursor.window()):
         yield window
@@ -281,13 +301,28 @@ def _pieces(cursor: Cursor) -> Iterator[memoryview]:
 
 
 @dataclass
-class _Load:
-    """One load."""
+class Load:
+    """One load.
+
+    Attributes
+    ----------
+    monitor : Monitor
+        Of the QEMU, which waits.
+    image : SaveImage
+        What is loaded.
+    plan : LoadPlan
+        How.
+    progress : callable or None
+        As everywhere.
+    stream : iterator of bytes or memoryview, optional
+        Sent instead of the image's own stream.
+    """
 
     monitor: Monitor
     image: SaveImage
     choice: LoadChoice
     progress: OnProgress | None
+    stream: Iterator[bytes | memoryview] | None = None
 
     def run(self) -> None:
         """Load, and leave the guest paused."""
@@ -316,7 +351,7 @@ class _Load:
 
     def _migrate(self) -> None:
         monitor, choice, image = self.monitor, self.choice, self.image
-        by_qemu = image.layout is Layout.MAPPED_RAM
+        by_qemu = image.layout is Layout.MAPPED_RAM and self.stream is None
         with contextlib.ExitStack() as stack:
             # What else its owner has switched on was meant for this load.
             keep = set(read_capabilities(monitor)) - {MAPPED_RAM, MULTIFD, _MUST_MATCH}
@@ -329,8 +364,8 @@ class _Load:
                 files = file_in_set(monitor, own, image.stream_offset, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
-                cursor = stack.enter_context(image.stream())
-                pump = stack.enter_context(to_qemu(_pieces(cursor)))
+                pieces = self.stream or _pieces(stack.enter_context(image.stream()))
+                pump = stack.enter_context(to_qemu(pieces))
                 uri = stack.enter_context(pipe_end(monitor, pump))
             with monitor.unhurried():
                 self._start(uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -11,15 +10,27 @@ from collections.abc import Callable, Iterator
 _FICLONE = getattr(fcntl, "FICLONE", 0x4004_9409)
 _PIECE_LENGTH = 64 << 20
 _SMALL_LENGTH = 1 << 20
-_CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.ETXTBSY)
+_CANNOT = (
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.ETXTBSY,
+    errno.EXDEV,
+)
 
 
 def share_content(source: int, target: int) -> bool:
     """Let a file share all of another one's extents, where the file system can."""
-    with contextlib.suppress(OSError):
+    try:
         fcntl.ioctl(target, _FICLONE, source)
-        return True
-    return False
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
 
 
 def copy_extents(

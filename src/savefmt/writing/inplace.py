@@ -19,6 +19,7 @@ from savefmt.native.file import FileState
 from savefmt.progress import Meter
 from savefmt.writing.attributes import other_names
 from savefmt.writing.copying import copy_extents, share_content
+from savefmt.writing.inuse import refuse_in_use
 from savefmt.writing.output import OutputFile
 from savefmt.writing.places import Place
 
@@ -54,6 +55,7 @@ class Original:
     def __init__(self, path: StrPath, state: FileState) -> None:
         self._state = state
         self.descriptor = -1
+        refuse_in_use(path)
         self.place = Place.open(path)
         try:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,6 +15,7 @@ from savefmt.native.file import File
 from savefmt.writing import unfinished
 from savefmt.writing.attributes import copy_attributes
 from savefmt.writing.copying import copy_extents
+from savefmt.writing.inuse import refuse_in_use
 from savefmt.writing.nameless import open_linkable, own_path
 from savefmt.writing.places import Place, rename_new
 
@@ -71,6 +72,8 @@ class OutputFile:
         unfinished.begin(self)
         try:
             self._place.require_file(overwrite=overwrite)
+            if self._own_place:
+                refuse_in_use(self.target)
             self._create()
             self.file = File(self._fd, path=self.target, write=True, direct=direct, engine=engine)
         except BaseException as error:
@@ -134,6 +137,13 @@ class OutputFile:
         """Make the file that long; what is new reads as zeros."""
         try:
             os.truncate(self._fd, length)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self.target) from error
+
+    def set_mode(self, mode: int) -> None:
+        """Say who may use the file, while nobody can reach it."""
+        try:
+            os.fchmod(self._fd, mode)
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.target) from error
 
@@ -236,3 +246,4 @@ def check_target(target: StrPath, *, overwrite: bool) -> None:
     """
     with Place.open(target) as place:
         place.require_file(overwrite=overwrite)
+    refuse_in_use(target)
