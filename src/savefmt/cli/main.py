@@ -195,8 +195,10 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        # Once a signal has come the process is about to end.  The interpreter puts back all
+        # handlers but those that ignore, and nothing shall cut its last steps short.
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
 
 @contextmanager
