@@ -12,8 +12,8 @@ from typing import Any
 from savefmt.compat.ask import ask, read_capabilities
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
+from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import Cursor
-from savefmt.format.stream import MAPPED_RAM
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter

@@ -98,8 +98,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.restore import command_lines, restore_lines
 
     if args.qmp is None and not args.print_command:
-        usage_error(args, "into which QEMU? --qmp names its socket")
-    if args.resume and (args.print_command or args.running is False):
+        usage_error(
+            args, "into which QEMU? --qmp names its socket; `virsh restore` is for libvirt's"
+        )
+    if args.resume and (args.print_command or args.instant or args.running is False):
         usage_error(args, "--resume lets a guest run, so it goes with --qmp and without --paused")
     for name in ("writable_copy", "warm", "order", "record"):
         if getattr(args, name) and not args.instant:
