@@ -175,5 +175,5 @@ def _library() -> _Library:
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise MissingPackageError("map --png --palette owner", "pillow", "plot") from error
+        raise MissingPackageError("map --png", "pillow", "plot") from error
     return _Library(Image, ImageDraw)
