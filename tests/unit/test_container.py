@@ -130,7 +130,7 @@ def test_an_image_compressed_as_a_whole_is_not_changed_in_place(tmp_path: Path) 
 
     with pytest.raises(ConversionError, match="as a whole is compressed with gzip"):
         set_xml(path, None, running=True)
-    with pytest.raises(ConversionError, match="same file"):
+    with pytest.raises(ConversionError, match="the source itself"):
         savefmt.convert(path, path, save_version=1)
     assert path.read_bytes() == packed
 

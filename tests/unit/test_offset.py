@@ -112,7 +112,7 @@ def test_what_it_is_in_stays_as_it_is(tmp_path: Path) -> None:
     source = Source(path, offset=len(JUNK))
     with pytest.raises(ConversionError, match="part of another file"):
         set_xml(source, None, running=False)
-    with pytest.raises(ConversionError, match="same file"):
+    with pytest.raises(ConversionError, match="image is part of"):
         savefmt.convert(source, path, save_version=1, overwrite=True)
     assert path.read_bytes() == content
 

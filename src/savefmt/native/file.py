@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from savefmt.errors import ClosedImageError, UnsupportedError
+from savefmt.errors import (
+    ClosedImageError,
+    FormatError,
+    ImageChangedError,
+    ImageIOError,
+    UnsupportedError,
+)
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
@@ -29,6 +37,30 @@ class View:
     extents: Sequence[tuple[int, int, int]]
 
 
+class FileState(NamedTuple):
+    """What tells a file from another one, and from what it was before.
+
+    Attributes
+    ----------
+    device, inode : int
+        Which file it is.
+    length : int
+        In bytes.
+    changed : int
+        Time of the last write, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    length: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Take it from what the operating system tells of a file."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 class File:
     """One regular file or block device, with a direct descriptor if granted.
 
@@ -49,6 +81,11 @@ class File:
         One of `savefmt.model.ENGINES`.
     view : View, optional
         What to show in the place of the file's own bytes; such a file is only read.
+
+    Attributes
+    ----------
+    state : FileState
+        What it was when it was opened.
 
     Raises
     ------
@@ -77,6 +114,7 @@ class File:
         if view is not None:
             extents = ffi.new("struct sf_extent[]", view.extents)
             call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
+        self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
             raise UnsupportedError(
@@ -134,6 +172,50 @@ class File:
         """Where in the real file the bytes begin; None where they lie in several places."""
         start = ffi.new("uint64_t *")
         return int(start[0]) if lib.sf_file_start(self.handle, start) else None
+
+    @property
+    def status(self) -> os.stat_result:
+        """What the operating system tells of the file now.
+
+        Raises
+        ------
+        ImageIOError
+            If it tells nothing.
+        """
+        call(lib.sf_file_acquire, self.handle, path=self.path)
+        try:
+            return os.fstat(lib.sf_file_descriptor(self._handle))
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self.path) from error
+        finally:
+            lib.sf_file_release(self._handle)
+
+    def require_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the file is not what it was when it was opened.
+
+        Every pass over an image ends with this.
+
+        Raises
+        ------
+        ImageChangedError
+            If it was written to.
+        """
+        if FileState.of(self.status) != self.state:
+            raise ImageChangedError(
+                "the image changed while it was read; wait until the save has finished",
+                path=self.path,
+            )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Hold for one pass that the file stays what it was when it was opened."""
+        try:
+            yield
+        except FormatError:
+            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            raise
+        if not self._closed:  # what was under way then ends well
+            self.require_unchanged()
 
     def map(self) -> memoryview:
         """Map all bytes into memory, read-only; the map outlives the file.

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
-    from savefmt.cli.render.document import FailedValues
+    from savefmt.cli.render.failure import FailedValues
 
     return ({"images": list[ImageSummary | DiskSummary | FailedValues]},)
 
