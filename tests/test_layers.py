@@ -28,7 +28,7 @@ PYTHON_ROWS = (
     "image",
     "compat",
     "check compare convert export bench plugins scan",
-    "drgn edit qemu",
+    "drgn edit mount qemu report",
     "cli",
     "__main__",
 )

@@ -31,6 +31,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "map": [("IMAGE",), ("IMAGE", "--png", "picture.png")],
     "os": [("IMAGE",)],
     "export": [("IMAGE", "core"), ("IMAGE", "core")],
+    "report": [("IMAGE",), ("IMAGE",), ("IMAGE", "--quick", "-F")],
     "save": [("saved", "--qmp", "no-such-socket")],
     "restore": [("IMAGE", "--print-command"), ("IMAGE", "--qmp", "no-such-socket")],
     "plan": [

@@ -31,13 +31,14 @@ def summary_lines(summary: ImageSummary, *, verbose: bool = False) -> Iterator[s
     str
         One line.
     """
-    for key, value in _summary_fields(summary):
+    for key, value in summary_fields(summary):
         yield f"{key + ':':<15}{plain(value)}"
     yield from _block_lines(summary.blocks)
     yield from _section_lines(summary, verbose=verbose)
 
 
-def _summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+    """Tell about an image as a whole: name and value, as they stand in it."""
     envelope = summary.envelope
     yield "image", summary.path
     if envelope is None:
