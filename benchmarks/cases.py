@@ -102,6 +102,39 @@ def _sparse_to_sparse(lab: Lab) -> tuple[Side, Side]:
     return _convert(lab, sparse, "sparse", "--save-version", "3"), theirs
 
 
+def _clone(kind: str, *words: str) -> Callable[[Lab], tuple[Side, Side]]:
+    """Both sides share all pages with the source, on a file system that can.
+
+    Theirs does so twice, and starts our program once without work.
+    """
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        image = lab.on(kind, lab.main_sparse())
+        out, others = image.with_name("out"), [image.with_name(f"other{i}") for i in (1, 2)]
+
+        def ours() -> Turn:
+            return savefmt(words[0], image, out, *words[1:])
+
+        def theirs() -> Turn:
+            copied = peers.one_after_the_other(*(peers.reflink(image, other) for other in others))
+            unmade = image.with_name("unmade")
+            started = savefmt(words[0], image, unmade, *words[1:], "--dry-run")
+            return peers.one_after_the_other(copied, started)
+
+        return Side(ours, [image], [out]), Side(theirs, [image], others)
+
+    return sides
+
+
+def _mounts(kind: str) -> Callable[[Lab], str | None]:
+    def ready(lab: Lab) -> str | None:
+        from filesystems import obstacle
+
+        return obstacle(kind)
+
+    return ready
+
+
 def _in_place(lab: Lab) -> tuple[Side, Side]:
     sparse = lab.main_sparse()
     versions = itertools.cycle("32")
@@ -218,6 +251,7 @@ def _work(lab: Lab, image: Path, words: Sequence[str]) -> Side:
     return Side(go, [image], target)
 
 
+_REFLINK = "cp --reflink=always, and sync, twice, and a dry run of ours"
 _DD = "dd, direct, of the raw image"
 _FIO_BOTH = "fio reading and writing as much at once, direct, best depth"
 _FIO_PAGES = "fio reading the same pages, direct, best depth"
@@ -238,6 +272,8 @@ _DECODED = (
     "scans and writes"
 )
 
+_START = "the goal is twice the time of cp, and the start of the program"
+
 _MEMBERS = (
     "zstd -dc writes nothing; to read the source and to write the target takes the disk alone "
     "about as long as zstd -dc takes, and the interpreter starts before that"
@@ -255,6 +291,24 @@ CASES = (
         1.0,
         _sparse_to_sparse,
         ("cp", "sync"),
+    ),
+    *(
+        Case(
+            f"clone-{kind}{name}",
+            f"{work} on {kind}",
+            _REFLINK,
+            1.0,
+            _clone(kind, *words),
+            ("cp", "sync"),
+            turns=2,
+            ready=_mounts(kind),
+            note=_START,
+        )
+        for kind in ("xfs", "btrfs")
+        for name, work, words in (
+            ("", "sparse → sparse, version 3,", ("convert", "-O", "sparse", "--save-version=3")),
+            ("-raw", "sparse → raw memory", ("export", "-f", "raw")),
+        )
     ),
     Case(
         "in-place",

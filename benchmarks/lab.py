@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,14 +79,31 @@ class Lab:
         How large everything is.
     memory : Path
         A folder in memory.
+    mounts : ExitStack
+        Keeps file systems mounted until all is measured.
     """
 
-    def __init__(self, folder: Path, scale: Scale, memory: Path) -> None:
+    def __init__(self, folder: Path, scale: Scale, memory: Path, mounts: ExitStack) -> None:
+        self._mounts = mounts
+        self._places: dict[str, Path] = {}
         self.folder = folder
         self.memory = memory
         self.scale = scale
         self.out = folder / "out"
         self.other = folder / "other"
+
+    def on(self, kind: str, image: Path) -> Path:
+        """A copy of an image on a file system of that kind, which a file on the disk holds."""
+        from filesystems import mounted
+
+        if kind not in self._places:
+            length = max(4 * self.scale.data, 512 * MIB)
+            place = self._mounts.enter_context(mounted(kind, self.folder, length))
+            self._places[kind] = place
+        copy = self._places[kind] / image.name
+        if not copy.exists():
+            process("cp", "--sparse=always", image, copy)
+        return copy
 
     def sparse(
         self, ram: int, data: int, pattern: str = "dense", *, compressible: bool = False

@@ -45,6 +45,12 @@ def cp(source: Path, target: Path) -> Turn:
     return one_after_the_other(turn, synced)
 
 
+def reflink(source: Path, target: Path) -> Turn:
+    """Share all of a file with a new one, synced as ours is."""
+    turn = process("cp", "--reflink=always", source, target)
+    return one_after_the_other(turn, process("sync", target))
+
+
 def one_after_the_other(first: Turn, second: Turn) -> Turn:
     """Add up two pieces of work."""
     return Turn(

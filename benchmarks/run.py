@@ -10,8 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 
+import instant_case
 import qemu_case
 import report
 from cases import CASES, CURVES, Case, curve_point
@@ -23,6 +25,7 @@ from turns import Pair, Turn, alternate
 ROWS = (*CASES, *LOOKING)
 PEAK_LIMIT_MIB = 100
 QEMU_TIME, QEMU_MEMORY = 0.35, 0.1
+INSTANT_TIME, INSTANT_MEMORY = 0.5, 0.1
 _QEMU_WORK, _QEMU_PEER = "raw → sparse", "QEMU: load, save as mapped-ram, multifd, direct"
 
 
@@ -61,6 +64,31 @@ def run_qemu(lab: Lab) -> list[Row]:
     ]
 
 
+def run_instant(lab: Lab) -> list[Row]:
+    """Measure a Linux guest on its image's own pages against one that QEMU loads."""
+    count = instant_case.CLONES
+    peer = "QEMU loading mapped-ram, 4 channels, direct"
+    heads = [
+        (
+            "instant",
+            "restore --instant, to the first tick",
+            peer,
+            f"≤ {INSTANT_TIME:g} of its time",
+        ),
+        ("instant-memory", f"memory of {count} such", peer, f"≤ {INSTANT_MEMORY:g} of its memory"),
+    ]
+    reason = instant_case.obstacle()
+    if reason is not None:
+        return [Row.skipped(*head, reason) for head in heads]
+    one = alternate(*instant_case.sides(lab), lab.scale.turns)
+    many = alternate(*instant_case.memory_sides(lab), 1)
+    share = _peak(many.ours) / _peak(many.theirs)
+    return [
+        Row.of(*heads[0], one, value=one.ratio, met=one.ratio <= INSTANT_TIME),
+        Row.of(*heads[1], many, value=share, met=share <= INSTANT_MEMORY),
+    ]
+
+
 def _peak(turns: list[Turn]) -> int:
     return max(turn.peak_kib for turn in turns)
 
@@ -95,9 +123,14 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
     if not wanted or "qemu" in wanted:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
+    if not wanted or "instant" in wanted:
+        guests = run_instant(lab)
+        say("\n".join(map(_line, guests)))
+    else:
+        guests = []
     if any(row.our_peak_kib for row in rows):
         rows.append(peak_row(rows))
-    return rows
+    return rows + guests  # whose memory is that of guests
 
 
 def _line(row: Row) -> str:
@@ -135,15 +168,16 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="replace the table there")
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
-    unknown = set(args.rows) - {case.key for case in ROWS} - {"qemu"}
+    unknown = set(args.rows) - {case.key for case in ROWS} - {"qemu", "instant"}
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # tidy up first
     with (
         tempfile.TemporaryDirectory(prefix="savefmt-bench-", dir=args.dir) as disk,
         _folder_in(args.memory) as memory,
+        ExitStack() as mounts,
     ):
-        lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory))
+        lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory), mounts)
         machine = report.facts(lab.folder)
         rows = run_rows(lab, args.rows)
         curves = {} if args.no_curves else run_curves(lab)

@@ -77,13 +77,15 @@ static enum sf_status move_item(void *context, uint64_t number, uint8_t *buffer,
     if (status == SF_OK && move->sums != NULL) {
         sum_pages(move, item, buffer);
     }
-    if (status == SF_OK && move->target != NULL) {
+    if (status == SF_OK && (move->target != NULL || move->watch != NULL)) {
         uint8_t *bits = buffer + plan->span;
         const uint64_t offset =
             move->target_offsets[item->block] + item->first * pages->page_size;
         choose_pages(move, item, offset, buffer, bits);
-        status = sf_pages_write(move->target, offset, pages->page_size, item->count,
-                                bits, NULL, buffer, err);
+        if (move->target != NULL) {
+            status = sf_pages_write(move->target, offset, pages->page_size, item->count,
+                                    bits, NULL, buffer, err);
+        }
     }
     if (length > move->window) {
         sf_buffer_drop(buffer, (size_t)length);

@@ -13,10 +13,10 @@ struct sf_move {
     struct sf_file *source;
     const struct sf_pages *from;    /* NBLOCKS of them */
     struct sf_file *target;         /* NULL: only read */
-    const uint64_t *target_offsets; /* of each block's pages in a fresh target */
+    const uint64_t *target_offsets; /* of pages in a fresh target, and for WATCH */
     struct sf_table **sums;         /* one table a block, or NULL */
     const uint64_t *key;            /* for the sums */
-    struct sf_watch *watch;         /* looks at the pages that are written, or NULL */
+    struct sf_watch *watch;         /* looks at the pages with content, or NULL */
     uint32_t nblocks;
     uint32_t nthreads;
     uint64_t window; /* bytes, at least 8 pages */

@@ -55,5 +55,5 @@ def register_blocks(listing: str) -> list[list[str]]:
 
 def physical_address(answer: str) -> int | None:
     """Return what ``gva2gpa`` found, None if the address is not mapped."""
-    match = re.search(r"gpa: (0x[0-9a-f]+)", answer)
+    match = re.search(r"gpa: (0x[0-9a-f]+|0)\b", answer)
     return int(match[1], 16) if match else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 PAGE = 4096
 X86_MODES = ("32-bit", "PAE", "4-level", "5-level")
@@ -22,11 +23,13 @@ class Memory:
     end: int
     pieces: dict[int, bytes] = field(default_factory=dict)
 
-    def store(self, address: int, entry: int, size: int) -> None:
+    def store(
+        self, address: int, entry: int, size: int, order: Literal["little", "big"] = "little"
+    ) -> None:
         """Put an entry into a table."""
         page, offset = divmod(address, PAGE)
         old = self.pieces.get(page, bytes(PAGE))
-        new = entry.to_bytes(size, "little")
+        new = entry.to_bytes(size, order)
         self.pieces[page] = old[:offset] + new + old[offset + size :]
 
     def load(self, address: int, size: int) -> int | None:

@@ -29,6 +29,7 @@ PYTHON_ROWS = (
     "compat",
     "check compare convert export bench plugins scan",
     "drgn edit mount qemu report",
+    "instant",
     "cli",
     "__main__",
 )

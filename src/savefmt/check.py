@@ -19,6 +19,7 @@ from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.ram import IDSTR as RAM_IDSTR
 from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
+from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import (
     CheckLevel,
@@ -51,6 +52,18 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (NeedDescription, "vmdescription.needed", "QEMU may load it all the same"),
     (UnsupportedError, "image.unsupported", "use a newer release of savefmt"),
 ]
+
+
+def _is_pc(image: SaveImage) -> bool:
+    try:
+        return "x86_64" in evidence_of(image, devices=False).names
+    except (FormatError, UnsupportedError):
+        return False
+
+
+def _is_memory(idstr: str) -> bool:
+    """Whether a block is main memory, a node or a DIMM, and no device's."""
+    return "/" not in idstr and (idstr.endswith(".ram") or "." not in idstr)
 
 
 def check(
@@ -203,7 +216,7 @@ class _Checker:
                 Severity.WARNING,
                 "mapped-ram together with x-ignore-shared",
                 configuration.offset,
-                "no release of QEMU up to 10.2 loads that",
+                "QEMU loads that from 11.0 on",
             )
         if not configuration.machine.isprintable():
             self._note(
@@ -233,6 +246,9 @@ class _Checker:
                 stream.head.ram.offset,
                 "a background snapshot or a failed save does that; save the guest again",
             )
+        else:
+            held = {pages.name for pages in stream.pages if pages.present}
+            self._main_memory({b.idstr for b in stream.head.blocks.blocks if b.name in held})
         heads = [part.head for part in stream.parts if part.head is not None]
         if not any(head.idstr == RAM_IDSTR and head.kind is ItemType.END for head in heads):
             self._no_end(stream.tail.start)
@@ -250,6 +266,23 @@ class _Checker:
             total = sum(pages.present * pages.page_size for pages in stream.pages)
             meter = Meter(self._progress, total, "reading")
             move_pages(image.file, stream.pages, self._io, meter.update)
+
+    def _main_memory(self, held: Set[str]) -> None:
+        """Refuse a PC without memory; `held` are the blocks with content."""
+        image = self._image
+        blocks = image.head.blocks.blocks
+        memory = {block.idstr for block in blocks if _is_memory(block.idstr)}
+        ignores = IGNORE_SHARED in image.capabilities or any(block.ignored for block in blocks)
+        if ignores or not memory or memory & held or not _is_pc(image):
+            return
+        self._note(
+            "ram.main-absent",
+            Severity.ERROR,
+            f"no page of the guest's memory ({min(memory)!r}) has content: it is not in this image",
+            image.head.ram.offset,
+            "a guest that ran on this very file does that when it is saved onto it; look for "
+            "another copy, or the image that it was cloned from",
+        )
 
     def _stale_bytes(self) -> int:
         """Bytes found under clear bits; a fragmented image is only sampled."""
@@ -333,6 +366,7 @@ class _Checker:
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
         ignores = IGNORE_SHARED in image.capabilities
+        held = set()
         for block, index in zip(image.head.blocks.blocks, visitor.indexes, strict=True):
             missing = 0
             first = None
@@ -340,6 +374,8 @@ class _Checker:
                 if run.kind == "absent":
                     missing += run.pages.count
                     first = run.pages.first if first is None else first
+                elif run.kind != "zero":
+                    held.add(block.idstr)
             if not missing:
                 continue
             whole = missing == index.count
@@ -352,6 +388,7 @@ class _Checker:
                 None,
                 "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
             )
+        self._main_memory(held)
 
     def _tail(self, tail: Tail, early: Set[SectionKey]) -> None:
         """Check what follows RAM; `early` are the sections that came before its end."""

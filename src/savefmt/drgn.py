@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from savefmt.errors import UnsupportedError
 from savefmt.export import elf, vmcoreinfo
-from savefmt.export.notes import pack_qemu_state, pack_status
-from savefmt.guest.registers import X86Registers
+from savefmt.export.core import notes_of
+from savefmt.guest.arch.base import CoreNote
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
 
@@ -84,8 +84,10 @@ def _pack_core(image: SaveImage, findings: list[Finding]) -> bytes:
             "no VMCOREINFO is in the guest's memory, and drgn needs it; is it a Linux guest?",
             path=image.path,
         )
-    cpus = image.guest.cpus
-    machine = elf.EM_X86_64 if isinstance(cpus[0], X86Registers) else elf.EM_AARCH64
-    notes = pack_status(cpus) + pack_qemu_state(cpus) + elf.pack_note(vmcoreinfo.NAME, 0, info.text)
-    header = elf.ProgramHeader(elf.PT_NOTE, elf.head_length(1), 0, 0, len(notes))
-    return elf.pack_head(machine, [header]) + notes
+    form, cpus, notes = notes_of(image, findings)
+    if not cpus:
+        raise UnsupportedError("drgn needs the registers of the vCPUs", path=image.path)
+    kind = elf.class_of(form)
+    notes += kind.pack_note(CoreNote(vmcoreinfo.NAME, 0, info.text))
+    header = elf.ProgramHeader(elf.PT_NOTE, elf.head_length(kind, 1), 0, 0, len(notes))
+    return elf.pack_head(form, [header]) + notes

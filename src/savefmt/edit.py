@@ -33,7 +33,7 @@ def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
     UnsupportedError
         If the image is a bare stream, or has no cookie.
     """
-    with SaveImage(path) as image:
+    with SaveImage(path, follow=False) as image:
         envelope = _envelope(image)
         if not cookie:
             return envelope.xml
@@ -84,7 +84,7 @@ def set_xml(
     CorruptError
         If the new document is not well-formed.
     """
-    with SaveImage(path, io=io) as image:
+    with SaveImage(path, io=io, follow=False) as image:
         old = _envelope(image)
         if image.packing.outer != "raw":
             raise ConversionError(

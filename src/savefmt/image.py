@@ -14,6 +14,7 @@ from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.stream import Configuration
+from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import Description, find_at_end
 from savefmt.model import (
     Finding,
@@ -31,7 +32,7 @@ from savefmt.native.file import File
 from savefmt.progress import Meter
 from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
 from savefmt.reading.container import open_file, read_form
-from savefmt.reading.mapped import ByteOrder, MappedStream, read_mapped
+from savefmt.reading.mapped import ByteOrder, MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.traverse import read_head
@@ -62,11 +63,15 @@ class SaveImage:
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
+    index, places
         As for `savefmt.open`.
+    follow : bool
+        Take a thin image's memory and devices from its base; False shows its own stream.
 
     Attributes
     ----------
+    places : dict of str to int
+        Where the caller says that blocks lie.
     filename : str or os.PathLike
         The file, as given.
     envelope : Envelope or None
@@ -83,6 +88,8 @@ class SaveImage:
         The stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
+    mark, base : ThinMark and SaveImage, or None
+        What a thin image says of its base, and that itself where it is followed.
     """
 
     def __init__(
@@ -92,8 +99,12 @@ class SaveImage:
         io: IOOptions = IOOptions(),
         strict: bool = True,
         index: StrPath | None = None,
+        places: Mapping[str, int] | None = None,
+        follow: bool = True,
     ) -> None:
         self.filename = path
+        self.places: Mapping[str, int] = dict(places or {})
+        self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
         self._io = io
@@ -102,6 +113,9 @@ class SaveImage:
         self._file = open_file(path, io)
         try:
             self._read_head()
+            self.mark = ThinMark.find(self.description)
+            if follow and self.mark is not None:
+                self._follow(self.mark)
         except SavefmtError as error:
             self.close()
             error.path = error.path or self.path
@@ -138,6 +152,31 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _follow(self, mark: ThinMark) -> None:
+        """Take file, memory and devices from the base, and keep the envelope."""
+        from savefmt.reading.thinbase import check_base, without_base
+
+        try:
+            base = SaveImage(mark.path, io=self._io, follow=False)
+            try:
+                check_base(mark, base)
+            except BaseException:
+                base.close()
+                raise
+        except SavefmtError as error:
+            if self._strict:
+                error.message = f"the memory of this thin image lies elsewhere: {error.message}"
+                raise
+            self.findings.append(without_base(mark, error))
+            return
+        self.base = base
+        self._file.close()
+        self._file = base._file  # closed once for both
+        self.length, self.packing = base.length, base.packing
+        self.stored_offset, self.stream_offset = base.stored_offset, base.stream_offset
+        self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
+        del self.__dict__["description"]
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -214,7 +253,7 @@ class SaveImage:
     @property
     def mislabelled(self) -> bool:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
-        if self.envelope is None:
+        if self.envelope is None or self.base is not None:
             return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
@@ -277,33 +316,8 @@ class SaveImage:
     @cached_property
     def blocks(self) -> Mapping[str, RamBlock]:
         """RAM blocks by idstr, in file order."""
-        if self.layout is Layout.MAPPED_RAM:
-            pages = self.mapped.pages
-            return MappingProxyType(
-                {
-                    block.idstr: RamBlock(
-                        block.idstr,
-                        block.used_length,
-                        block.page_size,
-                        None if block.ignored else own.present,
-                        None if block.ignored else own.count - own.present,
-                        block.ignored,
-                        block.guest_address,
-                    )
-                    for block, own in zip(self.head.blocks.blocks, pages, strict=True)
-                }
-            )
-        return MappingProxyType(
-            {
-                block.idstr: RamBlock(
-                    block.idstr,
-                    block.used_length,
-                    block.page_size,
-                    guest_address=block.guest_address,
-                )
-                for block in self.head.blocks.blocks
-            }
-        )
+        pages = self.mapped.pages if self.layout is Layout.MAPPED_RAM else None
+        return MappingProxyType(ram_blocks(self.head.blocks, pages))
 
     @cached_property
     def sections(self) -> Sequence[Section] | None:
@@ -505,6 +519,7 @@ class SaveImage:
             sections=tuple(self.sections) if self.sections is not None else None,
             logical_length=status.st_size,
             disk_length=status.st_blocks * 512,
+            base=self.mark.path if self.mark else None,
         )
 
     def _state(self) -> str:
@@ -519,6 +534,7 @@ def open(
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
+    places: Mapping[str, int] | None = None,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -534,6 +550,9 @@ def open(
         A file that keeps the index of a sequential image from one reading to the next,
         or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
         made anew when it is not that of this image.
+    places : mapping of str to int, optional
+        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
+        image and the rules of its machine say.
 
     Returns
     -------
@@ -549,7 +568,7 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    return SaveImage(path, io=io, strict=strict, index=index)
+    return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 
 def probe(

@@ -51,12 +51,15 @@ class IOOptions:
     engine : str
         One of `ENGINES`: ``psync`` waits for each request, ``io_uring`` has many under
         way, ``auto`` takes io_uring where the kernel grants it.
+    clone : bool
+        Share pages with the source instead of copying them, where the file system can.
     """
 
     threads: int = 0
     direct: bool | None = None
     window: int = 2 << 20
     engine: str = "auto"
+    clone: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 64:
@@ -188,6 +191,8 @@ class ImageSummary:
         Device sections; None where only a full read could tell.
     logical_length, disk_length : int
         Bytes as `stat` counts them, and bytes allocated on disk.
+    base : str or None
+        The image that the memory of a thin one lies in.
     """
 
     path: str
@@ -209,6 +214,7 @@ class ImageSummary:
     sections: tuple[Section, ...] | None
     logical_length: int
     disk_length: int
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +250,8 @@ class PhysicalRange:
     kind : str
         ``ram``, ``rom``, ``vram``, ``dimm`` or ``virtio-mem``.
     source : str
-        Where that was learned: ``stream``, ``xml`` or ``rule`` (of the machine type).
+        Where that was learned: ``stream``, ``xml``, ``rule`` (of the machine type), or ``said``
+        by the caller.
     detail : str
         How, in words.
     """

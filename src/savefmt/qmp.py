@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -220,6 +221,17 @@ class Monitor:
         self.send_fd(fd)
         chosen = {} if fdset is None else {"fdset-id": fdset}
         return int(self.execute("add-fd", chosen)["fdset-id"])
+
+    @property
+    def peer(self) -> int | None:
+        """Process id of who listens on the socket, None where the kernel does not tell."""
+        writer = getattr(self._client, "_writer", None)
+        connected = writer.get_extra_info("socket") if writer is not None else None
+        if connected is None or connected.family != socket.AF_UNIX:
+            return None
+        return int.from_bytes(
+            connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder
+        )
 
     @property
     def status(self) -> str:

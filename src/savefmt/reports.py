@@ -37,7 +37,8 @@ class ConversionReport:
     """What `convert` did: lengths in bytes, counts in pages.
 
     `changes` lists, in words, everything but the layout that differs from the
-    source; `digest` is set when the result was verified.
+    source; `digest` is set when the result was verified; `cloned_length` counts pages that
+    the target shares with the source, or that a server copied.
     """
 
     source: str
@@ -56,6 +57,7 @@ class ConversionReport:
     digest: str | None = None
     direct: bool = False
     dry_run: bool = False
+    cloned_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class ExportReport:
     `compat` is the layout of an ELF core, `vmcoreinfo` where that was found (``device``,
     ``memory``), `memory_length` all of the guest's memory in the result, pages of zeros
     included, `data_pages` those that are not; `files` are the names in a folder of
-    blocks.  `findings` tell what is doubtful about the result.
+    blocks.  `findings` tell what is doubtful about the result, and `cloned_length` counts
+    pages that it shares with the image.
     """
 
     source: str
@@ -87,6 +90,7 @@ class ExportReport:
     findings: tuple[Finding, ...] = ()
     direct: bool = False
     dry_run: bool = False
+    cloned_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import tomllib
@@ -54,13 +55,16 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
 
     lines = done.out.splitlines()
     assert (done.code, lines[0]) == (0, f"{tmp_path}/image: machine type pc-q35-8.1")
-    assert "  libvirt 10.4      no       the sparse format came with libvirt 11.2" in lines
-    assert f"{'':29}savefmt convert -O raw makes it loadable" in lines
-    assert "  libvirt 11.2      yes-but  the QEMU it starts must be 9.0 or later" in lines
-    assert f"{'':29}savefmt convert -O raw makes it a yes" in lines
-    assert "  QEMU 9.1          yes" in lines
-    for reader in MILESTONES:
-        assert sum(f"  {reader} " in f"{line} " for line in lines) == 1
+    assert "  libvirt 1.0 to 10.4   no       the sparse format came with libvirt 11.2" in lines
+    assert f"{'':33}savefmt convert -O raw makes it loadable" in lines
+    assert "  libvirt 11.2 to 12.1  yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert f"{'':33}savefmt convert -O raw makes it a yes" in lines
+    assert "  QEMU 9.1 to 11.0      yes" in lines
+    ends = re.findall(r"^  (libvirt|QEMU) (\S+)(?: to (\S+))?", done.out, re.MULTILINE)
+    named = [f"{program} {end}" for program, *both in ends for end in both if end]
+    known = [str(reader) for reader in MILESTONES]
+    assert named == sorted(named, key=known.index)
+    assert {named[0], named[-1]} == {known[0], known[-1]}
 
 
 def test_the_table_for_programs(run: Run, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "report": [("IMAGE",), ("IMAGE",), ("IMAGE", "--quick", "-F")],
     "save": [("saved", "--qmp", "no-such-socket")],
     "restore": [("IMAGE", "--print-command"), ("IMAGE", "--qmp", "no-such-socket")],
+    "prepare": [("IMAGE", "prepared")],
+    "clone": [("IMAGE", "clones")],
+    "detach": [("IMAGE", "detached")],
     "plan": [
         ("saved", "--qemu-release", "9.2.0"),
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),

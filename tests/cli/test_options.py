@@ -168,6 +168,7 @@ def test_export_passes_every_option(library: FakeLibrary, run: Run) -> None:
     library.answer("export", samples.EXPORT, samples.EXPORT)
 
     words = "a b --format raw --compat qemu --kernel-va --start 0x1000 --length 4G -F -n -T 2"
+    words += " --place a=0x10 --place b=1K"
     assert run("export", *words.split()).code == 0
     run("export", "a", "b")
 
@@ -179,6 +180,7 @@ def test_export_passes_every_option(library: FakeLibrary, run: Run) -> None:
             "kernel_va": True,
             "start": 0x1000,
             "length": 4 << 30,
+            "places": {"a": 0x10, "b": 1024},
             "overwrite": True,
             "dry_run": True,
             "io": IOOptions(threads=2),

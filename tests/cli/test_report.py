@@ -160,7 +160,7 @@ def test_what_is_missing_says_why(folder: Path, run: Run) -> None:
     assert "DAMAGED" in reader.text
     assert "image.truncated" in reader.text
     assert reader.text.count("Not told: ") >= 4
-    assert "libvirt 10.4" in reader.text  # the rest is there
+    assert re.search(r"libvirt \d", reader.text)  # the rest is there
 
 
 def test_quick_reads_no_memory(folder: Path, run: Run) -> None:

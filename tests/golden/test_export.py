@@ -35,7 +35,8 @@ def test_the_bytes_of_qemus_own_dump(name: str, tmp_path: Path) -> None:
     for form in (name, f"{name}-sequential"):
         core = tmp_path / f"{form}.core"
         report = savefmt.export(load.unpack(f"guest/{form}", tmp_path), core, compat="qemu")
-        assert not report.findings
+        doubts = {finding.code for finding in report.findings}
+        assert doubts == ({"memmap.dimm"} if "dimm" in name else set())
         assert report.target_disk_length < 2 << 20, "zeros stay holes"
         assert core.stat().st_mode & 0o777 == 0o600
         cores.append(core)
@@ -129,11 +130,10 @@ def test_an_arm_core(tmp_path: Path) -> None:
         (segment,) = elf.iter_segments("PT_NOTE")
         assert isinstance(segment, NoteSegment)
         notes = [note["n_descdata"] for note in segment.iter_notes()]
-        assert [len(note) for note in notes] == [392] * len(image.guest.cpus)
-        for cpu, note in zip(image.guest.cpus, notes, strict=True):
+        assert [len(note) for note in notes] == [392, 528] * len(image.guest.cpus)
+        for cpu, note in zip(image.guest.cpus, notes[::2], strict=True):
             assert int.from_bytes(note[112 + 32 * 8 :][:8], "little") == cpu.pc  # type: ignore[union-attr]
-        with pytest.raises(savefmt.UnsupportedError, match="x86"):
-            savefmt.export(image, tmp_path / "qemu", compat="qemu")
+        savefmt.export(source, core, compat="qemu", overwrite=True)
 
 
 def test_lime(tmp_path: Path) -> None:

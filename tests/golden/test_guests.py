@@ -63,7 +63,8 @@ def test_memory_map(name: str, image: SaveImage) -> None:
     memory_map = image.guest.physical.map
 
     assert map_spans(memory_map.ranges) == memory_spans(fact(name, "mtree"))
-    assert not memory_map.findings
+    doubts = {finding.code for finding in memory_map.findings}
+    assert doubts == ({"memmap.dimm"} if "dimm" in name else set())
 
 
 @by_name(IMAGES)

@@ -114,7 +114,8 @@ def test_everything_that_qemu_writes(saved: Saved) -> None:
         report = savefmt.export(image, core, compat="qemu")
         savefmt.export(image, raw, format="raw")
 
-        assert report.findings == ()
+        doubts = {finding.code for finding in report.findings}
+        assert doubts == ({"memmap.dimm"} if "memdimm" in saved.listing else set())
         assert first_difference(core, saved.dump) is None
         assert_ram_agrees(saved, raw)
         core.unlink()

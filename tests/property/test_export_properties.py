@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import savefmt
 from savefmt.export.placing import Placed, write_pages
-from savefmt.export.stretches import Segment
+from savefmt.export.stretches import MemorySegment
 from savefmt.model import IOOptions
 from savefmt.native.file import File
 from savefmt.progress import Meter
@@ -34,7 +34,7 @@ def placements(draw: st.DrawFn) -> list[Placed]:
         block = draw(st.integers(0, len(COUNTS) - 1))
         first = draw(st.integers(0, COUNTS[block] - 1))
         count = draw(st.integers(1, COUNTS[block] - first))
-        placed.append(Placed(Segment(0, block, first, count, PAGE_SIZE, "ram"), offset))
+        placed.append(Placed(MemorySegment(0, block, first, count, PAGE_SIZE, "ram"), offset))
         offset += count * PAGE_SIZE + draw(st.sampled_from([0, 0, 7, PAGE_SIZE]))
     return placed
 
@@ -82,7 +82,7 @@ def test_pages_go_to_their_places(
         (Path(folder) / "image").write_bytes(image)
         with savefmt.open(Path(folder) / "image") as opened, target(folder) as (path, file):
             os.truncate(path, len(expected))
-            present = write_pages(opened, file, placed, IO, Meter(None), [])
+            present = write_pages(opened, file, placed, IO, Meter(None), []).present
             assert path.read_bytes() == bytes(expected)
 
     filled = [expected[at : at + PAGE_SIZE] for at in _starts(placed)]

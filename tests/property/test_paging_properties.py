@@ -18,9 +18,9 @@ from pagetables import (
 )
 
 from savefmt.errors import AddressError
-from savefmt.guest.paging import X86PageTables
-from savefmt.guest.paging_arm import Arm64PageTables
-from savefmt.guest.registers_arm import Arm64Registers
+from savefmt.guest.arch.arm64 import Arm64Registers
+from savefmt.guest.arch.arm64_paging import Arm64PageTables
+from savefmt.guest.arch.x86_paging import X86PageTables
 from savefmt.guest.space import AddressSpace
 
 SEEDS = st.integers(0, 1 << 32)

@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
+import instant_case
 import peers
 import pytest
 import qemu_case
@@ -28,6 +31,7 @@ RUN = Path(report.__file__).with_name("run.py")
 CHEAP = (
     "raw-sparse",
     "sparse-sparse",
+    "clone-xfs",
     "read-raw",
     "compare",
     "zstd-sparse",
@@ -41,11 +45,12 @@ CHEAP = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     memory = folder / "memory"
     memory.mkdir()
-    return Lab(folder, SCALES["tiny"], memory)
+    with ExitStack() as mounts:
+        yield Lab(folder, SCALES["tiny"], memory, mounts)
 
 
 def pair(ours: list[float], theirs: list[float]) -> Pair:
@@ -176,6 +181,19 @@ def test_qemu_s_side(lab: Lab) -> None:
 
     assert ours.turn().seconds > 0
     assert theirs.turn().peak_kib > 1000
+
+
+@pytest.mark.interop
+def test_a_guest_ticks_on_its_image(lab: Lab) -> None:
+    if reason := instant_case.obstacle():
+        pytest.skip(reason)
+
+    ours, _ = instant_case.sides(lab)
+    turn = ours.turn()
+
+    assert turn.seconds > 0
+    assert turn.peak_kib > 1000
+    assert "--instant" in turn.command
 
 
 def test_keys_are_unique() -> None:

@@ -148,6 +148,10 @@ EARNED: list[tuple[str, Severity, bytes, bool]] = [
     ("ram.missing-pages", WARNING, make_stream(rounds=[[Record("pc.ram", 1)]]), True),
     ("ram.multifd-capture", ERROR, make_stream(rounds=[[]]).replace(EOS, FLUSHES), True),
     ("mappedram.empty", ERROR, mapped(blocks={"pc.ram": bytes(MIB)}), False),
+    ("ram.main-absent", ERROR, mapped(blocks={"pc.ram": bytes(MIB), "pc.bios": page(1)}), False),
+    ("ram.main-absent", ERROR, mapped(blocks={"x-pc.ram": bytes(MIB), "a/rom": page(1)}), False),
+    ("ram.main-absent", ERROR, make_stream(blocks={"pc.ram": bytes(MIB)}), True),
+    ("ram.main-absent", ERROR, make_stream(rounds=[[Record("pc.bios", 0)]]), True),
     ("mappedram.stray-bits", WARNING, stray_bits(), False),
     ("mappedram.unaligned-pages", NOTE, mapped(align=PAGE_SIZE), False),
     (

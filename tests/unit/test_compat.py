@@ -17,7 +17,7 @@ from savefmt.compat import relics
 from savefmt.compat import traits as traits_module
 from savefmt.compat.findings import reader_findings
 from savefmt.compat.machines import Machine, Standing
-from savefmt.compat.releases import FACTS, MILESTONES, Reader, Release, can
+from savefmt.compat.releases import FACTS, MILESTONES, Reader, Release, can, paired
 from savefmt.compat.rules import RULES, obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import compatibility, forms_of, judge, options_for
@@ -152,8 +152,12 @@ def test_facts(reader: str, key: str, holds: bool) -> None:
         ("pc-q35-2.3", "2.6", Standing.REMOVED),
         ("microvm", "7.2", Standing.UNVERSIONED),
         ("microvm", "4.1", Standing.TOO_NEW),
-        ("pc-q35-rhel9.4.0", "9.0", Standing.FOREIGN),
-        ("pc-i440fx-jammy", "9.0", Standing.FOREIGN),
+        ("pc-q35-rhel9.4.0", "9.0", Standing.VENDOR),
+        ("pc-i440fx-jammy", "9.0", Standing.VENDOR),
+        ("pc-i440fx-jammy", "6.2", Standing.VENDOR),
+        ("pc-i440fx-jammy", "6.1", Standing.TOO_NEW),
+        ("pc-q35-noble-hpb", "8.1.5", Standing.TOO_NEW),
+        ("ubuntu-q35", "9.0", Standing.FOREIGN),
         ("", "9.0", Standing.UNNAMED),
     ],
 )
@@ -207,7 +211,12 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
         (traits(machine="pc-q35-10.0"), "qemu=9.2", NO, "came with QEMU 10.0", ()),
         (traits(machine="pc-q35-4.1"), "qemu=10.1", NO, "went with QEMU 10.1", ()),
         (traits(machine="pc-q35-7.0"), "qemu=10.0", BUT, "goes with QEMU 13.0", ()),
-        (traits(machine="pc-q35-rhel9.4.0"), "qemu=9.0", BUT, "--host", ()),
+        (traits(machine="pc-q35-rhel9.4.0"), "qemu=9.0", BUT, "RHEL's own", ()),
+        (traits("sparse", machine="pc-q35-rhel9.4.0"), "qemu=8.2", NO, "mapped-ram", ()),
+        (traits("sparse", machine="pc-q35-noble"), "qemu=2.4", NO, "came with QEMU 8.2", ()),
+        (traits(), "qemu=99.9", NO, "went with", ()),
+        (traits(machine="pc-q35-11.1"), "qemu=12.0", BUT, "not known here", ()),
+        (traits(), "libvirt=99.9", BUT, "not known here", ()),
         (traits(machine=""), "qemu=9.0", BUT, "does not name", ()),
         (traits("sparse"), "qemu=8.2", NO, "9.0", ("-O raw",)),
         (traits("sparse"), "qemu=9.0", BUT, "page cache", ("-O raw",)),
@@ -245,6 +254,13 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
             NO,
             "together",
             ("-O raw",),
+        ),
+        (
+            traits("sparse", capabilities=frozenset({"x-ignore-shared"})),
+            "qemu=11.0",
+            BUT,
+            "left out",
+            (),
         ),
         (traits(machine="microvm"), "qemu=4.1", NO, "came with QEMU 4.2", ()),
         (traits(compressed_pages=True), "qemu=9.1", NO, "went with QEMU 9.1", ()),
@@ -296,7 +312,9 @@ def test_a_conversion_that_is_named_helps(image: Traits, reader: Reader) -> None
 @given(image=IMAGES, reader=st.sampled_from(MILESTONES))
 def test_no_help_means_that_none_was_possible(image: Traits, reader: Reader) -> None:
     verdict = judge(image, reader)
-    if verdict.answer is NO and not verdict.conversion:
+    standing = image.machine.standing(reader.release)
+    promised = reader.program == "libvirt" or standing not in (Standing.FOREIGN, Standing.VENDOR)
+    if verdict.answer is NO and not verdict.conversion and promised:
         same_kind = [
             form
             for form in forms_of(image.form)
@@ -472,3 +490,46 @@ def test_unknown_bits_are_refused_by_number(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedError, match="feature bits 3, 9"):
         savefmt.open(path)
+
+
+# Pairs
+
+
+@pytest.mark.parametrize(
+    ("image", "libvirt", "qemu", "answer", "reason"),
+    [
+        (traits(), "11.3", "10.0", YES, ""),
+        (traits(), "11.3", "11.1", BUT, "--bypass-cache"),
+        (traits(), "12.8", "11.1", YES, ""),
+        (traits("zstd"), "11.3", "11.1", BUT, "the program zstd"),
+        (traits("sparse"), "11.3", "11.1", YES, ""),
+        (traits(), "12.8", "7.1", NO, "starts no QEMU before 7.2"),
+        (traits(), "12.3", "7.1", YES, ""),
+        (traits(), "11.2", "6.1", NO, "starts no QEMU before 6.2"),
+        (traits(), "11.1", "6.1", YES, ""),
+    ],
+)
+def test_libvirt_with_the_qemu_that_it_starts(
+    image: Traits, libvirt: str, qemu: str, answer: Answer, reason: str
+) -> None:
+    reader, other = paired([Reader.parse(f"libvirt={libvirt}"), Reader.parse(f"qemu={qemu}")])
+
+    verdict = judge(image, reader)
+
+    assert other == Reader.parse(f"qemu={qemu}")
+    assert verdict.answer is answer, verdict
+    assert reason in "; ".join(verdict.reasons)
+    assert verdict.release == libvirt
+
+
+def test_a_loadable_sparse_image_is_not_to_become_raw() -> None:
+    reader, _ = paired([Reader.parse("libvirt=11.3"), Reader.parse("qemu=11.1")])
+
+    assert judge(traits("sparse"), reader).conversion == ()
+    assert judge(traits(), reader).conversion == ("-O sparse",)
+
+
+def test_two_of_a_program_are_no_pair() -> None:
+    readers = [Reader.parse(text) for text in ("libvirt=11.3", "qemu=11.1", "qemu=10.0")]
+
+    assert paired(readers) == readers

@@ -48,6 +48,8 @@ def value_of(kind: str, data: bytes) -> Value:
         ("fd", "ffffffff", -1),
         ("CPU_Double_U", "3ff0000000000000", 0x3FF0000000000000),
         ("nullptr", "30", None),
+        ("ptr-marker", "30", None),
+        ("ptr-marker", "31", b"1"),
         ("capability", "0a6d61707065642d72616d", "mapped-ram"),
         ("buffer", "010203", b"\1\2\3"),
         ("unused_buffer", "00", b"\0"),

@@ -17,10 +17,14 @@ import savefmt
 from savefmt.errors import AddressError, ConversionError
 from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
-from savefmt.export.elf import ELF32, ELF64, ProgramHeader
-from savefmt.export.stretches import Segment, find_segments
+from savefmt.export.elf import ProgramHeader, elf_class
+from savefmt.export.stretches import MemorySegment, find_segments
+from savefmt.guest import mappings
+from savefmt.guest.arch.base import CoreForm
+from savefmt.guest.arch.x86 import EM_386, EM_X86_64
+from savefmt.guest.arch.x86_paging import X86PageTables
+from savefmt.guest.mappings import VirtualRange
 from savefmt.guest.memorymap import MemoryMap
-from savefmt.guest.paging import X86PageTables
 from savefmt.model import Finding, PhysicalRange, Severity
 
 RAM = 2 * MIB
@@ -32,6 +36,10 @@ CLOCK = Device(
         [("cmos_data", "buffer", bytes(0x30) + struct.pack("<H", 1024) + bytes(78))],
     ),
 )
+
+
+ELF64 = elf_class(64, "little")
+FORM_64 = CoreForm(EM_X86_64, 64, "little")
 
 
 def content(**pages: int) -> bytes:
@@ -200,14 +208,14 @@ def test_segments() -> None:
     )
 
     assert find_segments(image, findings) == [
-        Segment(0, 0, 0, 5, 4096, "ram"),
-        Segment(0x5000, 1, 0, 1, 4096, "ram"),
-        Segment(0x8000, 1, 2, 1, 4096, "ram"),
+        MemorySegment(0, 0, 0, 5, 4096, "ram"),
+        MemorySegment(0x5000, 1, 0, 1, 4096, "ram"),
+        MemorySegment(0x8000, 1, 2, 1, 4096, "ram"),
     ]
     assert [finding.code for finding in findings] == ["export.absent"] + ["export.partial-page"] * 2
     assert find_segments(image, [], range(0x2000, 0x6000)) == [
-        Segment(0x2000, 0, 2, 3, 4096, "ram"),
-        Segment(0x5000, 1, 0, 1, 4096, "ram"),
+        MemorySegment(0x2000, 0, 2, 3, 4096, "ram"),
+        MemorySegment(0x5000, 1, 0, 1, 4096, "ram"),
     ]
 
 
@@ -238,12 +246,12 @@ def test_file_names_are_safe_and_different(idstrs: list[str]) -> None:
 @pytest.mark.parametrize("count", [1, 0xFFFE, 0xFFFF, 70000])
 def test_any_number_of_segments(count: int, tmp_path: Path) -> None:
     headers = [ProgramHeader(elf.PT_LOAD, i, i << 12, i << 12, 4096) for i in range(count)]
-    head = elf.pack_head(elf.EM_X86_64, headers)
+    head = elf.pack_head(FORM_64, headers)
     (tmp_path / "universal").write_bytes(head)
-    start, end = elf.pack_qemu(ELF64, elf.EM_X86_64, headers, elf.qemu_head_length(ELF64, count))
+    start, end = elf.pack_qemu(FORM_64, headers, elf.qemu_head_length(ELF64, count))
     (tmp_path / "qemu").write_bytes(start + end)
 
-    assert len(head) == elf.head_length(count)
+    assert len(head) == elf.head_length(ELF64, count)
     assert len(start) == elf.qemu_head_length(ELF64, count)
     for name in ("universal", "qemu"):
         with (tmp_path / name).open("rb") as file:
@@ -255,7 +263,9 @@ def test_any_number_of_segments(count: int, tmp_path: Path) -> None:
 
 def test_a_32_bit_head(tmp_path: Path) -> None:
     header = ProgramHeader(elf.PT_LOAD, 0x1234, 0x1000, 0x1000, 0x2000)
-    start, end = elf.pack_qemu(ELF32, elf.EM_386, [header], elf.qemu_head_length(ELF32, 1))
+    start, end = elf.pack_qemu(
+        CoreForm(EM_386, 32, "little"), [header], elf.qemu_head_length(elf_class(32, "little"), 1)
+    )
     (tmp_path / "core").write_bytes(start + end)
 
     with (tmp_path / "core").open("rb") as file:
@@ -350,9 +360,11 @@ def tables_image(pages: dict[int, dict[int, int]], root: int = 0x1000) -> Any:
     """Return an image whose page tables are these entries."""
 
     def read(address: int, length: int) -> bytes:
-        if address not in pages:
+        table, first = address & -4096, address % 4096 // 8
+        if table not in pages:
             raise AddressError("outside")
-        return b"".join(struct.pack("<Q", pages[address].get(i, 0)) for i in range(length // 8))
+        numbers = range(first, first + length // 8)
+        return b"".join(struct.pack("<Q", pages[table].get(i, 0)) for i in numbers)
 
     tables = X86PageTables("4-level", root, read)
     return SimpleNamespace(guest=SimpleNamespace(space=lambda: SimpleNamespace(tables=tables)))
@@ -370,16 +382,19 @@ def test_kernel_mappings() -> None:
     )
 
     assert kernel.kernel_mappings(image, findings) == [
-        (0xFFFF_8000_0000_0000, 0x1000, 0x2000),
-        (0xFFFF_8000_0000_5000, 0x7000, 0x1000),
-        (0xFFFF_8000_0020_0000, 0x200000, 0x200000),
-        (0xFFFF_8000_4000_0000, 0x4000_0000, 0x4000_0000),
+        VirtualRange(*each)
+        for each in (
+            (0xFFFF_8000_0000_0000, 0x1000, 0x2000),
+            (0xFFFF_8000_0000_5000, 0x7000, 0x1000),
+            (0xFFFF_8000_0020_0000, 0x200000, 0x200000),
+            (0xFFFF_8000_4000_0000, 0x4000_0000, 0x4000_0000),
+        )
     ]
     assert [finding.code for finding in findings] == ["export.page-tables"]
 
 
 def test_page_tables_that_lead_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_MAX_TABLES", 1000)
+    monkeypatch.setattr(mappings, "TABLES_LIMIT", 1000)
     image = tables_image({0x1000: dict.fromkeys(range(512), 0x1001)})
 
     with pytest.raises(ConversionError, match="no end|more ranges"):
@@ -387,7 +402,7 @@ def test_page_tables_that_lead_to_themselves(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mappings_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_MAX_MAPPINGS", 100)
+    monkeypatch.setattr(mappings, "MAPPINGS_LIMIT", 100)
     scattered = dict(enumerate(itertools.islice(itertools.count(0x1001, 0x5000), 512)))
     image = tables_image({0x1000: scattered | {300: 0x1001}})
 
@@ -399,7 +414,7 @@ def test_other_modes_are_refused(tmp_path: Path) -> None:
     image = tables_image({})
     image.guest.space = lambda: SimpleNamespace(tables=X86PageTables("PAE", 0, lambda *_: b""))
 
-    with pytest.raises(savefmt.UnsupportedError, match="64-bit mode"):
+    with pytest.raises(savefmt.UnsupportedError, match="'PAE'"):
         kernel.kernel_mappings(image, [])
 
 

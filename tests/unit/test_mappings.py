@@ -8,9 +8,9 @@ import pytest
 
 from savefmt.errors import AddressError
 from savefmt.guest import mappings
+from savefmt.guest.arch.x86_paging import X86PageTables
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.guest.mappings import ReverseMap
-from savefmt.guest.paging import X86PageTables
-from savefmt.guest.placement import Placement
 from savefmt.guest.space import AddressSpace
 from savefmt.model import PhysicalRange
 
@@ -131,7 +131,7 @@ def test_placement_of_blocks_seen_twice() -> None:
     def piece(start: int, length: int, offset: int, block: str = "ram") -> PhysicalRange:
         return PhysicalRange(start, length, block, offset, "ram", "rule")
 
-    placement = Placement(
+    placement = BlockAddresses(
         [piece(0, 0x8000, 0), piece(0x10_0000, 0x1000, 0x2000), piece(0x20_0000, 0x4000, 0x8000)]
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct as struct_module
 import struct as wire
 from typing import Any
 
@@ -12,13 +13,21 @@ from monitor import Span, map_spans
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.format.hardware import Hardware, MemoryDevice, parse_hardware
-from savefmt.guest.arch import find_machine, has_amd_hole, is_amd
+from savefmt.guest.arch.machinerules import has_amd_hole, is_amd
 from savefmt.guest.layers import flatten
 from savefmt.guest.memorymap import MemoryMap, build_map
 from savefmt.guest.physical import PhysicalMemory
 from savefmt.model import PhysicalRange, Severity
 
+
+def hotplug(*filled: bool) -> Struct:
+    """Return a bridge whose controller of memory slots has these filled."""
+    slots = tuple(struct(is_enabled=each) for each in filled)
+    return struct(pm=struct(acpi_memory_hotplug=struct(devs=slots)))
+
+
 PAM = bytes([0x30] + [0x33] * 6)
+BRIDGE = "0000:00:1f.0/ICH9LPC"
 SHADOWED = pci(PAM.rjust(0x60, b"\0") + PAM.rjust(0x37, b"\0"))  # at 0x59 and at 0x90
 UNSHADOWED = pci(b"")
 
@@ -84,32 +93,64 @@ def test_a_damaged_clock_is_none(tree: Tree) -> None:
 
 def test_numa_nodes_by_libvirts_names() -> None:
     blocks = {"ram-node10": GIB, "ram-node9": 2 * GIB, "memdimm0": 64 * MIB}
+    trees = {"mc146818rtc": clock(2 * GIB, GIB), BRIDGE: hotplug(True, False)}
 
-    memory_map = made(blocks, trees={"mc146818rtc": clock(2 * GIB, GIB)})
+    memory_map = made(blocks, trees=trees)
 
     assert spans(memory_map) == [
         (0, 2 * GIB, "ram-node9", 0),
         (4 * GIB, 5 * GIB, "ram-node10", 0),
         (5 * GIB, 5 * GIB + 64 * MIB, "memdimm0", 0),
     ]
-    assert not memory_map.findings
+    assert codes(memory_map) == {"memmap.dimm"}
 
 
 def test_other_backends_are_chosen_by_the_cmos() -> None:
     blocks = {"b": GIB, "a": GIB, "plugged": 256 * MIB}
 
-    memory_map = made(blocks, trees={"mc146818rtc": clock(2 * GIB, 0)})
+    trees = {"mc146818rtc": clock(2 * GIB, 0), BRIDGE: hotplug(True)}
+
+    memory_map = made(blocks, trees=trees)
 
     assert spans(memory_map)[:2] == [(0, GIB, "a", 0), (GIB, 2 * GIB, "b", 0)]
     assert spans(memory_map, "dimm")[0][2] == "plugged"
-    assert codes(memory_map) == {"memmap.numa-order"}
+    assert codes(memory_map) == {"memmap.dimm", "memmap.numa-order"}
 
 
-def test_without_cmos_all_backends_count() -> None:
-    memory_map = made({f"m{number}": MIB for number in range(20)})
+@pytest.mark.parametrize("trees", [{}, {"mc146818rtc": clock(64 * MIB, 0)}])
+def test_backends_that_nothing_tells_apart_are_not_main_memory(trees: dict[str, Tree]) -> None:
+    with pytest.raises(UnsupportedError, match="may be among 'm0', 'm1'.*--place"):
+        made({f"m{number}": MIB for number in range(20)}, trees=trees)
 
-    assert spans(memory_map)[-1] == (19 * MIB, 20 * MIB, "m19", 0)
-    assert "memmap.numa-order" in codes(memory_map)
+
+def test_one_backend_alone_is_main_memory() -> None:
+    assert spans(made({"anything": GIB}), "ram") == [(0, GIB, "anything", 0)]
+
+
+@pytest.mark.parametrize(
+    ("filled", "placed"), [((), 0), ((False, False), 0), ((True, False), 0), ((True, True), 2)]
+)
+def test_blocks_are_dimms_as_far_as_slots_are_filled(filled: tuple[bool, ...], placed: int) -> None:
+    """What nobody proves to be a DIMM may be a device's: it is not placed, nor moves others."""
+    blocks = {"pc.ram": 2 * GIB, "memdimm0": 64 * MIB, "erst": 64 * MIB}
+    trees = {"mc146818rtc": clock(2 * GIB, 0), BRIDGE: hotplug(*filled)}
+
+    memory_map = made(blocks, trees=trees)
+
+    assert len(spans(memory_map, "dimm")) == placed
+    assert len(memory_map.unplaced) == 2 - placed
+    assert ("memmap.dimm" in codes(memory_map)) is any(filled)
+
+
+def test_a_dimm_of_the_xml_leaves_no_slot_for_others() -> None:
+    xml = domain(DIMM.format(model="dimm", size=64, slot=0, base="0x160000000", label=""))
+    blocks = {"pc.ram": 2 * GIB, "memdimm0": 64 * MIB, "erst": 64 * MIB}
+    trees = {"mc146818rtc": clock(2 * GIB, 0), BRIDGE: hotplug(True)}
+
+    memory_map = made(blocks, xml=xml, trees=trees)
+
+    assert spans(memory_map, "dimm") == [(0x160000000, 0x160000000 + 64 * MIB, "memdimm0", 0)]
+    assert memory_map.unplaced == {"erst": "nothing tells whose memory it is"}
 
 
 def test_no_main_memory_at_all() -> None:
@@ -171,6 +212,7 @@ def test_dimms_by_rule_keep_off_other_memory() -> None:
         {"pc.ram": 2 * GIB, "d0": 64 * MIB, "d1": 65 * MIB, "0000:00:03.0/vm": GIB},
         trees={
             "mc146818rtc": clock(2 * GIB, 0),
+            BRIDGE: hotplug(True, True),
             "0000:00:03.0/virtio-mem-device-early": virtio_mem(4 * GIB, b"\1\0\0\0\0\0\0\0"),
         },
     )
@@ -253,6 +295,41 @@ def test_relocation_above_1_tib(machine: str, model: str, high: int) -> None:
 
     assert spans(memory_map, "ram")[1] == (high, high + 6 * GIB, "pc.ram", 2 * GIB)
     assert not [code for code in codes(memory_map) if code == "memmap.relocation"]
+
+
+TABLES = "/rom@etc/acpi/tables"
+
+
+def acpi(*starts: int, flags: int = 1) -> bytes:
+    """Tables as QEMU lays them, with memory of 1 GiB at each start."""
+    entries = b"".join(
+        struct_module.pack("<BBIHQQII8x", 1, 40, 0, 0, start, GIB, 0, flags) for start in starts
+    )
+    srat = b"SRAT" + struct_module.pack("<I", 48 + len(entries)) + bytes(40) + entries
+    return (b"FACS" + struct_module.pack("<I", 64) + bytes(56) + srat).ljust(0x20000, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("tables", "high"),
+    [
+        (acpi(0, 1 << 40), 1 << 40),
+        (acpi(0, 4 * GIB), 4 * GIB),
+        (acpi(0, 1 << 40, flags=0), 4 * GIB),
+        (acpi(0, 1 << 40)[:100], 4 * GIB),
+        (acpi(0, 1 << 40).replace(b"SRAT", b"DSDT"), 4 * GIB),
+        (b"FACS" + bytes(60), 4 * GIB),
+        (acpi(1 << 40)[:-5].replace(b"\x01\x28", b"\x01\x01"), 4 * GIB),
+    ],
+)
+def test_the_table_of_affinities_tells_of_1_tib(tables: bytes, high: int) -> None:
+    """The stream says nothing of what the guest could grow to, nor of its processor."""
+    blocks = {"pc.ram": 8 * GIB, TABLES: len(tables)}
+
+    memory_map = made(
+        blocks, trees={"mc146818rtc": clock(2 * GIB, 6 * GIB)}, contents={TABLES: tables}
+    )
+
+    assert spans(memory_map, "ram")[1] == (high, high + 6 * GIB, "pc.ram", 2 * GIB)
 
 
 def test_an_unknown_vendor_is_said_where_it_matters() -> None:
@@ -384,6 +461,13 @@ def test_the_video_window_hides_ram_for_vga_only() -> None:
         assert (spans(memory_map)[0] == (0, 0xA0000, "pc.ram", 0)) is hidden
 
 
+def test_video_memory_that_is_not_on_the_pci_bus_is_somewhere() -> None:
+    memory_map = made({"pc.ram": 16 * MIB, "vga.vram": MIB}, trees={"mc146818rtc": CLOCK})
+
+    assert memory_map.unknown == ("vga.vram",)
+    assert not spans(memory_map, "vram")
+
+
 def test_option_roms_and_what_nobody_knows() -> None:
     blocks = {"pc.ram": 16 * MIB, "0000:00:02.0/vga.rom": 65536, "0000:00:05.0/odd": 4096}
     trees = {"mc146818rtc": CLOCK, "0000:00:02.0/vga": vga(0, rom=0xFEBE0001)}
@@ -408,23 +492,59 @@ def test_opaque_virtio_devices_begin_with_their_registers() -> None:
     assert spans(memory_map, "vram")[0][0] == 0xFD000000
 
 
-@pytest.mark.parametrize(
-    ("sections", "blocks", "name"),
-    [
-        ({"0000:00:00.0/mch"}, {"pc.ram"}, "q35"),
-        ({"0000:00:00.0/I440FX"}, {"pc.ram"}, "i440fx"),
-        (set(), {"microvm.ram"}, "microvm"),
-        (set(), {"mach-virt.ram"}, "virt"),
-    ],
-)
-def test_a_machine_without_a_name(sections: set[str], blocks: set[str], name: str) -> None:
-    assert find_machine("", frozenset(sections), frozenset(blocks)).name == name
+def test_blocks_are_placed_where_the_caller_says() -> None:
+    blocks = {"pc.ram": 2 * GIB, "erst": MIB}
+    trees: dict[str, Tree] = {"mc146818rtc": clock(2 * GIB, 0)}
+
+    memory_map = made(blocks, trees=trees, places={"erst": 0xFE000000})
+
+    (said,) = (item for item in memory_map.ranges if item.source == "said")
+    assert (said.block, said.start, said.length) == ("erst", 0xFE000000, MIB)
+    assert "memmap.said" in codes(memory_map)
+    assert not memory_map.unplaced
 
 
-@pytest.mark.parametrize("machine", ["", "pseries-10.0", "raspi3b"])
-def test_unknown_machines_are_refused(machine: str) -> None:
-    with pytest.raises(UnsupportedError, match="not known"):
-        find_machine(machine, frozenset(), frozenset({"pc.ram"}))
+def test_a_place_overrules_the_image_and_may_contradict_it() -> None:
+    trees: dict[str, Tree] = {"mc146818rtc": clock(2 * GIB, GIB)}
+
+    moved = made({"pc.ram": 3 * GIB}, trees=trees, places={"pc.ram": GIB})
+    both = made({"pc.ram": 3 * GIB, "erst": MIB}, trees=trees, places={"erst": GIB})
+
+    assert spans(moved, "ram") == [(GIB, 4 * GIB, "pc.ram", 0)]
+    assert "memmap.overlap" in codes(both)
+
+
+def test_an_unknown_machine_has_what_the_caller_places_and_no_more() -> None:
+    guest = FakeGuest({"a": GIB, "b": MIB}, machine="mystery", places={"a": 0x1000})
+
+    memory_map = build_map(guest)
+
+    assert spans(memory_map) == [(0x1000, GIB + 0x1000, "a", 0)]
+    assert set(memory_map.unplaced) == {"b"}
+    assert "memmap.unknown" in codes(memory_map)
+    with pytest.raises(UnsupportedError, match="no block 'c' to place, only a, b"):
+        build_map(FakeGuest({"a": GIB, "b": MIB}, places={"c": 0}))
+
+
+@pytest.mark.parametrize("block", ["xen.ram", "mach-virt.tag"])
+def test_blocks_that_are_no_memory_of_the_machine(block: str) -> None:
+    memory_map = made({"pc.ram": GIB, block: GIB}, trees={"mc146818rtc": clock(GIB, 0)})
+
+    assert block in memory_map.unplaced
+
+
+def test_the_fifo_of_vmware_svga_by_its_register() -> None:
+    config = bytearray(256)
+    config[4] = 2
+    config[0x10:0x1C] = b"".join(n.to_bytes(4, "little") for n in (0xC001, 0xFD000008, 0xFE000008))
+    trees = {"mc146818rtc": CLOCK, "0000:00:02.0/vmware_vga": pci(bytes(config))}
+
+    memory_map = made({"pc.ram": 16 * MIB, VRAM: MIB, "vmsvga.fifo": 65536}, trees=trees)
+
+    assert spans(memory_map, "vram") == [
+        (0xFD000000, 0xFD000000 + MIB, "vga.vram", 0),
+        (0xFE000000, 0xFE010000, "vmsvga.fifo", 0),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from xxhash import xxh3_128
 
 from savefmt import AddressError, ConversionError, PhysicalRange, SaveImage
 from savefmt.cli.render.strings import lines_as
-from savefmt.guest.placement import Placement
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.native.content import LineFormat, text_lines
 from savefmt.scan import strings as strings_module
 from savefmt.scan import windows
@@ -201,9 +201,9 @@ class Seen(Places):
     """Addresses without a machine: the block, its middle hidden, and a copy of its end."""
 
     @cached_property
-    def _placement(self) -> Placement:
+    def _placement(self) -> BlockAddresses:
         whole, part = 8 * PAGE_SIZE, 3 * PAGE_SIZE
-        return Placement(
+        return BlockAddresses(
             [
                 PhysicalRange(0x100000, part, "ram", 0, "ram", "test"),
                 PhysicalRange(0x900000, part, "ram", whole - part, "ram", "test"),

@@ -15,7 +15,6 @@ from golden import load
 from scanning import FORMS, opened
 
 import savefmt
-from savefmt import UnsupportedError
 from savefmt.guest.mappings import ReverseMap
 from savefmt.image import SaveImage
 from savefmt.scan import preselect, windows
@@ -238,12 +237,16 @@ def test_every_virtual_address_is_one_that_the_walk_finds(guest: SaveImage) -> N
         assert {space.translate(at).physical for at in found} == {physical}
 
 
-def test_arm_tells_that_it_cannot(tmp_path: Path) -> None:
-    with (
-        savefmt.open(load.unpack("guest/virt-16m", tmp_path)) as image,
-        pytest.raises(UnsupportedError, match="x86"),
-    ):
-        ReverseMap(image.guest.space(0))
+def test_virtual_addresses_of_arm(tmp_path: Path) -> None:
+    with savefmt.open(load.unpack("guest/virt-16m", tmp_path)) as image:
+        space = image.guest.space(0)
+        reverse = ReverseMap(space)
+
+        assert reverse.complete
+        physical = space.translate(0xFFFF_0000_0000_3008).physical
+        found = reverse.addresses(physical)
+        assert 0xFFFF_0000_0000_3008 in found
+        assert {space.translate(at).physical for at in found} == {physical}
 
 
 # --- many texts at once ---

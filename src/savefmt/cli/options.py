@@ -8,6 +8,9 @@ import re
 from savefmt.cli.parser import file_argument
 from savefmt.model import ENGINES, IOOptions
 
+_PLACES_LIMIT = 1 << 20
+"""Characters of a file of places that are read."""
+
 
 def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
     """Add what every command understands, before or after its name.
@@ -121,6 +124,22 @@ def io_options(parser: argparse.ArgumentParser) -> None:
     progress_options(group)
 
 
+def clone_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--no-clone``, for commands whose target may share pages with the image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    parser.add_argument(
+        "--no-clone",
+        dest="clone",
+        action="store_false",
+        help="copy pages even where the file system could share them with the source",
+    )
+
+
 def threads_option(parser: argparse._ActionsContainer) -> None:
     """Add ``-T``.
 
@@ -170,7 +189,9 @@ def io_of(args: argparse.Namespace) -> IOOptions:
     IOOptions
         For the library.
     """
-    given = {name: getattr(args, name) for name in ("window", "engine") if hasattr(args, name)}
+    given = {
+        name: getattr(args, name) for name in ("window", "engine", "clone") if hasattr(args, name)
+    }
     return IOOptions(threads=args.threads, direct=args.direct, **given)
 
 
@@ -201,6 +222,49 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
         metavar="ADDRESS",
         help="page table root instead of the vCPU's own (Arm: TTBR0)",
     )
+
+
+def place_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--place``, for commands that need addresses.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--place",
+        type=place_argument,
+        action="append",
+        default=[],
+        metavar="BLOCK=ADDRESS",
+        help="say where a RAM block lies, against all that the image says; may be repeated, "
+        "and @FILE has one a line",
+    )
+
+
+def places_of(args: argparse.Namespace) -> dict[str, int]:
+    """Return what ``--place`` said; the last word on a block counts."""
+    return {block: address for places in args.place for block, address in places.items()}
+
+
+def place_argument(text: str) -> dict[str, int]:
+    """Parse ``BLOCK=ADDRESS``, or the lines of ``@FILE``, as an option's type."""
+    if not text.startswith("@"):
+        block, equals, address = text.rpartition("=")
+        if not equals or not block:
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form BLOCK=ADDRESS")
+        return {block: number(address)}
+    try:
+        with open(text[1:], encoding="utf-8") as file:
+            lines = [line.strip() for line in file.read(_PLACES_LIMIT).splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from error
+    places: dict[str, int] = {}
+    for line in lines:
+        if line and not line.startswith(("#", "@")):
+            places |= place_argument(line)
+    return places
 
 
 def index_option(parser: argparse.ArgumentParser) -> None:

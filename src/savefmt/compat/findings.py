@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from savefmt.compat.releases import Reader
+from savefmt.compat.releases import Reader, paired
 from savefmt.compat.rules import Obstacle, Weight, obstacles
 from savefmt.compat.traits import Traits
 from savefmt.compat.verdict import best_form, options_for
@@ -25,7 +25,7 @@ def reader_findings(traits: Traits, readers: Sequence[Reader]) -> Iterator[Findi
     traits : Traits
         Of the image.
     readers : sequence of Reader
-        Each is judged alone.
+        Each is judged alone, but for a libvirt and the QEMU that it starts.
 
     Yields
     ------
@@ -33,7 +33,7 @@ def reader_findings(traits: Traits, readers: Sequence[Reader]) -> Iterator[Findi
         An error for what cannot be loaded, a warning for what may turn out otherwise, a
         note for what must be given.
     """
-    for reader in readers:
+    for reader in paired(readers):
         yield from as_findings(traits, reader, obstacles(traits, reader))
 
 

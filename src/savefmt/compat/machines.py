@@ -40,6 +40,39 @@ lists (tests/qemucapabilitiesdata): 2.5 has pc-q35 from 1.4 on and 2.6 from 2.4 
 pc-i440fx from 2.0 on.  Tried: the lists of 7.2 and 10.0.
 """
 
+UBUNTU: dict[str, Release] = {
+    "trusty": Release(2, 0),
+    "utopic": Release(2, 1),
+    "vivid": Release(2, 2),
+    "wily": Release(2, 3),
+    "xenial": Release(2, 5),
+    "yakkety": Release(2, 6),
+    "zesty": Release(2, 8),
+    "artful": Release(2, 10),
+    "bionic": Release(2, 11),
+    "cosmic": Release(2, 12),
+    "disco": Release(3, 1),
+    "eoan": Release(4, 0),
+    "focal": Release(4, 2),
+    "groovy": Release(5, 0),
+    "hirsute": Release(5, 2),
+    "impish": Release(6, 0),
+    "jammy": Release(6, 2),
+    "kinetic": Release(7, 0),
+    "lunar": Release(7, 2),
+    "mantic": Release(8, 0),
+    "noble": Release(8, 2),
+    "oracular": Release(9, 0),
+    "plucky": Release(9, 2),
+    "questing": Release(10, 1),
+}
+"""Ubuntu's names in its machine types, and the QEMU of each release (Ubuntu, package qemu)."""
+
+_VENDORS = (
+    (re.compile(r"(?P<family>.+)-rhel(?P<version>\d{1,2}\.\d{1,2}\.\d{1,2})"), "RHEL"),
+    (re.compile(rf"(?P<family>.+)-(?P<name>{'|'.join(UBUNTU)})(?:-.+)?"), "Ubuntu"),
+)
+
 AGEING_SINCE = Release(10, 1)
 """From here on age alone removes a type (QEMU include/hw/boards.h, 10.1)."""
 DELETED_AFTER = 6
@@ -58,6 +91,7 @@ class Standing(enum.StrEnum):
     REMOVED = "removed"
     TOO_NEW = "too new"
     UNVERSIONED = "unversioned"
+    VENDOR = "of a distribution"
     FOREIGN = "foreign"
     UNNAMED = "unnamed"
 
@@ -73,16 +107,25 @@ class Machine:
     family : str
         The name without its version.
     version : Release or None
-        None where the name has none.
+        None where the name has none; with a `vendor`, in its own counting.
+    vendor : str
+        The distribution whose own type it is, empty for QEMU's.
     """
 
     name: str
     family: str
     version: Release | None
+    vendor: str = ""
 
     @classmethod
     def parse(cls, name: str) -> Self:
         """Take a name apart."""
+        for pattern, vendor in _VENDORS:
+            if own := pattern.fullmatch(name):
+                named = own.groupdict()
+                known = UBUNTU.get(named.get("name", ""))
+                version = known or Release.parse(named["version"])
+                return cls(name, own["family"], version, vendor)
         found = _VERSIONED.fullmatch(name)
         if found is None:
             return cls(name, name, None)
@@ -91,7 +134,7 @@ class Machine:
     @property
     def is_upstream(self) -> bool:
         """Whether the version is one of QEMU's own, not of a distribution."""
-        return self.version is not None and self.family in _UPSTREAM
+        return self.version is not None and self.family in _UPSTREAM and not self.vendor
 
     def standing(self, release: Release) -> Standing:
         """Tell whether a release has this machine type.
@@ -108,6 +151,10 @@ class Machine:
         """
         if not self.name:
             return Standing.UNNAMED
+        if self.vendor == "Ubuntu" and self.version is not None and self.version > release:
+            return Standing.TOO_NEW
+        if self.vendor:
+            return Standing.VENDOR
         if self.version is None or not self.is_upstream:
             since = UNVERSIONED.get(self.name)
             if since is None:
@@ -134,7 +181,9 @@ class Machine:
 
 def came_in(machine: Machine) -> Release | None:
     """Return the first release that has a machine type, None if none is known."""
-    return machine.version if machine.is_upstream else UNVERSIONED.get(machine.name)
+    if machine.is_upstream or machine.vendor == "Ubuntu":
+        return machine.version
+    return UNVERSIONED.get(machine.name)
 
 
 def gone_in(machine: Machine) -> Release | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 from savefmt.errors import ConversionError
-from savefmt.frozen import dataclass
+from savefmt.frozen import dataclass, replace
 
 Program = Literal["libvirt", "qemu"]
 
@@ -66,11 +67,14 @@ class Reader:
         Which one.
     proposed : bool
         Whether it is that release with the version 3 that was proposed on top of it.
+    starts : Release or None
+        The QEMU that this libvirt starts, where that is known; see `paired`.
     """
 
     program: Program
     release: Release
     proposed: bool = False
+    starts: Release | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -106,6 +110,31 @@ class Reader:
 
     def __str__(self) -> str:
         return f"{'QEMU' if self.program == 'qemu' else 'libvirt'} {self.name}"
+
+
+def paired(readers: Sequence[Reader]) -> list[Reader]:
+    """Let the one libvirt among readers start the one QEMU among them.
+
+    Parameters
+    ----------
+    readers : sequence of Reader
+        As the user names them.
+
+    Returns
+    -------
+    list of Reader
+        The same where there are not just one of each.
+    """
+    by_program = {
+        program: [reader for reader in readers if reader.program == program] for program in PROGRAMS
+    }
+    if any(len(of_one) != 1 for of_one in by_program.values()):
+        return list(readers)
+    started = by_program["qemu"][0].release
+    return [
+        replace(reader, starts=started) if reader.program == "libvirt" else reader
+        for reader in readers
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +212,29 @@ FACTS: tuple[Fact, ...] = (
         None,
         "header version 3 with a word of features",
         "RFC of mapped-ram on the libvirt list, June 2024; 11.3.0 refuses it (tried)",
+    ),
+    Fact(
+        "raw-by-file",
+        "libvirt",
+        Release(12, 1),
+        "giving QEMU a raw image otherwise than as fd: of a plain file",
+        "libvirt 11.3 with QEMU 11.1 refuses raw images, 12.8 loads them (tried)",
+    ),
+    Fact(
+        "fd-of-files",
+        "qemu",
+        Release(0, 12),
+        "fd: of plain files",
+        "QEMU 11.1 refuses it, 10.0 takes it (tried); QEMU, About, Removed features, 11.0",
+        until=Release(11, 0),
+        certain=False,
+    ),
+    Fact(
+        "ignore-shared-mapped",
+        "qemu",
+        Release(11, 0),
+        "x-ignore-shared together with mapped-ram",
+        "10.0 refuses it, 11.1 loads it (tried)",
     ),
     Fact(
         "configuration",
@@ -264,12 +316,22 @@ FACTS: tuple[Fact, ...] = (
 
 _BY_KEY = {(fact.program, fact.key): fact for fact in FACTS}
 
+LEAST_QEMU: tuple[tuple[Release, Release], ...] = (
+    (Release(11, 2), Release(6, 2)),
+    (Release(12, 4), Release(7, 2)),
+)
+"""The oldest QEMU that libvirt starts, from which of its releases on (NEWS.rst of each)."""
+
+NEWEST: dict[Program, Release] = {"libvirt": Release(12, 8), "qemu": Release(11, 1)}
+"""Where these tables end."""
+
 MILESTONES: tuple[Reader, ...] = (
     Reader("libvirt", Release(1, 0)),
     Reader("libvirt", Release(3, 6)),
     Reader("libvirt", Release(6, 3)),
     Reader("libvirt", Release(10, 4)),
     Reader("libvirt", Release(11, 2)),
+    Reader("libvirt", Release(12, 1)),
     Reader("libvirt", _PROPOSED_UPON, proposed=True),
     Reader("qemu", Release(2, 4)),
     Reader("qemu", Release(4, 0)),

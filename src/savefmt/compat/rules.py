@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Iterator
 
 from savefmt.compat.machines import Standing, came_in, gone_in
-from savefmt.compat.releases import Reader, can, fact
+from savefmt.compat.releases import LEAST_QEMU, NEWEST, Reader, can, fact
 from savefmt.compat.traits import Traits
 from savefmt.format.stream import IGNORE_SHARED
 from savefmt.frozen import dataclass
@@ -86,10 +86,37 @@ def _format(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
         yield _no("format", f"the sparse format {_when(reader, 'sparse')}")
     elif form.codec == "zstd" and not can(reader, "zstd"):
         yield _no("format", f"the zstd format {_when(reader, 'zstd')}")
-    if form.mapped and can(reader, "version-3" if by_feature else "sparse"):
+    if (
+        form.mapped
+        and reader.starts is None
+        and can(reader, "version-3" if by_feature else "sparse")
+    ):
         yield _need("qemu", "the QEMU it starts must be 9.0 or later")
     if form.codec != "raw":
         yield _need("program", f"the program {form.codec} must be in libvirt's PATH")
+
+
+def _pair(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    """What matters of the QEMU that a libvirt starts; its own verdict stands beside."""
+    if reader.starts is None:
+        return
+    qemu = Reader("qemu", reader.starts)
+    least = max((q for libvirt, q in LEAST_QEMU if reader.release >= libvirt), default=None)
+    if least is not None and qemu.release < least:
+        yield _no("pair", f"it starts no QEMU before {least}")
+    plain = not traits.form.mapped and traits.form.codec == "raw"
+    if plain and not can(qemu, "fd-of-files") and not can(reader, "raw-by-file"):
+        yield _need(
+            "pair",
+            f"virsh restore needs --bypass-cache: {qemu} takes no plain file as fd:, and libvirt "
+            f"does otherwise from {fact('libvirt', 'raw-by-file').since} on",
+        )
+
+
+def _unknown_release(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    newest = NEWEST[reader.program]
+    if reader.release[:2] > newest[:2]:
+        yield _risk("release", f"it is not known here: these tables end with {newest}")
 
 
 def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
@@ -132,6 +159,12 @@ def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
                 f"the machine type {machine.name} has no version, so its devices may differ "
                 "from release to release",
             )
+        case Standing.VENDOR:
+            yield _risk(
+                "machine",
+                f"the machine type {machine.name} is {machine.vendor}'s own: QEMU as released "
+                "does not have it; try --host",
+            )
         case Standing.FOREIGN:
             yield _risk(
                 "machine",
@@ -171,8 +204,11 @@ def _capabilities(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     shared = IGNORE_SHARED in traits.capabilities
     if shared and not can(reader, "ignore-shared"):
         yield _no("capability", f"x-ignore-shared {_when(reader, 'ignore-shared')}")
-    if shared and traits.form.mapped:
-        yield _no("capability", "no released QEMU loads x-ignore-shared together with mapped-ram")
+    if shared and traits.form.mapped and not can(reader, "ignore-shared-mapped"):
+        yield _no(
+            "capability",
+            f"x-ignore-shared together with mapped-ram {_when(reader, 'ignore-shared-mapped')}",
+        )
     elif shared:
         yield _need(
             "capability", "the memory left out (x-ignore-shared) must still be where it was"
@@ -208,8 +244,11 @@ def _configuration(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "libvirt": (_is_an_image, _version, _format, _label, _extras),
-    "qemu": (_finished, _machine, _configuration, _layout, _capabilities, _commands, _removed),
+    "libvirt": (_unknown_release, _is_an_image, _version, _format, _pair, _label, _extras),
+    "qemu": (
+        *(_unknown_release, _finished, _machine, _configuration, _layout, _capabilities),
+        *(_commands, _removed),
+    ),
 }
 """The rules of each program; an image is loadable where none of them blocks."""
 

@@ -122,6 +122,9 @@ def examine(
     Traits
         For `savefmt.compat.verdict.judge`.
     """
+    if image.base is not None:  # who loads it gets the thin stream
+        with SaveImage(image.filename, io=io, strict=False, follow=False) as thin:
+            return examine(thin, io=io, progress=progress)
     envelope = image.envelope
     machine = Machine.parse(_machine_name(image))
     compressed = _may_have_compressed(image, machine) and has_compressed_pages(image)

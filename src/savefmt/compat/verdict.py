@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from savefmt.compat.releases import MILESTONES, Reader
+from savefmt.compat.machines import Standing
+from savefmt.compat.releases import MILESTONES, Reader, paired
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.format.envelope import FORMATS
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.reports import Answer, CompatReport, Verdict
+
+_UNSURE = (Standing.FOREIGN, Standing.VENDOR)
+"""Machine types of which nobody can promise that they load."""
 
 _CODECS = tuple(name for name in FORMATS.values() if name not in ("raw", "sparse"))
 
@@ -39,7 +43,8 @@ def judge(traits: Traits, reader: Reader) -> Verdict:
         answer, goal = Answer.NO, loadable
     else:
         answer, goal = Answer.YES_BUT if found else Answer.YES, unconditional
-    if found:
+    unsure = reader.program == "qemu" and traits.machine.standing(reader.release) in _UNSURE
+    if found and not unsure:
         form = best_form(traits, [reader], goal=goal)
         conversion = options_for(traits.form, form, reader) if form is not None else ()
     reasons = blocking or [obstacle.reason for obstacle in found]
@@ -162,5 +167,5 @@ def compatibility(
         with SaveImage(source, io=io, strict=False) as image:
             return compatibility(image, readers, io=io, progress=progress)
     traits = examine(source, io=io, progress=progress)
-    verdicts = tuple(judge(traits, reader) for reader in readers)
+    verdicts = tuple(judge(traits, reader) for reader in paired(readers))
     return CompatReport(str(source.path), traits.machine.name, verdicts)

@@ -17,7 +17,7 @@ from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, cho
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
-from savefmt.format.mappedram import ByteOrder
+from savefmt.format.mappedram import PAGES_ALIGN, ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -49,6 +49,7 @@ def convert(
     verify: bool = False,
     dry_run: bool = False,
     readers: Sequence[Reader] = (),
+    align: int = PAGES_ALIGN,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> ConversionReport:
@@ -82,8 +83,11 @@ def convert(
     readers : sequence of Reader
         Choose what is left open so that each of them loads the result, and leave out of
         the stream what they do not know.
+    align : int
+        What page areas of a mapped-ram result are aligned to in the file: a power of two,
+        1 MiB at least, which QEMU has; 2 MiB suits huge pages.
     io : IOOptions
-        Threads, window, direct I/O.
+        Threads, window, direct I/O, clones.
     progress : callable, optional
         Told of the work done; returning False cancels.
 
@@ -103,6 +107,7 @@ def convert(
     """
     request = ConversionRequest(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
     request.check()
+    _check_align(align)
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
     in_place = codec != DISCARD and _is_same_file(source, target)
@@ -110,9 +115,11 @@ def convert(
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
+        _refuse_thin(opened)
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
-        form = replace(form, cuts=fitted.cuts, changes=form.changes + fitted.changes)
+        changes = form.changes + fitted.changes
+        form = replace(form, cuts=fitted.cuts, changes=changes, align=align)
         work = Conversion(opened, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
@@ -141,6 +148,22 @@ def _open_source(
     if os.fspath(source) == _PIPE:
         return PipeImage(sys.stdin.fileno(), "standard input")
     return stack.enter_context(SaveImage(source, io=io))
+
+
+def _check_align(align: int) -> None:
+    if not PAGES_ALIGN <= align <= 1 << 30 or align.bit_count() != 1:
+        raise ConversionError(
+            f"pages cannot be aligned to {align} bytes; take a power of two from 1 MiB to 1 GiB"
+        )
+
+
+def _refuse_thin(source: SaveImage | PipeImage) -> None:
+    if isinstance(source, SaveImage) and source.base is not None:
+        raise ConversionError(
+            "a thin image, whose XML and stream go with its base; savefmt detach makes an "
+            "ordinary image of it",
+            path=source.filename,
+        )
 
 
 class Conversion:
@@ -318,12 +341,12 @@ class Conversion:
             meter = self._meter("converting")
             order = _bitmap_order(self._form.envelope)
             return fromsequential.scatter_stream(
-                source, output, offset, order, io, key, meter, cuts
+                source, output, offset, order, io, key, meter, self._form
             )
         if isinstance(source, SaveImage) and from_mapped:
             meter = self._meter("converting")
             if to_mapped:
-                return frommapped.relocate(source, output, offset, io, key, meter, cuts)
+                return frommapped.relocate(source, output, offset, io, key, meter, self._form)
             if self._form.codec == "raw":
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
@@ -349,9 +372,12 @@ class Conversion:
         output.file.sync()
         with SaveImage(output.path, io=self._io, strict=False) as result:
             state = read_state(result, key, self._io, self._meter("verifying"))
+            names = dict(self._form.names)
             for name, table in expected.items():
                 # A block that the result leaves out has no content (x-ignore-shared).
-                for run in table.differences(state.sums.get(name) or Table(table.count)):
+                for run in table.differences(
+                    state.sums.get(names.get(name, name)) or Table(table.count)
+                ):
                     raise ConversionError(
                         f"verification failed: page {run.first} of {name!r} differs from the "
                         "source; the disk or the memory of this host may be failing"
@@ -385,6 +411,7 @@ class Conversion:
             target_codec=form.codec,
             version=form.envelope.version if form.envelope else None,
             data_pages=outcome.data_pages if outcome else None,
+            cloned_length=outcome.cloned if outcome else 0,
             source_length=source_length,
             target_length=status.st_size if status else 0,
             target_disk_length=status.st_blocks * 512 if status else 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from savefmt.compat.releases import Reader
+from savefmt.compat.releases import Reader, paired
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import best_form, forms_of
@@ -71,6 +71,7 @@ def fit(
         return Fitted(request, (), ())
     if not isinstance(source, SaveImage) or request.codec == DISCARD:
         raise ConversionError("fitting an image for a reader takes a file on either side")
+    readers = paired(readers)
     traits = examine(source, io=io, progress=progress)
 
     def allowed(form: Form) -> bool:

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
+from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import Sink
 from savefmt.format.mappedram import Placement, encode_bitmap, place_all
 from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
 from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
+from savefmt.format.thin import ThinMark
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.jobs import Emitter, move_pages
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.tail import COPY_LENGTH
+from savefmt.writing.clones import place_pages
 from savefmt.writing.output import OutputFile
 
 Pieces = Iterator[bytes | None]
 """A stream in order; None stands for all page records."""
 
 
-class _Rewriter:
-    """The sequential form of a mapped-ram stream, piece by piece (format.md 6.2)."""
+class SequentialForm:
+    """The sequential form of a mapped-ram stream, piece by piece (format.md 6.2).
 
-    def __init__(self, image: SaveImage, cuts: Cuts) -> None:
+    Parameters
+    ----------
+    image : SaveImage
+        A mapped-ram one.
+    cuts : tuple of (int, int)
+        What to leave out of the stream, by place in the source.
+    names : mapping of bytes to bytes, optional
+        Other names for some of its blocks.
+    mark : ThinMark, optional
+        What the description shall tell besides.
+    patches : sequence of (int, bytes), optional
+        Bytes to put in the place of as many behind the RAM, by place in the source,
+        ascending.
+    """
+
+    def __init__(
+        self,
+        image: SaveImage,
+        cuts: Cuts = (),
+        *,
+        names: Mapping[bytes, bytes] | None = None,
+        mark: ThinMark | None = None,
+        patches: Sequence[tuple[int, bytes]] = (),
+    ) -> None:
+        self._patches = patches
         self._image = image
         self._cuts = cuts
+        self._names = names or {}
+        self._mark = mark
         self._mapped = image.mapped
 
     def pieces(self) -> Pieces:
+        """Yield the stream in order, None where all page records belong."""
         head = self._mapped.head
         configuration = head.configuration
         if configuration is None:
@@ -40,7 +71,11 @@ class _Rewriter:
         yield from self._copy(_configuration_end(configuration), head.ram.offset)
         yield head.ram.pack() + pack_word(head.blocks.total, RamFlag.MEM_SIZE)
         yield b"".join(
-            pack_block_entry(block.name, block.used_length, guest_address=block.guest_address)
+            pack_block_entry(
+                self._names.get(block.name, block.name),
+                block.used_length,
+                guest_address=block.guest_address,
+            )
             for block in head.blocks.blocks
         )
         carrier = max((i for i, part in enumerate(self._mapped.parts) if part.is_ram), default=-1)
@@ -58,7 +93,16 @@ class _Rewriter:
         description = tail.description
         if description is not None:
             description = description.with_capabilities(changed.capabilities)
-        yield from tail.pieces(description)
+        if self._mark is None:
+            yield from tail.pieces(description)
+            return
+        at, end = tail.start, tail.end if description is None else description.offset
+        for place, patch in self._patches:
+            yield from tail.chunks(at, place)
+            yield patch
+            at = place + len(patch)
+        yield from tail.chunks(at, end)
+        yield self._mark.put_into(description).pack()
 
     @property
     def _first_part(self) -> int:
@@ -126,7 +170,7 @@ def emit_to_file(
     image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
-    for piece in _Rewriter(image, cuts).pieces():
+    for piece in SequentialForm(image, cuts).pieces():
         if piece is None:
             emitter.write(output.file, offset, io, meter.update)
             offset += emitter.length
@@ -166,7 +210,7 @@ def emit_to_sink(
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     done = 0
-    for piece in _Rewriter(image, cuts).pieces():
+    for piece in SequentialForm(image, cuts).pieces():
         if piece is not None:
             sink.write(piece)
             continue
@@ -193,7 +237,7 @@ def relocate(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
-    cuts: Cuts = (),
+    target: TargetForm,
 ) -> Outcome:
     """Write the same mapped-ram stream at another offset, stale pages left out.
 
@@ -207,8 +251,8 @@ def relocate(
         Where the stream begins in it.
     io, key, meter
         As everywhere.
-    cuts : tuple of (int, int)
-        What to leave out of the stream, by place in the source.
+    target : TargetForm
+        What to leave out of the stream, how blocks are named, and where pages go.
 
     Returns
     -------
@@ -223,8 +267,9 @@ def relocate(
     for piece in _copy(image, image.stream_offset, blocks.offset):
         file.write(piece, at)
         at += len(piece)
-    places = _place_blocks(blocks.blocks, at, image.page_size)
-    for block, place in zip(blocks.blocks, places, strict=True):
+    listed = target.renamed(blocks.blocks)
+    places = _place_blocks(listed, at, image.page_size, target.align)
+    for block, place in zip(listed, places, strict=True):
         header = block.header if place is None else place.header
         entry = pack_block_entry(
             block.name, block.used_length, guest_address=block.guest_address, header=header
@@ -234,26 +279,18 @@ def relocate(
     output.set_length(at)
     meter.total = sum(pages.present * pages.page_size for pages in mapped.pages)
     offsets = [place.pages_offset if place else 0 for place in places]
-    tables = move_pages(
-        image.file,
-        mapped.pages,
-        io,
-        meter.update,
-        target=file,
-        target_offsets=offsets,
-        key=key,
-    )
+    moved = place_pages(image.file, mapped.pages, file, offsets, io, meter.update, key=key)
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
             file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
-    for piece in _copy(image, mapped.list_end, image.length, cuts):
+    for piece in _copy(image, mapped.list_end, image.length, target.cuts):
         file.write(piece, at)
         at += len(piece)
-    return _outcome(image, tables)
+    return replace(_outcome(image, moved.sums), cloned=moved.cloned)
 
 
 def _place_blocks(
-    blocks: tuple[ListedBlock, ...], at: int, page_size: int
+    blocks: tuple[ListedBlock, ...], at: int, page_size: int, align: int
 ) -> list[Placement | None]:
     """Place blocks as QEMU does; an ignored one has no page area and no place."""
     places: list[Placement | None] = []
@@ -269,7 +306,7 @@ def _place_blocks(
                 )
             )
         else:
-            (place,) = place_all((block,), at, page_size)
+            (place,) = place_all((block,), at, page_size, align=align)
             places.append(place)
             at = place.next_offset
     return places

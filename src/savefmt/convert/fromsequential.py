@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
+from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import NullSink, Sink
 from savefmt.errors import ConversionError
 from savefmt.format import ram
@@ -59,8 +60,8 @@ class MappedWriter:
         Sum the pages on the way.
     source : str
         For error messages.
-    cuts : tuple of (int, int)
-        Commands to leave out, by their place in the source.
+    target : TargetForm
+        Which commands to leave out, how blocks are named, and where pages go.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class MappedWriter:
         byte_order: ByteOrder,
         key: SumKey | None,
         source: str,
-        cuts: Cuts = (),
+        target: TargetForm,
     ) -> None:
-        self._dropped = {start for start, _ in cuts}
+        self._target = target
+        self._dropped = {start for start, _ in target.cuts}
         self._file = output.file
         self._output = output
         self._at = offset
@@ -123,8 +125,9 @@ class MappedWriter:
         """Lay the page areas out and write the block list."""
         self._write(head.pack() + pack_word(blocks.total, RamFlag.MEM_SIZE))
         self._blocks = blocks
-        self._placements = place_all(blocks.blocks, self._at, blocks.page_size)
-        for block, place in zip(blocks.blocks, self._placements, strict=True):
+        listed = self._target.renamed(blocks.blocks)
+        self._placements = place_all(listed, self._at, blocks.page_size, align=self._target.align)
+        for block, place in zip(listed, self._placements, strict=True):
             self._at = place.entry_offset
             self._write(pack_block_entry(block.name, block.used_length, header=place.header))
             self.pages.append(
@@ -188,7 +191,7 @@ def scatter_stream(
     io: IOOptions,
     key: SumKey | None,
     meter: Meter,
-    cuts: Cuts = (),
+    target: TargetForm,
 ) -> Outcome:
     """Write the mapped-ram form of a sequential image, in one pass.
 
@@ -204,8 +207,8 @@ def scatter_stream(
         Of the bitmaps.
     io, key, meter
         As everywhere.
-    cuts : tuple of (int, int)
-        What to leave out of the stream.
+    target : TargetForm
+        What to leave out of the stream, how blocks are named, and where pages go.
 
     Returns
     -------
@@ -214,7 +217,7 @@ def scatter_stream(
     """
     writing = io if source.codec == "raw" else io.with_threads(_UNPACKED_WRITERS)
     name = os.fspath(source.filename)
-    writer = MappedWriter(output, offset, writing, byte_order, key, name, cuts)
+    writer = MappedWriter(output, offset, writing, byte_order, key, name, target)
     try:
         with _pass(source, writer, io, meter) as tail:
             meter.phase = "finishing"
@@ -286,7 +289,7 @@ def copy_stream(
             visitor.sums if key else None,
             tail.devices_digest(),
             counts.pages + counts.deltas,
-            stored_end,
+            stored_end=stored_end,
         )
 
 

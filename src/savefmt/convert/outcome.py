@@ -18,6 +18,8 @@ class Outcome:
         `Tail.devices_digest`.
     data_pages : int or None
         Pages with content.
+    cloned : int
+        Bytes of pages that were cloned, not copied.
     stored_end : int or None
         Where in the source the compressed bytes end that were copied as they are.
     """
@@ -25,4 +27,5 @@ class Outcome:
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
+    cloned: int = 0
     stored_end: int | None = None

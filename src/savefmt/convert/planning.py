@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from savefmt.codec.registry import find_codec
 from savefmt.errors import ConversionError
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, Envelope
-from savefmt.frozen import dataclass
+from savefmt.format.mappedram import PAGES_ALIGN
+from savefmt.format.ram import ListedBlock
+from savefmt.format.stream import encode_name
+from savefmt.frozen import dataclass, replace
 from savefmt.model import Layout
 
 SPARSE_FORMAT = 6
@@ -86,6 +91,10 @@ class TargetForm:
         What differs from the source, in words, but for layout and codec.
     cuts : tuple of (int, int)
         Stretches of the decompressed source that are left out: start and end.
+    names : tuple of (str, str)
+        Old and new names of some blocks, for a mapped-ram result.
+    align : int
+        What page areas of a mapped-ram result are aligned to.
     """
 
     layout: Layout
@@ -93,6 +102,16 @@ class TargetForm:
     envelope: Envelope | None
     changes: tuple[str, ...]
     cuts: tuple[tuple[int, int], ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    align: int = PAGES_ALIGN
+
+    def renamed(self, blocks: Sequence[ListedBlock]) -> tuple[ListedBlock, ...]:
+        """Return blocks with their names in the result."""
+        new = dict(self.names)
+        return tuple(
+            replace(block, name=encode_name(new[block.idstr])) if block.idstr in new else block
+            for block in blocks
+        )
 
 
 def choose_form(

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError
-from savefmt.export.placing import Placed, write_pages
-from savefmt.export.stretches import Segment, absent
+from savefmt.export.placing import Placed, Written, write_pages
+from savefmt.export.stretches import MemorySegment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
@@ -52,14 +52,14 @@ def file_names(blocks: Sequence[str]) -> list[str]:
     return names
 
 
-def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[Segment]:
+def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegment]:
     """Return all blocks whose content the image holds, as if each began at address 0."""
     found = []
     for number, block in enumerate(image.head.blocks.blocks):
         if block.ignored:
             findings.append(absent(block.idstr))
         elif block.used_length:
-            found.append(Segment(0, number, 0, block.page_count, block.page_size, "block"))
+            found.append(MemorySegment(0, number, 0, block.page_count, block.page_size, "block"))
     return found
 
 
@@ -88,12 +88,12 @@ def check_folder(target: str, *, overwrite: bool) -> None:
 def export_blocks(
     image: SaveImage,
     target: str,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
     check: Callable[[], None],
-) -> tuple[int, list[Path]]:
+) -> tuple[Written, list[Path]]:
     """Write one file a block; they appear together when all are whole.
 
     Parameters
@@ -102,7 +102,7 @@ def export_blocks(
         In any form.
     target : str
         The folder.
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         As `whole_blocks` gave them.
     io, meter
         As everywhere.
@@ -113,8 +113,8 @@ def export_blocks(
 
     Returns
     -------
-    (int, list of Path)
-        Pages with content, and the files.
+    (Written, list of Path)
+        What went there, and the files.
     """
     idstrs = [block.idstr for block in image.head.blocks.blocks]
     names = file_names([idstrs[segment.block] for segment in segments])
@@ -122,16 +122,16 @@ def export_blocks(
     try:
         with _beside(folder) as place:
             if image.layout is Layout.MAPPED_RAM:
-                present = _move(image, place, segments, names, io, meter, findings)
+                written = _move(image, place, segments, names, io, meter, findings)
             else:
-                present = _spool(image, place, segments, names, io, meter, findings)
+                written = _spool(image, place, segments, names, io, meter, findings)
             check()
             _publish(place, folder, names)
     except OSError as error:
         if isinstance(error, ImageIOError):
             raise
         raise ImageIOError.from_os(error, path=target) from error
-    return present, [folder / name for name in names]
+    return written, [folder / name for name in names]
 
 
 @contextmanager
@@ -158,31 +158,32 @@ def _publish(place: Path, folder: Path, names: Sequence[str]) -> None:
 def _move(
     image: SaveImage,
     place: Path,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-) -> int:
-    present = 0
+) -> Written:
+    present = cloned = 0
     for segment, name in zip(segments, names, strict=True):
         with OutputFile(place / name, overwrite=False, direct=False, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
-            present += write_pages(image, output.file, part, io, meter, findings)
+            written = write_pages(image, output.file, part, io, meter, findings)
             output.commit()
-    return present
+        present, cloned = present + written.present, cloned + written.cloned
+    return Written(present, cloned)
 
 
 def _spool(
     image: SaveImage,
     place: Path,
-    segments: Sequence[Segment],
+    segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-) -> int:
+) -> Written:
     """Scatter a stream into one file, then part that: the stream jumps between blocks."""
     placed, end = [], 0
     for segment in segments:
@@ -191,7 +192,7 @@ def _spool(
     with tempfile.TemporaryFile(dir=place) as spool:
         os.ftruncate(spool.fileno(), end)  # which goes on after a signal
         with File(spool.fileno(), path=place, write=True, engine=io.engine) as file:
-            present = write_pages(image, file, placed, io, meter, findings)
+            written = write_pages(image, file, placed, io, meter, findings)
             for item, name in zip(placed, names, strict=True):
                 with OutputFile(
                     place / name, overwrite=False, direct=False, engine=io.engine
@@ -199,7 +200,7 @@ def _spool(
                     output.set_length(item.segment.length)
                     _copy(file, item, output)
                     output.commit()
-    return present
+    return written
 
 
 def _copy(spool: File, item: Placed, output: OutputFile) -> None:

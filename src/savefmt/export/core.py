@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from savefmt.errors import AddressError, ConversionError, SavefmtError, UnsupportedError
 from savefmt.export import elf, vmcoreinfo
-from savefmt.export.elf import ELF32, ELF64, ProgramHeader
-from savefmt.export.kernel import Mapping
-from savefmt.export.notes import pack_qemu_state, pack_status
+from savefmt.export.elf import ProgramHeader
+from savefmt.export.notes import pack_notes
 from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.stretches import Segment, total
-from savefmt.guest.registers import HFLAGS_LONG_MODE, Registers, X86Registers
+from savefmt.export.stretches import MemorySegment, total
+from savefmt.guest.arch import arm64, x86
+from savefmt.guest.arch.arm64 import Arm64Registers
+from savefmt.guest.arch.base import CoreForm, CoreNote, CpuRegisters
+from savefmt.guest.arch.table import ARCHES, Registers
+from savefmt.guest.arch.x86 import X86Registers
+from savefmt.guest.evidence import evidence_of
+from savefmt.guest.mappings import VirtualRange
 from savefmt.image import SaveImage
-from savefmt.model import Finding, PhysicalRange, Severity
+from savefmt.model import Finding, Layout, PhysicalRange, Severity
 from savefmt.native.pages import Watch
 from savefmt.writing.output import OutputFile
 
@@ -30,11 +36,32 @@ def dumped_by_qemu(item: PhysicalRange) -> bool:
     return _NOT_DUMPED.fullmatch(item.block) is None
 
 
-def read_cpus(image: SaveImage, findings: list[Finding]) -> tuple[Registers, ...]:
-    """Return the vCPUs; none, with a finding, where they cannot be read."""
+def notes_of(
+    image: SaveImage, findings: list[Finding]
+) -> tuple[CoreForm, tuple[Registers, ...], bytes]:
+    """Return how a core of all tools is marked, the vCPUs, and their notes.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    findings : list of Finding
+        Receives why there are no registers.
+
+    Returns
+    -------
+    (CoreForm, tuple, bytes)
+        Without vCPUs where they cannot be read, but the architecture is known.
+
+    Raises
+    ------
+    UnsupportedError, CorruptError
+        If nobody knows the architecture, or how its cores look.
+    """
     try:
-        return image.guest.cpus
+        cpus = image.guest.cpus
     except SavefmtError as error:
+        form = _form_without_cpus(image)
         findings.append(
             Finding(
                 "export.registers",
@@ -42,7 +69,39 @@ def read_cpus(image: SaveImage, findings: list[Finding]) -> tuple[Registers, ...
                 f"{error.message}; the core has no registers",
             )
         )
-        return ()
+        return form, (), b""
+    first = cpus[0]
+    make: Callable[[Any], Sequence[CoreNote]]
+    if isinstance(first, X86Registers):  # all tools take 64 bits, whatever mode it is in
+        form, make = CoreForm(x86.EM_X86_64, 64, "little"), x86.notes
+    elif isinstance(first, CpuRegisters):
+        row = ARCHES[first.architecture]  # which of an AArch64 processor may be arm
+        if row.form is None or row.notes is None:
+            raise UnsupportedError(f"ELF cores of {row.name} are not known")
+        form, make = row.form(first), row.notes
+    else:
+        form, make = arm64.form(first), arm64.notes
+    _refuse_mixed(cpus)
+    return form, cpus, pack_notes(elf.class_of(form), make, cpus)
+
+
+def _refuse_mixed(cpus: Sequence[Registers]) -> None:
+    kinds = {cpu.architecture if isinstance(cpu, CpuRegisters) else type(cpu) for cpu in cpus}
+    if len(kinds) > 1:
+        raise UnsupportedError(
+            "some vCPUs run AArch32 and others AArch64; no ELF core holds the registers of both"
+        )
+
+
+def _form_without_cpus(image: SaveImage) -> CoreForm:
+    """Tell the form of a core from what else proves the architecture."""
+    names = evidence_of(image).names
+    if names == {"x86_64"}:
+        return CoreForm(x86.EM_X86_64, 64, "little")
+    raise UnsupportedError(
+        "the vCPUs cannot be read, so nothing tells which ELF core this would be; "
+        "--format raw and --format blocks need none"
+    )
 
 
 # --- the universal layout ---
@@ -50,8 +109,8 @@ def read_cpus(image: SaveImage, findings: list[Finding]) -> tuple[Registers, ...
 
 def plan_core(
     image: SaveImage,
-    segments: Sequence[Segment],
-    mappings: Sequence[Mapping],
+    segments: Sequence[MemorySegment],
+    mappings: Sequence[VirtualRange],
     findings: list[Finding],
 ) -> Plan:
     """Lay out a core that crash, drgn, gdb, volatility3, makedumpfile and others read.
@@ -64,9 +123,9 @@ def plan_core(
     ----------
     image : SaveImage
         Open.
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         Ascending.
-    mappings : sequence of (int, int, int)
+    mappings : sequence of VirtualRange
         Virtual addresses to offer besides the guest-physical ones.
     findings : list of Finding
         Receives doubts.
@@ -82,24 +141,24 @@ def plan_core(
         If there is nothing to write.
     """
     _refuse_empty(segments)
-    cpus = read_cpus(image, findings)
-    machine = _machine(cpus)
-    notes = pack_status(cpus) + pack_qemu_state(cpus)
+    form, cpus, notes = notes_of(image, findings)
+    kind = elf.class_of(form)
     inside = _inside(segments, mappings)
-    notes_at = elf.head_length(1 + len(segments) + len(inside))
+    notes_at = elf.head_length(kind, 1 + len(segments) + len(inside))
     # Room for a VMCOREINFO of two pages: Linux takes one.
-    room = 2 * _ALIGN if machine == elf.EM_X86_64 else vmcoreinfo.MAX_LENGTH + _ALIGN
+    room = 2 * _ALIGN if form.machine == x86.EM_X86_64 else vmcoreinfo.MAX_LENGTH + _ALIGN
     placed = _place(segments, -(-(notes_at + len(notes) + room) // _ALIGN) * _ALIGN)
     headers = _loads(placed) + _virtual_loads(placed, inside)
     end = placed[-1].offset + placed[-1].segment.length
+    _refuse_too_high(form, segments, end)
     told = vmcoreinfo.announced(image, findings)
-    watch = vmcoreinfo.watch()
+    watch = None if _lies_there(image, told) else vmcoreinfo.watch()
 
     def finish(output: OutputFile, findings: list[Finding]) -> str | None:
         info = _find_vmcoreinfo(output, placed, told, watch, findings)
         whole = notes
         if info is not None:
-            note = elf.pack_note(vmcoreinfo.NAME, 0, info.text)
+            note = kind.pack_note(CoreNote(vmcoreinfo.NAME, 0, info.text))
             if notes_at + len(notes) + len(note) > placed[0].offset:
                 raise ConversionError(
                     f"the VMCOREINFO at {info.address:#x} takes {len(info.text)} bytes, "
@@ -107,24 +166,34 @@ def plan_core(
                 )
             whole += note
         note_header = ProgramHeader(elf.PT_NOTE, notes_at, 0, 0, len(whole))
-        output.file.write(elf.pack_head(machine, [note_header, *headers]) + whole, 0)
+        output.file.write(elf.pack_head(form, [note_header, *headers]) + whole, 0)
         return info.source if info is not None else None
 
     return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
 
 
-def _refuse_empty(segments: Sequence[Segment]) -> None:
+def _lies_there(image: SaveImage, told: vmcoreinfo.Announced | None) -> bool:
+    """Whether the device tells right, so that nobody need look for it in all pages."""
+    if told is None or image.layout is not Layout.MAPPED_RAM:
+        return False
+    return vmcoreinfo.from_device(image.guest.physical.read, told) is not None
+
+
+def _refuse_empty(segments: Sequence[MemorySegment]) -> None:
     if not segments:
         raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
 
 
-def _machine(cpus: Sequence[Registers]) -> int:
-    if not cpus or isinstance(cpus[0], X86Registers):
-        return elf.EM_X86_64
-    return elf.EM_AARCH64
+def _refuse_too_high(form: CoreForm, segments: Sequence[MemorySegment], end: int) -> None:
+    """Refuse what 32 bits cannot say."""
+    if form.bits == 32 and max(segments[-1].end, end) > 1 << 32:
+        raise UnsupportedError(
+            "this guest's ELF core has 32 bits, and its memory lies beyond 4 GiB; "
+            "--length takes a part, --format lime all"
+        )
 
 
-def _place(segments: Sequence[Segment], start: int) -> tuple[Placed, ...]:
+def _place(segments: Sequence[MemorySegment], start: int) -> tuple[Placed, ...]:
     placed = []
     for item in segments:
         placed.append(Placed(item, start))
@@ -145,23 +214,25 @@ def _loads(placed: Sequence[Placed]) -> list[ProgramHeader]:
     ]
 
 
-def _inside(segments: Sequence[Segment], mappings: Sequence[Mapping]) -> list[Mapping]:
+def _inside(
+    segments: Sequence[MemorySegment], mappings: Sequence[VirtualRange]
+) -> list[VirtualRange]:
     """Cut mappings down to what is in the core."""
     view = _View(_place(segments, 0))
     return [
-        (virtual + done, physical + done, length)
-        for virtual, physical, whole in mappings
-        for done, _, length in view.pieces(physical, whole)
+        VirtualRange(item.virtual + done, item.physical + done, length)
+        for item in mappings
+        for done, _, length in view.pieces(item.physical, item.length)
     ]
 
 
-def _virtual_loads(placed: Sequence[Placed], inside: Sequence[Mapping]) -> list[ProgramHeader]:
+def _virtual_loads(placed: Sequence[Placed], inside: Sequence[VirtualRange]) -> list[ProgramHeader]:
     """Return headers for virtual addresses, over the same bytes of the file."""
     view = _View(placed)
     return [
-        ProgramHeader(elf.PT_LOAD, offset, virtual, physical, length)
-        for virtual, physical, whole in inside
-        for _, offset, length in view.pieces(physical, whole)
+        ProgramHeader(elf.PT_LOAD, offset, item.virtual, item.physical, length)
+        for item in inside
+        for _, offset, length in view.pieces(item.physical, item.length)
     ]
 
 
@@ -188,7 +259,7 @@ def _find_vmcoreinfo(
     output: OutputFile,
     placed: Sequence[Placed],
     told: vmcoreinfo.Announced | None,
-    watch: Watch,
+    watch: Watch | None,
     findings: list[Finding],
 ) -> vmcoreinfo.VmcoreInfo | None:
     """Find VMCOREINFO in the pages as they were just written."""
@@ -200,31 +271,36 @@ def _find_vmcoreinfo(
             raise AddressError(f"no memory at guest-physical address {address:#x}")
         return b"".join(output.file.read(count, offset) for _, offset, count in parts)
 
-    def seen() -> Iterator[tuple[int, bytes]]:
+    def seen(hits: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         starts = [item.offset for item in placed]
-        for offset in watch.hits:
+        for offset in hits:
             item = placed[bisect_right(starts, offset) - 1]
             length = min(vmcoreinfo.MAX_NOTE, item.offset + item.segment.length - offset)
             data = output.file.read(length, offset)
             yield item.segment.address + offset - item.offset, data
 
-    if watch.full:
-        findings.append(vmcoreinfo.too_many(len(watch.hits)))
     info = vmcoreinfo.from_device(read, told)
-    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen()), findings)
+    if watch is None:
+        return info
+    hits = watch.hits
+    if watch.full:
+        findings.append(vmcoreinfo.too_many(len(hits)))
+    return info or vmcoreinfo.choose(vmcoreinfo.notes_in(seen(hits)), findings)
 
 
 # --- QEMU's layout ---
 
 
-def plan_qemu_core(image: SaveImage, segments: Sequence[Segment], findings: list[Finding]) -> Plan:
+def plan_qemu_core(
+    image: SaveImage, segments: Sequence[MemorySegment], findings: list[Finding]
+) -> Plan:
     """Lay out a core as QEMU 10's dump-guest-memory does, to the byte.
 
     Parameters
     ----------
     image : SaveImage
-        Of an x86 guest.
-    segments : sequence of Segment
+        Of a guest of which QEMU makes cores.
+    segments : sequence of MemorySegment
         Those that QEMU dumps, see `dumped_by_qemu`.
     findings : list of Finding
         Receives doubts.
@@ -237,26 +313,43 @@ def plan_qemu_core(image: SaveImage, segments: Sequence[Segment], findings: list
     Raises
     ------
     UnsupportedError
-        If the guest is none of x86.
+        If the stream does not tell all that QEMU would write.
     """
     _refuse_empty(segments)
     cpus = image.guest.cpus
-    first = cpus[0]
-    if not isinstance(first, X86Registers):
-        raise UnsupportedError("QEMU's own layout is known for x86 guests only")
-    long_mode = bool(first.hflags & HFLAGS_LONG_MODE)
-    wide = long_mode or segments[-1].end > 0xFFFF_FFFF
-    form = ELF64 if wide else ELF32
-    machine = elf.EM_X86_64 if long_mode else elf.EM_386
-    notes = pack_status(cpus, wide=long_mode) + pack_qemu_state(cpus)
+    form, make = _qemu_form(image, cpus, segments)
+    kind = elf.class_of(form)
+    notes = pack_notes(kind, make, cpus)
     told = vmcoreinfo.announced(image, findings)
     if told is not None:
         notes += vmcoreinfo.read_note(image.guest.physical.read, told) or b""
-    notes_at = elf.qemu_head_length(form, 1 + len(segments))
+    notes_at = elf.qemu_head_length(kind, 1 + len(segments))
     start = notes_at + len(notes)
     placed = _place(segments, start)
     end = start + total(segments)
+    _refuse_too_high(form, segments, end)
     note_header = ProgramHeader(elf.PT_NOTE, notes_at, 0, 0, len(notes))
-    head, tail = elf.pack_qemu(form, machine, [note_header, *_loads(placed)], end)
+    head, tail = elf.pack_qemu(form, [note_header, *_loads(placed)], end)
     pieces = ((0, head + notes), (end, tail))
     return Plan(placed, end + len(tail), pieces, aligned=False, cpus=len(cpus))
+
+
+def _qemu_form(
+    image: SaveImage, cpus: Sequence[Registers], segments: Sequence[MemorySegment]
+) -> tuple[CoreForm, Callable[[Any], Sequence[CoreNote]]]:
+    """Return how QEMU marks the core, and what makes its notes."""
+    arch, first = image.guest.arch, cpus[0]
+    if arch.form is None or arch.notes is None:
+        raise UnsupportedError(f"QEMU's own layout is not known for {arch.name} guests")
+    _refuse_mixed(cpus)
+    form, make = arch.form(first), arch.notes
+    if isinstance(first, X86Registers) and form.machine == x86.EM_386:
+        make = x86.notes_32
+        if segments[-1].end > 0xFFFF_FFFF:
+            form = form._replace(bits=64)
+    if isinstance(first, Arm64Registers) and arm64.has_scalable_vectors(first):
+        raise UnsupportedError(
+            "QEMU writes a note on SVE with the longest vector that the processor has, which "
+            "the stream does not tell; the universal layout leaves that note out"
+        )
+    return form, make

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 
 from savefmt.frozen import dataclass
-
-EM_386 = 3
-EM_X86_64 = 62
-EM_AARCH64 = 183
+from savefmt.guest.arch.base import ByteOrder, CoreForm, CoreNote
 
 PT_LOAD = 1
 PT_NOTE = 4
@@ -35,25 +33,35 @@ class ProgramHeader:
 
 @dataclass(frozen=True, slots=True)
 class ElfClass:
-    """Sizes and layouts of one word size.
+    """Sizes and layouts of one word size and byte order.
 
     Attributes
     ----------
     bits : int
         32 or 64.
+    byte_order : str
+        ``little`` or ``big``.
     header, program, section : struct.Struct
         Layouts of the three kinds of headers.
     """
 
     bits: int
+    byte_order: ByteOrder
     header: struct.Struct
     program: struct.Struct
     section: struct.Struct
 
     @property
-    def mark(self) -> int:
-        """EI_CLASS."""
-        return 2 if self.bits == 64 else 1
+    def ident(self) -> bytes:
+        """The bytes that an ELF file begins with."""
+        return b"\x7fELF" + bytes([self.bits // 32, 1 if self.byte_order == "little" else 2, 1])
+
+    def pack_note(self, note: CoreNote) -> bytes:
+        """Return a note: name and content each padded to 4 bytes."""
+        name = note.owner + b"\0"
+        order = "<" if self.byte_order == "little" else ">"
+        head = struct.pack(f"{order}III", len(name), len(note.content), note.kind)
+        return head + _padded(name) + _padded(note.content)
 
     def pack_program(self, item: ProgramHeader) -> bytes:
         """Return a program header, without flags and alignment: QEMU has none either."""
@@ -73,38 +81,34 @@ class ElfClass:
         return self.section.pack(name, kind, 0, 0, offset, length, 0, info, 0, 0)
 
 
-ELF64 = ElfClass(
-    64,
-    struct.Struct("<16sHHIQQQIHHHHHH"),
-    struct.Struct("<IIQQQQQQ"),
-    struct.Struct("<IIQQQQIIQQ"),
-)
-ELF32 = ElfClass(
-    32,
-    struct.Struct("<16sHHIIIIIHHHHHH"),
-    struct.Struct("<IIIIIIII"),
-    struct.Struct("<IIIIIIIIII"),
-)
+@cache
+def elf_class(bits: int, byte_order: ByteOrder) -> ElfClass:
+    """Return the layouts of a word size and a byte order."""
+    mark = "<" if byte_order == "little" else ">"
+    layouts = (
+        ("16sHHIQQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ")
+        if bits == 64
+        else ("16sHHIIIIIHHHHHH", "IIIIIIII", "IIIIIIIIII")
+    )
+    return ElfClass(bits, byte_order, *(struct.Struct(mark + layout) for layout in layouts))
 
 
-def pack_note(name: bytes, kind: int, content: bytes) -> bytes:
-    """Return a note: name and content each padded to 4 bytes."""
-    name += b"\0"
-    head = struct.pack("<III", len(name), len(content), kind)
-    return head + _padded(name) + _padded(content)
+def class_of(form: CoreForm) -> ElfClass:
+    """Return the layouts of a core."""
+    return elf_class(form.bits, form.byte_order)
 
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def head_length(count: int) -> int:
+def head_length(elf: ElfClass, count: int) -> int:
     """Return the length of what `pack_head` writes for that many program headers."""
-    section = ELF64.section.size if count >= PN_XNUM else 0
-    return ELF64.header.size + count * ELF64.program.size + section
+    section = elf.section.size if count >= PN_XNUM else 0
+    return elf.header.size + count * elf.program.size + section
 
 
-def pack_head(machine: int, headers: Sequence[ProgramHeader]) -> bytes:
+def pack_head(form: CoreForm, headers: Sequence[ProgramHeader]) -> bytes:
     """Return header and program headers in the layout that all readers take.
 
     The program headers follow the ELF header and there are no sections, but for the one
@@ -112,8 +116,8 @@ def pack_head(machine: int, headers: Sequence[ProgramHeader]) -> bytes:
 
     Parameters
     ----------
-    machine : int
-        e_machine.
+    form : CoreForm
+        How it is marked.
     headers : sequence of ProgramHeader
         The notes first.
 
@@ -122,11 +126,11 @@ def pack_head(machine: int, headers: Sequence[ProgramHeader]) -> bytes:
     bytes
         From the start of the file on.
     """
-    elf = ELF64
+    elf = class_of(form)
     many = len(headers) >= PN_XNUM
     sections = elf.header.size + len(headers) * elf.program.size if many else 0
     head = elf.header.pack(
-        *(_ident(elf), _ET_CORE, machine, 1, 0, elf.header.size, sections, 0),
+        *(elf.ident, _ET_CORE, form.machine, 1, 0, elf.header.size, sections, 0),
         *(elf.header.size, elf.program.size, PN_XNUM if many else len(headers)),
         *(elf.section.size if many else 0, int(many), 0),
     )
@@ -139,9 +143,7 @@ def qemu_head_length(elf: ElfClass, count: int) -> int:
     return elf.header.size + 2 * elf.section.size + count * elf.program.size
 
 
-def pack_qemu(
-    elf: ElfClass, machine: int, headers: Sequence[ProgramHeader], end: int
-) -> tuple[bytes, bytes]:
+def pack_qemu(form: CoreForm, headers: Sequence[ProgramHeader], end: int) -> tuple[bytes, bytes]:
     """Return head and tail of the file as QEMU 10 lays them out.
 
     Two section headers follow the ELF header, the program headers come behind them, and
@@ -149,10 +151,8 @@ def pack_qemu(
 
     Parameters
     ----------
-    elf : ElfClass
-        Word size.
-    machine : int
-        e_machine.
+    form : CoreForm
+        How it is marked.
     headers : sequence of ProgramHeader
         The notes first.
     end : int
@@ -163,16 +163,15 @@ def pack_qemu(
     (bytes, bytes)
         For the start of the file, and for `end`.
     """
+    elf = class_of(form)
     many = len(headers) >= PN_XNUM
     head = elf.header.pack(
-        *(_ident(elf), _ET_CORE, machine, 1, 0),
+        *(elf.ident, _ET_CORE, form.machine, 1, 0),
         *(elf.header.size + 2 * elf.section.size, elf.header.size, 0),
         *(8, elf.program.size, PN_XNUM if many else len(headers), elf.section.size, 2, 1),
     )
     first = elf.pack_section(info=len(headers) if many else 0)
-    second = elf.pack_section(name=1, kind=SHT_STRTAB, offset=end, length=len(_NAMES))
+    # This one QEMU leaves in the byte order of its host, which is taken to be little-endian.
+    host = elf_class(elf.bits, "little")
+    second = host.pack_section(name=1, kind=SHT_STRTAB, offset=end, length=len(_NAMES))
     return head + first + second + b"".join(map(elf.pack_program, headers)), _NAMES
-
-
-def _ident(elf: ElfClass) -> bytes:
-    return b"\x7fELF" + bytes([elf.mark, 1, 1])

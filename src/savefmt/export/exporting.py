@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
 from savefmt.export.lime import plan_lime
-from savefmt.export.placing import write_pages
+from savefmt.export.placing import Written, write_pages
 from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
-from savefmt.export.stretches import Segment, find_segments, parse_window, total
+from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, StrPath
@@ -34,6 +34,7 @@ def export(
     kernel_va: bool = False,
     start: int | None = None,
     length: int | None = None,
+    places: Mapping[str, int] | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     io: IOOptions = IOOptions(),
@@ -61,6 +62,8 @@ def export(
         Offer the kernel's virtual addresses in the ELF core, too, for gdb.
     start, length : int, optional
         Guest-physical addresses to export, whole pages; by default all.
+    places : mapping of str to int, optional
+        Where blocks of a `source` that is not open yet lie, as for `savefmt.open`.
     overwrite : bool
         Replace an existing target.
     dry_run : bool
@@ -92,7 +95,7 @@ def export(
         check_target(target, overwrite=overwrite)
     if isinstance(source, SaveImage):
         return _Export(source, target, request, overwrite, io, progress).run(dry_run)
-    with SaveImage(source, io=io) as image:
+    with SaveImage(source, io=io, places=places) as image:
         return _Export(image, target, request, overwrite, io, progress).run(dry_run)
 
 
@@ -169,7 +172,7 @@ class _Export:
             return self._report(plan.segments, plan.cpus, dry_run=True)
         before = self._identity()
         with self._output(plan) as output:
-            present, source = self._write(plan, output)
+            written, source = self._write(plan, output)
             direct = output.file.direct
             if self._request.format == "kdump":
                 self._meter.phase = "compressing"
@@ -178,7 +181,7 @@ class _Export:
                     self._commit(result, before)
             else:
                 self._commit(output, before)
-        report = self._report(plan.segments, plan.cpus, present=present, direct=direct)
+        report = self._report(plan.segments, plan.cpus, written=written, direct=direct)
         return replace(report, vmcoreinfo=source)
 
     # --- a file of pages ---
@@ -206,9 +209,9 @@ class _Export:
             self._target, overwrite=self._overwrite, direct=direct, engine=self._io.engine
         )
 
-    def _write(self, plan: Plan, output: OutputFile) -> tuple[int, str | None]:
+    def _write(self, plan: Plan, output: OutputFile) -> tuple[Written, str | None]:
         output.set_length(plan.length)
-        present = write_pages(
+        written = write_pages(
             self._image,
             output.file,
             plan.placed,
@@ -220,7 +223,7 @@ class _Export:
         self._meter.phase = "finishing"
         for at, piece in plan.pieces:
             output.file.write(piece, at)
-        return present, plan.finish(output, self._findings)
+        return written, plan.finish(output, self._findings)
 
     # --- other results ---
 
@@ -229,7 +232,7 @@ class _Export:
         if dry_run:
             return self._report(segments, dry_run=True)
         before = self._identity()
-        present, files = blocks.export_blocks(
+        written, files = blocks.export_blocks(
             self._image,
             self._target,
             segments,
@@ -238,7 +241,7 @@ class _Export:
             self._findings,
             lambda: self._refuse_changed(before),
         )
-        return self._report(segments, present=present, files=files)
+        return self._report(segments, written=written, files=files)
 
     def _vmcoreinfo(self, dry_run: bool) -> ExportReport:
         before = self._identity()
@@ -275,17 +278,17 @@ class _Export:
 
     def _report(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[MemorySegment],
         cpus: int = 0,
         *,
-        present: int | None = None,
+        written: Written | None = None,
         files: Sequence[Path] = (),
         direct: bool = False,
         dry_run: bool = False,
     ) -> ExportReport:
         image, request = self._image, self._request
-        written = () if dry_run else files or (Path(self._target),)
-        status = [os.stat(path) for path in written]
+        results = () if dry_run else files or (Path(self._target),)
+        status = [os.stat(path) for path in results]
         return ExportReport(
             source=os.fspath(image.path),
             target=self._target,
@@ -296,7 +299,7 @@ class _Export:
             cpus=cpus,
             segments=len(segments),
             memory_length=total(segments),
-            data_pages=present,
+            data_pages=written.present if written else None,
             source_length=image.length,
             target_length=sum(item.st_size for item in status),
             target_disk_length=sum(item.st_blocks for item in status) * 512,
@@ -305,4 +308,5 @@ class _Export:
             findings=tuple(self._findings),
             direct=direct,
             dry_run=dry_run,
+            cloned_length=written.cloned if written and request.format != "kdump" else 0,
         )

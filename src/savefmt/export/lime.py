@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from savefmt.errors import ConversionError
 from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.stretches import Segment
+from savefmt.export.stretches import MemorySegment
 
 _HEADER = struct.Struct("<IIQQ8x")
 _MAGIC = 0x4C694D45
 _VERSION = 1
 
 
-def plan_lime(segments: Sequence[Segment]) -> Plan:
+def plan_lime(segments: Sequence[MemorySegment]) -> Plan:
     """Lay out a LiME file.
 
     Parameters
     ----------
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         Ascending.
 
     Returns

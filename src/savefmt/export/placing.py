@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from savefmt.export.stretches import Segment, perhaps_absent
+from savefmt.export.stretches import MemorySegment, perhaps_absent
 from savefmt.format.ram import BlockList
 from savefmt.format.stream import IGNORE_SHARED, SectionHead
 from savefmt.image import SaveImage
@@ -18,14 +18,23 @@ from savefmt.native.pages import BlockPages, Watch
 from savefmt.native.records import Scatter
 from savefmt.progress import Meter
 from savefmt.reading.memory import SkimVisitor, pass_over, scanner_for
+from savefmt.writing.clones import place_pages
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A segment, and where in the target it begins."""
 
-    segment: Segment
+    segment: MemorySegment
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Pages that had content, and bytes of them that were cloned instead of copied."""
+
+    present: int
+    cloned: int = 0
 
 
 def write_pages(
@@ -36,7 +45,7 @@ def write_pages(
     meter: Meter,
     findings: list[Finding],
     watch: Watch | None = None,
-) -> int:
+) -> Written:
     """Write the pages of segments to their places.
 
     Parameters
@@ -56,12 +65,12 @@ def write_pages(
 
     Returns
     -------
-    int
-        Pages that had content.
+    Written
+        What went there.
     """
     if image.layout is Layout.MAPPED_RAM:
         return _move(image, target, placed, io, meter, watch)
-    return _scatter(image, target, placed, io, meter, findings, watch)
+    return Written(_scatter(image, target, placed, io, meter, findings, watch))
 
 
 def _move(
@@ -71,7 +80,7 @@ def _move(
     io: IOOptions,
     meter: Meter,
     watch: Watch | None,
-) -> int:
+) -> Written:
     image.mapped.tail.check_end()
     blocks = image.mapped.pages
     parts = [
@@ -81,16 +90,8 @@ def _move(
     present = sum(part.present for part in parts)
     meter.total = present * image.page_size
     offsets = [item.offset for item in placed]
-    move_pages(
-        image.file,
-        parts,
-        io,
-        meter.update,
-        target=target,
-        target_offsets=offsets,
-        watch=watch,
-    )
-    return present
+    moved = place_pages(image.file, parts, target, offsets, io, meter.update, watch=watch)
+    return Written(present, moved.cloned)
 
 
 def part_of(pages: BlockPages, first: int, count: int) -> BlockPages:

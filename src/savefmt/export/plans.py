@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from savefmt.export.placing import Placed
-from savefmt.export.stretches import Segment, total
+from savefmt.export.stretches import MemorySegment, total
 from savefmt.frozen import dataclass, field
 from savefmt.model import Finding
 from savefmt.native.pages import Watch
@@ -50,7 +50,7 @@ class Plan:
     finish: Finish = field(default=_nothing)
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[MemorySegment, ...]:
         """What is placed."""
         return tuple(item.segment for item in self.placed)
 

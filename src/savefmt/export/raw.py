@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from savefmt.errors import ConversionError
 from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.stretches import Segment
+from savefmt.export.stretches import MemorySegment
 from savefmt.model import Finding, Severity
 
 _RAM = ("ram", "dimm", "virtio-mem")
 
 
-def plan_raw(segments: Sequence[Segment], window: range | None, findings: list[Finding]) -> Plan:
+def plan_raw(
+    segments: Sequence[MemorySegment], window: range | None, findings: list[Finding]
+) -> Plan:
     """Lay out raw memory.
 
     Without a window the file ends where RAM does; memory of devices and firmware beyond,
@@ -21,7 +23,7 @@ def plan_raw(segments: Sequence[Segment], window: range | None, findings: list[F
 
     Parameters
     ----------
-    segments : sequence of Segment
+    segments : sequence of MemorySegment
         All of the guest's, or those in the window.
     window : range or None
         The addresses that are wanted.

@@ -12,7 +12,7 @@ from savefmt.model import Finding, PhysicalRange, Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class MemorySegment:
     """Whole pages of a block, as the guest sees them.
 
     Attributes
@@ -52,7 +52,7 @@ def find_segments(
     findings: list[Finding],
     window: range | None = None,
     wanted: Callable[[PhysicalRange], bool] = lambda _: True,
-) -> list[Segment]:
+) -> list[MemorySegment]:
     """Return the guest's memory by guest-physical address.
 
     Parameters
@@ -68,7 +68,7 @@ def find_segments(
 
     Returns
     -------
-    list of Segment
+    list of MemorySegment
         Ascending, none overlapping.
 
     Raises
@@ -81,11 +81,21 @@ def find_segments(
     memory_map = image.guest.physical.map
     findings += memory_map.findings
     _refuse_contradictions(memory_map)
+    if memory_map.unknown:
+        names = ", ".join(repr(idstr) for idstr in memory_map.unknown)
+        findings.append(
+            Finding(
+                "export.unplaced",
+                Severity.WARNING,
+                f"nothing tells where the guest sees {names}; the export lacks it, and --place "
+                "says where it lies",
+            )
+        )
     numbers = {block.idstr: i for i, block in enumerate(image.head.blocks.blocks)}
     left_out = {block.idstr for block in image.head.blocks.blocks if block.ignored}
     for idstr in sorted(left_out & {item.block for item in memory_map.ranges}):
         findings.append(absent(idstr))
-    found: list[Segment] = []
+    found: list[MemorySegment] = []
     for item in memory_map.ranges:
         if item.block in left_out or not wanted(item):
             continue
@@ -133,7 +143,7 @@ def _cut(item: PhysicalRange, window: range) -> PhysicalRange:
 
 def _whole_pages(
     item: PhysicalRange, block: int, page_size: int, findings: list[Finding]
-) -> Segment | None:
+) -> MemorySegment | None:
     """Cut a range down to whole pages of its block; on sound images that takes nothing."""
     first = -(-item.offset // page_size)
     last = (item.offset + item.length) // page_size
@@ -149,10 +159,10 @@ def _whole_pages(
     if first >= last:
         return None
     address = item.start + first * page_size - item.offset
-    return Segment(address, block, first, last - first, page_size, item.kind)
+    return MemorySegment(address, block, first, last - first, page_size, item.kind)
 
 
-def _append(found: list[Segment], item: Segment) -> None:
+def _append(found: list[MemorySegment], item: MemorySegment) -> None:
     """Add a segment, joined to the last one where it continues it as QEMU's dump does."""
     if found:
         last = found[-1]
@@ -183,6 +193,6 @@ def parse_window(start: int | None, length: int | None, page_size: int) -> range
     return range(first, first + length)
 
 
-def total(segments: Iterable[Segment]) -> int:
+def total(segments: Iterable[MemorySegment]) -> int:
     """Return the bytes of all segments."""
     return sum(segment.length for segment in segments)

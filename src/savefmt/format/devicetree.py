@@ -23,6 +23,9 @@ _ELEMENTS = "\0elements"
 """Key under which a list's elements are kept, which the JSON repeats in one object."""
 
 _INTEGER = re.compile(r"(u?)int(?:8|16|32|64)(?: equal| le)?")
+_POINTER_MARK = "ptr-marker"
+"""Stands before each pointer of an array from QEMU 11.0 on; ``nullptr`` only where none is."""
+_NO_POINTER = b"0"
 _SIGNED_NUMBERS = frozenset({"timer", "fd"})
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _INLINED = frozenset({"tmp", "vstruct"})
@@ -99,27 +102,23 @@ class Struct:
         return next((value for value in self.values(name) if isinstance(value, bytes)), None)
 
     def typed(self, type_name: str) -> Iterator[Field]:
-        """Yield all fields of a type, however deep they lie.
+        """Yield all fields of a type, such as ``pci config``, however deep they lie."""
+        return (field for field in self.walk() if field.type == type_name)
 
-        Parameters
-        ----------
-        type_name : str
-            Such as ``pci config``.
+    def named(self, name: str) -> Iterator[Field]:
+        """Yield all fields of a name, however deep they lie."""
+        return (field for field in self.walk() if field.name == name)
 
-        Yields
-        ------
-        Field
-            In the order of the stream.
-        """
+    def walk(self) -> Iterator[Field]:
+        """Yield all fields in the order of the stream, each before those inside it."""
         for field in self.fields:
-            if field.type == type_name:
-                yield field
+            yield field
             inner = field.value if isinstance(field.value, tuple) else (field.value,)
             for value in inner:
                 if isinstance(value, Struct):
-                    yield from value.typed(type_name)
+                    yield from value.walk()
         for subsection in self.subsections:
-            yield from subsection.typed(type_name)
+            yield from subsection.walk()
 
 
 def read_entries(description: Description) -> Mapping[tuple[str, int], dict[str, Any]]:
@@ -353,7 +352,7 @@ def _scalar(kind: str, data: memoryview) -> Value:
         return int.from_bytes(data, "big", signed=True)
     if kind == "CPU_Double_U" and len(data) == 8:
         return int.from_bytes(data, "big")
-    if kind == "nullptr":
+    if kind == "nullptr" or (kind == _POINTER_MARK and bytes(data) == _NO_POINTER):
         return None
     if kind == "capability" and len(data) and data[0] == len(data) - 1:
         return decode_name(bytes(data[1:]))

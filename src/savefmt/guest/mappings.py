@@ -11,21 +11,23 @@ from operator import attrgetter
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
-from savefmt.guest.paging import Level, X86PageTables
+from savefmt.guest.paging import Page, PageTable, PageTables, Root
 from savefmt.guest.space import AddressSpace
 
-_ADDRESS = 0x000F_FFFF_FFFF_F000
-_PRESENT = 1 << 0
-_LARGE = 1 << 7
+ADDRESS_SPACE = 1 << 52
+"""What is mapped where nothing is translated."""
 
-TABLES_LIMIT = 1 << 15
-"""Tables that are read at most: what maps 64 GiB by small pages."""
+TABLES_LIMIT = 1 << 16
+"""Tables that are read at most: what maps 128 GiB by small pages."""
 
-MAPPINGS_LIMIT = 1 << 19
+MAPPINGS_LIMIT = 1 << 20
 """Mappings that are kept at most, neighbours joined."""
 
 ADDRESSES_LIMIT = 64
 """Virtual addresses that are told of one place at most: a page may be mapped everywhere."""
+
+_ENTRIES_LIMIT = 1 << 16
+"""Entries of one table at most: no architecture has more, though some may be told so."""
 
 _VISITS_LIMIT = 4
 """How often a table is read as one of the same level.  Tables that lead back to themselves
@@ -33,7 +35,7 @@ would go on for longer than anybody can wait; Windows has one such entry, on pur
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class VirtualRange:
     """Neighbouring virtual addresses that lead to neighbouring physical ones."""
 
     virtual: int
@@ -53,23 +55,15 @@ class ReverseMap:
     ----------
     complete : bool
         False where the tables were too many to be read all.
-
-    Raises
-    ------
-    UnsupportedError
-        If the tables are none of x86.
     """
 
     def __init__(self, space: AddressSpace) -> None:
-        tables = space.tables
-        if not isinstance(tables, X86PageTables):
-            raise UnsupportedError("virtual addresses can be found by x86 page tables only")
-        walk = _Walk(tables)
+        walk = Walk(space.tables)
         found = sorted(islice(walk.mappings(), MAPPINGS_LIMIT), key=attrgetter("physical"))
         self.complete = walk.complete and len(found) < MAPPINGS_LIMIT
         # Long and short ranges apart: a kernel maps all memory by large pages and some
         # of it again by small ones, and each list is searched back by its longest range.
-        lists: dict[int, list[Mapping]] = {}
+        lists: dict[int, list[VirtualRange]] = {}
         for mapping in found:
             lists.setdefault(mapping.length.bit_length(), []).append(mapping)
         self._lists = [
@@ -102,72 +96,94 @@ class ReverseMap:
                     yield mapping.virtual + physical - mapping.physical
 
 
-class _Walk:
-    """One walk through all tables; not `complete` where it left some out."""
+class Walk:
+    """One walk through all tables, or those of the kernel alone.
 
-    def __init__(self, tables: X86PageTables) -> None:
+    Parameters
+    ----------
+    tables : PageTables
+        Of any architecture.
+    kernel : bool
+        Pass over what programs may map.
+
+    Attributes
+    ----------
+    complete : bool
+        False where the tables were too many, or led back to themselves.
+    lost : int
+        Tables that lie where no memory is.
+    """
+
+    def __init__(self, tables: PageTables, *, kernel: bool = False) -> None:
         self._tables = tables
-        self._entry_length = 4 if tables.mode == "32-bit" else 8
-        self._upper = {"4-level": 1 << 47, "5-level": 1 << 56}.get(tables.mode, 0)
+        self._roots = [root for root in tables.roots() if root.kernel or not kernel]
         self._visits = Counter[tuple[int, int]]()
         self._left = TABLES_LIMIT
         self.complete = True
+        self.lost = 0
 
-    def mappings(self) -> Iterator[Mapping]:
-        """Yield all, ascending by the lower half of the addresses, neighbours joined."""
-        levels = self._tables.levels
-        if not levels:
-            yield Mapping(0, 0, 1 << 52)
-            return
-        mask = {"PAE": 0xFFFF_FFE0, "32-bit": 0xFFFF_F000}.get(self._tables.mode, _ADDRESS)
-        start, first, total = 0, 0, 0
-        for virtual, physical, length in self._pages(self._tables.root & mask, levels, 0):
-            follows = virtual == start + total and physical == first + total
-            if follows and virtual != self._upper:
-                total += length
-                continue
+    def mappings(self) -> Iterator[VirtualRange]:
+        """Yield all, those of each root ascending, neighbours joined."""
+        for root in self._roots:
+            start, first, total = 0, 0, 0
+            for virtual, physical, length in self._pages_of(root):
+                if total and virtual == start + total and physical == first + total:
+                    total += length
+                    continue
+                if total:
+                    yield VirtualRange(start, first, total)
+                start, first, total = virtual, physical, length
             if total:
-                yield self._mapping(start, first, total)
-            start, first, total = virtual, physical, length
-        if total:
-            yield self._mapping(start, first, total)
+                yield VirtualRange(start, first, total)
 
-    def _mapping(self, virtual: int, physical: int, length: int) -> Mapping:
-        if self._upper and virtual >= self._upper:
-            virtual += (1 << 64) - 2 * self._upper
-        return Mapping(virtual, physical, length)
+    def _pages_of(self, root: Root) -> Iterator[tuple[int, int, int]]:
+        if isinstance(root.top, Page):
+            yield root.virtual, root.top.address, root.top.length or ADDRESS_SPACE
+        else:
+            yield from self._pages(root.top, root.virtual, root.entries)
 
     def _pages(
-        self, table: int, levels: tuple[Level, ...], base: int
+        self, table: PageTable, base: int, wanted: range | None = None
     ) -> Iterator[tuple[int, int, int]]:
         """Yield (virtual, physical, length) of each page below a table."""
-        level, *rest = levels
-        length = 1 << level.shift
-        for number, entry in self._entries(table, level):
-            virtual = base + number * length
-            if rest and not self._is_page(level, entry):
-                yield from self._pages(entry & _ADDRESS, tuple(rest), virtual)
-                continue
-            physical = entry & _ADDRESS & -length
-            if self._entry_length == 4 and level.large:  # PSE-36
-                physical |= (entry >> 13 & 0xFF) << 32
-            yield virtual, physical, length
+        begin = wanted.start if wanted else 0
+        decode, span = self._tables.decode, 1 << table.shift
+        for number, entry in self._entries(table, wanted):
+            found = decode(table, entry)
+            virtual = base + (number - begin << table.shift)
+            if isinstance(found, Page):
+                if found.length <= span:
+                    yield virtual, found.address, found.length
+                else:  # one page of several entries, each of which shows its part
+                    yield virtual, found.address | virtual & found.length - 1, span
+            elif found is not None:
+                yield from self._pages(found, virtual)
 
-    def _entries(self, table: int, level: Level) -> list[tuple[int, int]]:
-        """Return the entries of a table that are present, with their numbers."""
-        self._visits[table, level.shift] += 1
+    def _entries(self, table: PageTable, wanted: range | None) -> list[tuple[int, int]]:
+        """Return the entries of a table that are in use, with their numbers."""
+        key = table.address, table.shift
+        self._visits[key] += 1
         self._left -= 1
-        if self._left < 0 or self._visits[table, level.shift] > _VISITS_LIMIT:
+        if self._left < 0 or self._visits[key] > _VISITS_LIMIT:
             self.complete = False
             return []
-        size = self._entry_length
-        try:
-            data = self._tables.read(table, size << level.bits)
-        except (AddressError, UnsupportedError):
+        size = self._tables.entry_length
+        count = 1 << table.bits
+        last = count - 1 if table.last < 0 else min(table.last, count - 1)
+        span = range(table.first, last + 1)
+        if wanted is not None:
+            span = range(max(span.start, wanted.start), min(span.stop, wanted.stop))
+        if not span:
             return []
-        entries = struct.unpack(f"<{1 << level.bits}{'I' if size == 4 else 'Q'}", data)
-        return [(number, entry) for number, entry in enumerate(entries) if entry & _PRESENT]
-
-    def _is_page(self, level: Level, entry: int) -> bool:
-        large = self._tables.large_pages or self._tables.mode != "32-bit"
-        return bool(level.large and entry & _LARGE and large)
+        if len(span) > _ENTRIES_LIMIT:
+            self.complete = False
+            return []
+        try:
+            data = self._tables.read(table.address + span.start * size, size * len(span))
+        except (AddressError, UnsupportedError):
+            self.lost += 1
+            return []
+        order = "<" if self._tables.byte_order == "little" else ">"
+        entries = struct.unpack(f"{order}{len(span)}{'I' if size == 4 else 'Q'}", data)
+        mask, value = self._tables.present
+        return [(n, entry) for n, entry in zip(span, entries, strict=True) if entry & mask == value]

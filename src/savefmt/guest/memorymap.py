@@ -8,24 +8,29 @@ from functools import cached_property
 from itertools import combinations
 
 from savefmt.errors import UnsupportedError
+from savefmt.format.devicetree import Struct
 from savefmt.format.hardware import Hardware, MemoryDevice
 from savefmt.format.ram import ListedBlock
 from savefmt.frozen import dataclass
 from savefmt.guest import pci
-from savefmt.guest.arch import (
+from savefmt.guest.acpi import memory_starts
+from savefmt.guest.arch.machinerules import (
     ABOVE_1T,
     ABOVE_4G,
     GIB,
     HYPERTRANSPORT,
     MIB,
+    UNPLACEABLE,
     MachineRules,
-    find_machine,
     has_amd_hole,
     is_amd,
 )
+from savefmt.guest.evidence import weigh
 from savefmt.guest.layers import HOLE, Layer, flatten, overlaps
 from savefmt.guest.needs import GuestSource, read_hardware, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
+
+NOBODYS = "nothing tells whose memory it is"
 
 ADDRESS_LIMIT = 1 << 52
 """No processor has more physical address bits."""
@@ -42,6 +47,7 @@ _SHADOW_STEP = 16 << 10
 _DIMM_ALIGN = 2 * MIB
 _MAX_BACKENDS = 16
 _MAX_PLUGGED_RUNS = 1 << 16
+_HOTPLUG_SECTIONS = frozenset({"ICH9LPC", "piix4_pm"})
 _VIRTIO_MEM_EARLY = "virtio-mem-device-early"
 
 
@@ -62,6 +68,12 @@ class MemoryMap:
     ranges: tuple[PhysicalRange, ...]
     unplaced: dict[str, str]
     findings: tuple[Finding, ...]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Blocks that the guest may well see, and nothing tells where."""
+        reasons = (NOBODYS, *pci.UNKNOWN)
+        return tuple(idstr for idstr, reason in self.unplaced.items() if reason in reasons)
 
 
 def build_map(source: GuestSource) -> MemoryMap:
@@ -93,24 +105,55 @@ class _Builder:
         self.unplaced: dict[str, str] = {}
         self.blocks = {block.idstr: block for block in source.head.blocks.blocks}
         self.hardware: Hardware = read_hardware(source, self.findings)
-        self.machine = source.machine or self.hardware.machine or ""
-        sections = frozenset(section.idstr for section in source.devices.sections)
-        self.rules: MachineRules = find_machine(self.machine, sections, frozenset(self.blocks))
+        evidence = weigh(source, self.hardware, self.findings)
+        self.machine = evidence.machine
+        self.said = dict(source.places)
+        for idstr in self.said.keys() - self.blocks.keys():
+            raise UnsupportedError(
+                f"the image has no block {idstr!r} to place, only {', '.join(self.blocks)}"
+            )
+        self.rules: MachineRules | None = None
+        self.proof = ""
+        try:
+            self.rules, self.proof = evidence.machine_rules()
+        except UnsupportedError as error:
+            if not self.said:
+                raise
+            self._warn("memmap.unknown", error.message)
 
     def build(self) -> MemoryMap:
-        main, dimms = self._backends()
-        self._place_main(main)
-        self._place_dimms(dimms)
-        for idstr in self.blocks:
-            if "/" in idstr and not idstr.startswith("/"):
-                self._place_device_memory(idstr)
-        self._place_firmware()
-        if self.rules.architecture == "x86_64":
-            self._place_first_mib()
+        if self.rules is not None:
+            self._place_by_rules(self.rules)
+        self._place_said()
         self._complain_about_overlaps()
         ranges = flatten(self.layers)
         self._note_unplaced(ranges)
         return MemoryMap(tuple(ranges), self.unplaced, tuple(self.findings))
+
+    def _place_by_rules(self, rules: MachineRules) -> None:
+        main, others = self._backends(rules)
+        if main:
+            self._place_main(main, rules)
+            self._place_dimms(others)
+        for idstr in self.blocks:
+            if "/" in idstr and not idstr.startswith("/rom@"):
+                self._place_device_memory(idstr)
+        self._place_loose_device_memory()
+        self._place_firmware(rules)
+        if "x86_64" in rules.architectures:
+            self._place_first_mib(rules)
+
+    def _place_said(self) -> None:
+        """Put blocks where the caller says, and nowhere else."""
+        self.layers = [layer for layer in self.layers if layer[1].block not in self.said]
+        for idstr, start in self.said.items():
+            length = self.blocks[idstr].used_length
+            self._put(_RAM, idstr, start, length, source="said", detail="--place")
+            self._warn(
+                "memmap.said",
+                f"{idstr!r} lies at {start:#x} because the caller says so",
+                Severity.NOTE,
+            )
 
     # --- the layers ---
 
@@ -154,6 +197,8 @@ class _Builder:
         for idstr in self.blocks:
             if idstr in placed:
                 self.unplaced.pop(idstr, None)
+            elif idstr == "vga.vram":  # of a device that is not on the PCI bus
+                self.unplaced[idstr] = pci.NO_DEVICE
             elif idstr.startswith("/rom@"):
                 self.unplaced[idstr] = "for the firmware only, which copies it"
             else:
@@ -161,36 +206,53 @@ class _Builder:
 
     # --- main memory ---
 
-    def _backends(self) -> tuple[list[ListedBlock], list[ListedBlock]]:
-        """Tell the blocks of main memory, in their order, from those of DIMMs."""
+    def _backends(self, rules: MachineRules) -> tuple[list[ListedBlock], list[ListedBlock]]:
+        """Tell the blocks of main memory, in their order, from those of anything else."""
+        aside = {*UNPLACEABLE, *rules.firmware, *(rules.secure[1] if rules.secure else ())}
+        for idstr, reason in UNPLACEABLE.items():
+            if idstr in self.blocks:
+                self.unplaced[idstr] = reason
         free = [
             block
             for idstr, block in self.blocks.items()
-            if "/" not in idstr and not _FIRMWARE_BLOCKS.fullmatch(idstr)
+            if "/" not in idstr
+            and not _FIRMWARE_BLOCKS.fullmatch(idstr)
+            and idstr not in aside
+            and idstr not in pci.LOOSE
         ]
         free.sort(key=lambda block: _natural(block.idstr))
-        default = [block for block in free if block.idstr == self.rules.main_memory]
-        if default:
-            return default, [block for block in free if block.idstr != self.rules.main_memory]
-        nodes = [block for block in free if re.fullmatch(r"ram-node\d+", block.idstr)]
-        if not nodes:
-            nodes = self._nodes_by_length(free)
-        if not nodes:
-            raise UnsupportedError("none of the RAM blocks is known to be main memory")
-        return nodes, [block for block in free if block not in nodes]
+        main = [block for block in free if block.idstr == rules.main_memory]
+        if not main:
+            main = [block for block in free if re.fullmatch(r"ram-node\d+", block.idstr)]
+        if not main:
+            main = self._nodes_by_length(free)
+        if not main and not self.said:
+            names = ", ".join(repr(block.idstr) for block in free)
+            raise UnsupportedError(
+                "none of the RAM blocks is known to be main memory"
+                + (f"; it may be among {names}, and --place says where they lie" if free else "")
+            )
+        return main, [block for block in free if block not in main]
 
     def _nodes_by_length(self, free: Sequence[ListedBlock]) -> list[ListedBlock]:
-        """Choose the backends that make up what the CMOS says, in the order of their names."""
+        """Choose the backends that make up what the CMOS says, in the order of their names.
+
+        Without a CMOS there is main memory for certain only where there is but one block:
+        every machine has some.
+        """
+        if len(free) == 1:
+            return list(free)
         if self._cmos_lengths is None or len(free) > _MAX_BACKENDS:
-            chosen = [list(free)]
-        else:
-            wanted = sum(self._cmos_lengths)
-            chosen = [
-                list(some)
-                for count in range(1, len(free) + 1)
-                for some in combinations(free, count)
-                if sum(block.used_length for block in some) == wanted
-            ] or [list(free)]
+            return []
+        wanted = sum(self._cmos_lengths)
+        chosen = [
+            list(some)
+            for count in range(1, len(free) + 1)
+            for some in combinations(free, count)
+            if sum(block.used_length for block in some) == wanted
+        ]
+        if not chosen:
+            return []
         if len(chosen) > 1 or len(chosen[0]) > 1:
             self._warn(
                 "memmap.numa-order",
@@ -200,11 +262,11 @@ class _Builder:
             )
         return chosen[0]
 
-    def _place_main(self, main: Sequence[ListedBlock]) -> None:
+    def _place_main(self, main: Sequence[ListedBlock], rules: MachineRules) -> None:
         length = sum(block.used_length for block in main)
-        low, source, detail = self._split(length)
-        high_base = self._high_base(length, low)
-        borders = ((self.rules.base, 0, low), (high_base, low, length))
+        low, source, detail = self._split(length, rules)
+        high_base = self._high_base(length, low, rules)
+        borders = ((rules.base, 0, low), (high_base, low, length))
         position = 0
         for block in main:
             end = position + block.used_length
@@ -218,14 +280,14 @@ class _Builder:
                         detail=detail,
                     )
             position = end
-        self._end_of_main = high_base + length - low if length > low else self.rules.base + low
+        self._end_of_main = high_base + length - low if length > low else rules.base + low
         self._high_base_used = high_base
 
-    def _split(self, length: int) -> tuple[int, str, str]:
+    def _split(self, length: int, rules: MachineRules) -> tuple[int, str, str]:
         """Return how much lies below the hole, and how that is known."""
-        rule = self.rules.split(length)
-        if self.rules.architecture != "x86_64":
-            return rule, "rule", f"machine {self.rules.name}"
+        rule = rules.split(length)
+        if "x86_64" not in rules.architectures:
+            return rule, "rule", self.proof
         cmos = self._cmos_lengths
         if cmos is None:
             self._warn("memmap.no-cmos", "no CMOS tells how main memory is split; the rule does")
@@ -235,9 +297,9 @@ class _Builder:
             self._warn(
                 "memmap.cmos",
                 f"CMOS tells of {cmos[0]:#x} + {cmos[1]:#x} bytes, but main memory has "
-                f"{length:#x}; the rule for {self.rules.name} is taken",
+                f"{length:#x}; the rule for {rules.name} is taken",
             )
-        return rule, "rule", f"machine {self.rules.name}"
+        return rule, "rule", self.proof
 
     @cached_property
     def _cmos_lengths(self) -> tuple[int, int] | None:
@@ -252,19 +314,22 @@ class _Builder:
             low = 16 * MIB + (int.from_bytes(cmos[0x34:0x36], "little") << 16)
         return low, int.from_bytes(cmos[0x5B:0x5E], "little") << 16
 
-    def _high_base(self, length: int, low: int) -> int:
+    def _high_base(self, length: int, low: int, rules: MachineRules) -> int:
         """Return where the part behind the hole begins (format.md 9.3)."""
-        if self.rules.pci_window == 0 or not has_amd_hole(self.machine):
-            return ABOVE_4G
+        if rules.pci_window == 0 or not has_amd_hole(self.machine):
+            return rules.high
         plugged = [region.start for region, _ in self._virtio_mem.values()]
         plugged += [device.base for device in self.hardware.devices if device.base is not None]
         if plugged:  # these lie right behind main memory
             return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
+        told = memory_starts(self.source)
+        if told is not None:
+            return ABOVE_1T if ABOVE_1T in told else ABOVE_4G
         most = max(self.hardware.max_memory or length, length)
         top = _round_up(ABOVE_4G + length - low, GIB)
         if most > length:
             top = _round_up(top + most - length + self.hardware.slots * GIB, GIB)
-        if top + self.rules.pci_window - 1 < HYPERTRANSPORT:
+        if top + rules.pci_window - 1 < HYPERTRANSPORT:
             return ABOVE_4G
         amd = is_amd(self.hardware.cpu_vendor, self.hardware.cpu_model)
         if amd is None and length > low:
@@ -277,12 +342,13 @@ class _Builder:
 
     # --- memory that can be plugged ---
 
-    def _place_dimms(self, dimms: Sequence[ListedBlock]) -> None:
+    def _place_dimms(self, blocks: Sequence[ListedBlock]) -> None:
+        """Place blocks that somebody proves to be DIMMs; others are nobody knows whose."""
         window = _round_up(max(self._end_of_main, self._high_base_used), GIB)
         known = {_backend_name(device): device for device in self.hardware.devices}
         taken = [(region.start, region.stop) for region, _ in self._virtio_mem.values()]
-        homeless = []
-        for block in dimms:
+        loose, placed = [], 0
+        for block in blocks:
             device = known.get(block.idstr)
             length = max(block.used_length - (device.label_length if device else 0), 0)
             if device is not None and device.base is not None:
@@ -290,19 +356,46 @@ class _Builder:
             elif block.guest_address is not None:
                 start, how = window + block.guest_address, ("stream", "place in device memory")
             else:
-                homeless.append((block, length))
+                loose.append((block, length))
                 continue
+            placed += 1
             self._put_dimm(block, start, length, *how)
             taken.append((start, start + length))
-        for block, length in homeless:
+        plugged = self._plugged_dimms - placed
+        if not loose or plugged < len(loose):
+            for block, _ in loose:
+                self.unplaced[block.idstr] = NOBODYS
+            if plugged > 0:
+                self._warn(
+                    "memmap.dimm",
+                    f"{plugged} of {', '.join(repr(block.idstr) for block, _ in loose)} are "
+                    "DIMMs, and nothing tells which; none of them is placed",
+                )
+            return
+        for block, length in loose:
             start = _first_gap(taken, window, length)
-            self._put_dimm(block, start, length, "rule", "first free place behind main memory")
+            detail = "a plugged slot, first free place behind main memory"
+            self._put_dimm(block, start, length, "rule", detail)
             taken.append((start, start + length))
-        names = ", ".join(repr(block.idstr) for block, _ in homeless)
-        if names and not self.rules.hotplug_window:
-            self._warn("memmap.dimm", f"machine {self.rules.name} has no place for {names}")
-        elif len(homeless) > 1:
-            self._warn("memmap.dimm", f"the order of {names} is taken from their names")
+        names = ", ".join(repr(block.idstr) for block, _ in loose)
+        order = ", in the order of their names" if len(loose) > 1 else ""
+        self._warn(
+            "memmap.dimm",
+            f"nothing tells the address of {names}; it is taken to be the first free one{order}, "
+            "and --place says another",
+        )
+
+    @cached_property
+    def _plugged_dimms(self) -> int:
+        """Slots that the controller for memory hotplug, a part of another device, has filled."""
+        for section in self.source.devices.sections:
+            if section.idstr.rpartition("/")[2] in _HOTPLUG_SECTIONS:
+                tree = read_tree(self.source, section.idstr, section.instance_id, self.findings)
+                for field in tree.named("acpi_memory_hotplug") if tree else ():
+                    if isinstance(field.value, Struct):
+                        slots = field.value.structs("devs")
+                        return sum(bool(slot.number("is_enabled")) for slot in slots)
+        return 0
 
     def _put_dimm(
         self, block: ListedBlock, start: int, length: int, source: str, detail: str
@@ -369,15 +462,35 @@ class _Builder:
             *(_DEVICE, idstr, start, block.used_length), kind=kind, source="stream", detail=detail
         )
 
-    def _place_firmware(self) -> None:
+    def _place_loose_device_memory(self) -> None:
+        """Place memory of PCI devices whose blocks do not say whose they are."""
+        for idstr, (device, bar) in pci.LOOSE.items():
+            if idstr not in self.blocks:
+                continue
+            place = pci.find_loose(self.source, device, bar, self.findings)
+            if isinstance(place, str):
+                self.unplaced[idstr] = place
+            else:
+                self._put(
+                    *(_DEVICE, idstr, place[0], self.blocks[idstr].used_length),
+                    kind="vram",
+                    source="stream",
+                    detail=place[1],
+                )
+
+    def _place_firmware(self, rules: MachineRules) -> None:
         at = _TOP_OF_LOW
         for idstr in ("pc.bios", "system.flash0", "system.flash1"):
-            if idstr in self.blocks:
+            if idstr in self.blocks and "x86_64" in rules.architectures:
                 at -= self.blocks[idstr].used_length
-                self._put_rom(_FIRMWARE, idstr, at, "firmware ends at 4 GiB")
-        for idstr, start in self.rules.firmware.items():
+                self._put_rom(_FIRMWARE, idstr, at, f"firmware ends at 4 GiB; {self.proof}")
+        hidden = rules.secure[1] if rules.secure and rules.secure[0] in self.blocks else ()
+        for idstr in hidden:
             if idstr in self.blocks:
-                self._put_rom(_FIRMWARE, idstr, start, f"machine {self.rules.name}")
+                self.unplaced[idstr] = "seen in the secure world only"
+        for idstr, start in rules.firmware.items():
+            if idstr in self.blocks and idstr not in hidden:
+                self._put_rom(_FIRMWARE, idstr, start, self.proof)
 
     def _put_rom(
         self, height: int, idstr: str, start: int, detail: str, *, offset: int = 0
@@ -390,16 +503,16 @@ class _Builder:
             detail=detail,
         )
 
-    def _place_first_mib(self) -> None:
+    def _place_first_mib(self, rules: MachineRules) -> None:
         """Put the video window and the ROMs where the guest sees them instead of RAM."""
         if pci.has_vga(self.source, self.blocks, self.findings):
             self._put(_WINDOW, HOLE, 0xA0000, 0x20000)
-        shadowed = self._shadowed()
+        shadowed = self._shadowed(rules)
         if shadowed is not None:
             for start in range(0xC0000, 0x100000, _SHADOW_STEP):
                 if start not in shadowed:
                     self._put(_WINDOW, HOLE, start, _SHADOW_STEP)
-        roms = [layer for layer in self._low_roms() if layer.length > 0]
+        roms = [layer for layer in self._low_roms(rules) if layer.length > 0]
         for rom in roms:
             for start in range(rom.start, rom.end, _SHADOW_STEP):
                 if shadowed is None or start & -_SHADOW_STEP not in shadowed:
@@ -412,8 +525,8 @@ class _Builder:
                         detail=rom.detail,
                     )
 
-    def _low_roms(self) -> Iterator[PhysicalRange]:
-        how = ("stream", "PAM registers") if self.rules.shadow else ("rule", "ROM below 1 MiB")
+    def _low_roms(self, rules: MachineRules) -> Iterator[PhysicalRange]:
+        how = ("stream", "PAM registers") if rules.shadow else ("rule", "ROM below 1 MiB")
         if "pc.rom" in self.blocks:
             length = min(self.blocks["pc.rom"].used_length, 0x20000)
             yield PhysicalRange(0xC0000, length, "pc.rom", 0, "rom", *how)
@@ -424,7 +537,7 @@ class _Builder:
                 yield PhysicalRange(MIB - length, length, idstr, whole - length, "rom", *how)
                 return
 
-    def _shadowed(self) -> set[int] | None:
+    def _shadowed(self, rules: MachineRules) -> set[int] | None:
         """Return the 16 KiB steps from 768 KiB on where the guest reads RAM.
 
         Returns
@@ -432,9 +545,9 @@ class _Builder:
         set of int or None
             Their addresses; None for a machine that cannot read RAM under its ROMs.
         """
-        if self.rules.shadow is None:
+        if rules.shadow is None:
             return None
-        device, registers = self.rules.shadow
+        device, registers = rules.shadow
         config = pci.read_config(self.source, device.rpartition("/")[0], self.findings)
         every = set(range(0xC0000, 0x100000, _SHADOW_STEP))
         if config is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import FormatError
@@ -43,6 +44,10 @@ class GuestSource(Protocol):
 
     head: StreamHead
     envelope: Envelope | None
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """Where the caller says that blocks lie."""
 
     @property
     def path(self) -> Path:

@@ -1,22 +1,92 @@
-"""Page tables: from a virtual address to a guest-physical one (format.md 8.4)."""
+"""The one page-table walk: from a virtual address to a guest-physical one, and over all of them.
+
+An architecture tells how its tables are entered and what an entry means, in `guest.arch`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
-from savefmt.errors import AddressError, UnsupportedError
+from savefmt.errors import AddressError
 from savefmt.frozen import dataclass
-from savefmt.guest.registers import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, X86Registers
 
 Read = Callable[[int, int], bytes]
 """``read(address, length)`` returns guest-physical memory or raises AddressError."""
 
-_ADDRESS = 0x000F_FFFF_FFFF_F000
-_PRESENT = 1 << 0
-_WRITABLE = 1 << 1
-_USER = 1 << 2
-_LARGE = 1 << 7
-_NO_EXECUTE = 1 << 63
+
+WRITABLE, USER, EXECUTABLE = 1, 2, 4
+"""Rights are numbers made of these, so that a million pages are walked in a second or two."""
+ALL = WRITABLE | USER | EXECUTABLE
+
+
+def rights(writable: object = True, user: object = True, executable: object = True) -> int:
+    """Return what is granted, each by the truth of its argument."""
+    return (WRITABLE if writable else 0) | (USER if user else 0) | (EXECUTABLE if executable else 0)
+
+
+class PageTable(NamedTuple):
+    """A table of entries on the way down.
+
+    Attributes
+    ----------
+    name : str
+        What its entries are called.
+    address : int
+        Guest-physical.
+    shift, bits : int
+        The lowest bit of a virtual address that selects an entry, and how many bits do.
+    level : int
+        The architecture's number for it.
+    rights : int
+        What the entries above allow.
+    first, last : int
+        The entries that exist, where those are not all; `last` -1 stands for the last one.
+    state : int
+        What else the architecture carries down.
+    """
+
+    name: str
+    address: int
+    shift: int
+    bits: int
+    level: int
+    rights: int = ALL
+    first: int = 0
+    last: int = -1
+    state: int = 0
+
+
+class Page(NamedTuple):
+    """A page: its guest-physical address, its length, and what is allowed there.
+
+    A length of 0 says that addresses are guest-physical themselves.
+    """
+
+    address: int
+    length: int
+    rights: int = ALL
+
+
+class Root(NamedTuple):
+    """A table, or a page, from which addresses are found, and those which are.
+
+    Attributes
+    ----------
+    virtual : int
+        The address that the first of the entries stands for.
+    top : PageTable or Page
+        Where the walk begins.
+    entries : range
+        Which entries of the table count.
+    kernel : bool
+        Whether programs cannot have these addresses, by the architecture's rules.
+    """
+
+    virtual: int
+    top: PageTable | Page
+    entries: range
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,108 +130,51 @@ class Translation:
         return self.page_size - self.virtual % self.page_size
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of tables.
+class PageTables:
+    """Paging as a vCPU does it; an architecture says how.
 
-    Attributes
-    ----------
-    name : str
-        Of its entries.
-    shift : int
-        The lowest bit of an address that selects an entry.
-    bits : int
-        How many bits do.
-    large : bool
-        Whether an entry may be a page by itself.
-    """
-
-    name: str
-    shift: int
-    bits: int
-    large: bool = False
-
-
-_LONG = (
-    Level("PML5E", 48, 9),
-    Level("PML4E", 39, 9),
-    Level("PDPTE", 30, 9, large=True),
-    Level("PDE", 21, 9, large=True),
-    Level("PTE", 12, 9),
-)
-_PAE = (Level("PDPTE", 30, 2), Level("PDE", 21, 9, large=True), Level("PTE", 12, 9))
-_LEGACY = (Level("PDE", 22, 10, large=True), Level("PTE", 12, 10))
-
-
-@dataclass(frozen=True, slots=True)
-class X86PageTables:
-    """Paging as an x86 vCPU does it.
-
-    Attributes
+    Parameters
     ----------
     mode : str
-        ``5-level``, ``4-level``, ``PAE``, ``32-bit`` or ``none``.
-    root : int
-        CR3.
+        The kind of paging in a word or two; ``none`` where there is none.
     read : callable
         Reads guest-physical memory.
-    large_pages : bool
-        CR4.PSE, which only 32-bit paging asks for.
+
+    Attributes
+    ----------
+    byte_order : str
+        Of the entries.
+    entry_length : int
+        Bytes of an entry.
+    present : (int, int)
+        Mask and value that tell an entry which is worth a look.
     """
 
-    mode: str
-    root: int
-    read: Read
-    large_pages: bool = True
+    byte_order: Literal["little", "big"] = "little"
+    entry_length = 8
+    present = (1, 1)
 
-    @classmethod
-    def of(cls, registers: X86Registers, read: Read, root: int | None = None) -> X86PageTables:
-        """Return the paging of a vCPU.
+    def __init__(self, mode: str, read: Read) -> None:
+        self.mode = mode
+        self.read = read
 
-        Parameters
-        ----------
-        registers : X86Registers
-            Its registers.
-        read : callable
-            Reads guest-physical memory.
-        root : int, optional
-            Another CR3 than its own.
-
-        Returns
-        -------
-        X86PageTables
-            In the vCPU's mode.
+    def enter(self, address: int) -> PageTable | Page:
+        """Return where the walk for an address begins.
 
         Raises
         ------
-        UnsupportedError
-            If a root is given and the vCPU does not page: then the mode is unknown.
+        AddressError
+            If no walk is for it.
         """
-        control = registers.control
-        if not control["cr0"] & CR0_PG:
-            if root is not None:
-                raise UnsupportedError(
-                    f"vCPU {registers.cpu} does not page, so it cannot tell what kind of tables "
-                    "these are; choose another one"
-                )
-            return cls("none", 0, read)
-        if registers.long_mode:
-            mode = "5-level" if control["cr4"] & CR4_LA57 else "4-level"
-        else:
-            mode = "PAE" if control["cr4"] & CR4_PAE else "32-bit"
-        top = control["cr3"] if root is None else root
-        return cls(mode, top, read, bool(control["cr4"] & CR4_PSE))
+        raise NotImplementedError
 
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """From the root down."""
-        return {
-            "5-level": _LONG,
-            "4-level": _LONG[1:],
-            "PAE": _PAE,
-            "32-bit": _LEGACY,
-            "none": (),
-        }[self.mode]
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
+        """Return what an entry leads to, None if it is not in use."""
+        raise NotImplementedError
+
+    def roots(self) -> Iterator[Root]:
+        """Yield where the walk over all addresses begins, ascending."""
+        raise NotImplementedError
 
     def translate(self, address: int) -> Translation:
         """Walk to the page of an address.
@@ -169,7 +182,7 @@ class X86PageTables:
         Parameters
         ----------
         address : int
-            Linear: without the base of a segment.
+            Virtual; on x86 linear, without the base of a segment.
 
         Returns
         -------
@@ -181,64 +194,60 @@ class X86PageTables:
         AddressError
             If no page is mapped there, or a table lies outside of memory.
         """
-        self._check_range(address)
-        if not self.levels:
-            return Translation(address, address, 0, True, True, True)
-        walked = list(self._walk(address))
-        level = walked[-1][0]
-        # The first entries of PAE have no such bits.
-        entries = [step.entry for at, step in walked if at is not _PAE[0]]
-        page = 1 << level.shift
-        base = entries[-1] & _ADDRESS & -page
-        if level is _LEGACY[0]:  # PSE-36: address bits 32 to 39 in bits 13 to 20
-            base |= (entries[-1] >> 13 & 0xFF) << 32
+        found = self.enter(address)
+        steps: list[Step] = []
+        while isinstance(found, PageTable):
+            table = found
+            number = address >> table.shift & (1 << table.bits) - 1
+            at = table.address + number * self.entry_length
+            step = Step(table.name, at, self._entry(at, table.name, address))
+            steps.append(step)
+            inside = table.first <= number and (table.last < 0 or number <= table.last)
+            mask, value = self.present
+            following = None
+            if inside and step.entry & mask == value:
+                following = self.decode(table, step.entry)
+            if following is None:
+                raise AddressError(
+                    f"{address:#x} is not mapped: the {step.name} at {step.address:#x} "
+                    f"is {step.entry:#x}"
+                )
+            found = following
+        physical = found.address | address & found.length - 1 if found.length else address
         return Translation(
-            address,
-            base | address & page - 1,
-            page,
-            all(entry & _WRITABLE for entry in entries),
-            all(entry & _USER for entry in entries),
-            not any(entry & _NO_EXECUTE for entry in entries),
-            tuple(step for _, step in walked),
+            virtual=address,
+            physical=physical,
+            page_size=found.length,
+            writable=bool(found.rights & WRITABLE),
+            user=bool(found.rights & USER),
+            executable=bool(found.rights & EXECUTABLE),
+            steps=tuple(steps),
         )
 
-    def _walk(self, address: int) -> Iterator[tuple[Level, Step]]:
-        """Yield the entries on the way down to the one that is the page's."""
-        legacy = self.mode == "32-bit"
-        size = 4 if legacy else 8
-        table = self.root & {"PAE": 0xFFFF_FFE0, "32-bit": 0xFFFF_F000}.get(self.mode, _ADDRESS)
-        for level in self.levels:
-            at = table + (address >> level.shift & (1 << level.bits) - 1) * size
-            entry = read_entry(self.read, at, size, level.name, address)
-            step = Step(level.name, at, entry)
-            if not entry & _PRESENT:
-                raise not_mapped(address, step)
-            yield level, step
-            if level.large and entry & _LARGE and (self.large_pages or not legacy):
-                return
-            table = entry & _ADDRESS
-
-    def _check_range(self, address: int) -> None:
-        if self.mode in ("4-level", "5-level"):
-            top = address >> (56 if self.mode == "5-level" else 47)
-            if top not in (0, (1 << 64) - 1 >> (56 if self.mode == "5-level" else 47)):
-                raise AddressError(f"{address:#x} is no canonical address in {self.mode} paging")
-        elif not 0 <= address < 1 << 32:
-            raise AddressError(f"{address:#x} needs more than 32 bits")
+    def _entry(self, at: int, name: str, address: int) -> int:
+        try:
+            return int.from_bytes(self.read(at, self.entry_length), self.byte_order)
+        except AddressError as error:
+            raise AddressError(
+                f"the {name} of {address:#x} would lie at {at:#x}, where no memory is"
+            ) from error
 
 
-def read_entry(read: Read, at: int, size: int, name: str, address: int) -> int:
-    """Read the table entry at `at`, which is on the way to `address`."""
-    try:
-        return int.from_bytes(read(at, size), "little")
-    except AddressError as error:
-        raise AddressError(
-            f"the {name} of {address:#x} would lie at {at:#x}, where no memory is"
-        ) from error
+def check_width(address: int, bits: int) -> None:
+    """Refuse an address that needs more bits; AddressError says so."""
+    if not 0 <= address < 1 << bits:
+        raise AddressError(f"{address:#x} needs more than {bits} bits")
 
 
-def not_mapped(address: int, last: Step) -> AddressError:
-    """Return the error for a walk that ended at an entry without a page."""
-    return AddressError(
-        f"{address:#x} is not mapped: the {last.name} at {last.address:#x} is {last.entry:#x}"
-    )
+def check_canonical(address: int, bits: int, mode: str) -> None:
+    """Refuse an address of 64 bits whose upper ones do not repeat bit `bits` - 1."""
+    top = address >> bits - 1
+    if top not in (0, (1 << 65 - bits) - 1):
+        raise AddressError(f"{address:#x} is no canonical address in {mode} paging")
+
+
+def halves(top: PageTable, bits: int) -> Iterator[Root]:
+    """Yield the lower and the upper half of canonical addresses below one table."""
+    count = 1 << top.bits
+    yield Root(0, top, range(count // 2))
+    yield Root((1 << 64) - (1 << bits - 1), top, range(count // 2, count), kernel=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from savefmt.guest.needs import GuestSource, read_tree
-from savefmt.model import Finding
+from savefmt.model import Finding, Section
 
 HEADER_LENGTH = 64
 
@@ -16,9 +16,23 @@ _VGA_CLASS = 0x0300
 _FIRST_BAR = 0x10
 _ROM_BAR = 0x30
 
-# The register that a block's memory is behind, where that is not the first.
-_BARS = {"qxl.vram": 1, "vmsvga.fifo": 2}
-_FIRST_BAR_NAMES = ("vga.vram", "qxl.vgavram", "bochs-display-vram")
+# The register that a block's memory is behind; of some devices another one.
+_BARS = {
+    "vga.vram": 0,
+    "qxl.vgavram": 0,
+    "bochs-display-vram": 0,
+    "qxl.vram": 1,
+    "erst.exchange": 1,
+}
+_BARS_OF = {("vmware_vga", "vga.vram"): 1}
+
+LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
+"""Blocks without a path, the name of the device that has them, and the register."""
+
+NO_REGISTER = "its place in the device is not known"
+NO_DEVICE = "no device section tells its address"
+UNKNOWN = (NO_REGISTER, NO_DEVICE)
+"""Reasons for which a block may be seen by the guest for all that."""
 
 
 def read_config(source: GuestSource, path: str, findings: list[Finding]) -> bytes | None:
@@ -74,11 +88,11 @@ def find_memory(
         Guest-physical address and how it is known, else why there is none.
     """
     is_rom = name.endswith(".rom")
-    if not is_rom and name not in _BARS and name not in _FIRST_BAR_NAMES:
-        return "its place in the device is not known"
+    if not is_rom and name not in _BARS:
+        return NO_REGISTER
     config = read_config(source, path, findings)
     if config is None:
-        return "no device section tells its address"
+        return NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
     if is_rom:
@@ -87,7 +101,52 @@ def find_memory(
         if not value & 1 or not address:
             return "the device's ROM is switched off"
         return address, "PCI expansion ROM"
-    number = _BARS.get(name, 0)
+    devices = {s.idstr.rpartition("/")[2] for s in source.devices.sections if _path(s) == path}
+    return _bar_address(config, _bar_of(devices, name))
+
+
+def find_loose(
+    source: GuestSource, device: str, number: int, findings: list[Finding]
+) -> tuple[int, str] | str:
+    """Find where the memory behind a register of the one device of that name lies.
+
+    Parameters
+    ----------
+    source : GuestSource
+        The image.
+    device, number : str, int
+        Name of the device's section without its path; the register.
+    findings : list of Finding
+        Receives what is damaged.
+
+    Returns
+    -------
+    (int, str) or str
+        Guest-physical address and how it is known, else why there is none.
+    """
+    paths = {_path(s) for s in source.devices.sections if s.idstr.rpartition("/")[2] == device}
+    if len(paths) != 1:
+        return NO_DEVICE
+    config = read_config(source, paths.pop(), findings)
+    if config is None:
+        return NO_DEVICE
+    if not config[_COMMAND] & _MEMORY_ENABLED:
+        return "the device's memory is switched off"
+    return _bar_address(config, number)
+
+
+def _path(section: Section) -> str:
+    return section.idstr.rpartition("/")[0]
+
+
+def _bar_of(devices: Iterable[str], name: str) -> int:
+    for device in devices:
+        if (device, name) in _BARS_OF:
+            return _BARS_OF[device, name]
+    return _BARS[name]
+
+
+def _bar_address(config: bytes, number: int) -> tuple[int, str] | str:
     at = _FIRST_BAR + 4 * number
     value = int.from_bytes(config[at : at + 4], "little")
     if value & 1:

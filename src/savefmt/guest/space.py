@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Self
 
-from savefmt.guest.paging import Read, Translation, X86PageTables
-from savefmt.guest.paging_arm import Arm64PageTables
-from savefmt.guest.registers import Registers, X86Registers
+from savefmt.errors import UnsupportedError
+from savefmt.guest.arch.base import GuestArch
+from savefmt.guest.arch.table import Registers
+from savefmt.guest.paging import PageTables, Read, Translation
 
 _TABLE_PIECE = 4096
 _TABLES_KEPT = 1024
@@ -19,28 +20,30 @@ class AddressSpace:
 
     Parameters
     ----------
-    tables : X86PageTables or Arm64PageTables
+    tables : PageTables
         The paging.
     read : callable
         Reads guest-physical memory: ``read(address, length)``.
     """
 
-    def __init__(self, tables: X86PageTables | Arm64PageTables, read: Read) -> None:
+    def __init__(self, tables: PageTables, read: Read) -> None:
         self.tables = tables
         self._read = read
 
     @classmethod
-    def of(cls, registers: Registers, read: Read, root: int | None = None) -> Self:
+    def of(cls, arch: GuestArch, registers: Registers, read: Read, root: int | None = None) -> Self:
         """Return what a vCPU sees.
 
         Parameters
         ----------
-        registers : X86Registers or Arm64Registers
+        arch : GuestArch
+            The guest's architecture.
+        registers : X86Registers, Arm64Registers or CpuRegisters
             The vCPU.
         read : callable
             Reads guest-physical memory.
         root : int, optional
-            Another page table root than its own: CR3, or TTBR0.
+            Another page table root than its own: CR3, TTBR0, satp and so on.
 
         Returns
         -------
@@ -52,13 +55,9 @@ class AddressSpace:
         UnsupportedError
             If the vCPU is in a mode that gives no meaning to the tables.
         """
-        kept = _keep_tables(read)
-        tables: X86PageTables | Arm64PageTables
-        if isinstance(registers, X86Registers):
-            tables = X86PageTables.of(registers, kept, root)
-        else:
-            tables = Arm64PageTables.of(registers, kept, root)
-        return cls(tables, read)
+        if arch.tables is None:
+            raise UnsupportedError(f"page tables of {arch.name} are not read")
+        return cls(arch.tables(registers, _keep_tables(read), root), read)
 
     def translate(self, address: int) -> Translation:
         """Walk to the page of a virtual address; AddressError where there is none."""
@@ -123,6 +122,8 @@ def _keep_tables(read: Read) -> Read:
 
     def read_kept(address: int, length: int) -> bytes:
         number, offset = divmod(address, _TABLE_PIECE)
+        if offset + length > _TABLE_PIECE:  # whole tables, which are longer on some
+            return read(address, length)
         return piece(number)[offset : offset + length]
 
     return read_kept

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.guest.arch.base import GuestArch
+from savefmt.guest.arch.table import Registers
 from savefmt.guest.needs import GuestSource
 from savefmt.guest.physical import PhysicalMemory
-from savefmt.guest.registers import Registers, read_registers
+from savefmt.guest.registers import find_arch, read_registers
 from savefmt.guest.space import AddressSpace
 
 
@@ -27,6 +29,23 @@ class Guest:
     def physical(self) -> PhysicalMemory:
         """Memory by guest-physical address."""
         return PhysicalMemory(self._source)
+
+    @cached_property
+    def arch(self) -> GuestArch:
+        """The architecture, as the vCPUs prove it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the stream has no vCPU, or one of an unknown architecture.
+        CorruptError
+            If parts of the image disagree.
+        """
+        try:
+            return find_arch(self._source)
+        except SavefmtError as error:
+            error.path = error.path or self._source.path
+            raise
 
     @cached_property
     def cpus(self) -> tuple[Registers, ...]:
@@ -53,7 +72,7 @@ class Guest:
 
         Returns
         -------
-        X86Registers or Arm64Registers
+        X86Registers, Arm64Registers or CpuRegisters
             As the architecture has it.
 
         Raises
@@ -77,11 +96,11 @@ class Guest:
         cpu : int, optional
             Its index; the first one by default.
         root : int, optional
-            Another page table root than its own: CR3, or TTBR0.
+            Another page table root than its own: CR3, TTBR0, satp and so on.
 
         Returns
         -------
         AddressSpace
             In the vCPU's mode.
         """
-        return AddressSpace.of(self.cpu(cpu), self.physical.read, root)
+        return AddressSpace.of(self.arch, self.cpu(cpu), self.physical.read, root)

@@ -91,6 +91,11 @@ class File:
         return self._handle
 
     @property
+    def descriptor(self) -> int:
+        """The buffered descriptor, for what the C core does not do; valid until `close()`."""
+        return int(lib.sf_file_descriptor(self.handle))
+
+    @property
     def length(self) -> int:
         """Length in bytes when it was opened."""
         return int(lib.sf_file_length(self.handle))

@@ -62,7 +62,7 @@ def move_pages(
     key : SumKey, optional
         Sum the pages with it.
     watch : Watch, optional
-        Looks at the pages that are written.
+        Looks at the pages that have a place in the target, whether or not there is one.
 
     Returns
     -------

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from savefmt.errors import FormatError
+from savefmt.errors import CorruptError, FormatError, SavefmtError
 from savefmt.format.domain import Element, read_elements
+from savefmt.guest.arch.table import ARCHES
+from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import RamBlock
 from savefmt.qemu.report import CommandSkeleton
 
-_DEFAULT_ARCH = "x86_64"
+_UNKNOWN = "ARCHITECTURE"
 _WORD = re.compile(r"[\w.+-]{1,64}")
-_QEMU_OF = {"i686": "i386", "armv7l": "arm"}
 _LISTED = 64
 """Devices that are named at most."""
 
@@ -33,10 +34,11 @@ def command_line(image: SaveImage) -> CommandSkeleton:
         Machine, memory, vCPUs and CPU model; what they cannot hold is a remark.
     """
     xml = _elements(image)
+    emulator, doubt = _emulator(image, xml)
     main = _main_memory(image)
     memory = sum(block.used_length for block in ([main] if main else image.blocks.values()))
     words = [
-        (f"qemu-system-{_arch(xml)}",),
+        (f"qemu-system-{emulator}",),
         *([("-name", f"guest={_value(name)}")] if (name := _text(xml, "name")) else []),
         *([("-uuid", uuid)] if (uuid := _text(xml, "uuid")) else []),
         ("-machine", _machine(image, xml, main)),
@@ -50,7 +52,7 @@ def command_line(image: SaveImage) -> CommandSkeleton:
         ("-incoming", "defer"),
         ("-qmp", "unix:guest.qmp,server=on,wait=off"),
     ]
-    return CommandSkeleton(tuple(words), tuple(_remarks(image, xml, main)))
+    return CommandSkeleton(tuple(words), (*([doubt] if doubt else []), *_remarks(image, xml, main)))
 
 
 def _elements(image: SaveImage) -> list[Element]:
@@ -76,11 +78,25 @@ def _value(text: str) -> str:
     return text.replace(",", ",,")
 
 
-def _arch(xml: list[Element]) -> str:
+def _emulator(image: SaveImage, xml: list[Element]) -> tuple[str, str]:
+    """Return QEMU's name for the architecture, and what is in doubt about it."""
     element = _find(xml, "os", "type")
-    arch = element.attributes.get("arch", "") if element is not None else ""
-    known = _QEMU_OF.get(arch, arch)
-    return known if _WORD.fullmatch(known) else _DEFAULT_ARCH
+    said = element.attributes.get("arch", "") if element is not None else ""
+    evidence = evidence_of(image, devices=image.sections is not None)
+    doubt = ""
+    try:
+        names = sorted(evidence.names)
+    except CorruptError as error:  # the stream knows better than the XML
+        doubt = error.message
+        names = sorted(evidence.without("XML").names)
+    except SavefmtError as error:
+        return _UNKNOWN, error.message
+    if not names:
+        return _UNKNOWN, "nothing in the image tells the architecture"
+    if names == ["x86_64"] and said == "i686":
+        return "i386", doubt
+    others = ", ".join(f"qemu-system-{ARCHES[name].emulator}" for name in names[1:])
+    return ARCHES[names[0]].emulator, f"it may as well be {others}" if others else doubt
 
 
 def _machine(image: SaveImage, xml: list[Element], main: RamBlock | None) -> str:

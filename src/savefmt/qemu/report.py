@@ -79,6 +79,8 @@ class RestoreReport:
         All of it.
     notes : tuple of str
         What was done otherwise than asked for.
+    mapped_length : int
+        Bytes of RAM that were not loaded: the guest runs on the image's own pages.
     """
 
     image: str
@@ -91,6 +93,7 @@ class RestoreReport:
     ram_length: int
     seconds: float
     notes: tuple[str, ...] = ()
+    mapped_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

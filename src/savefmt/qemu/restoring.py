@@ -110,7 +110,7 @@ def restore(
         grants = bypass_cache and _grants_direct(saved)
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
-        _Load(monitor, saved, choice, progress).run()
+        Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:
@@ -132,7 +132,7 @@ def restore(
 def _grants_direct(image: SaveImage) -> bool:
     """Whether the image can be read past the page cache."""
     if image.layout is Layout.MAPPED_RAM:
-        return grants_direct(os.path.dirname(os.path.realpath(image.path)))
+        return grants_direct(os.path.dirname(os.path.realpath(pages_file(image))))
     return image.file.direct
 
 
@@ -251,6 +251,11 @@ def refuse_other_guest(
             )
 
 
+def pages_file(image: SaveImage) -> str:
+    """Return the path of the file that the pages lie in: a thin image's are its base's."""
+    return os.fspath((image.base or image).filename)
+
+
 def _pieces(cursor: Cursor) -> Iterator[memoryview]:
     while len(window := cursor.window()):
         yield window
@@ -258,13 +263,28 @@ def _pieces(cursor: Cursor) -> Iterator[memoryview]:
 
 
 @dataclass
-class _Load:
-    """One load."""
+class Load:
+    """One load.
+
+    Attributes
+    ----------
+    monitor : Monitor
+        Of the QEMU, which waits.
+    image : SaveImage
+        What is loaded.
+    plan : LoadPlan
+        How.
+    progress : callable or None
+        As everywhere.
+    stream : iterator of bytes or memoryview, optional
+        Sent instead of the image's own stream.
+    """
 
     monitor: Monitor
     image: SaveImage
     choice: LoadChoice
     progress: OnProgress | None
+    stream: Iterator[bytes | memoryview] | None = None
 
     def run(self) -> None:
         """Load, and leave the guest paused."""
@@ -293,7 +313,7 @@ class _Load:
 
     def _migrate(self) -> None:
         monitor, choice, image = self.monitor, self.choice, self.image
-        by_qemu = image.layout is Layout.MAPPED_RAM
+        by_qemu = image.layout is Layout.MAPPED_RAM and self.stream is None
         with contextlib.ExitStack() as stack:
             # What else its owner has switched on was meant for this load.
             keep = set(read_capabilities(monitor)) - {MAPPED_RAM, MULTIFD, _MUST_MATCH}
@@ -302,11 +322,12 @@ class _Load:
             pump: Pump | None = None
             if by_qemu:
                 kinds = ("plain", "direct") if choice.direct else ("plain",)
-                files = file_in_set(monitor, image.path, image.stream_offset, os.O_RDONLY, kinds)
+                path, offset = pages_file(image), image.stream_offset
+                files = file_in_set(monitor, path, offset, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
-                cursor = stack.enter_context(image.stream())
-                pump = stack.enter_context(to_qemu(_pieces(cursor)))
+                pieces = self.stream or _pieces(stack.enter_context(image.stream()))
+                pump = stack.enter_context(to_qemu(pieces))
                 uri = stack.enter_context(pipe_end(monitor, pump))
             with monitor.unhurried():
                 self._start(uri)

@@ -13,7 +13,7 @@ from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, EndOfStream, ItemType, SectionHead, StreamWalker
 from savefmt.format.vmstate import Description
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, Severity
+from savefmt.model import Finding, RamBlock, Severity
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, is_zero
 from savefmt.reading.tail import Tail
@@ -142,6 +142,23 @@ def read_mapped(
         ),
         5 if walker.has_footers else 0,
     )
+
+
+def ram_blocks(listed: BlockList, pages: Sequence[BlockPages] | None) -> dict[str, RamBlock]:
+    """Return the blocks of a stream by idstr, pages counted where they can be."""
+    own = pages if pages is not None else [None] * len(listed.blocks)
+    return {
+        block.idstr: RamBlock(
+            block.idstr,
+            block.used_length,
+            block.page_size,
+            None if these is None or block.ignored else these.present,
+            None if these is None or block.ignored else these.count - these.present,
+            block.ignored,
+            block.guest_address,
+        )
+        for block, these in zip(listed.blocks, own, strict=True)
+    }
 
 
 def _end_marker(cursor: FileCursor) -> None:

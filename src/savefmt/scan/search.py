@@ -10,8 +10,8 @@ from itertools import chain, islice
 from typing import TypeAlias
 
 from savefmt.errors import SavefmtError
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.guest.mappings import ReverseMap
-from savefmt.guest.placement import Placement
 from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
@@ -55,12 +55,12 @@ class Places:
             )
 
     @cached_property
-    def _placement(self) -> Placement:
+    def _placement(self) -> BlockAddresses:
         try:
-            return Placement(self._image.guest.physical.map.ranges)
+            return BlockAddresses(self._image.guest.physical.map.ranges)
         except SavefmtError as error:
             self.problem = f"physical addresses are not known: {error.message}"
-            return Placement(())
+            return BlockAddresses(())
 
     def physical(self, block: str, offset: int) -> tuple[int, ...]:
         """Return the guest-physical addresses of a place."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from savefmt.errors import AddressError, SavefmtError, UnsupportedError
-from savefmt.guest.registers import X86Registers
+from savefmt.guest.arch.x86 import X86Registers
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan import linuxmarks, ntmarks

@@ -8,6 +8,7 @@ from savefmt.errors import ImageIOError
 from savefmt.format.envelope import Envelope
 from savefmt.model import StrPath
 from savefmt.native.file import File
+from savefmt.writing.inuse import refuse_in_use
 
 
 def write_envelope(path: StrPath, envelope: Envelope) -> None:
@@ -25,6 +26,7 @@ def write_envelope(path: StrPath, envelope: Envelope) -> None:
     ImageIOError
         If the file cannot be written.
     """
+    refuse_in_use(path)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Self
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.model import StrPath
 from savefmt.native.file import File
+from savefmt.writing.inuse import refuse_in_use
 
 _NAME_LIMIT = 255
 
@@ -135,6 +136,7 @@ def check_target(target: StrPath, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ConversionError("the target exists; --force replaces it", path=target)
+    refuse_in_use(path)
 
 
 def _rename_new(path: str, target: str) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.convert import conversion_lines
 from savefmt.cli.render.document import Documents
@@ -68,6 +68,7 @@ def add(commands: Commands) -> None:
     )
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

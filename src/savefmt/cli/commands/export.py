@@ -6,7 +6,16 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, number, output_options
+from savefmt.cli.options import (
+    clone_option,
+    common_options,
+    io_of,
+    io_options,
+    number,
+    output_options,
+    place_option,
+    places_of,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -59,10 +68,12 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
+    place_option(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
     parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")
 
@@ -87,6 +98,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
+            places=places_of(args),
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),

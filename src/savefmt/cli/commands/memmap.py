@@ -6,7 +6,12 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, output_options
+from savefmt.cli.options import (
+    common_options,
+    output_options,
+    place_option,
+    places_of,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -28,6 +33,7 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
+    place_option(parser)
     output_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import devices as render_devices
     from savefmt.cli.render import memmap as render_memmap
 
-    with savefmt.open(args.image) as image:
+    with savefmt.open(args.image, places=places_of(args)) as image:
         memory_map = image.guest.physical.map
         for doubt in render_devices.doubts(image.devices):
             ui.remark(f"{args.image}: {doubt}")

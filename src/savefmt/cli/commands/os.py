@@ -10,6 +10,8 @@ from savefmt.cli.options import (
     common_options,
     io_of,
     output_options,
+    place_option,
+    places_of,
     progress_options,
     speed_options,
 )
@@ -31,6 +33,7 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
+    place_option(parser)
     output_options(parser)
     group = parser.add_argument_group("reading")
     speed_options(group)
@@ -51,7 +54,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.os import system_lines
     from savefmt.scan.system import identify
 
-    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with (
+        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        ui.progress(args.image) as progress,
+    ):
         hint = identify(image, io=io_of(args), progress=progress)
     if ui.json:
         ui.document(system=hint)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, cpu_options, index_option, number, progress_options
+from savefmt.cli.options import (
+    common_options,
+    cpu_options,
+    index_option,
+    number,
+    place_option,
+    places_of,
+    progress_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.ui import Ui
 from savefmt.errors import AddressError
@@ -46,6 +54,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--block", metavar="NAME", help="ADDRESS is an offset in this RAM block")
     cpu_options(parser)
     parser.add_argument("--raw", action="store_true", help="write bytes, not text")
+    place_option(parser)
     index_option(parser)
     progress_options(parser)
     common_options(parser)
@@ -60,7 +69,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "standard output is a terminal, and --raw writes binary data")
     from savefmt.cli.render.read import hexdump
 
-    with savefmt.open(args.image, index=args.index) as image:
+    with savefmt.open(args.image, index=args.index, places=places_of(args)) as image:
         ui.prepare(image)
         pieces = _pieces(_reader(image, args), args.address, args.length)
         if args.raw:

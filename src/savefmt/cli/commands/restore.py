@@ -16,7 +16,7 @@ from savefmt.cli.ui import Ui
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
-    from savefmt.qemu import RestoreReport
+    from savefmt.qemu import CommandSkeleton, RestoreReport
 
 _EPILOG = """\
 QEMU must have been started with the machine, the memory and the devices of the saved guest,
@@ -39,6 +39,30 @@ def add(commands: Commands) -> None:
     monitor_option(whither)
     whither.add_argument(
         "--print-command", action="store_true", help="print a QEMU command line to start from"
+    )
+    instant = parser.add_argument_group("instantly (mapped-ram images)")
+    instant.add_argument(
+        "--instant",
+        action="store_true",
+        help="let QEMU map the image as the guest's memory instead of loading it",
+    )
+    file_argument(
+        instant,
+        "--writable-copy",
+        metavar="FILE",
+        help="let the guest write into FILE, which shares the image's pages at first",
+    )
+    instant.add_argument(
+        "--warm", action="store_true", help="read the image into the page cache meanwhile"
+    )
+    file_argument(
+        instant, "--order", metavar="FILE", help="warm only what FILE lists, in its order"
+    )
+    file_argument(
+        instant,
+        "--record",
+        metavar="FILE",
+        help="list in FILE what the guest touches in its first ten seconds, in that order",
     )
     group = parser.add_argument_group("how to read it")
     channels_option(group)
@@ -70,23 +94,60 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None and not args.print_command:
         usage_error(args, "into which QEMU? --qmp names its socket")
+    for name in ("writable_copy", "warm", "order", "record"):
+        if getattr(args, name) and not args.instant:
+            usage_error(args, f"--{name.replace('_', '-')} goes with --instant")
+    if args.record and (args.warm or args.order):
+        usage_error(args, "what is read ahead hides what the guest touches; record without it")
+    if args.instant and (args.parallel or args.bypass_cache):
+        usage_error(args, "with --instant nothing is loaded that --parallel or --bypass-cache help")
     if args.print_command:
-        from savefmt.qemu import command_line
-
-        with savefmt.open(args.image) as image:
-            skeleton = command_line(image)
+        skeleton = _command(args)
         if ui.json:
             ui.document(command=skeleton)
         else:
             ui.say(command_lines(skeleton))
         return ExitCode.GOOD
     with telling_of_the_guest(ui):
-        report = _restore(args, ui)
+        report = _restore_on_image(args, ui) if args.instant else _restore(args, ui)
     if ui.json:
         ui.document(restore=report)
     elif not ui.quiet:
         ui.say(restore_lines(report))
     return ExitCode.GOOD
+
+
+def _command(args: argparse.Namespace) -> CommandSkeleton:
+    if not args.instant:
+        from savefmt.qemu import command_line
+
+        with savefmt.open(args.image) as image:
+            return command_line(image)
+    from savefmt.instant import instant_command, make_copy
+
+    with savefmt.open(args.image) as image:
+        if args.writable_copy is not None:
+            make_copy(image, args.writable_copy)
+        return instant_command(image, copy=args.writable_copy)
+
+
+def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
+    from savefmt.compat import config
+    from savefmt.instant import restore_on_image
+
+    with ui.progress(args.image) as progress:
+        return restore_on_image(
+            args.image,
+            qmp=args.qmp,
+            running=args.running,
+            copy=args.writable_copy,
+            warm=args.warm,
+            order=args.order,
+            record=args.record,
+            io=IOOptions(threads=args.threads),
+            timeout=config.load().timeout,
+            progress=progress,
+        )
 
 
 def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:

@@ -14,6 +14,8 @@ from savefmt.cli.options import (
     io_of,
     number,
     output_options,
+    place_option,
+    places_of,
     scan_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -87,6 +89,7 @@ def add(commands: Commands) -> None:
     )
     group.add_argument("--max-count", type=number, metavar="N", help="stop after N matches")
     group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
+    place_option(parser)
     output_options(parser, lines=True, csv=True)
     scan_options(parser)
     common_options(parser)
@@ -114,7 +117,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         if isinstance(error, SavefmtError):
             raise
         usage_error(args, str(error))
-    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with (
+        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        ui.progress(args.image) as progress,
+    ):
         places = _places(image, args)
         hits = _hits(image, args, matchers, rules, places, progress)
         if args.count:

@@ -13,6 +13,8 @@ from savefmt.cli.options import (
     index_option,
     number,
     output_options,
+    place_option,
+    places_of,
     progress_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -39,6 +41,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("addresses", type=number, nargs="+", metavar="ADDRESS")
     cpu_options(parser)
+    place_option(parser)
     index_option(parser)
     output_options(parser)
     progress_options(parser)
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     code = ExitCode.GOOD
     shown: list[TranslationValues | UnmappedValues] = []
-    with savefmt.open(args.image, index=args.index) as image:
+    with savefmt.open(args.image, index=args.index, places=places_of(args)) as image:
         ui.prepare(image)
         space = image.guest.space(args.cpu, args.cr3)
         for doubt in render_devices.doubts(image.devices):

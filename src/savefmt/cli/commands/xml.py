@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.render.xml import edit_lines
@@ -78,6 +78,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
     )
     output_options(parser)
     io_options(parser)
+    clone_option(parser)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

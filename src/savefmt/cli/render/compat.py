@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render.plain import plain, size
-from savefmt.reports import Answer, CompatReport, HostReport
+from savefmt.frozen import replace
+from savefmt.reports import Answer, CompatReport, HostReport, Verdict
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 
 
 def compat_lines(report: CompatReport) -> Iterator[str]:
-    """Tell who can load an image, one line a reader and one a reason.
+    """Tell who can load an image, one line for neighbours that say the same.
 
     Parameters
     ----------
@@ -24,16 +26,35 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
         One line.
     """
     yield f"{plain(report.path)}: machine type {plain(report.machine) or 'not recorded'}"
-    for verdict in report.verdicts:
-        reader = f"{_NAMES[verdict.program]} {verdict.release}"
+    rows = reader_rows(report)
+    width = max([18, *(len(readers) + 2 for readers, _ in rows)])
+    for readers, verdict in rows:
         first, *others = (*map(plain, verdict.reasons), "")
-        yield f"  {reader:<18}{verdict.answer:<9}{first}".rstrip()
+        yield f"  {readers:<{width}}{verdict.answer:<9}{first}".rstrip()
+        indent = " " * (width + 11)
         for reason in filter(None, others):
-            yield f"{'':<29}{reason}"
+            yield f"{indent}{reason}"
         if verdict.conversion:
             options = " ".join(verdict.conversion)
             becomes = "loadable" if verdict.answer is Answer.NO else "a yes"
-            yield f"{'':<29}savefmt convert {options} makes it {becomes}"
+            yield f"{indent}savefmt convert {options} makes it {becomes}"
+
+
+def reader_rows(report: CompatReport) -> list[tuple[str, Verdict]]:
+    """Return readers, neighbours that say the same together, and what they say."""
+    return [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
+
+
+def _grouped(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
+    """Yield neighbours that say the same of their releases."""
+    for _, same in itertools.groupby(verdicts, lambda verdict: replace(verdict, release="")):
+        yield list(same)
+
+
+def _readers(verdicts: Sequence[Verdict]) -> str:
+    first, last = verdicts[0], verdicts[-1]
+    span = first.release if first is last else f"{first.release} to {last.release}"
+    return f"{_NAMES[first.program]} {span}"
 
 
 def host_lines(report: HostReport) -> Iterator[str]:

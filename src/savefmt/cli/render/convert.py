@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from savefmt.cli.render.plain import brief_size, duration, many, plain, size
+from savefmt.cli.render.plain import brief_size, cloned_line, duration, many, plain, size
 from savefmt.reports import ConversionReport
 
 
@@ -37,6 +37,7 @@ def conversion_lines(report: ConversionReport) -> Iterator[str]:
         yield f"  {many(report.data_pages, 'page')} with data"
     for change in report.changes:
         yield f"  changed: {plain(change)}"
+    yield from cloned_line(report.cloned_length)
     if not report.dry_run:
         how = "direct" if report.direct else "buffered"
         rate = report.source_length / report.seconds if report.seconds else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from savefmt.cli.render.plain import brief_size, duration, many, plain, size
+from savefmt.cli.render.plain import brief_size, cloned_line, duration, many, plain, size
 from savefmt.model import Severity
 from savefmt.reports import ExportReport
 
@@ -49,6 +49,7 @@ def export_lines(report: ExportReport) -> Iterator[str]:
     if report.dry_run:
         return
     yield f"  {size(report.target_length)}, {size(report.target_disk_length)} on disk"
+    yield from cloned_line(report.cloned_length)
     how = "direct" if report.direct else "buffered"
     rate = report.source_length / report.seconds if report.seconds else 0
     yield f"  in {duration(report.seconds)} ({brief_size(rate)}/s read, {how})"

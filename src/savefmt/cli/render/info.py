@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from savefmt.cli.render.plain import WIDTH, many, plain, size
 from savefmt.format.features import name_bits
-from savefmt.model import ImageSummary, RamBlock
+from savefmt.model import ImageSummary, Layout, RamBlock
 
 _STATES = {
     "finished": "complete",
@@ -64,6 +64,10 @@ def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
         yield "header format", f"{envelope.format} ({envelope.format_name})"
     if summary.mislabelled:
         yield "MISLABELLED", f"the header's format does not fit this {summary.layout} stream"
+    if summary.base is not None:
+        found = summary.layout is Layout.MAPPED_RAM
+        lost = "" if found else ", which is missing or has changed (savefmt check)"
+        yield "thin", f"its memory lies in {summary.base}{lost}"
     yield "layout", summary.layout
     yield "codec", summary.codec
     yield "stream", f"begins at offset {summary.stream_offset:#x}"

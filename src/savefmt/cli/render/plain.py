@@ -67,6 +67,12 @@ def size(count: int) -> str:
     return f"{count} bytes" if count < 1000 else f"{brief_size(count)} ({count} bytes)"
 
 
+def cloned_line(length: int) -> Iterator[str]:
+    """Tell what did not have to be copied, if anything."""
+    if length:
+        yield f"  cloned {brief_size(length)} of pages"
+
+
 def duration(seconds: float) -> str:
     """Give a time span, as ``0.21 s`` or ``1:02:03``.
 

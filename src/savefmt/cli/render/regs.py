@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from savefmt.cli.render.document import Hexadecimal, values
-from savefmt.guest.registers import (
+from savefmt.guest.arch.arm64 import Arm64Registers
+from savefmt.guest.arch.base import CpuRegisters
+from savefmt.guest.arch.table import Registers
+from savefmt.guest.arch.x86 import (
     HFLAGS_INHIBIT_IRQ,
     HFLAGS_PROTECTED,
     HFLAGS_SMM,
-    Registers,
-    Segment,
+    SegmentRegister,
     X86Registers,
 )
-from savefmt.guest.registers_arm import Arm64Registers
 
 _DECIMAL = ("cpu", "bits", "apic_id")
-Printed = Annotated[X86Registers | Arm64Registers, Hexadecimal(*_DECIMAL)]
+Printed = Annotated[X86Registers | Arm64Registers | CpuRegisters, Hexadecimal(*_DECIMAL)]
 """The type of `registers_values`."""
 
 _SYSTEM_32 = (
@@ -36,7 +37,7 @@ def registers_lines(registers: Registers) -> Iterator[str]:
 
     Parameters
     ----------
-    registers : X86Registers or Arm64Registers
+    registers : X86Registers, Arm64Registers or CpuRegisters
         One vCPU.
 
     Yields
@@ -46,8 +47,10 @@ def registers_lines(registers: Registers) -> Iterator[str]:
     """
     if isinstance(registers, Arm64Registers):
         yield from _arm64_lines(registers)
-    else:
+    elif isinstance(registers, X86Registers):
         yield from _x86_lines(registers)
+    else:
+        yield from _plain_lines(registers)
 
 
 def registers_values(registers: Registers) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def registers_values(registers: Registers) -> dict[str, Any]:
 
     Parameters
     ----------
-    registers : X86Registers or Arm64Registers
+    registers : X86Registers, Arm64Registers or CpuRegisters
         One vCPU.
 
     Returns
@@ -111,7 +114,7 @@ def _x86_lines(registers: X86Registers) -> Iterator[str]:
     if registers.apic_id is not None:
         extra.append(f"APIC_ID={registers.apic_id}")
     yield " ".join(extra)
-    yield from _in_columns(registers.msrs)
+    yield from _in_columns(_named(registers.msrs, 16))
 
 
 def _x86_general(registers: X86Registers, wide: bool, width: int) -> Iterator[str]:
@@ -151,7 +154,7 @@ def _segment_line(name: str, registers: X86Registers, width: int) -> str:
     return f"{line} DPL={segment.flags >> 13 & 3} {_segment_kind(segment, registers.long_mode)}"
 
 
-def _segment_kind(segment: Segment, long_mode: bool) -> str:
+def _segment_kind(segment: SegmentRegister, long_mode: bool) -> str:
     """Name what a descriptor describes, as in ``CS64 [-RA]``."""
     flags = segment.flags
 
@@ -221,7 +224,26 @@ def _arm64_lines(registers: Arm64Registers) -> Iterator[str]:
         ("SPSR", registers.spsr),
     ):
         yield " ".join(f"{kind}_{level.upper()}={value:x}" for level, value in banked.items())
-    yield from _in_columns(registers.system)
+    yield from _in_columns(_named(registers.system, 16))
+
+
+# all others
+
+
+def _plain_lines(registers: CpuRegisters) -> Iterator[str]:
+    """Give each register by its name, four or two to a line."""
+    digits = registers.bits // 4
+    yield f"CPU#{registers.cpu} {registers.architecture}"
+    words = [f"PC={registers.pc:0{digits}x}"]
+    words += [f"{name.upper()}={value:0{digits}x}" for name, value in registers.general.items()]
+    yield from _in_columns(words, 4)
+    yield from _in_columns(_named(registers.system, digits), 4 if digits == 8 else 2)
+    width = 16 if max(registers.vectors.values(), default=0) < 1 << 64 else 32
+    yield from _in_columns(_named(registers.vectors, width), 4 if width == 16 else 2)
+
+
+def _named(values: Mapping[str, int], digits: int) -> list[str]:
+    return [f"{name.upper()}={value:0{digits}x}" for name, value in values.items()]
 
 
 def _pairs(words: list[str]) -> Iterator[str]:
@@ -229,12 +251,11 @@ def _pairs(words: list[str]) -> Iterator[str]:
         yield " ".join(words[at : at + 2])
 
 
-def _in_columns(values: Mapping[str, int]) -> Iterator[str]:
-    """Yield two to a line, in columns."""
-    words = [f"{name.upper()}={value:016x}" for name, value in values.items()]
+def _in_columns(words: list[str], count: int = 2) -> Iterator[str]:
+    """Yield so many to a line, in columns."""
     width = max(map(len, words), default=0)
-    for at in range(0, len(words), 2):
-        yield " ".join(f"{word:<{width}}" for word in words[at : at + 2]).rstrip()
+    for at in range(0, len(words), count):
+        yield " ".join(f"{word:<{width}}" for word in words[at : at + count]).rstrip()
 
 
 def all_lines(cpus: Iterable[Registers]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from savefmt.cli.render.compat import reader_rows
 from savefmt.cli.render.devices import device_lines
 from savefmt.cli.render.info import summary_fields
 from savefmt.cli.render.memmap import map_lines
@@ -128,6 +129,7 @@ def _environment() -> Any:
         "size": size,
         "brief": brief_size,
         "duration": duration,
+        "readers": reader_rows,
         "registers": registers_lines,
         "device": _device,
         "memory_map": map_lines,

@@ -28,6 +28,8 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
     yield f"{plain(report.image)}: restored ({plain(report.machine)})"
     yield f"form:          {name}{way(report.channels, report.direct)}"
     yield f"RAM:           {size(report.ram_length)}"
+    if report.mapped_length:
+        yield f"mapped:        {size(report.mapped_length)}, not loaded"
     yield f"time:          {duration(report.seconds)}"
     yield f"guest:         {report.state}"
     for note in report.notes:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from savefmt.model import PhysicalRange
 
 
-class Placement:
+class BlockAddresses:
     """Guest-physical addresses of what lies in the blocks.
 
     Parameters

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
-from savefmt.guest.paging import Read, Step, Translation, not_mapped, read_entry
-from savefmt.guest.registers_arm import Arm64Registers
+from savefmt.guest.arch.arm64 import Arm64Registers
+from savefmt.guest.paging import ALL, Page, PageTable, PageTables, Read, Root, check_width, rights
 
-_VALID = 1 << 0
 _TABLE = 1 << 1
 _AP_USER = 1 << 6
 _AP_READ_ONLY = 1 << 7
@@ -32,6 +31,7 @@ class _Half:
     """
 
     name: str
+    number: int
     root: int
     size_bits: int
     granule: int
@@ -51,7 +51,23 @@ class _Half:
     def first_level(self) -> int:
         return 4 - -(-(self.address_bits - self.granule) // self.stride)
 
-    def shift(self, level: int) -> int:
+    @property
+    def fits(self) -> bool:
+        """Whether a processor has tables for so many bits."""
+        return self.granule < self.address_bits <= (52 if self.wide else 48)
+
+    @property
+    def top(self) -> PageTable:
+        """The first table, which may be shorter or longer than the others."""
+        bits = self.address_bits - self._shift(self.first_level)
+        return self.table(self.first_level, _table_address(self, bits), bits, ALL, self.number)
+
+    def table(self, level: int, address: int, bits: int, granted: int, state: int) -> PageTable:
+        """Return a table of a level."""
+        name, shift = f"level {level} entry", self._shift(level)
+        return PageTable(name, address, shift, bits, level, granted, state=state)
+
+    def _shift(self, level: int) -> int:
         return self.granule + (3 - level) * self.stride
 
     def blocks_at(self, level: int) -> bool:
@@ -67,21 +83,22 @@ class _Half:
         return entry & (1 << 48) - 1 & -(1 << self.granule)
 
 
-@dataclass(frozen=True, slots=True)
-class Arm64PageTables:
+class Arm64PageTables(PageTables):
     """Paging as an AArch64 vCPU does it at its exception level.
 
-    Attributes
+    Parameters
     ----------
     mode : str
         Granule and address bits of the lower half, or ``none``.
     read : callable
         Reads guest-physical memory.
+    tables : tuple
+        The lower half and, where there is one, the upper.
     """
 
-    mode: str
-    read: Read
-    _halves: tuple[_Half, ...] = ()
+    def __init__(self, mode: str, read: Read, tables: tuple[_Half, ...] = ()) -> None:
+        super().__init__(mode, read)
+        self._halves = tables
 
     @classmethod
     def of(cls, registers: Arm64Registers, read: Read, root: int | None = None) -> Arm64PageTables:
@@ -129,39 +146,30 @@ class Arm64PageTables:
         kind = f"{1 << halves[0].granule - 10}K, {halves[0].address_bits}-bit"
         return cls(kind, read, tuple(halves))
 
-    def translate(self, address: int) -> Translation:
-        """Walk to the page of an address.
-
-        Parameters
-        ----------
-        address : int
-            Virtual.
-
-        Returns
-        -------
-        Translation
-            With the entries on the way.
-
-        Raises
-        ------
-        AddressError
-            If no page is mapped there, or a table lies outside of memory.
-        UnsupportedError
-            If the control register asks for what no processor has.
-        """
-        if not 0 <= address < 1 << 64:
-            raise AddressError(f"{address:#x} needs more than 64 bits")
+    def enter(self, address: int) -> PageTable | Page:
+        """Begin at the half that the upper bits choose."""
+        check_width(address, 64)
         if not self._halves:
-            return Translation(address, address, 0, True, True, True)
+            return Page(0, 0)
         half = self._choose(address)
         if half.disabled:
             raise AddressError(f"{address:#x} is not mapped: {half.name} is switched off")
-        return self._walk(half, address)
+        return half.top
+
+    def roots(self) -> Iterator[Root]:
+        """Yield the halves that are in use."""
+        if not self._halves:
+            yield Root(0, Page(0, 0), range(0))
+        for number, half in enumerate(self._halves):
+            if not half.disabled and half.fits:
+                top = half.top
+                virtual = (1 << 64) - (1 << half.address_bits) if number else 0
+                yield Root(virtual, top, range(1 << top.bits), kernel=bool(number))
 
     def _choose(self, address: int) -> _Half:
         high = bool(address >> 55 & 1) and len(self._halves) > 1
         half = self._halves[high]
-        if not half.granule < half.address_bits <= (52 if half.wide else 48):
+        if not half.fits:
             raise UnsupportedError(f"{half.name} for addresses of {half.address_bits} bits")
         top = address & (1 << 56) - 1 if half.ignore_top else address
         width = 56 if half.ignore_top else 64
@@ -172,46 +180,32 @@ class Arm64PageTables:
             )
         return half
 
-    def _walk(self, half: _Half, address: int) -> Translation:
-        walked = list(self._entries(half, address))
-        entry = walked[-1][1].entry
-        tables = [step.entry for _, step in walked[:-1]]
-        page = 1 << half.shift(walked[-1][0])
-        # What a table forbids to all below it stands in bits 59 to 62.
-        never = entry & (_UXN | _PXN)
-        for table in tables:
-            never |= (table >> 60 & 1) * _UXN | (table >> 59 & 1) * _PXN
-        return Translation(
-            address,
-            half.output(entry) & -page | address & page - 1,
-            page,
-            not entry & _AP_READ_ONLY and not any(table >> 62 & 1 for table in tables),
-            bool(entry & _AP_USER) and not any(table >> 61 & 1 for table in tables),
-            never != _UXN | _PXN,
-            tuple(step for _, step in walked),
-        )
-
-    def _entries(self, half: _Half, address: int) -> Iterator[tuple[int, Step]]:
-        """Yield the level and the entry for each step down to the page."""
-        table, bits = _table_address(half), half.address_bits
-        for level in range(half.first_level, 4):
-            shift = half.shift(level)
-            at, name = table + ((address & (1 << bits) - 1) >> shift) * 8, f"level {level} entry"
-            step = Step(name, at, read_entry(self.read, at, 8, name, address))
-            is_table = bool(step.entry & _TABLE)
-            leaf = is_table if level == 3 else not is_table and half.blocks_at(level)
-            if not step.entry & _VALID or not (leaf or (is_table and level < 3)):
-                raise not_mapped(address, step)
-            yield level, step
-            if leaf:
-                return
-            table, bits = half.output(step.entry), shift
+    def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
+        """Read an entry that is valid."""
+        half = self._halves[table.state & 1]
+        is_table = bool(entry & _TABLE)
+        if is_table and table.level < 3:
+            # What a table forbids to all below it stands in bits 59 to 62.
+            own = rights(not entry >> 62 & 1, not entry >> 61 & 1, True)
+            never = (entry >> 60 & 1) * _UXN | (entry >> 59 & 1) * _PXN
+            return half.table(
+                *(table.level + 1, half.output(entry), half.stride),
+                own & table.rights,
+                table.state | never,
+            )
+        if not is_table and (table.level == 3 or not half.blocks_at(table.level)):
+            return None
+        never = (entry & (_UXN | _PXN)) | table.state & (_UXN | _PXN)
+        own = rights(not entry & _AP_READ_ONLY, bool(entry & _AP_USER), never != _UXN | _PXN)
+        length = 1 << table.shift
+        return Page(half.output(entry) & -length, length, own & table.rights)
 
 
 def _low_half(control: int, root: int, both: bool) -> _Half:
     granule = _granule(_GRANULES_LOW, control >> 14 & 3)
     return _Half(
         name="TTBR0",
+        number=0,
         root=root,
         size_bits=control & 0x3F,
         granule=granule,
@@ -225,6 +219,7 @@ def _high_half(control: int, root: int) -> _Half:
     granule = _granule(_GRANULES_HIGH, control >> 30 & 3)
     return _Half(
         name="TTBR1",
+        number=1,
         root=root,
         size_bits=control >> 16 & 0x3F,
         granule=granule,
@@ -245,9 +240,8 @@ def _granule(sizes: dict[int, int], code: int) -> int:
     return sizes[code]
 
 
-def _table_address(half: _Half) -> int:
+def _table_address(half: _Half, bits: int) -> int:
     """Return where the first table lies; one shorter than a granule has its own alignment."""
-    entries = half.address_bits - half.shift(half.first_level)
-    align = max(entries + 3, 6 if half.wide else 0)
+    align = max(bits + 3, 6 if half.wide else 0)
     address = half.root & (1 << 48) - 1 & -(1 << align)
     return address | (half.root >> 2 & 0xF) << 48 if half.wide else address

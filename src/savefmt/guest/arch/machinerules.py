@@ -1,12 +1,10 @@
-"""One row for each guest architecture, and one for each of its machines (format.md 9)."""
+"""One row for each family of machines: where its memory lies (format.md 9)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
-from savefmt.errors import UnsupportedError
 from savefmt.frozen import dataclass, field
 
 MIB = 1 << 20
@@ -19,37 +17,6 @@ HYPERTRANSPORT = 0xFD_0000_0000
 
 
 @dataclass(frozen=True, slots=True)
-class GuestArch:
-    """A guest architecture.
-
-    Attributes
-    ----------
-    name : str
-        As libvirt spells it.
-    byte_order : str
-        Of the guest's own data.
-    page_bits : int
-        Logarithm of the smallest page.
-    witness : str
-        A field of the section ``cpu`` that only this architecture has.
-    """
-
-    name: str
-    byte_order: Literal["little", "big"]
-    page_bits: int
-    witness: str
-
-
-ARCHES: Mapping[str, GuestArch] = {
-    arch.name: arch
-    for arch in (
-        GuestArch("x86_64", "little", 12, "env.eip"),
-        GuestArch("aarch64", "little", 12, "env.xregs"),
-    )
-}
-
-
-@dataclass(frozen=True, slots=True)
 class MachineRules:
     """Where a family of machine types has its memory.
 
@@ -59,8 +26,8 @@ class MachineRules:
         The family, for messages.
     pattern : str
         Regular expression for names of machine types.
-    architecture : str
-        A key of `ARCHES`.
+    architectures : tuple of str
+        Of the emulators that have it.
     main_memory : str
         idstr of main memory where no NUMA backends make it up.
     base : int
@@ -68,28 +35,36 @@ class MachineRules:
     all_low_below : int or None
         Main memory shorter than this is not split; None: it never is.
     low : int
-        Bytes below 4 GiB of memory that is split; the rest begins at 4 GiB.
+        Bytes of memory that is split before the hole.
+    high : int
+        Where memory behind the hole begins.
+    witness : str or None
+        A block that the releases of QEMU have of which this row is known, where older ones
+        gave the same machine another map.
     firmware : mapping of str to int
         Where firmware blocks begin that do not end at 4 GiB.
+    secure : (str, tuple of str) or None
+        A block that only machines with a secure world have, and all blocks that then are
+        seen in that world alone.
     shadow : (str, int) or None
         PCI device, and offset of its registers, that decide whether the guest reads RAM
         or ROM from 768 KiB to 1 MiB; None: ROM, always.
-    hotplug_window : bool
-        Whether DIMMs may be plugged.
     pci_window : int
         Bytes for 64-bit PCI behind all memory.
     """
 
     name: str
     pattern: str
-    architecture: str
+    architectures: tuple[str, ...]
     main_memory: str
     base: int = 0
     all_low_below: int | None = None
     low: int = 0
+    high: int = ABOVE_4G
+    witness: str | None = None
     firmware: Mapping[str, int] = field(default_factory=dict)
     shadow: tuple[str, int] | None = None
-    hotplug_window: bool = False
+    secure: tuple[str, tuple[str, ...]] | None = None
     pci_window: int = 0
 
     def split(self, length: int) -> int:
@@ -99,82 +74,78 @@ class MachineRules:
         return min(length, self.low)
 
 
+_X86 = ("x86_64",)
+_ARM = ("aarch64", "arm")
+_RISCV = ("riscv64", "riscv32")
+_FLASHES = ("virt.flash0", "virt.flash1")
+
 MACHINES = (
     MachineRules(
-        *("i440fx before 2.0", r"pc-(?:i440fx-1\..*|0\..*|1\..*)", "x86_64", "pc.ram"),
+        *("i440fx before 2.0", r"pc-(?:i440fx-1\..*|0\..*|1\..*)", _X86, "pc.ram"),
         all_low_below=0xE000_0000,
         low=0xE000_0000,
         shadow=("0000:00:00.0/I440FX", 0x59),
     ),
     MachineRules(
-        *("i440fx", r"pc(?:-i440fx.*)?", "x86_64", "pc.ram"),
+        *("i440fx", r"pc(?:-i440fx.*)?", _X86, "pc.ram"),
         all_low_below=0xE000_0000,
         low=0xC000_0000,
         shadow=("0000:00:00.0/I440FX", 0x59),
-        hotplug_window=True,
         pci_window=2 * GIB,
     ),
     MachineRules(
-        *("q35", r"(?:pc-)?q35.*", "x86_64", "pc.ram"),
+        *("q35", r"(?:pc-)?q35.*", _X86, "pc.ram"),
         all_low_below=0xB000_0000,
         low=0x8000_0000,
         shadow=("0000:00:00.0/mch", 0x90),
-        hotplug_window=True,
         pci_window=32 * GIB,
     ),
     MachineRules(
-        *("microvm", r"microvm", "x86_64", "microvm.ram"),
+        *("microvm", r"microvm", _X86, "microvm.ram"),
         all_low_below=0xC000_0000,
         low=0xC000_0000,
     ),
-    MachineRules("isapc", r"isapc", "x86_64", "pc.ram"),
+    MachineRules("isapc", r"isapc", _X86, "pc.ram"),
     MachineRules(
-        *("virt", r"virt(?:-.*)?", "aarch64", "mach-virt.ram"),
+        *("virt", r"virt(?:-.*)?", _ARM, "mach-virt.ram"),
         base=GIB,
-        firmware={"virt.flash0": 0, "virt.flash1": 64 * MIB},
-        hotplug_window=True,
+        firmware=dict(zip(_FLASHES, (0, 64 * MIB), strict=True)),
+        secure=("virt.secure-ram", ("virt.secure-ram", "virt.flash0")),
     ),
     MachineRules(
-        *("sbsa-ref", r"sbsa-ref", "aarch64", "sbsa-ref.ram"),
+        *("sbsa-ref", r"sbsa-ref", ("aarch64",), "sbsa-ref.ram"),
         base=1 << 40,
         firmware={"sbsa.flash0": 0, "sbsa.flash1": 256 * MIB},
+        secure=("sbsa-ref.secure-ram", ("sbsa-ref.secure-ram", "sbsa.flash0")),
     ),
+    MachineRules(
+        *("virt", r"virt", _RISCV, "riscv_virt_board.ram"),
+        base=2 * GIB,
+        firmware={
+            "riscv_virt_board.mrom": 0x1000,
+            **dict(zip(_FLASHES, (0x2000_0000, 0x2200_0000), strict=True)),
+        },
+    ),
+    MachineRules(
+        *("virt", r"virt", ("loongarch64",), "loongarch.ram"),
+        all_low_below=256 * MIB,
+        low=256 * MIB,
+        high=0x8000_0000,
+        witness="virt.flash1",
+        firmware=dict(zip(_FLASHES, (0x1C00_0000, 0x1D00_0000), strict=True)),
+    ),
+    MachineRules("pseries", r"pseries(?:-.*)?", ("ppc64",), "ppc_spapr.ram"),
+    MachineRules("powernv", r"powernv.*", ("ppc64",), "pnv.ram"),
+    MachineRules("s390-ccw-virtio", r"s390-ccw-virtio(?:-.*)?", ("s390x",), "s390.ram"),
 )
-"""The first row whose pattern fits counts."""
+"""Rows of one architecture: the first whose pattern fits counts."""
 
-
-def find_machine(name: str, sections: frozenset[str], blocks: frozenset[str]) -> MachineRules:
-    """Return the rules for a machine.
-
-    Parameters
-    ----------
-    name : str
-        The machine type, empty where the stream does not tell.
-    sections, blocks : frozenset of str
-        idstrs in the image, which give the machine away without its name.
-
-    Returns
-    -------
-    MachineRules
-        Of its family.
-
-    Raises
-    ------
-    UnsupportedError
-        For a machine that this release does not know.
-    """
-    for rules in MACHINES:
-        if name and re.fullmatch(rules.pattern, name):
-            return rules
-    if not name:
-        for rules in MACHINES[1:]:
-            shadowed = rules.shadow is not None and rules.shadow[0] in sections
-            if shadowed or rules.main_memory in blocks - {"pc.ram"}:
-                return rules
-    raise UnsupportedError(
-        f"where machine type {name or '(not recorded)'!r} has its memory is not known; "
-        "its blocks can still be read by name"
-    )
+UNPLACEABLE: Mapping[str, str] = {
+    "mach-virt.tag": "memory tags, which have an address space of their own",
+    "mach-virt.secure-tag": "memory tags, which have an address space of their own",
+    "xen.ram": "Xen lays it out itself",
+}
+"""Blocks of machines that are no memory of theirs, and why."""
 
 
 def has_amd_hole(machine: str) -> bool:

@@ -1,0 +1,100 @@
+"""``savefmt clone``: guests that run on one image's pages."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.options import (
+    common_options,
+    output_options,
+    threads_option,
+)
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.ui import Ui
+from savefmt.model import IOOptions
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_EPILOG = """\
+Each guest gets a thin image, a few hundred KiB: its memory stays in IMAGE, which must be
+mapped-ram (savefmt prepare) and must not change while a thin image of it is there.
+
+exit codes: 0 made, 1 failed, 64 wrong usage
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "clone",
+        help="prepare guests that run on one image without loading it",
+        description="Prepare guests in the folder DIR that run on the pages of IMAGE.",
+        epilog=_EPILOG,
+    )
+    file_argument(parser, "image", metavar="IMAGE")
+    file_argument(parser, "folder", metavar="DIR")
+    parser.add_argument(
+        "--count", type=_count, default=1, metavar="N", help="how many guests (default: 1)"
+    )
+    parser.add_argument("-F", "--force", action="store_true", help="replace files in DIR")
+    group = parser.add_argument_group("for libvirt")
+    group.add_argument(
+        "--libvirt", action="store_true", help="make images that virsh restore starts"
+    )
+    group.add_argument("--name", metavar="NAME", help="name of the guest, numbered if several")
+    group.add_argument("--uuid", type=_uuid, metavar="UUID", help="UUID of a single guest")
+    output_options(parser)
+    threads_option(parser)
+    common_options(parser)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.instant.outcomes import CloneReport
+
+    return ({"clone": CloneReport},)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Make the clones."""
+    from savefmt.cli.render.clone import clone_lines
+    from savefmt.instant import clone, clone_for_libvirt
+
+    if not args.libvirt and (args.name or args.uuid):
+        usage_error(args, "--name and --uuid go with --libvirt; QEMU takes them as its options")
+    if args.uuid and args.count != 1:
+        usage_error(args, "one UUID cannot be that of several guests")
+    io = IOOptions(threads=args.threads)
+    if args.libvirt:
+        report = clone_for_libvirt(
+            args.image,
+            args.folder,
+            count=args.count,
+            name=args.name,
+            uuid=args.uuid,
+            overwrite=args.force,
+            io=io,
+        )
+    else:
+        report = clone(args.image, args.folder, count=args.count, overwrite=args.force, io=io)
+    if ui.json:
+        ui.document(clone=report)
+    elif not ui.quiet:
+        ui.say(clone_lines(report))
+    return ExitCode.GOOD
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 4096")
+    return int(text)
+
+
+def _uuid(text: str) -> str:
+    if not _UUID.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no UUID")
+    return text

@@ -1,0 +1,163 @@
+"""Restore a guest into a QEMU that maps the image's pages as its memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable
+
+from savefmt.errors import ConversionError
+from savefmt.format.stream import IGNORE_SHARED
+from savefmt.image import SaveImage
+from savefmt.instant.backends import mapped_by
+from savefmt.instant.thinstream import thin_stream
+from savefmt.instant.warming import (
+    Range,
+    forget,
+    read_order,
+    stored_ranges,
+    warmed,
+    watch_touched,
+    write_order,
+)
+from savefmt.model import IOOptions, OnProgress, StrPath
+from savefmt.progress import Meter
+from savefmt.qemu import migration
+from savefmt.qemu.hosted import look, ram_blocks
+from savefmt.qemu.report import RestoreReport
+from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_other_guest
+from savefmt.qmp import Monitor, MonitorError
+
+RECORD_SECONDS = 10.0
+_LOCK_NAME = "savefmt-base"
+
+
+def restore_on_image(
+    image: StrPath,
+    *,
+    qmp: str,
+    running: bool | None = None,
+    copy: StrPath | None = None,
+    warm: bool = False,
+    order: StrPath | None = None,
+    record: StrPath | None = None,
+    record_seconds: float = RECORD_SECONDS,
+    io: IOOptions = IOOptions(),
+    timeout: float = 10.0,
+    progress: OnProgress | None = None,
+) -> RestoreReport:
+    """Restore a guest without loading its memory: QEMU has mapped that from the image.
+
+    Parameters
+    ----------
+    image : str or os.PathLike
+        A mapped-ram image, or a thin one of it.  It must not change while the guest runs;
+        a lock, which QEMU holds as long as it lives, keeps savefmt from changing it.
+    qmp : str
+        Path of the QMP socket of a QEMU that was started as `instant_command` tells.
+    running : bool, optional
+        Let the guest run, or keep it paused; by default as the image's header says.
+    copy : str or os.PathLike, optional
+        A copy of the image that the guest may write, which QEMU maps shared.
+    warm : bool
+        Read what the image stores into the page cache meanwhile, and return when that is done.
+    order : str or os.PathLike, optional
+        Warm only what this file lists, in its order.
+    record : str or os.PathLike, optional
+        List in this file what the guest touches at first, and return when that is done.
+    record_seconds : float
+        How long that is watched.
+    io : IOOptions
+        How the blocks are read that QEMU does not map.
+    timeout : float
+        Seconds for the socket to answer.
+    progress : callable, optional
+        As for `savefmt.convert`.
+
+    Returns
+    -------
+    RestoreReport
+        What was done.
+
+    Raises
+    ------
+    ConversionError
+        If the image is none that a guest can run on.
+    MigrationError
+        If QEMU maps another file, or maps this one so that harm would come of it.
+    MonitorError
+        If nobody answers on the socket, or QEMU ends on the way.
+    """
+    began = time.monotonic()
+    with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
+        refuse_unmappable(saved)
+        path = pages_file(saved) if copy is None else os.fspath(copy)
+        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
+        mapped = mapped_by(monitor, saved, path, shared=copy is not None)
+        notes = [] if lend_lock(monitor, path) else ["nothing keeps others from changing the image"]
+        if running is None:
+            running = saved.envelope is not None and bool(saved.envelope.was_running)
+        ranges: Iterable[Range] = ()
+        if order is not None:
+            ranges = read_order(order, mapped)
+        elif warm:
+            ranges = list(stored_ranges(saved.file, mapped))
+        if record is not None:
+            forget(path)
+        with warmed(path, ranges) as finish:
+            stream = thin_stream(saved, {block.idstr for block in mapped}, io)
+            Load(monitor, saved, LoadChoice(frozenset(), 0, False), progress, stream).run()
+            if running:
+                migration.resume(monitor)
+            seconds = time.monotonic() - began
+            if ranges:
+                notes.append(f"{finish()} bytes read ahead")
+        if record is not None:
+            meter = Meter(progress, 0, "watching")
+            touched = watch_touched(path, mapped, record_seconds, lambda _: meter.update(0))
+            write_order(record, touched)
+            notes.append(f"{sum(length for _, length in touched)} bytes were touched at first")
+        return RestoreReport(
+            image=os.fspath(image),
+            machine=saved.machine,
+            layout=saved.layout,
+            codec=saved.codec,
+            channels=0,
+            direct=False,
+            state="running" if running else "paused",
+            ram_length=saved.head.blocks.total,
+            seconds=seconds,
+            notes=tuple(notes),
+            mapped_length=sum(block.length for block in mapped),
+        )
+
+
+def refuse_unmappable(image: SaveImage) -> None:
+    """Refuse an image whose memory is elsewhere already."""
+    if IGNORE_SHARED in image.capabilities:
+        raise ConversionError(
+            "shared memory was left out of this image (x-ignore-shared), so it cannot be mapped "
+            "from it",
+            path=image.path,
+        )
+
+
+def lend_lock(monitor: Monitor, path: StrPath) -> bool:
+    """Give QEMU a descriptor of a file with a lock on it, which holds as long as QEMU lives.
+
+    Returns
+    -------
+    bool
+        False where locks or descriptors cannot be had.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        monitor.send_fd(fd)
+        monitor.execute("getfd", fdname=_LOCK_NAME)
+    except (OSError, MonitorError):
+        return False
+    finally:
+        os.close(fd)
+    return True
