@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from savefmt.cli.render.document import SCHEMA, error_values, values
+from savefmt.cli.render.document import SCHEMA, document_text, error_values, values
 from savefmt.cli.render.plain import plain
 from savefmt.errors import ImageIOError, SavefmtError
 from savefmt.model import OnProgress
@@ -90,11 +90,8 @@ class Ui:
 
     def document(self, **members: object) -> None:
         """Print one JSON document: results, or collections of them, by name."""
-        import json
-
         self._printed = True
-        indent = None if self._lines else 2
-        print(json.dumps({"schema": SCHEMA, **values(members)}, indent=indent))
+        print(document_text(None if self._lines else 2, **members))
 
     def stream(self, name: str, results: Iterable[object]) -> int:
         """Print results as they come, as one document or one object a line.

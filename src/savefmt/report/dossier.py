@@ -22,8 +22,8 @@ from savefmt.errors import (
 )
 from savefmt.format.devicetree import Struct
 from savefmt.frozen import dataclass
+from savefmt.guest.arch.table import Registers
 from savefmt.guest.memorymap import MemoryMap
-from savefmt.guest.registers import Registers
 from savefmt.image import SaveImage
 from savefmt.model import CheckLevel, IOOptions, OnProgress, Section, StrPath
 from savefmt.progress import Meter

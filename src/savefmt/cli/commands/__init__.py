@@ -9,7 +9,7 @@ NAMES = (
     *("info", "check", "compat", "convert", "compare", "xml"),
     *("devices", "regs", "memmap", "read", "vtop"),
     *("search", "strings", "hash", "stats", "map", "os"),
-    *("export", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),
+    *("export", "mount", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),
     *("plan", "config", "bench", "schema", "completion"),
 )
 """In the order of the help; each is the name of a module and of its command."""

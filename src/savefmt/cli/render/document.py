@@ -91,6 +91,26 @@ def values(result: Any) -> Any:
     return result
 
 
+def document_text(indent: int | None = 2, **members: object) -> str:
+    """Return one JSON document: results, or collections of them, by name.
+
+    Parameters
+    ----------
+    indent : int, optional
+        None puts all on one line.
+    **members
+        What is in it.
+
+    Returns
+    -------
+    str
+        With the number of the schema, without a newline at the end.
+    """
+    import json
+
+    return json.dumps({"schema": SCHEMA, **values(members)}, indent=indent)
+
+
 def error_values(error: SavefmtError | OSError, path: str | None = None) -> ErrorValues:
     """Turn an error into what JSON can hold.
 
