@@ -28,7 +28,7 @@ PYTHON_ROWS = (
     "image",
     "compat",
     "check compare convert export bench plugins scan",
-    "drgn edit mount qemu report",
+    "drgn edit fleet mount qemu report",
     "instant",
     "cli",
     "__main__",

@@ -42,6 +42,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
     ],
     "config": [("show",)],
+    "fleet": [],
     "bench": [(".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M")],
 }
 LINES = {
@@ -49,6 +50,7 @@ LINES = {
     "strings": ("IMAGE", "--min-length=32"),
     "hash": ("IMAGE", "--pages"),
     "map": ("IMAGE",),
+    "fleet": ("audit", "IMAGE", "manifest", "OTHER"),
 }
 
 

@@ -10,7 +10,7 @@ NAMES = (
     *("devices", "regs", "memmap", "read", "vtop"),
     *("search", "strings", "hash", "stats", "map", "os"),
     *("export", "mount", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),
-    *("plan", "config", "bench", "schema", "completion"),
+    *("fleet", "plan", "config", "bench", "schema", "completion"),
 )
 """In the order of the help; each is the name of a module and of its command."""
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
 from savefmt.errors import SavefmtError
-
-SCHEMA = 1
-"""Rises when a member goes away or changes its meaning, not when one is added."""
+from savefmt.model import SCHEMA as SCHEMA
 
 Documents = tuple[Mapping[str, Any] | type, ...]
 """What a command may print with ``-j``: for each form its members and their types.
