@@ -138,7 +138,7 @@ class Counting:
     def run(self, jobs: object) -> object:
         for job in jobs:  # type: ignore[attr-defined]
             self.paths.append(Path(job.path).name)
-            yield Done(job, Told(self._verdict), 0.5, 1)
+            yield Done(job, Told(self._verdict), 0.5, 1, "host", identity_of(job.path))
 
 
 def go(folder: Path, engine: Counting, *, resume: bool = True, verb: str = "check") -> list[str]:

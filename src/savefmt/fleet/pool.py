@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import selectors
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from savefmt.fleet.records import Job, Outcome, Told
+from savefmt.fleet.targets import identity_of
 from savefmt.fleet.worker import OUT_OF_MEMORY
 from savefmt.frozen import dataclass
 
@@ -37,12 +39,28 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job that is over: what is known, what the last try took, and which try that was."""
+    """A job that is over.
+
+    Attributes
+    ----------
+    job, told
+        What was asked, and what is known.
+    seconds : float
+        That the last try took.
+    tries : int
+        How many there were.
+    host : str
+        Where it was done.
+    identity : tuple of int
+        As `identity_of` told before the last try.
+    """
 
     job: Job
     told: Told
     seconds: float
     tries: int
+    host: str
+    identity: tuple[int, ...]
 
 
 class Engine(Protocol):
@@ -71,6 +89,7 @@ class ProcessPool:
         self._command = command
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
+        self._host = socket.gethostname()
 
     def __enter__(self) -> Self:
         return self
@@ -168,10 +187,10 @@ class ProcessPool:
     def _look_at(self, worker: _Worker, answering: bool) -> Done | tuple[Job, int] | None:
         """Return a finished job, one to be tried again, or None where there is more to come."""
         state = worker.read() if answering else None
-        job, tries, seconds = worker.job, worker.tries, time.monotonic() - worker.started
+        job, tries = worker.job, worker.tries
         if isinstance(state, Told):
             worker.job = None
-            return Done(job, state, seconds, tries) if job is not None else None
+            return self._done(worker, job, state) if job is not None else None
         why = self._excess(worker)
         if state is None and not why:
             return None
@@ -184,7 +203,11 @@ class ProcessPool:
             return None
         if tries <= self._limits.retries:
             return job, tries + 1
-        return Done(job, Told(Outcome.FAILED, (why or ended,)), seconds, tries)
+        return self._done(worker, job, Told(Outcome.FAILED, (why or ended,)))
+
+    def _done(self, worker: _Worker, job: Job, told: Told) -> Done:
+        seconds = time.monotonic() - worker.started
+        return Done(job, told, seconds, worker.tries, self._host, worker.identity)
 
 
 _GONE = "gone"
@@ -208,10 +231,12 @@ class _Worker:
         self.job: Job | None = None
         self.tries = 0
         self.started = 0.0
+        self.identity: tuple[int, ...] = ()
 
     def give(self, job: Job, tries: int) -> None:
         """Let it do a job; that it died meanwhile is told by `read`."""
         self.job, self.tries, self.started = job, tries, time.monotonic()
+        self.identity = identity_of(job.path)
         words = {"verb": job.verb, "path": job.path, "options": job.options}
         with contextlib.suppress(BrokenPipeError):
             self._jobs.write(f"{json.dumps(words)}\n".encode())
@@ -235,10 +260,7 @@ class _Worker:
             return None
         values = json.loads(self._read)
         self._read.clear()
-        values["verdict"] = Outcome(values["verdict"])
-        for name in ("reasons", "remedy"):
-            values[name] = tuple(values[name])
-        return Told(**values)
+        return Told.from_values(values)
 
     def end(self) -> str:
         """Wait for its end, make it end, and say how it did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Any
+from typing import Any, Self
 
 from savefmt.frozen import asdict, dataclass
 from savefmt.model import SCHEMA
@@ -69,6 +69,12 @@ class Told:
     machine: str = ""
     result: Any = None
 
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Read what JSON made of one."""
+        lists = {name: tuple(values[name]) for name in ("reasons", "remedy")}
+        return cls(**{**values, **lists, "verdict": Outcome(values["verdict"])})
+
 
 @dataclass(frozen=True, slots=True)
 class FleetRecord:
@@ -83,7 +89,7 @@ class FleetRecord:
     host, path : str
         Where the image lies.
     identity : tuple of int
-        Device, inode, size and time of change in nanoseconds; empty where unknown.
+        Inode, size and time of change in nanoseconds; empty where unknown.
     verdict, reasons, remedy, domain, machine, result
         As in `Told`.
     seconds : float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator
 
 from savefmt.fleet.journal import Journal
@@ -33,28 +32,18 @@ def run(
         In the order in which they end.  A file that was found in a folder and is no image
         has none.
     """
-    identities: dict[str, tuple[int, ...]] = {}
-    host = socket.gethostname()
-
-    def undone() -> Iterator[Job]:
-        for job in jobs:
-            identity = identity_of(job.path)
-            if journal is None or not journal.has(job, identity):
-                identities[job.path] = identity
-                yield job
-
-    for done in engine.run(undone()):
+    undone = (j for j in jobs if journal is None or not journal.has(j, identity_of(j.path)))
+    for done in engine.run(undone):
         job, told = done.job, done.told
-        identity = identities.pop(job.path)
         if told.verdict is Outcome.NOT_AN_IMAGE and not job.named:
             continue
         record = FleetRecord(
             version=version,
             verb=job.verb,
             options=job.options,
-            host=host,
+            host=done.host,
             path=job.path,
-            identity=identity,
+            identity=done.identity,
             verdict=told.verdict,
             reasons=told.reasons,
             remedy=told.remedy,

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import savefmt
@@ -90,6 +90,11 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=number, default=0, metavar="N", help="images at a time (default: the cores)"
     )
     group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a dask scheduler, such as tcp://10.0.0.5:8786, whose workers do it",
+    )
+    group.add_argument(
         "--time-limit",
         type=number,
         default=0,
@@ -170,13 +175,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.fleet import Summary
     from savefmt.cli.render.plain import many
     from savefmt.fleet import running
+    from savefmt.fleet.cluster import Cluster
     from savefmt.fleet.journal import Journal
-    from savefmt.fleet.pool import Limits, ProcessPool
+    from savefmt.fleet.pool import Engine, Limits, ProcessPool
 
     if not args.targets and not args.from_file:
         usage_error(args, "name a TARGET, or give --from-file")
     if args.target and args.resume:
         usage_error(args, "--resume goes on with its own file; it goes without -o")
+    if args.scheduler and args.jobs:
+        usage_error(args, "--jobs is for this host; the scheduler knows its workers")
     if args.target and not args.target.endswith(".jsonl"):
         usage_error(args, "-o names a journal, FILE.jsonl; --output=csv prints a table")
     summary = Summary()
@@ -186,8 +194,12 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             journal = Journal(args.target or args.resume, resume=bool(args.resume))
             stack.callback(journal.close)
         limits = Limits(args.time_limit, args.memory_limit, args.retries)
-        pool = stack.enter_context(ProcessPool(args.jobs or _cores(), limits))
-        records = running.run(_jobs(args), pool, savefmt.__version__, journal)
+        engine: Engine
+        if args.scheduler:
+            engine = stack.enter_context(closing(Cluster(args.scheduler, limits)))
+        else:
+            engine = stack.enter_context(ProcessPool(args.jobs or _cores(), limits))
+        records = running.run(_jobs(args), engine, savefmt.__version__, journal)
         _print(_counted(records, summary), args, ui)
     kept = journal.kept if journal is not None else Counter()
     if not ui.quiet and summary.verdicts:
