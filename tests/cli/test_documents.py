@@ -25,11 +25,12 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "memmap": [("IMAGE",)],
     "vtop": [("IMAGE", "0x7c00")],
     "search": [("IMAGE", "SeaBIOS"), ("IMAGE", "SeaBIOS", "-c")],
-    "strings": [],
+    "strings": [("IMAGE",), ("IMAGE", "--min-length=60000")],
     "hash": [("IMAGE",), ("OTHER", "--check", "manifest")],
     "stats": [("IMAGE",)],
-    "map": [("IMAGE",), ("IMAGE", "--png", "picture.png")],
+    "map": [("IMAGE",), ("IMAGE", "--png", "picture.png"), ("IMAGE", "--png", "no", "-n")],
     "os": [("IMAGE",)],
+    "linux": [("IMAGE",), ("IMAGE", "--extract", "/etc/passwd", "-o", "taken")],
     "export": [("IMAGE", "core"), ("IMAGE", "core")],
     "report": [("IMAGE",), ("IMAGE",), ("IMAGE", "--quick", "-F")],
     "save": [("saved", "--qmp", "no-such-socket")],
@@ -43,7 +44,10 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     ],
     "config": [("show",)],
     "fleet": [],
-    "bench": [(".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M")],
+    "bench": [
+        (".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M"),
+        (".", "--size=1M", "-n"),
+    ],
 }
 LINES = {
     "search": ("IMAGE", "SeaBIOS"),

@@ -15,8 +15,9 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.commands import ALIASES, NAMES, load
 from savefmt.cli.options import common_options
 from savefmt.cli.parser import Parser
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
+from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
 
 _EPILOG = """\
 exit codes (see also the end of each command's help):
@@ -31,9 +32,13 @@ examples:
   savefmt compare guest.save guest.sparse
   savefmt export guest.save guest.core
   savefmt regs guest.save
+  savefmt linux guest.save
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
 """
+
+
+_NO_THREAD = "can't start new thread"  # of a RuntimeError, which has no class of its own
 
 
 class Terminated(BaseException):
@@ -109,11 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    # File names need not be valid text; they leave as the bytes they came as.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), _unwrapped():
             code = _run(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -121,16 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as end:
         return 128 + end.number
     except KeyboardInterrupt:
-        if sys.stderr is not None:
-            print("savefmt: interrupted", file=sys.stderr)
+        to_stderr("savefmt: interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except ClosedOutputError:
         _silence_stdout()
         return ExitCode.BROKEN_PIPE
     except OSError as error:
         # Only the flush above gets here: a full disk behind a redirection.
         _silence_stdout()
-        print(f"savefmt: standard output: {error.strerror or error}", file=sys.stderr)
+        to_stderr(f"savefmt: {STANDARD_OUTPUT}: {error.strerror or error}")
         return ExitCode.FAILED
 
 
@@ -143,22 +144,28 @@ def _run(argv: Sequence[str] | None) -> int:
     ui = Ui(args)
     failed: ExitCode = args.failed
     try:
-        return int(args.run(args, ui))
+        with _unwrapped():
+            return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
+    except ClosedOutputError:
+        raise
     except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise BrokenPipeError from error
         ui.fail(error, getattr(args, args.subject, None))
         return failed
     except MemoryError:
-        print("savefmt: out of memory", file=sys.stderr)
+        to_stderr("savefmt: out of memory")
         return failed
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        print("savefmt: this is a bug in savefmt; please report the lines above", file=sys.stderr)
+    except ImportError as error:
+        # A damaged installation, or too little memory to load a library.
+        ui.fail(SavefmtError(f"a part of savefmt or of Python cannot be loaded: {error}"))
+        return failed
+    except Exception as error:
+        if str(error) == _NO_THREAD:
+            ui.fail(SavefmtError("the system grants no more threads; try --threads=1"))
+            return failed
+        print_trace(error)
+        to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
 
 
@@ -186,16 +193,35 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         for number, default in defaults.items():
             # nohup and shells without job control hand down an ignored signal, which stays
-            # so, and a test runner may have its own handler.
-            if signal.getsignal(number) is default:
+            # so, and a test runner may have its own handler.  (Until now, ours is the default.)
+            if signal.getsignal(number) in (default, signal.SIG_DFL):
                 old[number] = signal.signal(number, end)
     except ValueError:  # not in the main thread: then no signals
         pass
     try:
         yield
     finally:
+        # Once a signal has come the process is about to end.  The interpreter puts back all
+        # handlers but those that ignore, and nothing shall cut its last steps short.
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending else handler)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Bring to light what a signal raised inside of something that wraps what it meets.
+
+    A class that is being defined does that (Python 3.11, ``__set_name__``).
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, (KeyboardInterrupt, Terminated)):
+                raise cause from None
+            cause = cause.__cause__
+        raise
 
 
 def _silence_stdout() -> None:

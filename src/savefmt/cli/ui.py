@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from savefmt.cli.render.document import SCHEMA, document_text, error_values, values
-from savefmt.cli.render.plain import plain
-from savefmt.errors import ImageIOError, SavefmtError
+from savefmt.cli.render.document import SCHEMA, document_text, error_values, json_text, values
+from savefmt.cli.render.plain import only_colors, plain
+from savefmt.errors import SavefmtError
 from savefmt.model import OnProgress
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Ui:
         self._printed = True
         count = 0
         for count, line in enumerate(lines, 1):
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{only_colors(line)}\n")
             if at_once and count <= _FLUSHED:
                 sys.stdout.flush()
         return count
@@ -109,31 +109,51 @@ class Ui:
         int
             How many there were.
         """
-        import json
-
         count = 0
         if self._lines:
             for result in results:
                 self._printed = True
-                print(json.dumps({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
+                print(json_text({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
                 count += 1
             return count
+        with self._list(name):
+            for result in results:
+                print(f"{',' if count else ''}\n  {json_text(values(result))}", end="")
+                count += 1
+        return count
+
+    def stream_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Print results that are JSON already, as one document.
+
+        Parameters
+        ----------
+        name : str
+            As for `stream`.
+        pieces : iterable of bytes
+            Any number of items each, every item behind a comma.
+        """
+        begun = False
+        with self._list(name):
+            for piece in pieces:
+                self.write([piece if begun else piece[1:]])
+                begun = begun or bool(piece)
+
+    @contextmanager
+    def _list(self, name: str) -> Iterator[None]:
+        """Print what goes around the items of a list, also where they break off."""
         complete = False
         self._printed = True
         print(f'{{"schema": {SCHEMA}, "{name}": [', end="")
         try:
-            for result in results:
-                print(f"{',' if count else ''}\n  {json.dumps(values(result))}", end="")
-                count += 1
+            yield
             complete = True
         finally:
-            print(f'\n], "complete": {json.dumps(complete)}}}')
-        return count
+            print(f'\n], "complete": {json_text(complete)}}}')
 
     def remark(self, line: str) -> None:
         """Print what is worth knowing, on standard error, unless quiet."""
         if not self.quiet:
-            _to_stderr(f"savefmt: {plain(line)}")
+            to_stderr(f"savefmt: {plain(line)}")
 
     def step(self, line: str) -> None:
         """Print what ``-v`` asks for."""
@@ -151,10 +171,8 @@ class Ui:
             The file in hand, for an error that does not name one.
         """
         if self.verbosity > 1:
-            import traceback
-
-            traceback.print_exception(error)
-        _to_stderr(f"savefmt: {plain(error_text(error, path))}")
+            print_trace(error)
+        to_stderr(f"savefmt: {plain(error_text(error, path))}")
 
     def fail(self, error: SavefmtError | OSError, path: str | None = None) -> None:
         """Complain; where JSON is wanted and none was printed yet, the error is the document."""
@@ -252,15 +270,16 @@ def error_text(error: SavefmtError | OSError, path: str | None = None) -> str:
     return text if named or path is None else f"{path}: {text}"
 
 
-def is_broken_pipe(error: BaseException) -> bool:
-    """Whether our reader has gone, however deep the write was."""
-    if isinstance(error, BrokenPipeError):
-        return True
-    import errno
+def print_trace(error: BaseException) -> None:
+    """Print how an error came about; its text may come from a file."""
+    import traceback
 
-    return isinstance(error, ImageIOError) and error.errno == errno.EPIPE
+    for part in traceback.format_exception(error):
+        for line in part.splitlines():
+            to_stderr(plain(line))
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Print a line on standard error, if there is one."""
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)

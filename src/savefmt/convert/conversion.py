@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from savefmt.compat.releases import Reader
@@ -17,19 +17,21 @@ from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, cho
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
-from savefmt.format.mappedram import PAGES_ALIGN, ByteOrder
+from savefmt.format.mappedram import PAGES_ALIGN
+from savefmt.format.wire import ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.jobs import Emitter
 from savefmt.native.pages import SumKey, Table
+from savefmt.pipes import STANDARD_INPUT, STANDARD_OUTPUT
 from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
 from savefmt.reports import ConversionReport
-from savefmt.writing.inplace import write_envelope
+from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile, check_target
 
 _PIPE = "-"
@@ -56,8 +58,9 @@ def convert(
     """Write a guest's image in another form.
 
     The target appears under its name only when it is complete and on the disk; on any
-    failure nothing is left of it.  Where source and target are the same file and only
-    the header changes, it is changed in place.
+    failure nothing is left of it.  Where source and target are the same file, it is
+    changed in place, if that is a matter of one sector, or a new file takes its name,
+    owner, mode and attributes.
 
     Parameters
     ----------
@@ -75,7 +78,7 @@ def convert(
     bare : bool
         Leave libvirt's envelope out.
     overwrite : bool
-        Replace an existing target.
+        Replace an existing target, be it the source itself.
     verify : bool
         Read the result back and compare all pages and devices with the source's.
     dry_run : bool
@@ -110,8 +113,9 @@ def convert(
     _check_align(align)
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
-    in_place = codec != DISCARD and _is_same_file(source, target)
-    if codec != DISCARD and not request.to_pipe and not in_place:
+    to_file = codec != DISCARD and not request.to_pipe
+    in_place = to_file and _is_same_file(source, target)
+    if to_file and not in_place:
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
@@ -135,7 +139,7 @@ def convert(
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
     name = source.filename if isinstance(source, SaveImage) else source
     try:
-        return os.path.samefile(name, target)
+        return os.fspath(name) != _PIPE and os.path.samefile(name, target)
     except OSError:
         return False
 
@@ -146,7 +150,7 @@ def _open_source(
     if isinstance(source, SaveImage):
         return source
     if os.fspath(source) == _PIPE:
-        return PipeImage(sys.stdin.fileno(), "standard input")
+        return PipeImage(sys.stdin.fileno(), STANDARD_INPUT)
     return stack.enter_context(SaveImage(source, io=io))
 
 
@@ -185,36 +189,51 @@ class Conversion:
         self._sum_apart = False
         self._started = time.monotonic()
         self.overwrite = False
+        self.original: Original | None = None  # the source's file, if the target takes its place
+        self.notes: list[str] = []
         self.verify_key: SumKey | None = None
 
     def in_place(self, *, dry_run: bool) -> ConversionReport:
-        """Write another header onto the source itself, where nothing else changes."""
+        """Change the source itself, or let the target take its place."""
         source, form = self._source, self._form
-        if (
-            not isinstance(source, SaveImage)
-            or source.envelope is None
-            or source.packing.outer != "raw"
-            or form.envelope is None
-            or form.cuts
-            or (form.layout, form.codec) != (source.layout, source.codec)
-        ):
+        if not isinstance(source, SaveImage):
+            raise AssertionError("a pipe is no file")
+        alike = self._keeps_stream()
+        if alike and self.verify_key is not None:
             raise ConversionError(
-                "source and target are the same file, of which only the header can be changed "
-                "(--save-version); name another target",
+                "no page is written in place, so none needs verification; leave it out",
                 path=self._target,
             )
-        if self.verify_key is not None:
+        if alike and form.envelope == source.envelope:
+            return self._report(None, None, status=source.file.status, written=False)
+        if not self.overwrite:
             raise ConversionError(
-                "only the header changes in place, so no page needs verification; leave it out",
-                path=self._target,
+                "the target is the source itself; --force changes it in place", path=self._target
             )
-        report = self.dry_run()
-        if form.envelope == source.envelope:
-            return report
-        if not dry_run:
-            write_envelope(source.filename, form.envelope)
-            report = self._report(None, None)
-        return replace(report, changes=(*report.changes, "nothing but the header, in place"))
+        if alike:
+            self.notes.append("nothing but the header, in place")
+        if dry_run:
+            return self.dry_run()
+        with Original(self._target, source.file.state) as original:
+            if not alike:
+                self.original = original
+                return self.run()
+            if source.envelope is None or form.envelope is None:
+                raise AssertionError("a bare stream has no header to change")
+            old, new = source.envelope.pack(), form.envelope.pack()
+            self.notes += original.rewrite(old, new, self._meter("copying"))
+            return self._report(None, None, status=os.fstat(original.descriptor))
+
+    def _keeps_stream(self) -> bool:
+        """Whether source and target differ in the header alone, which stays as long."""
+        source, form = self._source, self._form
+        return (
+            isinstance(source, SaveImage)
+            and source.packing.outer == "raw"
+            and (form.layout, form.codec) == (source.layout, source.codec)
+            and not form.cuts
+            and (form.envelope is None) == (source.envelope is None)
+        )
 
     @property
     def _key(self) -> SumKey | None:
@@ -233,39 +252,31 @@ class Conversion:
     def dry_run(self) -> ConversionReport:
         """Check what can be checked without reading pages or writing."""
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
-            self._source.mapped.tail.check_end()
+            _ = self._source.mapped
         return self._report(None, None, dry_run=True)
 
     def run(self) -> ConversionReport:
         """Do it."""
-        before = self._identity()
         if self._form.codec == DISCARD:
             outcome = self._discard()
-            self._refuse_changed(before)
-            return self._report(outcome, None)
+            self._refuse_changed()
+            return self._report(outcome, None, written=False)
         if self._target == _PIPE:
-            return self._report(self._to_pipe(), None)
+            outcome = self._to_pipe()
+            self._refuse_changed()
+            return self._report(outcome, None)
         try:
-            return self._to_file(before)
+            return self._to_file()
         except NeedContentError:
             if not isinstance(self._source, SaveImage):
                 raise
             # A live stream with deltas: what it holds can be told by a second pass only.
             self._sum_apart = True
-            return self._to_file(before)
+            return self._to_file()
 
-    def _identity(self) -> tuple[int, ...] | None:
-        if not isinstance(self._source, SaveImage):
-            return None
-        status = os.stat(self._source.filename)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def _refuse_changed(self, before: tuple[int, ...] | None) -> None:
-        if self._identity() != before:
-            raise ConversionError(
-                "the source changed while it was read; wait until the save has finished",
-                path=self._source.filename,
-            )
+    def _refuse_changed(self) -> None:
+        if isinstance(self._source, SaveImage):
+            self._source.file.require_unchanged()
 
     def _meter(self, phase: str) -> Meter:
         return Meter(self._progress, 0, phase)
@@ -277,61 +288,71 @@ class Conversion:
         return fromsequential.copy_stream(self._source, NullSink(), self._io, self._key, meter)
 
     def _to_pipe(self) -> Outcome:
-        fd, name = sys.stdout.fileno(), "standard output"
+        fd, name = sys.stdout.fileno(), STANDARD_OUTPUT
         if self._form.envelope is not None:
             PipeSink(fd, name).write(self._form.envelope.pack())
-        return self._stream_to(pipe_sink(fd, name, self._form.codec, self._io))
+        return self._stream_to(lambda codec: pipe_sink(fd, name, codec, self._io))
 
-    @property
-    def _as_stored(self) -> bool:
-        """Whether the compressed bytes of the source are those of the result."""
-        source, form = self._source, self._form
-        return (
+    def _stream_to(self, open_sink: Callable[[str], Sink]) -> Outcome:
+        """Send a sequential stream to the sink that is opened for a codec."""
+        source, key, cuts, codec = self._source, self._key, self._form.cuts, self._form.codec
+        meter = self._meter("converting")
+        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
+
+        def send(sink: Sink) -> Outcome | None:
+            if not isinstance(source, SaveImage):
+                return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+            if source.layout is Layout.MAPPED_RAM:
+                return frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
+            if as_stored:
+                return fromsequential.copy_stored(source, sink, io, key, meter)
+            return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+
+        as_stored = (
             isinstance(source, SaveImage)
             and source.packing.packed
-            and source.packing == Packing(form.codec)
-            and not form.cuts
+            and source.packing == Packing(codec)
+            and not cuts
         )
+        while True:
+            sink = open_sink("raw" if as_stored else codec)
+            try:
+                outcome = send(sink)
+                if outcome is not None:
+                    sink.close()
+                    return outcome
+                as_stored = False
+            finally:
+                sink.abort()
 
-    def _stream_to(self, sink: Sink, *, as_stored: bool = False) -> Outcome:
-        source, key, cuts, meter = (
-            self._source,
-            self._key,
-            self._form.cuts,
-            self._meter("converting"),
-        )
-        codec = self._form.codec
-        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
-        try:
-            if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
-                outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
-            else:
-                outcome = fromsequential.copy_stream(
-                    source, sink, io, key, meter, cuts, as_stored=as_stored
-                )
-            sink.close()
-        finally:
-            sink.abort()
-        return outcome
-
-    def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
+    def _to_file(self) -> ConversionReport:
         envelope = self._form.envelope
-        with OutputFile(
-            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
-        ) as output:
+        with self._begin() as output:
             offset = 0
             if envelope is not None:
                 output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
                 offset = envelope.stream_offset
             outcome = self._write_stream(output, offset)
-            self._refuse_changed(before)
+            self._refuse_changed()
             digest = self._verify(output, outcome) if self.verify_key is not None else None
             if envelope is not None:
                 output.file.sync()
                 output.file.write(envelope.pack_header(finished=True), 0)
             direct = output.file.direct
-            output.commit()
-        return replace(self._report(outcome, digest), direct=direct)
+            if self.original is not None:
+                self.notes += self.original.supersede(output)
+            else:
+                output.commit()
+                self.notes += output.notes
+        report = self._report(outcome, digest, status=output.status)
+        return replace(report, direct=direct)
+
+    def _begin(self) -> OutputFile:
+        if self.original is not None:
+            return self.original.successor(direct=self._direct, engine=self._io.engine)
+        return OutputFile(
+            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
+        )
 
     def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
         source, io, key, cuts = self._source, self._io, self._key, self._form.cuts
@@ -351,13 +372,7 @@ class Conversion:
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        codec = "raw" if self._as_stored else self._form.codec
-        sink = file_sink(output.file, offset, codec, io)
-        outcome = self._stream_to(sink, as_stored=self._as_stored)
-        if outcome.stored_end is not None and isinstance(source, SaveImage):
-            # A window of the source may have held more than its stream.
-            output.set_length(offset + outcome.stored_end - source.stored_offset)
-        return outcome
+        return self._stream_to(lambda codec: file_sink(output.file, offset, codec, io))
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""
@@ -371,7 +386,11 @@ class Conversion:
             expected = self._source.memory.sums(key, self._meter("reading the source again"))
         output.file.sync()
         with SaveImage(output.path, io=self._io, strict=False) as result:
-            state = read_state(result, key, self._io, self._meter("verifying"))
+            try:
+                state = read_state(result, key, self._io, self._meter("verifying"))
+            except SavefmtError as error:
+                error.path = self._target  # its own name is yet to come
+                raise
             names = dict(self._form.names)
             for name, table in expected.items():
                 # A block that the result leaves out has no content (x-ignore-shared).
@@ -387,19 +406,22 @@ class Conversion:
             return combine(result.head.blocks, state.sums)
 
     def _report(
-        self, outcome: Outcome | None, digest: str | None, *, dry_run: bool = False
+        self,
+        outcome: Outcome | None,
+        digest: str | None,
+        *,
+        status: os.stat_result | None = None,
+        written: bool = True,
+        dry_run: bool = False,
     ) -> ConversionReport:
         source, form = self._source, self._form
-        status = None
-        if self._target != _PIPE and form.codec != DISCARD and not dry_run:
-            status = os.stat(self._target)
         if isinstance(source, SaveImage):
             source_length, label = source.length, source.mislabelled
         else:
             source_length, label = source.received, False
         changes = list(form.changes)
         if outcome is not None and outcome.data_pages == 0:
-            changes.append("no page of the source has content: its RAM was lost when it was saved")
+            changes.append("no page of the source has content")
         if label and form.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
@@ -416,8 +438,9 @@ class Conversion:
             target_length=status.st_size if status else 0,
             target_disk_length=status.st_blocks * 512 if status else 0,
             seconds=time.monotonic() - self._started,
-            changes=tuple(changes),
+            changes=(*changes, *self.notes),
             digest=digest,
+            written=written and not dry_run,
             dry_run=dry_run,
         )
 
@@ -429,8 +452,7 @@ def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
 
 def _require_space(output: OutputFile, length: int) -> None:
     """Refuse early what cannot fit: a sequential result has no holes."""
-    room = os.statvfs(output.folder)
-    free = room.f_bavail * room.f_frsize
+    free = output.room
     if free < length:
         raise ImageIOError(
             f"the result takes {length} bytes and the file system has {free} left; "

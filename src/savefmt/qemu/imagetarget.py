@@ -6,14 +6,14 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, StrPath
+from savefmt.pipes import STANDARD_OUTPUT, wait_writable
 from savefmt.qemu.descriptors import opened
 from savefmt.reports import SavePlan
 from savefmt.writing.output import OutputFile
@@ -27,11 +27,17 @@ class ImageTarget(ABC):
 
     Attributes
     ----------
-    path : Path or None
-        Of the growing file; None for a pipe.
+    path : str or None
+        By which this process can open the growing file once more; None for a pipe.
+    status : os.stat_result or None
+        Of the sealed file.
+    notes : list of str
+        What is worth telling about it.
     """
 
-    path: Path | None
+    path: str | None
+    status: os.stat_result | None = None
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
@@ -46,7 +52,7 @@ class FileTarget(ImageTarget):
     """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
 
     def __init__(self, output: OutputFile, envelope: Envelope) -> None:
-        self.path = Path(output.path)
+        self.path = output.path
         self._output = output
         self._envelope = envelope
         output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
@@ -60,6 +66,7 @@ class FileTarget(ImageTarget):
         self._output.file.sync()
         self._output.file.write(self._envelope.pack_header(finished=True), 0)
         self._output.commit()
+        self.status, self.notes = self._output.status, self._output.notes
 
 
 class _StoppableSink(PipeSink):
@@ -75,10 +82,14 @@ class _StoppableSink(PipeSink):
         view = memoryview(data)
         # A pipe that is ready takes this much at once (POSIX, write).
         for start in range(0, len(view), select.PIPE_BUF):
-            while not select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
-                if self._stopped.is_set():
-                    raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+            self.await_room(self._descriptor)
             super().write(view[start : start + select.PIPE_BUF])
+
+    def await_room(self, fd: int) -> None:
+        """Return when the pipe takes something, or raise if stopped."""
+        while not wait_writable(fd, _POLL_SECONDS):
+            if self._stopped.is_set():
+                raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
 
 
 class PipeTarget(ImageTarget):
@@ -132,7 +143,7 @@ def image_target(
     """
     name = os.fspath(target)
     if name == _STANDARD_OUTPUT:
-        yield PipeTarget(1, "standard output", envelope)
+        yield PipeTarget(1, STANDARD_OUTPUT, envelope)
     elif os.path.exists(name) and not os.path.isfile(name):
         if plan.writer == "qemu":
             raise UnsupportedError("QEMU itself writes regular files only", path=target)

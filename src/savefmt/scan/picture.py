@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
-from savefmt.errors import ConversionError, UnsupportedError
+from savefmt.errors import ConversionError, MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
@@ -15,7 +15,7 @@ from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.scan.results import Painting, Picture
 from savefmt.scan.windows import Memory, Window
-from savefmt.writing.output import OutputFile
+from savefmt.writing.output import OutputFile, check_target
 
 PALETTES = ("zero", "entropy", "changed")
 """What colours tell: data or not; how random it is; what differs from another image."""
@@ -50,6 +50,7 @@ def draw(
     width: int | None = None,
     blocks: Sequence[str] | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Picture:
@@ -71,6 +72,8 @@ def draw(
         Only these.
     overwrite : bool
         Replace the target.
+    dry_run : bool
+        Write nothing, and tell what would be where.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -90,7 +93,11 @@ def draw(
     ValueError
         If palette or width make no sense.
     """
-    with OutputFile(target, overwrite=overwrite, direct=False) as out:
+    if dry_run:
+        _, _, canvas = _prepare(image, palette, against, width, blocks, io, progress)
+        check_target(target, overwrite=overwrite)
+        return Picture(canvas.width, canvas.height, canvas.rows)
+    with OutputFile(target, overwrite=overwrite) as out:
         painting = paint(
             image,
             palette=palette,
@@ -136,13 +143,7 @@ def paint(
     UnsupportedError, ConversionError, ValueError
         As `draw` does.
     """
-    library = _library()
-    if palette not in PALETTES:
-        raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
-    if (palette == "changed") != (against is not None):
-        raise ValueError("the palette 'changed' goes with an image to compare with")
-    memory = Memory(image, blocks, io=io, progress=progress)
-    canvas = _lay_out(memory, width)
+    library, memory, canvas = _prepare(image, palette, against, width, blocks, io, progress)
     if palette == "entropy":
         _paint_entropy(memory, canvas)
     elif against is None:
@@ -150,6 +151,25 @@ def paint(
     else:
         _paint_changes(memory, canvas, against, progress)
     return Painting(_png(library, canvas, most), Picture(canvas.width, canvas.height, canvas.rows))
+
+
+def _prepare(
+    image: SaveImage,
+    palette: str,
+    against: SaveImage | None,
+    width: int | None,
+    blocks: Sequence[str] | None,
+    io: IOOptions,
+    progress: OnProgress | None,
+) -> tuple[Any, Memory, _Canvas]:
+    """Refuse what makes no sense; return the library, what to paint, and what on."""
+    library = _library()
+    if palette not in PALETTES:
+        raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
+    if (palette == "changed") != (against is not None):
+        raise ValueError("the palette 'changed' goes with an image to compare with")
+    memory = Memory(image, blocks, io=io, progress=progress)
+    return library, memory, _lay_out(memory, width)
 
 
 def entropy_colors() -> list[tuple[float, str]]:
@@ -269,7 +289,5 @@ def _library() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UnsupportedError(
-            "pictures need Pillow, which is not here: pip install 'savefmt[plot]'"
-        ) from error
+        raise MissingPackageError("map --png", "pillow", "plot") from error
     return Image

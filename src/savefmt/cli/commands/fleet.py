@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.commands.convert import FORMATS
-from savefmt.cli.options import common_options, number
+from savefmt.cli.options import common_options, number, writing_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
@@ -63,6 +63,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     file_argument(
         parser,
         "--from-file",
+        dash="",
         metavar="LIST",
         help="a file with a target a line; - for standard input",
     )
@@ -150,8 +151,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where to, with the same folders inside",
     )
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument("-F", "--force", action="store_true", help="replace files that are there")
+    writing_options(parser, replaced="replace files that are there")
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

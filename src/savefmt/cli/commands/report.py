@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     target = args.target or f"{os.path.basename(args.image)}.report.html"
     started, clock = time.time(), time.monotonic()
-    with OutputFile(target, overwrite=args.force, direct=False) as output:
+    with OutputFile(target, overwrite=args.force) as output:
         with ui.progress(args.image) as progress:
             dossier = gather(
                 args.image,

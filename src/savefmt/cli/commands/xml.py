@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.inputs import document
 from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
-from savefmt.cli.render.xml import edit_lines
+from savefmt.cli.render.xml import edit_lines, xml_lines
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.reports import EditReport
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EPILOG = """\
-The image is changed in place.  XML that fits takes the room of the old; XML that
-does not makes savefmt write the image anew, with the stream moved.
+A change inside of one sector is written in place.  Any other makes a new file, which takes
+the image's name when it is complete; XML that does not fit into the room of the old one
+moves the stream.
 
 exit codes: 0 good, 1 failed and the image is as it was, 64 wrong usage
 """
@@ -86,6 +88,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
     file_argument(
         parser,
         "xml",
+        dash="",
         nargs="?",
         metavar="XML",
         help="file with the new XML, - for standard input; not needed with --running or --paused",
@@ -106,12 +109,14 @@ def documents() -> Documents:
 
 
 def run_dump(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Print the XML, byte for byte."""
+    """Print the XML, byte for byte; on a terminal without what that would obey."""
     from savefmt import edit
 
     text = edit.dump_xml(args.image, cookie=args.cookie)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text)
+    if sys.stdout is not None and sys.stdout.isatty():
+        ui.say(xml_lines(text))
+    else:
+        ui.write([text])
     return ExitCode.GOOD
 
 
@@ -121,7 +126,8 @@ def run_set(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "name a file with the new XML, or give --running or --paused")
     if args.xml is None and args.cookie:
         usage_error(args, "--cookie needs a file with the new cookie")
-    xml = None if args.xml is None else _read(args.xml)
+    kind = "cookie" if args.cookie else "domain XML"
+    xml = None if args.xml is None else document(args.xml, kind)
     _show(_apply(args, ui, xml), ui)
     return ExitCode.GOOD
 
@@ -138,7 +144,7 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
         while _edited(draft, ui):
             new = draft.read_bytes()
             try:
-                report = _apply(args, ui, None if new == old else new)
+                report = _apply(args, ui, None if new == old else new, expected=old)
             except (SavefmtError, OSError) as error:
                 ui.fail(error, args.image)
                 if not editor.ask_again():
@@ -156,7 +162,9 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.remark(f"your text is kept in {draft}")
 
 
-def _apply(args: argparse.Namespace, ui: Ui, xml: bytes | None) -> EditReport:
+def _apply(
+    args: argparse.Namespace, ui: Ui, xml: bytes | None, expected: bytes | None = None
+) -> EditReport:
     from savefmt import edit
 
     if xml is None and args.running is None:
@@ -168,6 +176,7 @@ def _apply(args: argparse.Namespace, ui: Ui, xml: bytes | None) -> EditReport:
             cookie=args.cookie,
             running=args.running,
             check_abi=args.check_abi,
+            expected=expected,
             io=io_of(args),
             progress=progress,
         )
@@ -180,20 +189,13 @@ def _show(report: EditReport, ui: Ui) -> None:
         ui.say(edit_lines(report))
 
 
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read()
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _edited(draft: Path, ui: Ui) -> bool:
     """Run the editor; False, with the reason told, where it did not end well."""
     from savefmt.cli import editor
 
     try:
         code = editor.run(draft)
-    except OSError as error:
+    except (SavefmtError, OSError) as error:
         ui.fail(error)
         return False
     if code:

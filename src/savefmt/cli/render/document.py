@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from savefmt.errors import SavefmtError
 from savefmt.model import SCHEMA as SCHEMA
+
+if TYPE_CHECKING:
+    from savefmt.cli.render.failure import ErrorValues
 
 Documents = tuple[Mapping[str, Any] | type, ...]
 """What a command may print with ``-j``: for each form its members and their types.
@@ -46,23 +49,6 @@ Hex = Annotated[str, Keywords(pattern="^-?0x[0-9a-f]+$")]
 """A number as text, such as ``0x1f``, since many readers of JSON round it to 53 bits."""
 
 
-class ErrorValues(TypedDict):
-    """What went wrong, and where."""
-
-    type: str
-    message: str
-    path: str | None
-    offset: int | None
-    errno: int | None
-
-
-class FailedValues(TypedDict):
-    """An image that could not be read, among others that could."""
-
-    path: str
-    error: ErrorValues
-
-
 def values(result: Any) -> Any:
     """Turn a result of the library into what JSON can hold.
 
@@ -89,6 +75,13 @@ def values(result: Any) -> Any:
     return result
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Write JSON in ASCII, so that no terminal obeys it; DEL is the one control left."""
+    import json
+
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
 def document_text(indent: int | None = 2, **members: object) -> str:
     """Return one JSON document: results, or collections of them, by name.
 
@@ -104,9 +97,7 @@ def document_text(indent: int | None = 2, **members: object) -> str:
     str
         With the number of the schema, without a newline at the end.
     """
-    import json
-
-    return json.dumps({"schema": SCHEMA, **values(members)}, indent=indent)
+    return json_text({"schema": SCHEMA, **values(members)}, indent)
 
 
 def error_values(error: SavefmtError | OSError, path: str | None = None) -> ErrorValues:
