@@ -43,7 +43,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
     ],
     "config": [("show",)],
-    "fleet": [],
+    "fleet": [("check", "IMAGE", "manifest"), ("hash", "no-such-file")],
     "bench": [
         (".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M"),
         (".", "--size=1M", "-n"),

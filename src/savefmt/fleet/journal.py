@@ -42,9 +42,9 @@ class Journal:
         self._path = path
         self._done: dict[Key, tuple[tuple[int, ...], Outcome]] = {}
         self.kept: Counter[Outcome] = Counter()
-        mode = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND
+        mode = os.O_RDWR | os.O_CLOEXEC | os.O_APPEND
         try:
-            self._fd = os.open(path, mode | (0 if resume else os.O_EXCL), 0o600)
+            self._fd = os.open(path, mode | (0 if resume else os.O_CREAT | os.O_EXCL), 0o600)
         except FileExistsError as error:
             raise ConversionError("the file exists; --resume goes on with it", path=path) from error
         except OSError as error:

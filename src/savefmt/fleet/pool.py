@@ -244,7 +244,7 @@ class _Worker:
     def memory(self) -> int:
         """Return the bytes that it has for itself, 0 where that is not known."""
         try:
-            with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+            with open(f"/proc/{self.process.pid}/statm", "rb") as file:
                 _, resident, shared, *_ = map(int, file.read().split())
         except (OSError, ValueError):
             return 0

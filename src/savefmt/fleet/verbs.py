@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import islice
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from savefmt.check import check
@@ -158,15 +156,12 @@ def _convert(path: str, options: dict[str, Any]) -> Told:
     from savefmt.convert.conversion import convert
 
     target, dry = options["target"], bool(options.get("dry_run"))
-    folder, name = os.path.split(target)
-    with SaveImage(path, io=_IO) as image, ExitStack() as stack:
+    with SaveImage(path, io=_IO) as image:
         if not dry:
-            os.makedirs(folder, exist_ok=True)
-        elif not os.path.isdir(folder):  # to be made: an empty one will do
-            folder = stack.enter_context(TemporaryDirectory())
+            os.makedirs(os.path.dirname(target), exist_ok=True)
         report = convert(
             image,
-            os.path.join(folder, name),
+            _stand_in(target) if dry else target,
             layout=Layout(options["layout"]) if options.get("layout") else None,
             codec=options.get("codec"),
             dry_run=dry,
@@ -174,6 +169,16 @@ def _convert(path: str, options: dict[str, Any]) -> Told:
             io=_IO,
         )
         return _of(image, _plain(replace(report, target=target)))
+
+
+def _stand_in(target: str) -> str:
+    """Return where a dry run may look: a folder that would be made is not there yet."""
+    folder, name = os.path.split(target)
+    if os.path.isdir(folder):
+        return target
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return os.path.join(folder, f".{name}.not-written")
 
 
 def _plain(result: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.commands.convert import FORMATS
-from savefmt.cli.options import common_options, number, writing_options
+from savefmt.cli.options import common_options, number, output_options, writing_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
@@ -80,12 +80,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         metavar="JOURNAL",
         help="go on with this journal: only what is not done, has failed or has changed",
     )
-    parser.add_argument(
-        "--output",
-        choices=("human", "jsonl", "csv"),
-        default="human",
-        help="how to print the result",
-    )
+    output_options(parser, lines=True, csv=True)
     group = parser.add_argument_group("working")
     group.add_argument(
         "--jobs", type=number, default=0, metavar="N", help="images at a time (default: the cores)"
@@ -164,10 +159,10 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def documents() -> Documents:
-    """Return what ``--output=jsonl`` prints a line of."""
+    """Return what ``-j`` prints."""
     from savefmt.fleet.records import FleetRecord
 
-    return (FleetRecord,)
+    return ({"records": list[FleetRecord], "complete": bool}, FleetRecord)
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
