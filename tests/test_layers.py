@@ -29,7 +29,7 @@ PYTHON_ROWS = (
     "compat",
     "check compare convert export bench plugins scan",
     "linux",
-    "drgn edit qemu",
+    "drgn edit fleet mount qemu report",
     "instant",
     "cli",
     "__main__",

@@ -10,6 +10,9 @@ from savefmt.frozen import dataclass, replace
 
 StrPath = str | os.PathLike[str]
 
+SCHEMA = 1
+"""Of all JSON: rises when a member goes away or changes its meaning, not when one is added."""
+
 ENGINES = ("auto", "psync", "io_uring")
 """What can move the bytes of a file."""
 

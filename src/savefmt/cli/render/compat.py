@@ -26,7 +26,7 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
         One line.
     """
     yield f"{plain(report.path)}: machine type {plain(report.machine) or 'not recorded'}"
-    rows = [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
+    rows = reader_rows(report)
     width = max([18, *(len(readers) + 2 for readers, _ in rows)])
     for readers, verdict in rows:
         first, *others = (*map(plain, verdict.reasons), "")
@@ -38,6 +38,11 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
             options = " ".join(verdict.conversion)
             becomes = "loadable" if verdict.answer is Answer.NO else "a yes"
             yield f"{indent}savefmt convert {options} makes it {becomes}"
+
+
+def reader_rows(report: CompatReport) -> list[tuple[str, Verdict]]:
+    """Return readers, neighbours that say the same together, and what they say."""
+    return [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:

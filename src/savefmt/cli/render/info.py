@@ -31,7 +31,7 @@ def summary_lines(summary: ImageSummary, *, verbose: bool = False) -> Iterator[s
     str
         One line.
     """
-    for key, value in _summary_fields(summary):
+    for key, value in summary_fields(summary):
         yield f"{key + ':':<15}{plain(value)}"
     yield from _block_lines(summary.blocks)
     yield from _section_lines(summary, verbose=verbose)
@@ -78,7 +78,8 @@ def _duration(nanoseconds: int) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}.{rest:03}"
 
 
-def _summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+    """Tell about an image as a whole: name and value, as they stand in it."""
     envelope = summary.envelope
     yield "image", summary.path
     if summary.snapshot is not None:
