@@ -179,13 +179,18 @@ def trusted_emulator(image: SaveImage) -> str:
     path = os.path.realpath(name)
     if not os.path.exists(path):
         raise NoSuchEmulatorError(f"the QEMU that the image names, {name}, is not here")
-    if not _EMULATOR.fullmatch(os.path.basename(path)) or not _is_roots(path):
+    if not is_trusted_emulator(path):
         raise ConversionError(
             f"the image names {name} as its QEMU, which is not run unasked: it is not "
             "called like a QEMU, or others than root could have changed it; name one with "
             "--qemu-binary"
         )
     return path
+
+
+def is_trusted_emulator(path: str) -> bool:
+    """Whether a program is called like a QEMU, and only root could have put it there."""
+    return bool(_EMULATOR.fullmatch(os.path.basename(path))) and _is_roots(path)
 
 
 def _is_roots(path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +20,12 @@ from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.descriptors import file_in_set, pipe_end
-from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qemu.preflight import refuse_other_guest
 from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError, Monitor
 
-_WAITING = "inmigrate"
 _MUST_MATCH = "x-ignore-shared"
 
 
@@ -59,6 +58,7 @@ def restore(
     parallel: int | None = None,
     bypass_cache: bool = False,
     running: bool | None = None,
+    ignore: Collection[str] = (),
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -78,6 +78,8 @@ def restore(
     running : bool, optional
         Let the guest run, or keep it paused; by default as the image's header says, and
         paused where there is no header.
+    ignore : collection of str
+        Of `savefmt.qemu.preflight.KINDS`: what of this QEMU may differ from the guest's.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -109,7 +111,7 @@ def restore(
         abilities = ask(monitor).abilities
         grants = bypass_cache and _grants_direct(saved)
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
-        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
+        notes = refuse_other_guest(saved, monitor, ignore)
         Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
@@ -125,7 +127,7 @@ def restore(
             state="running" if running else "paused",
             ram_length=saved.head.blocks.total,
             seconds=time.monotonic() - began,
-            notes=choice.notes,
+            notes=(*choice.notes, *notes),
         )
 
 
@@ -201,54 +203,6 @@ def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
     if wanted and not direct:
         return ("through the page cache: QEMU or the file system cannot bypass it",)
     return ()
-
-
-def refuse_other_guest(
-    image: SaveImage, guest: HostedGuest, blocks: Mapping[str, HostedBlock]
-) -> None:
-    """Refuse a QEMU that was not made for the guest in an image.
-
-    QEMU itself notices some of this, and not before it has begun; RAM of another length it
-    does not notice in a mapped-ram image at all (format.md 11).
-
-    Parameters
-    ----------
-    image : SaveImage
-        Open.
-    guest : HostedGuest
-        What QEMU says of itself.
-    blocks : mapping of str to HostedBlock
-        Its RAM blocks; empty where they are not known.
-
-    Raises
-    ------
-    MigrationError
-        With the first difference.
-    """
-    if guest.status != _WAITING:
-        raise MigrationError(
-            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
-            "-incoming defer",
-        )
-    if image.machine and guest.machine != image.machine:
-        raise MigrationError(
-            f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "
-            f"start it with -machine {image.machine}",
-        )
-    if not blocks:
-        return
-    for saved in image.head.blocks.blocks:
-        there = blocks.get(saved.idstr)
-        if there is None:
-            raise MigrationError(
-                f"the image has the RAM block {saved.idstr!r} and this QEMU has not; its "
-                "devices or its memory back end differ",
-            )
-        if not there.takes(saved.used_length):
-            raise MigrationError(
-                f"the RAM block {saved.idstr!r} has {saved.used_length} bytes in the image and "
-                f"{there.used_length} in this QEMU; give it the memory that the guest had",
-            )
 
 
 def pages_file(image: SaveImage) -> str:

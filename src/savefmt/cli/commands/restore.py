@@ -11,7 +11,12 @@ from savefmt.cli.interrupt import telling_of_the_guest
 from savefmt.cli.options import common_options, output_options, progress_options, threads_option
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
-from savefmt.cli.saveoptions import bypass_option, channels_option, monitor_option
+from savefmt.cli.saveoptions import (
+    bypass_option,
+    channels_option,
+    ignore_option,
+    monitor_option,
+)
 from savefmt.cli.ui import Ui
 from savefmt.model import IOOptions
 
@@ -74,6 +79,7 @@ def add(commands: Commands) -> None:
         ("--running", True, "let it run"),
     ):
         either.add_argument(name, dest="running", action="store_const", const=running, help=text)
+    ignore_option(parser)
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -140,6 +146,7 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             args.image,
             qmp=args.qmp,
             running=args.running,
+            ignore=args.ignore,
             copy=args.writable_copy,
             warm=args.warm,
             order=args.order,
@@ -162,6 +169,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             parallel=args.parallel,
             bypass_cache=bool(args.bypass_cache),
             running=args.running,
+            ignore=args.ignore,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,

@@ -48,7 +48,9 @@ def check_lines(
 def _worst_word(report: CheckReport) -> str:
     """Say what errors mean: the image may be sound, and the wrong one for a reader."""
     errors = (f.code for f in report.findings if f.severity is Severity.ERROR)
-    others = any(code.partition(".")[0] not in ("libvirt", "qemu", "host") for code in errors)
+    others = any(
+        code.partition(".")[0] not in ("libvirt", "qemu", "host", "target") for code in errors
+    )
     return "damaged" if others else "not loadable there"
 
 
