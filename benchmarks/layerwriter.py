@@ -1,4 +1,4 @@
-"""Time `savefmt export --format raw` against volatility3's layerwriter on the same image.
+"""Time `savefmt export -O raw` against volatility3's layerwriter on the same image.
 
 The image is a made-up guest of a machine type that volatility3 still reads.  Both sides write
 the guest-physical memory, and what they wrote is compared.
@@ -54,7 +54,7 @@ def measure(image: Path, folder: Path, turns: int) -> Pair:
 
     def export() -> Side:
         return Side(
-            lambda: savefmt_inside("-q", "export", "--format", "raw", image, ours), [image], [ours]
+            lambda: savefmt_inside("-q", "export", "-O", "raw", image, ours), [image], [ours]
         )
 
     def layerwriter() -> Side:

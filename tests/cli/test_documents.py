@@ -25,11 +25,12 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "memmap": [("IMAGE",)],
     "vtop": [("IMAGE", "0x7c00")],
     "search": [("IMAGE", "SeaBIOS"), ("IMAGE", "SeaBIOS", "-c")],
-    "strings": [],
+    "strings": [("IMAGE",), ("IMAGE", "--min-length=60000")],
     "hash": [("IMAGE",), ("OTHER", "--check", "manifest")],
     "stats": [("IMAGE",)],
-    "map": [("IMAGE",), ("IMAGE", "--png", "picture.png")],
+    "map": [("IMAGE",), ("IMAGE", "--png", "picture.png"), ("IMAGE", "--png", "no", "-n")],
     "os": [("IMAGE",)],
+    "linux": [("IMAGE",), ("IMAGE", "--extract", "/etc/passwd", "-o", "taken")],
     "export": [("IMAGE", "core"), ("IMAGE", "core")],
     "save": [("saved", "--qmp", "no-such-socket")],
     "restore": [("IMAGE", "--print-command"), ("IMAGE", "--qmp", "no-such-socket")],
@@ -41,7 +42,10 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
     ],
     "config": [("show",)],
-    "bench": [(".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M")],
+    "bench": [
+        (".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M"),
+        (".", "--size=1M", "-n"),
+    ],
 }
 LINES = {
     "search": ("IMAGE", "SeaBIOS"),

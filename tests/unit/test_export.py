@@ -79,11 +79,11 @@ def layout(request: pytest.FixtureRequest) -> str:
     [
         ({"format": "vmdk"}, "unknown format"),
         ({"compat": "xen"}, "unknown layout"),
-        ({"format": "raw", "compat": "qemu"}, "is for --format elf"),
-        ({"format": "lime", "kernel_va": True}, "is for --format elf"),
+        ({"format": "raw", "compat": "qemu"}, "is for -O elf"),
+        ({"format": "lime", "kernel_va": True}, "is for -O elf"),
         ({"compat": "qemu", "kernel_va": True}, "exclude each other"),
         ({"compat": "qemu", "start": 0}, "takes all memory"),
-        ({"format": "blocks", "start": 0}, "not for --format blocks"),
+        ({"format": "blocks", "start": 0}, "not for -O blocks"),
         ({"format": "raw", "start": 5}, "multiple of the page size"),
         ({"format": "raw", "length": 0}, "multiple of the page size"),
         ({"format": "raw", "length": 4097}, "multiple of the page size"),
@@ -192,7 +192,7 @@ def piece(start: int, length: int, block: str, offset: int = 0, kind: str = "ram
 def test_a_map_that_contradicts_itself_is_refused() -> None:
     image = fake(findings=(Finding("memmap.overlap", Severity.ERROR, "a overlaps b"),))
 
-    with pytest.raises(ConversionError, match="a overlaps b; --format blocks"):
+    with pytest.raises(ConversionError, match="a overlaps b; -O blocks"):
         find_segments(image, [])
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from savefmt.bench.measuring import bench
+from savefmt.bench.measuring import amount, bench
 
-__all__ = ["bench"]
+__all__ = ["amount", "bench"]

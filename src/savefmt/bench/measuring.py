@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -57,11 +58,8 @@ def bench(
         If nothing that is wanted can be had: the kernel has no such engine for us, the file
         system no direct I/O, the image no data.
     """
-    options = options or BenchOptions()
     name = os.fspath(path)
-    work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name)
-    with nullcontext(work) if isinstance(work, FolderBench) else work:
-        options, notes = _granted(options, work, name)
+    with _work(name, options or BenchOptions()) as (work, options, notes):
         record = Runs(Meter(progress, options.repeat * work.total(options), "measuring"))
         for _ in range(options.repeat):
             for direct in options.direct:
@@ -77,6 +75,22 @@ def bench(
         advice=advise(record.measurements(), work.target),
     )
     return compare_with(baseline, report) if baseline else report
+
+
+def amount(path: StrPath, options: BenchOptions | None = None) -> int:
+    """Return how many bytes `bench` would move, fio's included; parameters as there."""
+    with _work(os.fspath(path), options or BenchOptions()) as (work, granted, _):
+        return granted.repeat * work.total(granted)
+
+
+@contextmanager
+def _work(
+    name: str, options: BenchOptions
+) -> Iterator[tuple[FolderBench | ImageBench, BenchOptions, list[str]]]:
+    """Open what is measured; with the settings that are left, and why others are not."""
+    work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name)
+    with nullcontext(work) if isinstance(work, FolderBench) else work:
+        yield work, *_granted(options, work, name)
 
 
 def _granted(

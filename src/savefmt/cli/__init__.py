@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from typing import NoReturn
 
@@ -13,9 +14,14 @@ def entry() -> NoReturn:
     A fifth of a short run went into looking for garbage where there is none: among what
     gets loaded, and once more at the end.
     """
+    # While modules load there is nothing to clean up, so Ctrl-C may end us at once.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(_ALLOCATIONS)
     from savefmt.cli.main import main
+    from savefmt.cli.streams import settle
 
+    settle()
     code = main()
     gc.freeze()
     sys.exit(code)

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from savefmt.errors import UnsupportedError
+
 
 def write_draft(text: bytes) -> Path:
     """Put text into a file that only the user may read.
@@ -45,8 +47,18 @@ def run(draft: Path) -> int:
     ------
     OSError
         There is no such program.
+    UnsupportedError
+        The variable holds no command.
     """
-    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    for variable in ("VISUAL", "EDITOR"):
+        try:
+            command = shlex.split(os.environ.get(variable, ""))
+        except ValueError as error:
+            raise UnsupportedError(f"${variable} is no command: {error}") from error
+        if command:
+            break
+    else:
+        command = ["vi"]
     return subprocess.run([*command, str(draft)], check=False).returncode
 
 

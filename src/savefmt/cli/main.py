@@ -15,8 +15,9 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.commands import ALIASES, NAMES, load
 from savefmt.cli.options import common_options
 from savefmt.cli.parser import Parser
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
+from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
 
 _EPILOG = """\
 exit codes (see also the end of each command's help):
@@ -31,6 +32,7 @@ examples:
   savefmt compare guest.save guest.sparse
   savefmt export guest.save guest.core
   savefmt regs guest.save
+  savefmt linux guest.save
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
 """
@@ -109,9 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    # File names need not be valid text; they leave as the bytes they came as.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         with _ended_by_signals():
             code = _run(argv)
@@ -121,16 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as end:
         return 128 + end.number
     except KeyboardInterrupt:
-        if sys.stderr is not None:
-            print("savefmt: interrupted", file=sys.stderr)
+        to_stderr("savefmt: interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except ClosedOutputError:
         _silence_stdout()
         return ExitCode.BROKEN_PIPE
     except OSError as error:
         # Only the flush above gets here: a full disk behind a redirection.
         _silence_stdout()
-        print(f"savefmt: standard output: {error.strerror or error}", file=sys.stderr)
+        to_stderr(f"savefmt: {STANDARD_OUTPUT}: {error.strerror or error}")
         return ExitCode.FAILED
 
 
@@ -146,19 +144,17 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
+    except ClosedOutputError:
+        raise
     except (SavefmtError, OSError) as error:
-        if is_broken_pipe(error):
-            raise BrokenPipeError from error
         ui.fail(error, getattr(args, args.subject, None))
         return failed
     except MemoryError:
-        print("savefmt: out of memory", file=sys.stderr)
+        to_stderr("savefmt: out of memory")
         return failed
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        print("savefmt: this is a bug in savefmt; please report the lines above", file=sys.stderr)
+    except Exception as error:
+        print_trace(error)
+        to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
 
 
@@ -186,8 +182,8 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         for number, default in defaults.items():
             # nohup and shells without job control hand down an ignored signal, which stays
-            # so, and a test runner may have its own handler.
-            if signal.getsignal(number) is default:
+            # so, and a test runner may have its own handler.  (Until now, ours is the default.)
+            if signal.getsignal(number) in (default, signal.SIG_DFL):
                 old[number] = signal.signal(number, end)
     except ValueError:  # not in the main thread: then no signals
         pass

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
+from collections.abc import Sequence
 
-from savefmt.cli.parser import file_argument
+from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
 _PLACES_LIMIT = 1 << 20
@@ -68,6 +71,53 @@ def output_options(
     )
 
 
+def format_option(
+    parser: argparse._ActionsContainer,
+    formats: Sequence[str],
+    *,
+    default: str | None = None,
+    help: str,
+    aliases: Sequence[str] = ("--format",),
+) -> None:
+    """Add ``-O``, which names what to write.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add it.
+    formats : sequence of str
+        What there is.
+    default : str, optional
+        What is taken without it.
+    help : str
+        What it does.
+    aliases : sequence of str
+        Older names, which the help leaves out.
+    """
+    parser.add_argument("-O", dest="format", choices=formats, default=default, help=help)
+    parser.add_argument(
+        *aliases,
+        dest="format",
+        choices=formats,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def writing_options(parser: argparse._ActionsContainer, *, replaced: str) -> None:
+    """Add ``-n`` and ``-F``, for commands that write a file.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+        Where to add them.
+    replaced : str
+        What ``-F`` does.
+    """
+    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
+    parser.add_argument("-F", "--force", action="store_true", help=replaced)
+
+
 def scan_options(parser: argparse.ArgumentParser) -> None:
     """Add blocks, threads, direct I/O and progress, for commands that scan guest memory.
 
@@ -93,7 +143,7 @@ def speed_options(group: argparse._ActionsContainer) -> None:
     threads_option(group)
     group.add_argument(
         "--direct",
-        action=argparse.BooleanOptionalAction,
+        action=OnOff,
         help="bypass the page cache where the file system allows it",
     )
 
@@ -197,12 +247,15 @@ def io_of(args: argparse.Namespace) -> IOOptions:
 
 def number(text: str) -> int:
     """Read an address or a length: decimal, ``0x``, or with a unit K, M, G or T."""
-    match = re.fullmatch(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGT]?)", text)
+    match = re.fullmatch(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([KMGT]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at most 64 bits")
     digits, unit = match.groups()
     value = int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
-    return value << 10 * " KMGT".index(unit or " ")
+    value <<= 10 * " KMGT".index(unit or " ")
+    if value >> 64:
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
+    return value
 
 
 def cpu_options(parser: argparse._ActionsContainer) -> None:
@@ -267,6 +320,37 @@ def place_argument(text: str) -> dict[str, int]:
     return places
 
 
+def process_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses processes of a Linux guest, instead of all memory.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--pid",
+        action="append",
+        type=number,
+        metavar="N",
+        help="look in the memory of this process of a Linux guest, by its own addresses; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--each-process", action="store_true", help="look in the memory of each process"
+    )
+
+
+def processes_of(args: argparse.Namespace) -> list[int] | None:
+    """Return which processes were asked for: none means each, None means all of memory."""
+    pids: list[int] | None = args.pid
+    if args.each_process:
+        if pids:
+            usage_error(args, "--each-process and --pid exclude each other")
+        return []
+    return pids
+
+
 def index_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--index``, for commands that read here and there in an image.
 
@@ -294,15 +378,25 @@ def window_argument(text: str) -> int:
 
 def threads_argument(text: str) -> int:
     """Parse a number of threads, as an option's type."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 64):
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= 64):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
     return int(text)
 
 
 def _descriptor(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 20):
+    """Take a copy of a descriptor at once: a file that we open may not become what it means."""
+    import fcntl
+
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
         raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
-    return int(text)
+    try:
+        copy = fcntl.fcntl(int(text), fcntl.F_DUPFD_CLOEXEC, 3)
+        access = fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"descriptor {text}: {error.strerror}") from error
+    if access == os.O_RDONLY:
+        raise argparse.ArgumentTypeError(f"descriptor {text} is not open for writing")
+    return copy
 
 
 def block_options(parser: argparse._ActionsContainer) -> None:
@@ -319,3 +413,28 @@ def block_options(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="this RAM block only; may be repeated",
     )
+
+
+def refuse_mixing(args: argparse.Namespace) -> None:
+    """Refuse whatever else would go where an image goes, to standard output.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of a command with `output_options`, `progress_options` and `writing_options`.
+    """
+    if args.output == "json":
+        usage_error(args, "--output=json and the image both want standard output")
+    if sys.stdout is None:
+        return
+    if args.progress_fd is not None and _same_file(args.progress_fd, 1):
+        usage_error(args, "--progress and the image both want standard output")
+    if not args.force and sys.stdout.isatty():
+        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False

@@ -10,6 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.paths import path_argument
+from savefmt.cli.render.plain import plain
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -32,14 +34,63 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=width)
 
 
+class _StoreOnce(argparse._StoreAction):
+    """Keeps a value, the only one: which of two was meant, nobody can tell."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            note_once(self, namespace)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class OnOff(argparse.BooleanOptionalAction):
+    """``--name`` and ``--no-name``, of which one may be given, and once."""
+
+    def __call__(  # noqa: D102
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        note_once(self, namespace)
+        super().__call__(parser, namespace, values, option_string)
+
+
+def note_once(action: argparse.Action, namespace: argparse.Namespace) -> None:
+    """Refuse an option that was given before, by this name or another."""
+    given: set[str] = vars(namespace).setdefault("given", set())
+    if action.dest in given:
+        raise argparse.ArgumentError(action, "may be given only once")
+    given.add(action.dest)
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser that takes options anywhere and ends usage errors with 64."""
+    """A parser that takes options anywhere and ends usage errors with 64.
+
+    Attributes
+    ----------
+    leaf : bool
+        It has no further commands.
+    surplus : str
+        What to say about a name too many.
+    """
 
     def __init__(self, *args: Any, leaf: bool = True, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.leaf = leaf
+        self.surplus = ""
+        # Groups of options share the table.
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
 
     def format_help(self) -> str:
         """Fill the terminal's width."""
@@ -50,7 +101,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, without the wall of usage."""
-        self.exit(ExitCode.USAGE, f"savefmt: {message} (see {self.prog} --help)\n")
+        self.exit(ExitCode.USAGE, f"savefmt: {plain(message)} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a word that is no choice, and say which one was meant."""
+        if action.choices is None or value in action.choices:
+            return
+        from savefmt.cli.suggest import meant_by
+
+        known = f"; there are {', '.join(map(str, action.choices))}"
+        verbs = isinstance(action, argparse._SubParsersAction)
+        hint = meant_by(value, action.choices) if verbs else known
+        raise argparse.ArgumentError(action, f"there is no {value!r}{hint or known}")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print help so that a full disk or a closed pipe is noticed; argparse hides them."""
@@ -68,7 +130,18 @@ class Parser(argparse.ArgumentParser):
         """
         if self.leaf and args is not None:
             args = self._names_last(args)
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown[0])
+        return found, unknown
+
+    def _refuse(self, word: str) -> NoReturn:
+        if not word.startswith("-"):
+            self.error(self.surplus or f"one name too many: {word!r}")
+        from savefmt.cli.suggest import meant_by
+
+        option = word.partition("=")[0]
+        self.error(f"there is no option {option}{meant_by(option, self._option_string_actions)}")
 
     def _names_last(self, args: Sequence[str]) -> list[str]:
         options: list[str] = []
@@ -97,17 +170,24 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
-def file_argument(parser: argparse._ActionsContainer, *names: str, **kwargs: Any) -> None:
+def file_argument(
+    parser: argparse._ActionsContainer,
+    *names: str,
+    dash: str = "this must be a file: - stands for a pipe, which cannot be read here and there",
+    **kwargs: Any,
+) -> None:
     """Add an argument that shells complete as a file name.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
         Where to add it.
+    dash : str
+        Why it may not be ``-``; empty where that is standard input or output.
     *names, **kwargs
         As for ``add_argument``.
     """
-    action = parser.add_argument(*names, **kwargs)
+    action = parser.add_argument(*names, type=path_argument(dash=dash), **kwargs)
     action.complete = COMPLETE_FILE  # type: ignore[attr-defined]
 
 
@@ -121,5 +201,5 @@ def usage_error(args: argparse.Namespace, message: str) -> NoReturn:
     message : str
         What is wrong with it.
     """
-    sys.stderr.write(f"savefmt: {message} (see savefmt {args.command} --help)\n")
+    sys.stderr.write(f"savefmt: {plain(message)} (see savefmt {args.command} --help)\n")
     raise SystemExit(int(ExitCode.USAGE))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from savefmt.cli.render.plain import brief_size, duration
+from savefmt.cli.render.plain import brief_size, duration, plain
 from savefmt.model import Progress
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class ProgressBar:
         self._percent = percent
         try:
             os.write(self._descriptor, b"%d/100\n" % percent)
+        except BlockingIOError:
+            pass  # a listener that is slow; the next line says it all
         except OSError:
             self._descriptor = None  # the listener has gone; the work goes on
 
@@ -184,7 +186,7 @@ class ProgressBar:
             parts = [f"{100 * done // total} %", f"{brief_size(done)} of {brief_size(total)}"]
         parts += self._rate_and_rest(now)
         if self._last.phase:
-            parts.insert(0, self._last.phase)
+            parts.insert(0, plain(self._last.phase))
         return ", ".join(parts)
 
     def _rate_and_rest(self, now: float) -> list[str]:
@@ -203,7 +205,7 @@ class ProgressBar:
             task,
             completed=self._last.done,
             total=self._last.total or None,
-            phase=self._last.phase,
+            phase=plain(self._last.phase),
             pace=", ".join(self._rate_and_rest(now)),
             refresh=True,
         )

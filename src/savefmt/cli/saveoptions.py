@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from savefmt.cli.options import format_option
+from savefmt.cli.parser import OnOff
 from savefmt.errors import SavefmtError
 from savefmt.frozen import replace
 
@@ -61,12 +63,7 @@ def binary_option(parser: argparse._ActionsContainer) -> None:
 def request_options(parser: argparse.ArgumentParser) -> None:
     """Add what asks for a form of a saved guest."""
     group = parser.add_argument_group("what to write (unset: as configured)")
-    group.add_argument(
-        "--format",
-        dest="format",
-        choices=SAVE_FORMATS,
-        help="auto takes sparse where it can be had",
-    )
+    format_option(group, SAVE_FORMATS, help="auto takes sparse where it can be had")
     group.add_argument(
         "--save-version",
         choices=SAVE_VERSIONS,
@@ -103,7 +100,7 @@ def bypass_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--bypass-cache``."""
     parser.add_argument(
         "--bypass-cache",
-        action=argparse.BooleanOptionalAction,
+        action=OnOff,
         default=None,
         help="keep the page cache out of it",
     )

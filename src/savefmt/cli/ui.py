@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from savefmt.cli.render.document import SCHEMA, error_values, values
-from savefmt.cli.render.plain import plain
-from savefmt.errors import ImageIOError, SavefmtError
+from savefmt.cli.render.plain import only_colors, plain
+from savefmt.errors import SavefmtError
 from savefmt.model import OnProgress
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Ui:
         self._printed = True
         count = 0
         for count, line in enumerate(lines, 1):
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{only_colors(line)}\n")
             if at_once and count <= _FLUSHED:
                 sys.stdout.flush()
         return count
@@ -90,11 +90,9 @@ class Ui:
 
     def document(self, **members: object) -> None:
         """Print one JSON document: results, or collections of them, by name."""
-        import json
-
         self._printed = True
         indent = None if self._lines else 2
-        print(json.dumps({"schema": SCHEMA, **values(members)}, indent=indent))
+        print(_json({"schema": SCHEMA, **values(members)}, indent))
 
     def stream(self, name: str, results: Iterable[object]) -> int:
         """Print results as they come, as one document or one object a line.
@@ -112,31 +110,51 @@ class Ui:
         int
             How many there were.
         """
-        import json
-
         count = 0
         if self._lines:
             for result in results:
                 self._printed = True
-                print(json.dumps({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
+                print(_json({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
                 count += 1
             return count
+        with self._list(name):
+            for result in results:
+                print(f"{',' if count else ''}\n  {_json(values(result))}", end="")
+                count += 1
+        return count
+
+    def stream_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Print results that are JSON already, as one document.
+
+        Parameters
+        ----------
+        name : str
+            As for `stream`.
+        pieces : iterable of bytes
+            Any number of items each, every item behind a comma.
+        """
+        begun = False
+        with self._list(name):
+            for piece in pieces:
+                self.write([piece if begun else piece[1:]])
+                begun = begun or bool(piece)
+
+    @contextmanager
+    def _list(self, name: str) -> Iterator[None]:
+        """Print what goes around the items of a list, also where they break off."""
         complete = False
         self._printed = True
         print(f'{{"schema": {SCHEMA}, "{name}": [', end="")
         try:
-            for result in results:
-                print(f"{',' if count else ''}\n  {json.dumps(values(result))}", end="")
-                count += 1
+            yield
             complete = True
         finally:
-            print(f'\n], "complete": {json.dumps(complete)}}}')
-        return count
+            print(f'\n], "complete": {_json(complete)}}}')
 
     def remark(self, line: str) -> None:
         """Print what is worth knowing, on standard error, unless quiet."""
         if not self.quiet:
-            _to_stderr(f"savefmt: {plain(line)}")
+            to_stderr(f"savefmt: {plain(line)}")
 
     def step(self, line: str) -> None:
         """Print what ``-v`` asks for."""
@@ -154,10 +172,8 @@ class Ui:
             The file in hand, for an error that does not name one.
         """
         if self.verbosity > 1:
-            import traceback
-
-            traceback.print_exception(error)
-        _to_stderr(f"savefmt: {plain(error_text(error, path))}")
+            print_trace(error)
+        to_stderr(f"savefmt: {plain(error_text(error, path))}")
 
     def fail(self, error: SavefmtError | OSError, path: str | None = None) -> None:
         """Complain; where JSON is wanted and none was printed yet, the error is the document."""
@@ -255,15 +271,23 @@ def error_text(error: SavefmtError | OSError, path: str | None = None) -> str:
     return text if named or path is None else f"{path}: {text}"
 
 
-def is_broken_pipe(error: BaseException) -> bool:
-    """Whether our reader has gone, however deep the write was."""
-    if isinstance(error, BrokenPipeError):
-        return True
-    import errno
+def print_trace(error: BaseException) -> None:
+    """Print how an error came about; its text may come from a file."""
+    import traceback
 
-    return isinstance(error, ImageIOError) and error.errno == errno.EPIPE
+    for part in traceback.format_exception(error):
+        for line in part.splitlines():
+            to_stderr(plain(line))
 
 
-def _to_stderr(line: str) -> None:
+def _json(value: Any, indent: int | None = None) -> str:
+    """Write JSON in ASCII, so that no terminal obeys it; DEL is the one control left."""
+    import json
+
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def to_stderr(line: str) -> None:
+    """Print a line on standard error, if there is one."""
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)

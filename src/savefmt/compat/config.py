@@ -17,8 +17,11 @@ SYSTEM_FILE = Path("/etc/savefmt.toml")
 ENVIRONMENT_PREFIX = "SAVEFMT_"
 FILE_VARIABLE = "SAVEFMT_CONFIG"
 """Names the only file to be read."""
-_NOT_SETTINGS = frozenset({FILE_VARIABLE, "SAVEFMT_REQUIRE_INTEROP"})
-_MAX_LENGTH = 1 << 20
+_REQUIREMENTS = "SAVEFMT_REQUIRE_"
+"""Begins the variables that make a test fail instead of being skipped."""
+_MAX_LENGTH = 1 << 16
+_MAX_LINE_LENGTH = 1 << 10
+"""Bytes of a file of settings, and of its lines: tomllib takes time by the square of a key."""
 
 
 class ConfigError(SavefmtError):
@@ -92,7 +95,7 @@ def _text(text: str) -> Value:
 
 
 def _number(text: str) -> Value:
-    return int(text) if text.isascii() and text.isdigit() else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
 def _boolean(text: str) -> Value:
@@ -176,11 +179,15 @@ class Config:
 _REQUESTED = ("save_version", "format", "parallel", "bypass_cache", "missing", "readers")
 
 
-def user_file(environment: Mapping[str, str]) -> Path:
-    """Return the place of the user's file (XDG base directories)."""
+def user_file(environment: Mapping[str, str]) -> Path | None:
+    """Return the place of the user's file (XDG base directories); None for the homeless."""
     home = environment.get("XDG_CONFIG_HOME", "")
-    base = Path(home) if home.startswith("/") else Path(environment.get("HOME", "~")) / ".config"
-    return base.expanduser() / "savefmt" / "config.toml"
+    try:
+        own = environment.get("HOME") or os.fspath(Path.home())
+    except RuntimeError:
+        own = ""
+    base = home if home.startswith("/") else f"{own}/.config" if own else ""
+    return Path(base) / "savefmt" / "config.toml" if base else None
 
 
 def load(
@@ -215,7 +222,7 @@ def load(
             values[name] = _checked(name, value, str(path))
             origins[name] = str(path)
     for variable, text in sorted(environment.items()):
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in _NOT_SETTINGS:
+        if _is_setting(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             if name not in _BY_NAME or variable != _BY_NAME[name].variable:
                 raise ConfigError(f"the environment sets {variable}, which means nothing")
@@ -224,13 +231,20 @@ def load(
     return Config(values, origins)
 
 
+def _is_setting(variable: str) -> bool:
+    if variable == FILE_VARIABLE or variable.startswith(_REQUIREMENTS):
+        return False
+    return variable.startswith(ENVIRONMENT_PREFIX)
+
+
 def _files(environment: Mapping[str, str], system_file: Path) -> Iterator[tuple[Path, bool]]:
     named = environment.get(FILE_VARIABLE)
     if named:
         yield Path(named), True
         return
     yield system_file, False
-    yield user_file(environment), False
+    if (own := user_file(environment)) is not None:
+        yield own, False
 
 
 def _read_file(path: Path, must_exist: bool) -> dict[str, object]:
@@ -244,10 +258,14 @@ def _read_file(path: Path, must_exist: bool) -> dict[str, object]:
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
     if len(text) > _MAX_LENGTH:
-        raise ConfigError("this is no file of settings: it is longer than 1 MiB", path=path)
+        raise ConfigError("this is no file of settings: it is longer than 64 KiB", path=path)
+    if max(map(len, text.splitlines()), default=0) > _MAX_LINE_LENGTH:
+        raise ConfigError("this is no file of settings: a line has more than 1 KiB", path=path)
     try:
         return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError("this is no file of settings: it nests too deep", path=path) from error
+    except ValueError as error:  # of TOML, of UTF-8, of a number with too many digits
         raise ConfigError(f"this is no TOML: {error}", path=path) from error
 
 

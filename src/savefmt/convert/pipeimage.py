@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError, NotASaveImageError, SavefmtError
 from savefmt.model import IOOptions, Layout
+from savefmt.pipes import read_some
 from savefmt.reading.container import read_form
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
-from savefmt.reading.prefetch import Pipe
 
 _PIECE_LENGTH = 1 << 20
 
@@ -48,7 +47,7 @@ class PipeImage:
     def _pieces(self) -> Iterator[bytes | memoryview]:
         while True:
             try:
-                data = os.read(self._fd, _PIECE_LENGTH)
+                data = read_some(self._fd, _PIECE_LENGTH)
             except OSError as error:
                 raise ImageIOError.from_os(
                     error, path=self.filename, offset=self.received
@@ -65,15 +64,13 @@ class PipeImage:
         return self._cursor
 
     @contextmanager
-    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[PlainCursor]:
+    def stream(self, io: IOOptions) -> Iterator[PlainCursor]:
         """A cursor over the decompressed stream from its magic on.
 
         Parameters
         ----------
         io : IOOptions
             How many threads decompress.
-        plain : callable, optional
-            Wrapped around the decompressed bytes.
 
         Yields
         ------
@@ -86,6 +83,5 @@ class PipeImage:
             offset=self.stream_offset,
             threads=io.worker_count,
             patient=False,
-            plain=plain,
         ) as cursor:
             yield cursor

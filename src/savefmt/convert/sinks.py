@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError
 from savefmt.model import IOOptions
 from savefmt.native.file import Appender, File
+from savefmt.pipes import wait_writable, write_some
 
 
 class Sink(Protocol):
@@ -51,13 +51,17 @@ class PipeSink:
         view = memoryview(data)
         while len(view):
             try:
-                count = os.write(self._fd, view)
+                count = write_some(self._fd, view, self._name, self.await_room)
             except BrokenPipeError:
                 raise
             except OSError as error:
                 raise ImageIOError.from_os(error, path=self._name, offset=self.written) from error
             self.written += count
             view = view[count:]
+
+    def await_room(self, fd: int) -> None:
+        """Return when the descriptor, which took nothing, may take something."""
+        wait_writable(fd)
 
     def close(self) -> None:
         """The descriptor stays open."""

@@ -118,13 +118,13 @@ class Request:
         windowed = self.start is not None or self.length is not None
         qemu = self.compat == "qemu"
         for wrong, words in (
-            (qemu and self.format != "elf", "--compat qemu is for --format elf"),
-            (self.kernel_va and self.format != "elf", "--kernel-va is for --format elf"),
+            (qemu and self.format != "elf", "--compat qemu is for -O elf"),
+            (self.kernel_va and self.format != "elf", "--kernel-va is for -O elf"),
             (self.kernel_va and qemu, "--kernel-va and --compat qemu exclude each other"),
             (windowed and qemu, "--compat qemu takes all memory, without --start and --length"),
             (
                 windowed and self.format in ("blocks", "vmcoreinfo", "kdump"),
-                f"--start and --length are not for --format {self.format}",
+                f"--start and --length are not for -O {self.format}",
             ),
         ):
             if wrong:

@@ -25,7 +25,7 @@ def find_program() -> str:
     if found is None:
         raise UnsupportedError(
             f"kdump files are written by {PROGRAM}, which is not installed; "
-            "install it, or use --format elf"
+            "install it, or use -O elf"
         )
     return found
 

@@ -130,7 +130,7 @@ def _refuse_contradictions(memory_map: MemoryMap) -> None:
         if finding.severity is Severity.ERROR:
             raise ConversionError(
                 f"the memory map contradicts itself: {finding.message}; "
-                "--format blocks exports without a map"
+                "-O blocks exports without a map"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from savefmt.model import PageRun
 from savefmt.native.core import call, cell, ffi, keep, lib
 from savefmt.native.file import File
 
-_MIN_PAGE = 512
+_MIN_PAGE = 256
 _MAX_PAGE = 64 << 10
 _KEY_LENGTH = _MAX_PAGE + 32
+_SWAPPED_LENGTH = 1 << 20
 
 
 def is_zero(data: bytes | bytearray | memoryview) -> bool:
@@ -119,6 +121,19 @@ class Table:
         """All numbers as bytes, in host order; keeps the table alive."""
         entries = keep(lib.sf_table_entries(self.handle), self._cell)
         return memoryview(ffi.buffer(entries, self.count * 8))
+
+    def little_endian(self) -> Iterator[bytes | memoryview]:
+        """Yield all numbers as u64le, piece by piece, whatever the host's order is."""
+        data = self.data()
+        if sys.byteorder == "little":
+            yield data
+            return
+        from array import array
+
+        for at in range(0, len(data), _SWAPPED_LENGTH):
+            numbers = array("Q", data[at : at + _SWAPPED_LENGTH].tobytes())
+            numbers.byteswap()
+            yield numbers.tobytes()
 
     def count_nonzero(self) -> int:
         """Numbers that are not zero."""

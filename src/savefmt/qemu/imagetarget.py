@@ -14,6 +14,7 @@ from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, StrPath
+from savefmt.pipes import STANDARD_OUTPUT, wait_writable
 from savefmt.qemu.descriptors import opened
 from savefmt.reports import SavePlan
 from savefmt.writing.output import OutputFile
@@ -75,10 +76,14 @@ class _StoppableSink(PipeSink):
         view = memoryview(data)
         # A pipe that is ready takes this much at once (POSIX, write).
         for start in range(0, len(view), select.PIPE_BUF):
-            while not select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
-                if self._stopped.is_set():
-                    raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+            self.await_room(self._descriptor)
             super().write(view[start : start + select.PIPE_BUF])
+
+    def await_room(self, fd: int) -> None:
+        """Return when the pipe takes something, or raise if stopped."""
+        while not wait_writable(fd, _POLL_SECONDS):
+            if self._stopped.is_set():
+                raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
 
 
 class PipeTarget(ImageTarget):
@@ -132,7 +137,7 @@ def image_target(
     """
     name = os.fspath(target)
     if name == _STANDARD_OUTPUT:
-        yield PipeTarget(1, "standard output", envelope)
+        yield PipeTarget(1, STANDARD_OUTPUT, envelope)
     elif os.path.exists(name) and not os.path.isfile(name):
         if plan.writer == "qemu":
             raise UnsupportedError("QEMU itself writes regular files only", path=target)

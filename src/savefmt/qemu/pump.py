@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from savefmt.pipes import wait_readable, wait_writable
 
 PIPE_LENGTH = 1 << 20
 """Bytes that the pipe shall hold; the kernel may grant less."""
@@ -128,7 +129,7 @@ def _drain(reader: int, sink: Outlet, pump: Pump) -> None:
     view = memoryview(buffer)
     try:
         while not pump.stopped:
-            if not select.select([reader], [], [], _POLL_SECONDS)[0]:
+            if not wait_readable(reader, _POLL_SECONDS):
                 continue
             count = os.readv(reader, [buffer])
             if count == 0:
@@ -168,7 +169,7 @@ def _fill(writer: int, pieces: Iterator[bytes | memoryview], pump: Pump) -> None
         for piece in pieces:
             view = memoryview(piece)
             while len(view) and not pump.stopped:
-                if select.select([], [writer], [], _POLL_SECONDS)[1]:
+                if wait_writable(writer, _POLL_SECONDS):
                     count = os.write(writer, view)
                     pump.moved += count
                     view = view[count:]

@@ -15,7 +15,7 @@ from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.scan.results import Picture
 from savefmt.scan.windows import Memory, Window
-from savefmt.writing.output import OutputFile
+from savefmt.writing.output import OutputFile, check_target
 
 PALETTES = ("zero", "entropy", "changed")
 """What colours tell: data or not; how random it is; what differs from another image."""
@@ -50,6 +50,7 @@ def draw(
     width: int | None = None,
     blocks: Sequence[str] | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Picture:
@@ -71,6 +72,8 @@ def draw(
         Only these.
     overwrite : bool
         Replace the target.
+    dry_run : bool
+        Write nothing, and tell what would be where.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -97,6 +100,9 @@ def draw(
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)
     canvas = _lay_out(memory, width)
+    if dry_run:
+        check_target(target, overwrite=overwrite)
+        return Picture(canvas.width, canvas.height, canvas.rows)
     with OutputFile(target, overwrite=overwrite, direct=False) as out:
         if palette == "entropy":
             _paint_entropy(memory, canvas)

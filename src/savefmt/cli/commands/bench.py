@@ -11,9 +11,11 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
     number,
+    output_options,
     progress_options,
     threads_argument,
     window_argument,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 ENGINES = ("psync", "io_uring")
 T = TypeVar("T")
-OUTPUTS = ("human", "json", "csv")
 PLOTS = (".png", ".svg", ".pdf")
 
 _MODES = {"both": (True, False), "on": (True,), "off": (False,)}
@@ -107,15 +108,14 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--output", choices=OUTPUTS, default="human", help="how to print the result")
-    group.add_argument(
-        "-j", dest="output", action="store_const", const="json", help="short for --output=json"
-    )
-    parser.add_argument("--plot", metavar="FILE", help="draw the rates: .png, .svg or .pdf")
-    parser.add_argument("-F", "--force", action="store_true", help="replace the file of --plot")
-    parser.add_argument(
-        "--baseline", metavar="FILE", help="compare with what --output=json printed earlier"
+    output_options(parser, csv=True)
+    file_argument(parser, "--plot", metavar="FILE", help="draw the rates: .png, .svg or .pdf")
+    writing_options(parser, replaced="replace the file of --plot")
+    file_argument(
+        parser,
+        "--baseline",
+        metavar="FILE",
+        help="compare with what --output=json printed earlier",
     )
 
 
@@ -123,13 +123,13 @@ def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.bench.values import BenchReport
 
-    return ({"bench": BenchReport},)
+    return ({"bench": BenchReport}, {"amount": int})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Measure once."""
     _check(args)
-    from savefmt.bench import bench
+    from savefmt.bench import amount, bench
     from savefmt.bench.baseline import load_baseline
     from savefmt.bench.plot import draw, require_matplotlib
     from savefmt.bench.values import BenchOptions
@@ -149,6 +149,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         repeat=args.repeat,
         fill=args.fill,
     )
+    if args.dry_run:
+        return _tell(amount(args.target, options), args, ui)
     with ui.progress(args.target) as progress:
         report = bench(args.target, options, baseline=baseline, progress=progress)
     _show(report, args.output, ui)
@@ -158,6 +160,16 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     except (SavefmtError, OSError) as error:
         ui.complain(error, args.plot)  # the figures are out, and took their time
         return ExitCode.FAILED
+    return ExitCode.GOOD
+
+
+def _tell(moved: int, args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.cli.render.plain import plain, size
+
+    if ui.json:
+        ui.document(amount=moved)
+    else:
+        ui.say([f"{plain(args.target)}: would move {size(moved)}"])
     return ExitCode.GOOD
 
 

@@ -8,10 +8,10 @@ import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.options import common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument
-from savefmt.cli.render.check import check_lines
+from savefmt.cli.render.check import check_lines, unjudged
 from savefmt.cli.render.document import Documents, error_values
 from savefmt.cli.saveoptions import binary_option, ignore_option, monitor_option, reader_option
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
 from savefmt.frozen import replace
 from savefmt.model import CheckLevel, OnProgress, Severity
@@ -76,8 +76,6 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 if _asks(args):
                     report = _add_readers(report, args, progress, hosts)
         except (SavefmtError, OSError) as error:
-            if is_broken_pipe(error):
-                raise
             ui.complain(error, path)
             codes.append(_code_of_error(error))
             results.append({"path": path, "error": error_values(error, path)})
@@ -137,6 +135,8 @@ def _say_host(ui: Ui, hosts: list[HostReport], path: str) -> None:
 def _code_of_report(report: CheckReport) -> ExitCode:
     if report.ok:
         return ExitCode.GOOD
+    if unjudged(report):
+        return ExitCode.FAILED
     return ExitCode.DAMAGED if report.worst is Severity.ERROR else ExitCode.FINDINGS
 
 

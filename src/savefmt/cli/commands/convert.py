@@ -8,7 +8,16 @@ import sys
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
+from savefmt.cli.options import (
+    clone_option,
+    common_options,
+    format_option,
+    io_of,
+    io_options,
+    output_options,
+    refuse_mixing,
+    writing_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.convert import conversion_lines
 from savefmt.cli.render.document import Documents
@@ -48,11 +57,11 @@ def add(commands: Commands) -> None:
         description="Write the guest in SRC to DST in another layout, codec or envelope.",
         epilog=_EPILOG,
     )
-    file_argument(parser, "source", metavar="SRC")
-    file_argument(parser, "target", nargs="?", metavar="DST", help="not needed with -O null")
-    parser.add_argument(
-        "-O", dest="format", choices=tuple(FORMATS), help="target format (default: the source's)"
+    file_argument(parser, "source", dash="", metavar="SRC")
+    file_argument(
+        parser, "target", dash="", nargs="?", metavar="DST", help="not needed with -O null"
     )
+    format_option(parser, tuple(FORMATS), help="target format (default: the source's)")
     parser.add_argument(
         "--save-version",
         choices=SAVE_VERSIONS,
@@ -62,10 +71,7 @@ def add(commands: Commands) -> None:
     reader_option(parser)
     parser.add_argument("--bare", action="store_true", help="write no libvirt header")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument(
-        "-F", "--force", action="store_true", help="replace DST; allow binary on a terminal"
-    )
+    writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
     clone_option(parser)
@@ -85,7 +91,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     target = _target_of(args)
     if target == "-" and not args.dry_run:
         # The stream has standard output for itself; only -v talks, elsewhere.
-        _refuse_mixing(args, ui)
+        refuse_mixing(args)
     if args.source == "-" and sys.stdin is not None and sys.stdin.isatty():
         usage_error(args, "standard input is a terminal, not an image")
     layout, codec = FORMATS[args.format] if args.format else (None, None)
@@ -126,13 +132,6 @@ def _target_of(args: argparse.Namespace) -> str:
     if args.format != "null":
         usage_error(args, "DST is missing")
     return os.devnull
-
-
-def _refuse_mixing(args: argparse.Namespace, ui: Ui) -> None:
-    if ui.json:
-        usage_error(args, "--output=json and DST - both want standard output")
-    if not args.force and sys.stdout is not None and sys.stdout.isatty():
-        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
 
 
 def _direct_words(direct: bool | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, number
+from savefmt.cli.options import common_options, number, output_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -36,13 +36,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("section", nargs="?", metavar="SECTION")
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--output", choices=("tree", "json"), default="tree", help="how to print the result"
-    )
-    group.add_argument(
-        "-j", dest="output", action="store_const", const="json", help="short for --output=json"
-    )
+    output_options(parser)
     parser.add_argument(
         "--limit",
         type=number,

@@ -9,12 +9,14 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     clone_option,
     common_options,
+    format_option,
     io_of,
     io_options,
     number,
     output_options,
     place_option,
     places_of,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -47,9 +49,18 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    file_argument(parser, "target", metavar="TARGET")
-    parser.add_argument(
-        "-f", "--format", choices=_FORMATS, default="elf", help="what to write (default: elf)"
+    file_argument(
+        parser,
+        "target",
+        dash="no format for other tools can be written to a pipe",
+        metavar="TARGET",
+    )
+    format_option(
+        parser,
+        _FORMATS,
+        default="elf",
+        help="what to write (default: elf)",
+        aliases=("-f", "--format"),
     )
     parser.add_argument(
         "--compat",
@@ -69,8 +80,7 @@ def add(commands: Commands) -> None:
         "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
     )
     place_option(parser)
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument("-F", "--force", action="store_true", help="replace TARGET")
+    writing_options(parser, replaced="replace TARGET")
     output_options(parser)
     io_options(parser)
     clone_option(parser)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import savefmt
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.inputs import lines_of, shown
 from savefmt.cli.options import common_options, io_of, output_options, scan_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -38,7 +39,13 @@ def add(commands: Commands) -> None:
         help="hash to use (default: sha256)",
     )
     parser.add_argument("--pages", action="store_true", help="hash each page, too")
-    file_argument(parser, "--check", metavar="MANIFEST", help="compare with hashes printed earlier")
+    file_argument(
+        parser,
+        "--check",
+        dash="",
+        metavar="MANIFEST",
+        help="compare with hashes printed earlier; - for standard input",
+    )
     output_options(parser, lines=True)
     scan_options(parser)
     common_options(parser)
@@ -92,19 +99,19 @@ def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     def results() -> Iterator[tuple[str, bool | None]]:
         with (
-            open(args.check, encoding="utf-8", errors="surrogateescape") as file,
+            lines_of(args.check) as lines,
             savefmt.open(args.image, io=io_of(args)) as image,
             ui.progress(args.image) as progress,
         ):
             try:
-                manifest = Manifest(file)
+                manifest = Manifest(lines)
                 for result in check_manifest(image, manifest, io=io_of(args), progress=progress):
                     counts[result[1]] += 1
                     yield result
             except ValueError as error:
                 if isinstance(error, SavefmtError):
                     raise
-                raise FormatError(f"no manifest: {error}", path=args.check) from error
+                raise FormatError(f"no manifest: {error}", path=shown(args.check)) from error
 
     if ui.json:
         ui.stream("checks", check_values(results()))

@@ -12,7 +12,7 @@ from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents, error_values
 from savefmt.cli.render.info import summary_lines
 from savefmt.cli.render.plain import paragraphs
-from savefmt.cli.ui import Ui, is_broken_pipe
+from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 
 _EPILOG = """\
@@ -57,8 +57,6 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             with ui.progress(path) as progress:
                 summary = savefmt.probe(path, pages=args.pages, io=io_of(args), progress=progress)
         except (SavefmtError, OSError) as error:
-            if is_broken_pipe(error):
-                raise
             ui.complain(error, path)
             code = ExitCode.FAILED
             if ui.json:

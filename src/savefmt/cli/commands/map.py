@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -13,11 +14,15 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 from savefmt.model import MapExtent
+
+if TYPE_CHECKING:
+    from savefmt.scan.results import Picture
 
 _EPILOG = """\
 Kinds: data lies at the file offset, page i of an extent at offset + i * stride;
@@ -41,8 +46,9 @@ def add(commands: Commands) -> None:
     file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
     group.add_argument(
         "--palette",
-        choices=("zero", "entropy", "changed"),
-        help="what colours tell (default: zero; with --against: changed)",
+        choices=("zero", "entropy", "changed", "owner"),
+        help="what colours tell (default: zero; with --against: changed); owner: whose the pages "
+        "of a Linux guest are, on a curve of Hilbert",
     )
     file_argument(
         group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
@@ -51,7 +57,7 @@ def add(commands: Commands) -> None:
         "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
     )
     block_options(group)
-    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
+    writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
     common_options(parser)
@@ -73,8 +79,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
     if args.png:
         return _draw(args, ui)
-    if args.palette or args.against or args.width or args.block or args.force:
-        usage_error(args, "--palette, --against, --width, --block and --force go with --png")
+    alone = (args.palette, args.against, args.width, args.block, args.force, args.dry_run)
+    if any(alone):
+        usage_error(args, "--palette, --against, --width, --block, -F and -n go with --png")
     from savefmt.cli.render.map import HEADING, extent_line
 
     with savefmt.open(args.image) as image, ui.progress(args.image) as progress:
@@ -93,6 +100,8 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "the palette 'changed' and --against go together")
     if args.width is not None and not 1 <= args.width <= 16384:
         usage_error(args, "--width is 1 to 16384")
+    if palette == "owner":
+        return _draw_owners(args, ui)
     from savefmt.scan.picture import draw
 
     with ExitStack() as stack:
@@ -106,12 +115,28 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
             width=args.width,
             blocks=args.block,
             overwrite=args.force,
+            dry_run=args.dry_run,
             progress=stack.enter_context(ui.progress(args.image)),
         )
+    return _tell(picture, args, ui)
+
+
+def _draw_owners(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    if args.width is not None or args.block:
+        usage_error(args, "the palette 'owner' goes without --width and --block")
+    from savefmt.linux.ownerpicture import draw_owners
+
+    with savefmt.open(args.image) as image:
+        ui.prepare(image)
+        return _tell(draw_owners(image, args.png, overwrite=args.force), args, ui)
+
+
+def _tell(picture: Picture, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(picture=picture)
     else:
-        ui.remark(f"{args.png}: {picture.width} x {picture.height} pixels")
+        would = "would have " if args.dry_run else ""
+        ui.remark(f"{args.png}: {would}{picture.width} x {picture.height} pixels")
         for name, row in picture.rows.items():
             ui.step(f"{name} begins in row {row}")
     return ExitCode.GOOD

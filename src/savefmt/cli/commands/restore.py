@@ -99,7 +99,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.restore import command_lines, restore_lines
 
     if args.qmp is None and not args.print_command:
-        usage_error(args, "into which QEMU? --qmp names its socket")
+        usage_error(
+            args, "into which QEMU? --qmp names its socket; `virsh restore` is for libvirt's"
+        )
     for name in ("writable_copy", "warm", "order", "record"):
         if getattr(args, name) and not args.instant:
             usage_error(args, f"--{name.replace('_', '-')} goes with --instant")

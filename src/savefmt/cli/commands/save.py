@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.inputs import domain_document
 from savefmt.cli.interrupt import telling_of_the_guest
-from savefmt.cli.options import common_options, output_options, progress_options, threads_option
+from savefmt.cli.options import (
+    common_options,
+    output_options,
+    progress_options,
+    refuse_mixing,
+    threads_option,
+    writing_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.planning import show_plan
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
@@ -35,11 +43,15 @@ def add(commands: Commands) -> None:
         description="Save the guest of the QEMU behind SOCKET to TARGET.",
         epilog=_EPILOG,
     )
-    file_argument(parser, "target", metavar="TARGET")
+    file_argument(parser, "target", dash="", metavar="TARGET")
     monitor_option(parser)
     request_options(parser)
-    parser.add_argument(
-        "--xml", metavar="FILE", help="domain XML for the image (default: what QEMU can tell)"
+    file_argument(
+        parser,
+        "--xml",
+        dash="",
+        metavar="FILE",
+        help="domain XML for the image, - for standard input (default: what QEMU can tell)",
     )
     group = parser.add_argument_group("the guest (default: hold it, and resume it if it ran)")
     fate = group.add_mutually_exclusive_group()
@@ -55,33 +67,38 @@ def add(commands: Commands) -> None:
     fate.add_argument(
         "--quit", dest="afterwards", action="store_const", const="quit", help="end QEMU"
     )
-    parser.add_argument(
-        "-F", "--force", action="store_true", help="replace TARGET; allow binary on a terminal"
-    )
+    writing_options(parser, replaced="replace TARGET; allow binary on a terminal")
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="target")
+    parser.surplus = (
+        "savefmt save takes one name, the file, and knows no libvirt domains: `virsh save` saves "
+        "those, and `savefmt convert` gives such an image another form"
+    )
 
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.qemu import SaveReport
+    from savefmt.reports import Refusal, SavePlan
 
-    return ({"save": SaveReport},)
+    return ({"save": SaveReport}, {"plan": SavePlan}, {"refusal": Refusal})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Save once."""
+    """Save once, or tell how."""
     from savefmt.cli.render.save import save_lines
 
     if args.qmp is None:
-        usage_error(args, "whose guest? --qmp names the socket of its QEMU")
-    if args.target == "-" and ui.json:
-        usage_error(args, "--output=json and TARGET - both want standard output")
-    if args.target == "-" and not args.force and sys.stdout is not None and sys.stdout.isatty():
-        usage_error(args, "standard output is a terminal; -F writes the image there anyway")
+        usage_error(
+            args, "whose guest? --qmp names the socket of its QEMU; `virsh save` is for libvirt's"
+        )
+    if args.dry_run:
+        return show_plan(args, ui)
+    if args.target == "-":
+        refuse_mixing(args)
     with telling_of_the_guest(ui):
         report = _save(args, ui)
     if ui.json:
@@ -99,7 +116,7 @@ def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
     from savefmt.qemu import Afterwards, save
 
     settings = config.load()
-    xml = _document(args.xml) if args.xml is not None else None
+    xml = domain_document(args.xml) if args.xml is not None else None
     with ui.progress(args.target) as progress:
         return save(
             args.target,
@@ -113,20 +130,3 @@ def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
             timeout=settings.timeout,
             progress=progress,
         )
-
-
-def _document(path: str) -> bytes:
-    from savefmt.errors import CorruptError
-    from savefmt.format.domain import parse_domain
-    from savefmt.format.envelope import MAX_DATA_LENGTH
-
-    with open(path, "rb") as file:
-        xml = file.read(MAX_DATA_LENGTH + 1)
-    if len(xml) > MAX_DATA_LENGTH:
-        raise CorruptError("this is no domain XML: it is longer than 64 MiB", path=path)
-    try:
-        parse_domain(xml)
-    except CorruptError as error:
-        error.path = path
-        raise
-    return xml

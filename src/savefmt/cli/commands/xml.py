@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.inputs import document
 from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
-from savefmt.cli.render.xml import edit_lines
+from savefmt.cli.render.xml import edit_lines, xml_lines
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 from savefmt.reports import EditReport
@@ -86,6 +87,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
     file_argument(
         parser,
         "xml",
+        dash="",
         nargs="?",
         metavar="XML",
         help="file with the new XML, - for standard input; not needed with --running or --paused",
@@ -106,12 +108,14 @@ def documents() -> Documents:
 
 
 def run_dump(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Print the XML, byte for byte."""
+    """Print the XML, byte for byte; on a terminal without what that would obey."""
     from savefmt import edit
 
     text = edit.dump_xml(args.image, cookie=args.cookie)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text)
+    if sys.stdout is not None and sys.stdout.isatty():
+        ui.say(xml_lines(text))
+    else:
+        ui.write([text])
     return ExitCode.GOOD
 
 
@@ -121,7 +125,8 @@ def run_set(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "name a file with the new XML, or give --running or --paused")
     if args.xml is None and args.cookie:
         usage_error(args, "--cookie needs a file with the new cookie")
-    xml = None if args.xml is None else _read(args.xml)
+    kind = "cookie" if args.cookie else "domain XML"
+    xml = None if args.xml is None else document(args.xml, kind)
     _show(_apply(args, ui, xml), ui)
     return ExitCode.GOOD
 
@@ -180,20 +185,13 @@ def _show(report: EditReport, ui: Ui) -> None:
         ui.say(edit_lines(report))
 
 
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read()
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _edited(draft: Path, ui: Ui) -> bool:
     """Run the editor; False, with the reason told, where it did not end well."""
     from savefmt.cli import editor
 
     try:
         code = editor.run(draft)
-    except OSError as error:
+    except (SavefmtError, OSError) as error:
         ui.fail(error)
         return False
     if code:

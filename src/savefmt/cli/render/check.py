@@ -10,6 +10,7 @@ from savefmt.model import Finding, Severity
 from savefmt.reports import CheckReport
 
 _PAINT = {Severity.ERROR: "\x1b[31m", Severity.WARNING: "\x1b[33m", Severity.NOTE: "\x1b[36m"}
+_UNSUPPORTED = "image.unsupported"  # as in savefmt.check, which is too much to load for --help
 _RESET = "\x1b[0m"
 
 
@@ -40,13 +41,27 @@ def check_lines(
     verdict = {
         Severity.ERROR: _worst_word(report),
         Severity.WARNING: "usable, with findings",
-    }.get(report.worst or Severity.NOTE, "sound")
+    }.get(report.worst or Severity.NOTE, _best_word(report))
     tally = f" ({', '.join(parts)})" if parts else ""
     yield f"{plain(report.path)}: {verdict}, {report.level} check{tally}"
 
 
+def _best_word(report: CheckReport) -> str:
+    """Say what no errors mean: an image is sound only where its end was seen."""
+    unseen = any(finding.code == "stream.end-unseen" for finding in report.findings)
+    return "nothing wrong found, the end not seen" if unseen else "sound"
+
+
+def unjudged(report: CheckReport) -> bool:
+    """Whether all that is wrong with an image is that savefmt does not support it."""
+    errors = {f.code for f in report.findings if f.severity is Severity.ERROR}
+    return errors == {_UNSUPPORTED}
+
+
 def _worst_word(report: CheckReport) -> str:
     """Say what errors mean: the image may be sound, and the wrong one for a reader."""
+    if unjudged(report):
+        return "unsupported, so nobody knows whether it is sound"
     errors = (f.code for f in report.findings if f.severity is Severity.ERROR)
     others = any(
         code.partition(".")[0] not in ("libvirt", "qemu", "host", "target") for code in errors

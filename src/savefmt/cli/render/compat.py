@@ -78,7 +78,7 @@ def host_lines(report: HostReport) -> Iterator[str]:
         )
         yield f"host: QEMU {report.qemu_release} ({plain(report.qemu or '')}): {named}"
         memory = f", main memory {plain(report.default_ram_id)}" if report.default_ram_id else ""
-        yield f"host: machine type {report.machine}{memory}"
+        yield f"host: machine type {plain(report.machine)}{memory}"
     if report.program is not None:
         yield f"host: decompresses with {report.program}"
     if report.memory_available is not None:

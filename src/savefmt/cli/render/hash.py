@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypedDict
 
+from savefmt.cli.render.plain import plain
+
 _WORDS = {True: "OK", False: "FAILED", None: "MISSING"}
 
 
@@ -32,7 +34,7 @@ def check_lines(results: Iterable[tuple[str, bool | None]], *, quiet: bool) -> I
     """
     for label, good in results:
         if not (good and (quiet or label.startswith("page:"))):
-            yield f"{label}: {_WORDS[good]}"
+            yield f"{plain(label)}: {_WORDS[good]}"
 
 
 def check_values(results: Iterable[tuple[str, bool | None]]) -> Iterator[CheckValues]:

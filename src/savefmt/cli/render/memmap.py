@@ -40,10 +40,10 @@ def map_lines(memory_map: MemoryMap) -> Iterator[str]:
         learned = f"{item.source}: {item.detail}" if item.detail else item.source
         yield (
             f"{item.start:<#18x}{item.end - 1:<#18x}{brief_size(item.length):<10}"
-            f"{item.kind:<11}{plain(item.block):<26}{item.offset:<#14x}{learned}"
+            f"{item.kind:<11}{plain(item.block):<26}{item.offset:<#14x}{plain(learned)}"
         )
     for idstr, reason in memory_map.unplaced.items():
-        yield f"not mapped: {plain(idstr)} ({reason})"
+        yield f"not mapped: {plain(idstr)} ({plain(reason)})"
 
 
 def map_values(memory_map: MemoryMap) -> MemoryMapValues:

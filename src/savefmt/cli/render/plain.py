@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 WIDTH = 96
 """Columns that text is wrapped to."""
+LONGEST = 4096
+"""Characters of one text; a path is no longer, and a longer name is a prank."""
+
+# Letters and marks to Unicode, nothing or a blank to the eye.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+_COLOR = re.compile("(\x1b\\[[0-9;]*m)")
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def plain(text: str) -> str:
+def plain(text: str, longest: int = LONGEST) -> str:
     """Make text from a file harmless on a terminal.
 
     Names in an image are chosen by whoever wrote it; an escape sequence among
-    them must not reach the terminal as one.
+    them must not reach the terminal as one, nor may what is not seen or turns the
+    direction of writing make one name look like another.
 
     Parameters
     ----------
     text : str
         Anything.
+    longest : int
+        Characters to show.
 
     Returns
     -------
     str
-        The same with every unprintable character escaped.
+        The same with every character escaped that is a control (C0 and C1), a format (zero
+        width, bidirectional), a blank other than the space, or invisible.
     """
-    if text.isprintable():
+    if len(text) > longest:
+        return f"{plain(text[:longest])}... ({len(text)} characters)"
+    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(map(_escaped, text))
+
+
+def _escaped(c: str) -> str:
+    shown = c.isprintable() and not _INVISIBLE.match(c)
+    return c if shown else c.encode("unicode_escape").decode()
+
+
+def only_colors(line: str) -> str:
+    """Escape all controls in a line but those that paint it: a last net below `plain`."""
+    if line.isprintable():
+        return line
+    return "".join(
+        part if number % 2 else plain(part, len(part))
+        for number, part in enumerate(_COLOR.split(line))
+    )
 
 
 def brief_size(count: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from savefmt.cli.render.plain import plain
 from savefmt.model import Layout
 from savefmt.reports import Refusal, SavePlan
 
@@ -28,8 +29,8 @@ def plan_lines(plan: SavePlan | Refusal) -> Iterator[str]:
         One line.
     """
     if isinstance(plan, Refusal):
-        yield f"refused: {plan.reason} [{plan.code}]"
-        yield f"  {plan.advice}"
+        yield f"refused: {plain(plan.reason)} [{plan.code}]"
+        yield f"  {plain(plan.advice)}"
         return
     yield f"save version:  {plan.form}{_FORM_WORDS[plan.form]}"
     yield f"format:        {_format_words(plan)}"
@@ -42,7 +43,7 @@ def plan_lines(plan: SavePlan | Refusal) -> Iterator[str]:
     writer = "QEMU itself" if plan.writer == "qemu" else "savefmt, from a pipe"
     yield f"written by:    {writer} ({', '.join(plan.descriptors)})"
     for note in plan.notes:
-        yield f"note: {note}"
+        yield f"note: {plain(note)}"
 
 
 def _format_words(plan: SavePlan) -> str:

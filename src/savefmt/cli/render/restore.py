@@ -51,5 +51,7 @@ def command_lines(skeleton: CommandSkeleton) -> Iterator[str]:
     """
     for remark in skeleton.remarks:
         yield f"# {plain(remark)}"
-    options = [" ".join(shlex.quote(plain(word)) for word in words) for words in skeleton.words]
-    yield " \\\n  ".join(options)
+    last = len(skeleton.words)
+    for number, words in enumerate(skeleton.words, 1):
+        indent, more = "  " if number > 1 else "", " \\" if number < last else ""
+        yield indent + " ".join(shlex.quote(plain(word, len(word))) for word in words) + more

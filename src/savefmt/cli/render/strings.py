@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TypedDict
 
 from savefmt.cli.render.document import SCHEMA, Hex
@@ -63,16 +64,18 @@ class _Physical:
 
 
 class _Json:
-    """One JSON object a line."""
+    """One JSON object a text: a line of its own, or an item behind a comma."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, item: bool) -> None:
         self._places = places
+        self._begin, self._end = (",\n  ", "") if item else ("", "\n")
+        self._common = {} if item else {"schema": SCHEMA}
 
     def form(self, stretch: Stretch) -> LineFormat | None:
         starts = self._places.physical_of(stretch)
         if starts is None:
             return None
-        head = json.dumps({"schema": SCHEMA, "block": stretch.block})[:-1]
+        head = self._begin + json.dumps({**self._common, "block": stretch.block})[:-1]
         return LineFormat(
             [
                 f'{head}, "offset": '.encode(),
@@ -81,14 +84,15 @@ class _Json:
                 *(_listed(starts, b'"', b", ") if starts else ()),
                 b'], "text": "',
                 ("json", 0),
-                b'"}\n',
+                b'"}' + self._end.encode(),
             ]
         )
 
     def line(self, text: Text) -> str:
         physical = [hex(at) for at in self._places.physical(text.block, text.offset)]
-        fields = {"schema": SCHEMA, "block": text.block, "offset": text.offset}
-        return json.dumps({**fields, "physical": physical, "text": text.text}) + "\n"
+        fields = {**self._common, "block": text.block, "offset": text.offset}
+        found = json.dumps({**fields, "physical": physical, "text": text.text})
+        return self._begin + found + self._end
 
 
 def _listed(starts: tuple[int, ...], quote: bytes, between: bytes) -> list[bytes | tuple[str, int]]:
@@ -107,10 +111,25 @@ _STYLES: dict[str, Callable[[Places], TextLines]] = {
     "block": lambda _: _InBlock(),
     "physical": _Physical,
     "none": lambda _: _Bare(),
-    "jsonl": _Json,
+    "json": partial(_Json, item=True),
+    "jsonl": partial(_Json, item=False),
 }
 
 
 def lines_as(style: str, places: Places) -> TextLines:
-    """Return the lines of a style: ``block``, ``physical``, ``none`` or ``jsonl``."""
+    """Return the lines of a style.
+
+    Parameters
+    ----------
+    style : str
+        ``block``, ``physical``, ``none``, ``json`` (items of a list, each behind a comma) or
+        ``jsonl``.
+    places : Places
+        Knows the addresses.
+
+    Returns
+    -------
+    TextLines
+        For `savefmt.scan.strings.string_lines`.
+    """
     return _STYLES[style](places)

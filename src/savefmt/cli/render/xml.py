@@ -8,6 +8,23 @@ from savefmt.cli.render.plain import plain
 from savefmt.reports import EditReport
 
 
+def xml_lines(text: bytes) -> Iterator[str]:
+    """Show an XML document on a terminal.
+
+    Parameters
+    ----------
+    text : bytes
+        Whatever an image has in its place.
+
+    Yields
+    ------
+    str
+        One line, with tabs as they are in XML: any blank will do.
+    """
+    for line in text.decode("utf-8", "surrogateescape").expandtabs().split("\n"):
+        yield plain(line, len(line))
+
+
 def edit_lines(report: EditReport) -> Iterator[str]:
     """Tell what ``savefmt xml set`` did.
 

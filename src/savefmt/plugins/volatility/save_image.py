@@ -7,15 +7,21 @@ code 0.  So an image that cannot be understood ends the process here, with the r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import threading
+import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -42,15 +48,67 @@ _HEAD_LENGTH = 16
 
 def _refuse(reason: object) -> NoReturn:
     """End volatility3 with exit code 1: it holds back any milder exception."""
-    if multiprocessing.parent_process() is not None:
-        # In a worker that scans: volatility3 would wait for its result without end, and an
-        # interrupt lets it end the other workers, too.
-        print(f"savefmt: {reason}", file=sys.stderr, flush=True)
-        os.kill(os.getppid(), signal.SIGINT)
-    raise SystemExit(f"savefmt: {reason}")
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"savefmt: {reason}")
+    parent = multiprocessing.parent_process()
+    if parent is None and threading.current_thread() is threading.main_thread():
+        raise SystemExit(shown)
+    print(shown, file=sys.stderr, flush=True)
+    if parent is None:
+        _end()
+    # A worker that scans.  volatility3 would wait without end for a result of it, and its pool
+    # would replace it: so it lives until it is killed.
+    assert parent.pid is not None
+    forked = multiprocessing.get_start_method() == "fork"
+    unheard = forked and signal.getsignal(_END) is signal.SIG_DFL
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(parent.pid, signal.SIGINT if unheard else _END)
+            time.sleep(1)
+    os._exit(1)
 
 
-class _Memory:
+_END = signal.SIGUSR1
+"""What a worker sends to volatility3 itself.  With an interrupt, that would ask its pool to
+end in good order, which hangs where a worker is in the middle of something."""
+
+
+def _end(number: int = _END, frame: FrameType | None = None) -> NoReturn:
+    """End this process and its workers, whatever they are waiting for."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(_END, signal.SIG_IGN)
+    os.fork = _no_more  # the pool's thread would replace those that we kill
+    try:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)  # what removes it else is not run
+    finally:
+        os._exit(1)
+
+
+def _no_more() -> NoReturn:
+    raise OSError("volatility3 is about to end")
+
+
+def _children() -> Iterator[int]:
+    """Yield our workers, also those that are not in any list yet."""
+    for worker in multiprocessing.active_children():
+        if worker.pid is not None:
+            yield worker.pid
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            yield from map(int, task.read_text().split())
+
+
+def _expect_end() -> None:
+    """Be ready for the word of a worker."""
+    if multiprocessing.parent_process() is None:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(_END, _end)
+        get_temp_dir()  # the manager of a pool takes it for its socket if it is there
+
+
+class _OpenImage:
     """An open image and the spans of physical memory in it.
 
     Parameters
@@ -60,8 +118,10 @@ class _Memory:
     """
 
     def __init__(self, path: Path) -> None:
-        # Small reads all over the file: the page cache helps where direct I/O would not.
-        self.image = SaveImage(path, io=IOOptions(direct=False))
+        _expect_end()
+        # Small reads all over the file: the page cache helps where direct I/O would not.  No
+        # ring: workers are forked with the file open, and would share it.
+        self.image = SaveImage(path, io=IOOptions(direct=False, engine="psync"))
         self.physical = self.image.guest.physical
         findings = self.physical.map.findings
         for finding in findings:
@@ -110,9 +170,9 @@ def _join(ranges: Iterable[Any]) -> tuple[list[int], list[int]]:
 
 
 @functools.cache
-def _open(path: Path) -> _Memory:
+def _open(path: Path) -> _OpenImage:
     """Open an image once: volatility3 makes each layer twice, and compressed ones are spooled."""
-    return _Memory(path)
+    return _OpenImage(path)
 
 
 def _local_path(location: str) -> Path | None:
@@ -141,7 +201,7 @@ class SaveImageLayer(interfaces.layers.DataLayerInterface):
         self._path = path
 
     @property
-    def _memory(self) -> _Memory:
+    def _memory(self) -> _OpenImage:
         # Not kept here: layers get copied, and sent to other processes.
         try:
             return _open(self._path)

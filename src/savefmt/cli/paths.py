@@ -1,0 +1,49 @@
+"""Arguments that name files: the dash, and names that stand for descriptors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|thread-self)/fd/(\d+)")
+
+
+def path_argument(*, dash: str) -> Callable[[str], str]:
+    """Return the parser of one file name, as an argument's type.
+
+    Parameters
+    ----------
+    dash : str
+        Why it may not be ``-``; empty where that is standard input or output.
+
+    Returns
+    -------
+    callable
+        Returns the name, or refuses it.
+    """
+
+    def path(text: str) -> str:
+        if text == "-" and dash:
+            raise argparse.ArgumentTypeError(f"{dash}; a file of that name is ./-")
+        _refuse_closed(text)
+        return text
+
+    return path
+
+
+def _refuse_closed(path: str) -> None:
+    """Refuse a descriptor that is not open: the next file that we open would be meant by it."""
+    match = _DESCRIPTOR.fullmatch(os.path.normpath(path))
+    if match is not None and not is_open(int(match[1] or match[2])):
+        raise argparse.ArgumentTypeError(f"{path}: this descriptor is not open")
+
+
+def is_open(fd: int) -> bool:
+    """Whether a number is that of an open descriptor."""
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        return False
+    return True
