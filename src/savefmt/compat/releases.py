@@ -225,7 +225,8 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(0, 12),
         "fd: of plain files",
-        "QEMU 11.1 refuses it, 10.0 takes it (tried); QEMU, About, Removed features, 11.0",
+        _REMOVED + ", 11.0 (patch of January 2026: deprecated in 9.1, removed in 11.0); "
+        "11.1 refuses it, 10.0 takes it (tried)",
         until=Release(11, 0),
         certain=False,
     ),
