@@ -51,7 +51,9 @@ def image(folder: Path, layout: str = "sequential", **more: Any) -> str:
 
 
 def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
-    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+    path = image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False)
+
+    done = run("compat", path, "--all")
 
     lines = done.out.splitlines()
     assert (done.code, lines[0]) == (0, f"{tmp_path}/image: machine type pc-q35-8.1")
@@ -65,6 +67,19 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     known = [str(reader) for reader in MILESTONES]
     assert named == sorted(named, key=known.index)
     assert {named[0], named[-1]} == {known[0], known[-1]}
+
+
+def test_the_table_of_what_people_run(run: Run, tmp_path: Path) -> None:
+    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+
+    rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines()[1:]]
+    assert [row[:2] for row in rows if len(row) > 1] == [
+        ["libvirt 8.0 to 10.0 (Ubuntu 22.04, Debian 12, Ubuntu 24.04)", "no"],
+        ["libvirt 11.3 to 12.0 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+        ["QEMU 6.2 to 7.2 (Ubuntu 22.04, Debian 12)", "no"],
+        ["QEMU 8.2 (Ubuntu 24.04)", "no"],
+        ["QEMU 10.0 to 10.2 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+    ]
 
 
 def test_the_table_for_programs(run: Run, tmp_path: Path) -> None:

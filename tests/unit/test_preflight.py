@@ -16,7 +16,7 @@ from savefmt.frozen import replace
 from savefmt.model import Section, Severity
 from savefmt.qemu import MigrationError
 from savefmt.qemu.hosted import HostedBlock, HostedGuest
-from savefmt.qemu.preflight import compare, kind_of, refuse, refuse_busy
+from savefmt.qemu.preflight import compare, kind_of, refuse
 from savefmt.qemu.target import Target, TargetCpu
 
 TABLE = StateTable(
@@ -94,11 +94,6 @@ def test_a_pass_is_made_on_request_only(tmp_path: Path, target: Target) -> None:
         here = replace(target, guest=replace(target.guest, machine=packed.machine), blocks={})
         assert [kind_of(finding) for finding in compare(packed, here)] == ["unknown"]
         assert "cpu" in [kind_of(finding) for finding in compare(packed, here, thorough=True)]
-
-
-def test_a_busy_one_is_refused(target: Target) -> None:
-    with pytest.raises(MigrationError, match=r"\(it is running\); start it with -incoming defer"):
-        refuse_busy(replace(target, guest=HostedGuest("g", "none", "running", running=True)))
 
 
 def test_names_with_a_slash() -> None:

@@ -113,9 +113,11 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    target = look_closely(monitor, features_of(image))
-    refuse_busy(target)
-    found = compare(image, target)
+    if (status := monitor.status) != WAITING:
+        raise MigrationError(
+            f"this QEMU does not wait for a guest (it is {status}); start it with -incoming defer"
+        )
+    found = compare(image, look_closely(monitor, features_of(image)))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)
@@ -143,23 +145,14 @@ def target_findings(
         As `compare` gives them; only a note for a QEMU that does not wait for a guest.
     """
     with Monitor(qmp, timeout=timeout) as monitor:
+        if (status := monitor.status) != WAITING:
+            reason = f"it does not wait for a guest ({status})"
+            return [_note(f"this QEMU was not compared with the guest: {reason}")]
         target = look_closely(monitor, features_of(image))
-    if target.guest.status != WAITING:
-        reason = f"it does not wait for a guest ({target.guest.status})"
-        return [_note(f"this QEMU was not compared with the guest: {reason}")]
     return [
         replace(finding, severity=Severity.NOTE) if kind_of(finding) in ignore else finding
         for finding in compare(image, target, thorough=True)
     ]
-
-
-def refuse_busy(target: Target) -> None:
-    """Refuse a QEMU that runs a guest already."""
-    if target.guest.status != WAITING:
-        raise MigrationError(
-            f"this QEMU does not wait for a guest (it is {target.guest.status}); start it with "
-            "-incoming defer",
-        )
 
 
 def refuse(differences: list[Finding]) -> None:

@@ -6,19 +6,22 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render.plain import plain, size
+from savefmt.compat.systems import shipping
 from savefmt.frozen import replace
 from savefmt.reports import Answer, CompatReport, HostReport, Verdict
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 
 
-def compat_lines(report: CompatReport) -> Iterator[str]:
+def compat_lines(report: CompatReport, *, systems: bool = False) -> Iterator[str]:
     """Tell who can load an image, one line for neighbours that say the same.
 
     Parameters
     ----------
     report : CompatReport
         What `savefmt.compat.verdict.compatibility` returned.
+    systems : bool
+        Name the distributions that ship what is judged.
 
     Yields
     ------
@@ -26,7 +29,10 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
         One line.
     """
     yield f"{plain(report.path)}: machine type {plain(report.machine) or 'not recorded'}"
-    rows = [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
+    rows = [
+        (_readers(same) + (_shipping(same) if systems else ""), same[0])
+        for same in _grouped(report.verdicts)
+    ]
     width = max([18, *(len(readers) + 2 for readers, _ in rows)])
     for readers, verdict in rows:
         first, *others = (*map(plain, verdict.reasons), "")
@@ -50,6 +56,11 @@ def _readers(verdicts: Sequence[Verdict]) -> str:
     first, last = verdicts[0], verdicts[-1]
     span = first.release if first is last else f"{first.release} to {last.release}"
     return f"{_NAMES[first.program]} {span}"
+
+
+def _shipping(verdicts: Sequence[Verdict]) -> str:
+    named = [name for v in verdicts for name in shipping(v.program, v.release)]
+    return f" ({', '.join(named)})"
 
 
 def host_lines(report: HostReport) -> Iterator[str]:
