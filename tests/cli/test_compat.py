@@ -59,7 +59,7 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     assert (done.code, lines[0]) == (0, f"{tmp_path}/image: machine type pc-q35-8.1")
     assert "  libvirt 1.0 to 10.4   no       the sparse format came with libvirt 11.2" in lines
     assert f"{'':33}savefmt convert -O raw makes it loadable" in lines
-    assert "  libvirt 11.2 to 12.1  yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert "  libvirt 11.2 to 12.8  yes-but  the QEMU it starts must be 9.0 or later" in lines
     assert f"{'':33}savefmt convert -O raw makes it a yes" in lines
     assert "  QEMU 9.1 to 11.0      yes" in lines
     ends = re.findall(r"^  (libvirt|QEMU) (\S+)(?: to (\S+))?", done.out, re.MULTILINE)

@@ -332,7 +332,10 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("libvirt", Release(6, 3)),
     Reader("libvirt", Release(10, 4)),
     Reader("libvirt", Release(11, 2)),
+    Reader("libvirt", Release(11, 3)),
     Reader("libvirt", Release(12, 1)),
+    Reader("libvirt", Release(12, 4)),
+    Reader("libvirt", Release(12, 8)),
     Reader("libvirt", _PROPOSED_UPON, proposed=True),
     Reader("qemu", Release(2, 4)),
     Reader("qemu", Release(4, 0)),
@@ -343,9 +346,11 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("qemu", Release(9, 1)),
     Reader("qemu", Release(10, 0)),
     Reader("qemu", Release(10, 1)),
+    Reader("qemu", Release(10, 2)),
     Reader("qemu", Release(11, 0)),
+    Reader("qemu", Release(11, 1)),
 )
-"""Releases between which behaviour changed: the rows of ``savefmt compat``."""
+"""Releases between which behaviour changed, up to the newest: the rows of ``compat --all``."""
 
 
 def fact(program: Program, key: str) -> Fact:
