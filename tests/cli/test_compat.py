@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -175,14 +174,6 @@ def test_who_cannot_be_asked_gives_no_verdict(
     assert words in done.err
 
 
-def test_asking_takes_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
-
-    done = run("check", image(tmp_path), "--qemu-binary", "/bin/cat")
-
-    assert (done.code, "pip install 'savefmt[qmp]'" in done.err) == (1, True)
-
-
 # convert --for
 
 
@@ -258,6 +249,36 @@ def test_a_plan_with_the_libvirt_of_the_host(
     assert (named["form"], named["layout"]) == ("3", "mapped-ram")  # that libvirt or not
 
 
+@pytest.mark.parametrize(
+    ("words", "setting", "told"),
+    [
+        ((), "", True),
+        (("-j",), "", True),
+        (("--for", "qemu=9.1"), "", True),
+        (("-q",), "", False),
+        (("--save-version", "3"), "", False),
+        (("--save-version", "2"), "", False),
+        (("--for", "libvirt=11.3"), "", False),
+        ((), 'save_version = "3"', False),
+    ],
+)
+def test_who_gets_version_3_unnamed_is_told(
+    run: Run, tmp_path: Path, words: tuple[str, ...], setting: str, told: bool
+) -> None:
+    (tmp_path / "config.toml").write_text(setting)
+
+    done = run("plan", str(tmp_path / "x"), "--qemu-release", "9.1", *words)
+
+    assert (
+        done.err.splitlines()
+        == [
+            "savefmt: save version 3, which no released libvirt loads; --save-version, or the "
+            "setting save_version, names another"
+        ]
+        * told
+    )
+
+
 def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path: Path) -> None:
     program = fakeqemu.write_program(tmp_path / "old", fakeqemu.answers(capabilities=()))
     done = run("plan", str(tmp_path / "x"), "--require", "--qemu-binary", program)
@@ -266,6 +287,15 @@ def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path:
     with fakeqemu.listening(short_path / "qmp", fakeqemu.answers()) as socket:
         done = run("plan", str(tmp_path / "x"), "--require", "--qmp", socket)
     assert (done.code, "layout:        mapped-ram" in done.out) == (0, True)
+
+
+def test_a_save_that_is_only_planned(run: Run, tmp_path: Path, short_path: Path) -> None:
+    with fakeqemu.listening(short_path / "qmp", fakeqemu.answers()) as socket:
+        done = run("save", str(tmp_path / "x"), "--qmp", socket, "-n", "-j")
+
+    assert done.code == 0
+    assert valid("save", done.out)["plan"]["layout"] == "mapped-ram"
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(("target", "code"), [("/dev/null", "not-seekable"), ("-", "not-seekable")])

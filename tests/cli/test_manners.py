@@ -17,7 +17,7 @@ from golden.load import unpack
 from savefmt.cli.parser import COMPLETE_FILE, Parser
 
 COMMANDS = [parser for parser in parsers() if parser.get_default("run")]
-WRITE_FILES = {"convert", "export", "save", "map", "bench"}
+WRITE_FILES = {"convert", "export", "save", "map", "bench", "prepare", "clone", "detach"}
 # What comes after an option of these kinds takes nothing away from what came before.
 HARMLESS = (
     argparse._StoreConstAction,
@@ -113,6 +113,35 @@ def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:
         names = set(parser._option_string_actions)
         if parser.prog.split()[1] in WRITE_FILES:
             assert {"-n", "--dry-run", "-F", "--force"} <= names, parser.prog
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert IMAGE new -O raw",
+        "export IMAGE new",
+        "export IMAGE new -O blocks",
+        "map IMAGE --png new",
+        "prepare IMAGE new",
+        "clone IMAGE new",
+        "clone IMAGE new --libvirt",
+        "bench . --size=1M",
+        "bench . --plot new.svg --size=1M",
+    ],
+)
+def test_a_dry_run_writes_nothing(
+    run: Run, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = str(unpack("libvirt-sparse", image))
+
+    outcome = run(*(path if word == "IMAGE" else word for word in words.split()), "-n")
+
+    assert (outcome.code, os.listdir()) == (0, [])
+    assert "would" in outcome.out + outcome.err
 
 
 def test_formats_have_one_name() -> None:

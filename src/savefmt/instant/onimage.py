@@ -24,9 +24,10 @@ from savefmt.instant.warming import (
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
+from savefmt.qemu.hosted import look
 from savefmt.qemu.preflight import refuse_other_guest
 from savefmt.qemu.report import RestoreReport
-from savefmt.qemu.restoring import Load, LoadChoice, pages_file
+from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_unready
 from savefmt.qmp import Monitor, MonitorError
 
 RECORD_SECONDS = 10.0
@@ -96,6 +97,7 @@ def restore_on_image(
     with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)
+        refuse_unready(monitor, look(monitor), resume=False)
         compared = refuse_other_guest(saved, monitor, ignore)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         notes = [*compared]

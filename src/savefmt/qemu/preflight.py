@@ -113,10 +113,6 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    if (status := monitor.status) != WAITING:
-        raise MigrationError(
-            f"this QEMU does not wait for a guest (it is {status}); start it with -incoming defer"
-        )
     found = compare(image, look_closely(monitor, features_of(image)))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])

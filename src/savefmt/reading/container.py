@@ -6,8 +6,6 @@ import os
 import stat
 from collections.abc import Callable
 
-from savefmt.codec.base import refuse_foreign
-from savefmt.codec.registry import codec_for_format, detect, find_codec
 from savefmt.errors import (
     CorruptError,
     ImageIOError,
@@ -22,7 +20,6 @@ from savefmt.format.stream import QEVM_MAGIC
 from savefmt.frozen import dataclass
 from savefmt.model import Finding, IOOptions, StrPath
 from savefmt.native.file import File
-from savefmt.reading.otherformats import HEAD_LENGTH, not_an_image
 from savefmt.reading.plainstream import Packing
 
 DIRECT_FROM = 256 << 20
@@ -142,13 +139,20 @@ def read_form(
 
 def _outer_codec(cursor: Cursor) -> str:
     """Return the codec that was run over envelope and all: evidence is sent so."""
-    codec = detect(cursor.peek(_MAGIC_LENGTH))
+    head = cursor.peek(_MAGIC_LENGTH)
+    if is_envelope(head) or head.startswith(QEVM_MAGIC):
+        return "raw"
+    from savefmt.codec.registry import detect
+
+    codec = detect(head)
     if codec is None:
         return "raw"
     plain = _first_plain(cursor, codec)
     if is_envelope(plain):
         return codec
     if len(plain) >= _MAGIC_LENGTH and not plain.startswith(QEVM_MAGIC):
+        from savefmt.reading.otherformats import not_an_image
+
         error = not_an_image(plain, "", offset=cursor.tell())
         error.message = f"inside of the {codec} data: {error.message}"
         raise error
@@ -157,6 +161,10 @@ def _outer_codec(cursor: Cursor) -> str:
 
 def _first_plain(cursor: Cursor, codec: str) -> bytes:
     """Return the first plain bytes of a compressed file; as few as there are."""
+    from savefmt.codec.base import refuse_foreign
+    from savefmt.codec.registry import find_codec
+    from savefmt.reading.otherformats import HEAD_LENGTH
+
     for length in _FIRST_LOOKS:
         plain = b""
         pieces = find_codec(codec).open_reader(iter([cursor.peek(length)]), offset=cursor.tell())
@@ -172,11 +180,15 @@ def _first_plain(cursor: Cursor, codec: str) -> bytes:
 
 def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
     number = envelope.stream_format if envelope is not None else 0
-    if 0 < number <= _LAST_CODEC_FORMAT:
+    packed = 0 < number <= _LAST_CODEC_FORMAT
+    if not packed and cursor.peek(_MAGIC_LENGTH).startswith(QEVM_MAGIC):
+        return "raw"  # as most images are: no codec is to be loaded
+    from savefmt.codec.registry import codec_for_format, detect
+    from savefmt.reading.otherformats import HEAD_LENGTH, not_an_image
+
+    if packed:
         return codec_for_format(number).name
     head = cursor.peek(HEAD_LENGTH)
-    if head.startswith(QEVM_MAGIC):
-        return "raw"
     found = detect(head)
     if found is None:
         raise not_an_image(head, name, offset=cursor.tell())

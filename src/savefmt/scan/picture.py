@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
-from savefmt.errors import ConversionError, UnsupportedError
+from savefmt.errors import ConversionError, MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
@@ -103,7 +103,7 @@ def draw(
     if dry_run:
         check_target(target, overwrite=overwrite)
         return Picture(canvas.width, canvas.height, canvas.rows)
-    with OutputFile(target, overwrite=overwrite, direct=False) as out:
+    with OutputFile(target, overwrite=overwrite) as out:
         if palette == "entropy":
             _paint_entropy(memory, canvas)
         elif against is None:
@@ -223,7 +223,5 @@ def _library() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UnsupportedError(
-            "pictures need Pillow, which is not here: pip install 'savefmt[plot]'"
-        ) from error
+        raise MissingPackageError("map --png", "pillow", "plot") from error
     return Image

@@ -52,7 +52,7 @@ def documents() -> Documents:
     """Return what ``-j`` prints."""
     from typing import NotRequired
 
-    from savefmt.cli.render.document import FailedValues
+    from savefmt.cli.render.failure import FailedValues
     from savefmt.reports import CheckReport, HostReport
 
     return (

@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
-    from savefmt.cli.render.document import FailedValues
+    from savefmt.cli.render.failure import FailedValues
     from savefmt.model import ImageSummary
 
     return ({"images": list[ImageSummary | FailedValues]},)

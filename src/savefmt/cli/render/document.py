@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from savefmt.errors import SavefmtError
+
+if TYPE_CHECKING:
+    from savefmt.cli.render.failure import ErrorValues
 
 SCHEMA = 1
 """Rises when a member goes away or changes its meaning, not when one is added."""
@@ -46,23 +49,6 @@ class Keywords:
 
 Hex = Annotated[str, Keywords(pattern="^-?0x[0-9a-f]+$")]
 """A number as text, such as ``0x1f``, since many readers of JSON round it to 53 bits."""
-
-
-class ErrorValues(TypedDict):
-    """What went wrong, and where."""
-
-    type: str
-    message: str
-    path: str | None
-    offset: int | None
-    errno: int | None
-
-
-class FailedValues(TypedDict):
-    """An image that could not be read, among others that could."""
-
-    path: str
-    error: ErrorValues
 
 
 def values(result: Any) -> Any:
