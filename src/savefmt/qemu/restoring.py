@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +20,14 @@ from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.descriptors import file_in_set, pipe_end
-from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qemu.hosted import HostedGuest, look
+from savefmt.qemu.preflight import WAITING, refuse_other_guest
 from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError, Monitor
 from savefmt.writing.nameless import own_path
 
-_WAITING = "inmigrate"
 _MUST_MATCH = "x-ignore-shared"
 
 
@@ -61,6 +61,7 @@ def restore(
     bypass_cache: bool = False,
     running: bool | None = None,
     resume: bool = False,
+    ignore: Collection[str] = (),
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -83,6 +84,8 @@ def restore(
     resume : bool
         Load nothing: the guest is in this QEMU already, since an earlier restore ended
         before it let the guest run.  It runs, unless `running` is False.
+    ignore : collection of str
+        Of `savefmt.qemu.preflight.KINDS`: what of this QEMU may differ from the guest's.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -114,10 +117,8 @@ def restore(
         abilities = ask(monitor).abilities
         grants = bypass_cache and saved.file.direct
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
-        guest = look(monitor)
-        refuse_unready(monitor, guest, resume=resume)
-        refuse_other_guest(saved, guest, ram_blocks(monitor))
-        notes = choice.notes
+        refuse_unready(monitor, look(monitor), resume=resume)
+        notes = (*choice.notes, *refuse_other_guest(saved, monitor, ignore))
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
@@ -172,7 +173,7 @@ def refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> Non
             "it run",
             path=monitor.name,
         )
-    if not whole and guest.status != _WAITING:
+    if not whole and guest.status != WAITING:
         raise MigrationError(
             f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
             "-incoming defer",
@@ -245,49 +246,6 @@ def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
     if wanted and not direct:
         return ("through the page cache: QEMU or the file system cannot bypass it",)
     return ()
-
-
-def refuse_other_guest(
-    image: SaveImage, guest: HostedGuest, blocks: Mapping[str, HostedBlock]
-) -> None:
-    """Refuse a QEMU that was not made for the guest in an image.
-
-    QEMU itself notices some of this, and not before it has begun; RAM of another length it
-    does not notice in a mapped-ram image at all (format.md 11).
-
-    Parameters
-    ----------
-    image : SaveImage
-        Open.
-    guest : HostedGuest
-        What QEMU says of itself.
-    blocks : mapping of str to HostedBlock
-        Its RAM blocks; empty where they are not known.
-
-    Raises
-    ------
-    MigrationError
-        With the first difference.
-    """
-    if image.machine and guest.machine != image.machine:
-        raise MigrationError(
-            f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "
-            f"start it with -machine {image.machine}",
-        )
-    if not blocks:
-        return
-    for saved in image.head.blocks.blocks:
-        there = blocks.get(saved.idstr)
-        if there is None:
-            raise MigrationError(
-                f"the image has the RAM block {saved.idstr!r} and this QEMU has not; its "
-                "devices or its memory back end differ",
-            )
-        if not there.takes(saved.used_length):
-            raise MigrationError(
-                f"the RAM block {saved.idstr!r} has {saved.used_length} bytes in the image and "
-                f"{there.used_length} in this QEMU; give it the memory that the guest had",
-            )
 
 
 def _start_in_file(image: SaveImage) -> int:

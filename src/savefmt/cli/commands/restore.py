@@ -17,7 +17,12 @@ from savefmt.cli.options import (
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
-from savefmt.cli.saveoptions import bypass_option, channels_option, monitor_option
+from savefmt.cli.saveoptions import (
+    bypass_option,
+    channels_option,
+    ignore_option,
+    monitor_option,
+)
 from savefmt.cli.ui import Ui
 from savefmt.model import IOOptions
 
@@ -85,6 +90,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="load nothing, and let a guest run that an interrupted restore left paused",
     )
+    ignore_option(parser)
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -156,6 +162,7 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             args.image,
             qmp=args.qmp,
             running=args.running,
+            ignore=args.ignore,
             copy=args.writable_copy,
             warm=args.warm,
             order=args.order,
@@ -179,6 +186,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             bypass_cache=bool(args.bypass_cache),
             running=args.running,
             resume=args.resume,
+            ignore=args.ignore,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,
