@@ -13,8 +13,9 @@ from pathlib import Path
 import savefmt
 from savefmt import Layout
 from savefmt.format.mappedram import encode_bitmap, place_all
-from savefmt.format.ram import RamFlag, pack_block_entry, pack_word
-from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER
+from savefmt.format.ram import pack_block_entry, pack_word
+from savefmt.format.stream import STREAM_HEADER
+from savefmt.format.wire import RamFlag
 from savefmt.image import SaveImage
 
 PATTERNS = ("dense", "alternate", "scattered")
@@ -95,14 +96,15 @@ def make_mapped(
         main = max(listed, key=lambda block: block.used_length)
         sizes = [ram if block is main else block.used_length for block in listed]
         configuration = image.head.configuration
-        if configuration is None or MAPPED_RAM not in configuration.capabilities:
+        start_of_ram = image.head.ram
+        if configuration is None or not image.head.mapped or start_of_ram is None:
             raise SystemExit("the template must be a mapped-ram image")
         if image.envelope is not None:
             out.write(image.envelope.pack())
         out.write(STREAM_HEADER + configuration.pack())
         start = configuration.offset + configuration.length
-        out.write(image.file.read(image.head.ram.offset - start, start))
-        out.write(image.head.ram.pack() + pack_word(sum(sizes), RamFlag.MEM_SIZE))
+        out.write(image.file.read(start_of_ram.offset - start, start))
+        out.write(start_of_ram.pack() + pack_word(sum(sizes), RamFlag.MEM_SIZE))
         blocks = [_Sized(block.name, size) for block, size in zip(listed, sizes, strict=True)]
         places = place_all(blocks, out.tell(), _PAGE)
         for block, old, pages, place in zip(

@@ -9,7 +9,7 @@
 #define SF_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #define SF_MAX_THREADS 64u
-#define SF_MIN_PAGE 512u
+#define SF_MIN_PAGE 256u
 #define SF_MAX_PAGE 65536u
 
 static inline bool sf_is_power_of_2(uint64_t value)

@@ -215,6 +215,7 @@ class Stream:
     `names_survive` a PART continues the block of the PART before.
     Mapped-ram: `blocks` is the content, bits are set for the pages that are not zero and
     for `explicit_zeros`; `stale` puts data under clear bits; `ignored` blocks have none.
+    `unit` is the page size where no `page_bits` tell it.
     """
 
     layout: str = "sequential"
@@ -222,6 +223,7 @@ class Stream:
     machine: str = "pc-q35-10.0"
     configuration: bool = True
     page_bits: int | None = None
+    unit: int = PAGE_SIZE
     uuid: bytes | None = None
     blocks: Mapping[str, bytes] = field(default_factory=lambda: DEFAULT_BLOCKS)
     guest_addresses: Mapping[str, int] | None = None
@@ -247,7 +249,7 @@ class Stream:
     @property
     def page_size(self) -> int:
         """Target page size."""
-        return 1 << (self.page_bits or 12)
+        return 1 << self.page_bits if self.page_bits is not None else self.unit
 
     @property
     def mapped(self) -> bool:

@@ -79,11 +79,16 @@ class FakeDevices:
         raise AssertionError(section)
 
 
+@dataclass
 class FakeMemory:
-    """Blocks whose bytes tell the block and the offset."""
+    """Blocks whose bytes are given, or tell the block and the offset."""
+
+    contents: Mapping[str, bytes]
 
     def read(self, block: str, offset: int, length: int) -> bytes:
-        """Return the beginning of a text that only this place has."""
+        """Return what is given, or the beginning of a text that only this place has."""
+        if block in self.contents:
+            return self.contents[block][offset : offset + length]
         return f"{block}+{offset:#x}".encode().ljust(length, b".")[:length]
 
 
@@ -99,6 +104,7 @@ class FakeGuest:
     guest_addresses: Mapping[str, int] = field(default_factory=dict)
     path: Path = Path("fake")
     places: Mapping[str, int] = field(default_factory=dict)
+    contents: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         listed = [
@@ -109,7 +115,7 @@ class FakeGuest:
         self.envelope: Any = None
         if self.xml is not None:
             self.envelope = SimpleNamespace(xml=self.xml, cookie=self.cookie)
-        self.memory = FakeMemory()
+        self.memory = FakeMemory(self.contents)
         self.devices = FakeDevices(self.trees)
 
 

@@ -63,9 +63,9 @@ class Image:
         return "mapped-ram" if "mapped-ram" in self.capabilities else "sequential"
 
 
-def read_image(data: bytes, *, bitmap_order: str = "little") -> Image:
+def read_image(data: bytes, *, bitmap_order: str = "little", page_size: int = 4096) -> Image:
     """Read an image, bare or enveloped, of either layout, not compressed."""
-    return _Reader(data, bitmap_order).image()
+    return _Reader(data, bitmap_order, page_size).image()
 
 
 def apply_xbzrle(page: bytes, delta: bytes) -> bytes:
@@ -90,11 +90,11 @@ def _uleb(data: bytes) -> tuple[int, bytes]:
 
 
 class _Reader:
-    def __init__(self, data: bytes, bitmap_order: str) -> None:
+    def __init__(self, data: bytes, bitmap_order: str, page_size: int) -> None:
         self.data = data
         self.at = 0
         self.bitmap_order = bitmap_order
-        self.result = Image()
+        self.result = Image(page_size=page_size)
         self.lengths: dict[tuple[str, int], int] = {}
         self.current = ""
 
@@ -222,7 +222,8 @@ class _Reader:
     def ram(self) -> None:
         while True:
             word = self.number(8)
-            address, flags = word & ~0x3FF, word & 0x3FF
+            mask = min(self.result.page_size, 0x400) - 1
+            address, flags = word & ~mask, word & mask
             if flags == EOS:
                 return
             if flags == MEM_SIZE:

@@ -64,7 +64,7 @@ def test_sessions_are_what_the_commands_print(tmp_path: Path) -> None:
         module.prepare(folder)
         text = page.read_text()
 
-        assert text.count("<!-- session -->") > 2
+        assert text.count("<!-- session -->") > 1
         assert module.renewed(text, folder) == text
 
 

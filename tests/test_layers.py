@@ -28,6 +28,7 @@ PYTHON_ROWS = (
     "image",
     "compat",
     "check compare convert export bench plugins scan",
+    "linux",
     "drgn edit qemu",
     "instant",
     "cli",
@@ -104,6 +105,52 @@ def test_python_arrows(path: Path) -> None:
             assert here in MAY_USE_FACADE, f"{where}: name the module, not the package"
         elif used != here:
             assert PYTHON_RANK[used] < PYTHON_RANK[here], f"{where}: {here} lies below {used}"
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of a module; that of a package is its folder's."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows() -> dict[str, set[str]]:
+    """Tell which of our modules each one imports, at the top or inside of a function."""
+    modules = {module_of(path) for path in MODULES if path.suffix == ".py"}
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for path in MODULES:
+        here = module_of(path)
+        for _, name in imports_of(path):
+            used = name if name in modules else name.rpartition(".")[0]
+            if path.suffix == ".py" and used in modules and used not in ("savefmt", here):
+                found[here].add(used)
+    return found
+
+
+def circles(used_by: dict[str, set[str]]) -> list[str]:
+    """Return the modules that can be left but not taken away: nobody is first among them."""
+    left = {module: set(used) for module, used in used_by.items()}
+    while True:
+        done = [module for module, used in left.items() if not used & left.keys()]
+        if not done:
+            break
+        for module in done:
+            del left[module]
+    # What only uses a circle is not in one.
+    while True:
+        unused = left.keys() - {name for used in left.values() for name in used}
+        if not unused:
+            return sorted(left)
+        for module in unused:
+            del left[module]
+
+
+def test_no_circles_inside_packages_either() -> None:
+    assert circles(arrows()) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"a", "d"}, "c": {"a"}, "d": set()}) == ["a", "b"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)

@@ -15,10 +15,9 @@ from savefmt.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
-from savefmt.format.ram import IDSTR as RAM_IDSTR
-from savefmt.format.stream import IGNORE_SHARED, ItemType, NeedDescription
 from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import (
@@ -34,12 +33,13 @@ from savefmt.model import (
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
-from savefmt.reading.memory import TallyVisitor, pass_over
-from savefmt.reading.tail import FOOTER_AND_EOF, SectionKey, Tail
+from savefmt.reading.mapped import MappedStream
+from savefmt.reading.visitors import TallyVisitor, pass_over
+from savefmt.reading.walk import StreamEnd
 from savefmt.reports import CheckReport
 
-_ESSENTIAL = ("timer", "cpu_common")
-"""QEMU notices no missing section (format.md 3.3); these exist on every machine."""
+_ESSENTIAL = (frozenset({"timer"}), frozenset({"cpu", "cpu_common"}))
+"""QEMU notices no missing section (format.md 3.3); every machine has one of each set."""
 
 _STALE_PROBES = 4096
 """How many pages of a block, or gaps between them, are looked at for stale content."""
@@ -52,7 +52,6 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (TruncatedError, "image.truncated", "get a complete copy of the file"),
     (CorruptError, "image.corrupt", "get another copy; do not load this one"),
     (FormatError, "image.corrupt", "get another copy; do not load this one"),
-    (NeedDescription, "vmdescription.needed", "QEMU may load it all the same"),
     (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
 ]
 
@@ -119,8 +118,7 @@ def finding_of(error: SavefmtError) -> Finding:
     """Return an error as a finding."""
     for kind, code, advice in _CODES:
         if isinstance(error, kind):
-            severity = Severity.WARNING if kind is NeedDescription else Severity.ERROR
-            return Finding(code, severity, error.message, error.offset, advice)
+            return Finding(code, Severity.ERROR, error.message, error.offset, advice)
     raise error
 
 
@@ -233,28 +231,26 @@ class _Checker:
     def _stream(self) -> None:
         if self._image.layout is Layout.MAPPED_RAM:
             self._mapped()
-        elif self._full:
+        elif self._image.packing.packed and not self._full:
+            self._note(
+                "stream.end-unseen",
+                Severity.NOTE,
+                "a quick check does not unpack the image, so it did not see the end",
+                None,
+                "--full does",
+            )
+        # A quick check ends here where the end of the file looks as it should.
+        elif self._full or self._image.claimed_sections() is None:
             self._sequential()
-        else:
-            self._sequential_end()
 
     def _mapped(self) -> None:
         image = self._image
         stream = image.mapped
-        if not any(pages.present for pages in stream.pages):
-            self._note(
-                "mappedram.empty",
-                Severity.ERROR,
-                "all page bitmaps are empty: the guest's RAM is not in this image",
-                stream.head.ram.offset,
-                "a background snapshot or a failed save does that; save the guest again",
-            )
-        else:
-            held = {pages.name for pages in stream.pages if pages.present}
-            self._main_memory({b.idstr for b in stream.head.blocks.blocks if b.name in held})
-        heads = [part.head for part in stream.parts if part.head is not None]
-        if not any(head.idstr == RAM_IDSTR and head.kind is ItemType.END for head in heads):
-            self._no_end(stream.tail.start)
+        held = {pages.name for pages in stream.pages if pages.present}
+        if not held:
+            self._empty(stream)
+        if held or stream.end.ram_end is not None:
+            self._main_memory({b.idstr for b in stream.blocks.blocks if b.name in held})
         stale = self._stale_bytes()
         if stale:
             self._note(
@@ -264,11 +260,25 @@ class _Checker:
                 None,
                 "normal after a live save; `savefmt convert -O sparse` leaves them out",
             )
-        self._tail(stream.tail, {(head.idstr, head.instance_id) for head in heads})
+        self._ending(stream.end)
         if self._full:
             total = sum(pages.present * pages.page_size for pages in stream.pages)
             meter = Meter(self._progress, total, "reading")
             move_pages(image.file, stream.pages, self._io, meter.update)
+
+    def _empty(self, stream: MappedStream) -> None:
+        """No page has content: lost in a background snapshot, which has no END, or all zero."""
+        lost = stream.end.ram_end is None
+        self._note(
+            "mappedram.empty",
+            Severity.ERROR if lost else Severity.NOTE,
+            "all page bitmaps are empty: the guest's RAM is "
+            + ("not in this image" if lost else "zero"),
+            stream.ram.offset,
+            "a background snapshot does that; save the guest again"
+            if lost
+            else "rare, except with a guest that never ran",
+        )
 
     def _main_memory(self, held: Set[str]) -> None:
         """Refuse a PC without memory; `held` are the blocks with content."""
@@ -282,7 +292,7 @@ class _Checker:
             "ram.main-absent",
             Severity.ERROR,
             f"no page of the guest's memory ({min(memory)!r}) has content: it is not in this image",
-            image.head.ram.offset,
+            None,
             "a guest that ran on this very file does that when it is saved onto it; look for "
             "another copy, or the image that it was cloned from",
         )
@@ -314,57 +324,22 @@ class _Checker:
                 return
             at = run.first + run.count
 
-    def _no_end(self, offset: int) -> None:
-        self._note(
-            "ram.no-end",
-            Severity.NOTE,
-            "RAM has no END section, as in background snapshots",
-            offset,
-            "QEMU loads it all the same",
-        )
-
-    def _sequential_end(self) -> None:
-        image = self._image
-        if image.packing.packed or image.description is not None:
-            return
-        start = max(image.length - FOOTER_AND_EOF, image.stream_offset)
-        last = image.file.read(image.length - start, start)
-        if last[:1] == bytes([ItemType.FOOTER]) and last[-1:] == bytes([ItemType.EOF]):
-            self._note(
-                "vmdescription.missing",
-                Severity.NOTE,
-                "the stream has no vmdescription",
-                image.length,
-                "QEMU needs none",
-            )
-            return
-        self._note(
-            "stream.no-end",
-            Severity.WARNING,
-            "the file ends neither in a vmdescription nor in an EOF mark: it was cut short, "
-            "or something follows the stream",
-            image.length,
-            "`savefmt check --full` tells which",
-        )
-
     def _sequential(self) -> None:
         image = self._image
         visitor = TallyVisitor(None, image.filename)
         meter = Meter(self._progress, image.length, "reading")
-        with pass_over(image, visitor, self._io, meter, findings=self.findings) as tail:
-            counts = visitor.scanner.counts if visitor.scanner is not None else None
-            if counts is not None and counts.flushes and not counts.pages:
-                self._note(
-                    "ram.multifd-capture",
-                    Severity.ERROR,
-                    "the pages went through other multifd channels and are not here",
-                    image.head.ram.offset,
-                    "save the guest to a file instead of capturing a socket",
-                )
-            self._missing_pages(visitor)
-            if not visitor.ram_ended:
-                self._no_end(tail.start)
-            self._tail(tail, visitor.early.keys())
+        end = pass_over(image, visitor, self._io, meter, findings=self.findings)
+        counts = visitor.scanner.counts if visitor.scanner is not None else None
+        if counts is not None and counts.flushes and not counts.pages:
+            self._note(
+                "ram.multifd-capture",
+                Severity.ERROR,
+                "the pages went through other multifd channels and are not here",
+                None,
+                "save the guest to a file instead of capturing a socket",
+            )
+        self._missing_pages(visitor)
+        self._ending(end)
 
     def _missing_pages(self, visitor: TallyVisitor) -> None:
         image = self._image
@@ -393,37 +368,56 @@ class _Checker:
             )
         self._main_memory(held)
 
-    def _tail(self, tail: Tail, early: Set[SectionKey]) -> None:
-        """Check what follows RAM; `early` are the sections that came before its end."""
-        tail.check_end()
-        if tail.description is None:
+    def _ending(self, end: StreamEnd) -> None:
+        """Check what the stream ends in."""
+        if end.ram_end is None and self._image.head.ram is not None:
+            self._note(
+                "ram.no-end",
+                Severity.NOTE,
+                "RAM has no END section, as in background snapshots",
+                end.eof,
+                "QEMU loads it all the same",
+            )
+        if end.description is None:
             self._note(
                 "vmdescription.missing",
                 Severity.NOTE,
-                "the stream has no vmdescription, so its device sections cannot be told apart",
-                tail.end,
+                "the stream has no vmdescription",
+                end.eof,
                 "QEMU needs none",
             )
+        if end.missing is not None:
+            self._note(
+                "stream.unknown-sections",
+                Severity.NOTE,
+                f"{end.missing}, so what follows it cannot be told apart",
+                end.eof,
+                "QEMU needs no help there",
+            )
             return
-        walked = tail.sections(self.findings)
-        present = early | {(section.idstr, section.instance_id) for section in walked}
-        names = {idstr for idstr, _ in present}
+        names = {section.idstr for section in end.sections}
         for essential in _ESSENTIAL:
-            if essential not in names:
+            if not essential & names:
                 self._note(
                     "stream.section-missing",
                     Severity.WARNING,
-                    f"there is no {essential!r} section",
-                    tail.start,
+                    f"there is no {min(essential)!r} section",
+                    end.eof,
                     "QEMU would load the image and run a guest without that state",
                 )
-        extra = set(tail.description.sections) - present
+        self._extra(end)
+
+    def _extra(self, end: StreamEnd) -> None:
+        if end.description is None:
+            return
+        present = {(section.idstr, section.instance_id) for section in end.sections}
+        extra = set(end.description.sections) - present
         if extra:
             idstr, instance = min(extra)
             self._note(
                 "vmdescription.extra",
                 Severity.WARNING,
                 f"{len(extra)} described sections do not occur, {idstr!r} {instance} for one",
-                tail.description.offset,
+                end.description.offset,
                 "the image may be forged or damaged",
             )

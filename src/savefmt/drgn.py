@@ -1,28 +1,17 @@
-"""drgn on a save image, without a conversion.
-
-drgn takes physical memory from a callback, and registers of vCPUs only from the notes of an
-ELF core.  So it gets a core that has notes and nothing else, in a file that exists in memory
-alone, and reads the guest's pages from the image.
-"""
+"""drgn on a save image, without a conversion."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from savefmt.errors import MissingPackageError, UnsupportedError
-from savefmt.export import elf, vmcoreinfo
-from savefmt.export.core import notes_of
-from savefmt.guest.arch.base import CoreNote
+from savefmt.errors import MissingPackageError
 from savefmt.image import SaveImage
-from savefmt.model import Finding, Severity
 
 if TYPE_CHECKING:
     import drgn
 
 
-def program(image: SaveImage) -> drgn.Program:
+def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> drgn.Program:
     """Open a Linux guest in drgn.
 
     Parameters
@@ -30,17 +19,22 @@ def program(image: SaveImage) -> drgn.Program:
     image : SaveImage
         Of any form; must stay open as long as the program is used.  ``IOOptions(direct=False)``
         suits it best: drgn reads few bytes in many places.
+    symbols : str, optional
+        ``memory`` takes types and symbols from what the kernel keeps of itself in the guest's
+        memory (BTF and kallsyms), and so needs no file.  Debugging information that is loaded
+        as well comes first.
 
     Returns
     -------
     drgn.Program
-        With the guest's memory and the registers of its vCPUs, and without symbols:
+        With the guest's memory and the registers of its vCPUs.  Without `symbols` it has none:
         ``load_debug_info([vmlinux], main=True)`` comes next.
 
     Raises
     ------
     UnsupportedError
-        If the guest's memory has no VMCOREINFO: then it is not Linux, or has not come far.
+        If the guest's memory has no VMCOREINFO, or with `symbols` no BTF or kallsyms: then it is
+        not Linux, or has not come far, or its kernel was built without.
     SavefmtError
         What is wrong with the image.
     MissingPackageError
@@ -52,45 +46,15 @@ def program(image: SaveImage) -> drgn.Program:
         Of what is uncertain about the memory map or the VMCOREINFO.
     """
     try:
-        import drgn
+        import drgn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("savefmt.drgn", "drgn", "drgn") from error
+    if symbols is None:
+        from savefmt.linux.bare import open_bare
 
-    findings: list[Finding] = []
-    core = _pack_core(image, findings)
-    memory = image.guest.physical
-    for finding in (*memory.map.findings, *findings):
-        if finding.severity is not Severity.NOTE:
-            warnings.warn(f"{image.path}: {finding.message}", RuntimeWarning, stacklevel=2)
-    result = drgn.Program()
-    file = os.memfd_create("savefmt-core", os.MFD_CLOEXEC)
-    try:
-        with open(file, "wb", closefd=False) as output:
-            output.write(core)
-        result.set_core_dump(file)
-    finally:
-        os.close(file)
+        return open_bare(image)
+    if symbols != "memory":
+        raise ValueError(f"symbols come from memory, not from {symbols!r}")
+    from savefmt.linux.opening import open_kernel
 
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return memory.read(address, count)
-
-    for item in memory.map.ranges:
-        result.add_memory_segment(item.start, item.length, read, physical=True)
-    return result
-
-
-def _pack_core(image: SaveImage, findings: list[Finding]) -> bytes:
-    """Return an ELF core with the guest's notes and no memory."""
-    info = vmcoreinfo.find(image, findings)
-    if info is None:
-        raise UnsupportedError(
-            "no VMCOREINFO is in the guest's memory, and drgn needs it; is it a Linux guest?",
-            path=image.path,
-        )
-    form, cpus, notes = notes_of(image, findings)
-    if not cpus:
-        raise UnsupportedError("drgn needs the registers of the vCPUs", path=image.path)
-    kind = elf.class_of(form)
-    notes += kind.pack_note(CoreNote(vmcoreinfo.NAME, 0, info.text))
-    header = elf.ProgramHeader(elf.PT_NOTE, elf.head_length(kind, 1), 0, 0, len(notes))
-    return elf.pack_head(form, [header]) + notes
+    return open_kernel(image).program

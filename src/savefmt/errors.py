@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SavefmtError(Exception):
@@ -136,3 +138,14 @@ class ImageIOError(SavefmtError, OSError):
         """
         reason = error.strerror or str(error)
         return cls(reason, errno=error.errno or 0, path=path or error.filename, offset=offset)
+
+
+@contextmanager
+def located(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of which file an error is that names none yet."""
+    try:
+        yield
+    except SavefmtError as error:
+        if error.path is None:
+            error.path = path
+        raise

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from savefmt.errors import ClosedImageError, FormatError, SavefmtError, UnsupportedError
+from savefmt.errors import ClosedImageError, FormatError, SavefmtError, UnsupportedError, located
+from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
-from savefmt.format.stream import Configuration
 from savefmt.format.thin import ThinMark
-from savefmt.format.vmstate import Description, find_at_end
+from savefmt.format.vmstate import find_at_end
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -30,12 +30,13 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
+from savefmt.reading.atend import claimed_sections
 from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
 from savefmt.reading.container import open_file, read_form
-from savefmt.reading.mapped import ByteOrder, MappedStream, ram_blocks, read_mapped
+from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.stored import format_uuid
-from savefmt.reading.traverse import read_head
+from savefmt.reading.walk import Onlooker, StreamEnd, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from pathlib import Path
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
 
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
+_SHORT_LENGTH = 16 << 20
 _PACKED_READERS = 2
 
 
@@ -88,6 +90,8 @@ class SaveImage:
         The stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
+    ending : StreamEnd or None
+        Where the stream ends and what is behind RAM, once it was walked to its end.
     mark, base : ThinMark and SaveImage, or None
         What a thin image says of its base, and that itself where it is followed.
     """
@@ -110,16 +114,14 @@ class SaveImage:
         self._io = io
         self._strict = strict
         self._closed = False
+        self.ending: StreamEnd | None = None
         self._file = open_file(path, io)
         try:
-            self._read_head()
-            self.mark = ThinMark.find(self.description)
-            if follow and self.mark is not None:
-                self._follow(self.mark)
-        except SavefmtError as error:
-            self.close()
-            error.path = error.path or self.path
-            raise
+            with located(path):
+                self._read_head()
+                self.mark = self._find_mark()
+                if follow and self.mark is not None:
+                    self._follow(self.mark)
         except BaseException:
             self.close()
             raise
@@ -140,11 +142,10 @@ class SaveImage:
         self.envelope, self.packing = form.envelope, form.packing
         self.stored_offset, self.stream_offset = form.stored_offset, form.stream_offset
         if not self.packing.packed:
-            self.head = read_head(cursor, description=self.description, findings=self._notes)
-            self._after_list = cursor.tell()
+            self.head = Walk(cursor, Onlooker(), findings=self._notes).read_head()
         else:
             with self.stream(look=True) as stream:
-                self.head = read_head(stream, findings=self._notes)
+                self.head = Walk(stream, Onlooker(), findings=self._notes).read_head()
             if self.head.mapped:
                 raise UnsupportedError(
                     "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
@@ -152,6 +153,15 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _find_mark(self) -> ThinMark | None:
+        """Read the mark of a thin image, which is short; not one that others left behind."""
+        if self.packing.packed or self.head.mapped:
+            return None
+        with suppress(FormatError):
+            if ThinMark.find(find_at_end(self._pread, self.length)) is not None:
+                return ThinMark.find(self._walk_at_once().description)
+        return None
 
     def _follow(self, mark: ThinMark) -> None:
         """Take file, memory and devices from the base, and keep the envelope."""
@@ -175,8 +185,7 @@ class SaveImage:
         self._file = base._file  # closed once for both
         self.length, self.packing = base.length, base.packing
         self.stored_offset, self.stream_offset = base.stored_offset, base.stream_offset
-        self.head, self.layout, self._after_list = base.head, base.layout, base._after_list
-        del self.__dict__["description"]
+        self.head, self.layout, self.ending = base.head, base.layout, base.ending
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -275,26 +284,6 @@ class SaveImage:
             return None
 
     @cached_property
-    def description(self) -> Description | None:
-        """The vmdescription; of a compressed image it is not known without a full pass."""
-        if self.packing.packed:
-            return None
-        try:
-            return find_at_end(self._pread, self.length)
-        except FormatError as error:
-            if self._notes is not None:
-                self._notes.append(
-                    Finding(
-                        "vmdescription.damaged",
-                        Severity.ERROR,
-                        error.message,
-                        error.offset,
-                        "QEMU ignores it, so the image may load all the same",
-                    )
-                )
-            return None
-
-    @cached_property
     def mapped(self) -> MappedStream:
         """The skeleton of a mapped-ram image.
 
@@ -305,13 +294,12 @@ class SaveImage:
         """
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
-        hint: ByteOrder = self.envelope.byte_order if self.envelope else "little"
-        cursor = FileCursor(self._pread, self._after_list, self.length)
-        try:
-            return read_mapped(self.file, cursor, self.head, self.description, hint, self._notes)
-        except SavefmtError as error:
-            error.path = error.path or self.path
-            raise
+        hint = self.envelope.byte_order if self.envelope else "little"
+        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        with located(self.filename):
+            stream = read_mapped(self.file, cursor, hint, self._notes)
+        self.ending = stream.end
+        return stream
 
     @cached_property
     def blocks(self) -> Mapping[str, RamBlock]:
@@ -319,38 +307,27 @@ class SaveImage:
         pages = self.mapped.pages if self.layout is Layout.MAPPED_RAM else None
         return MappingProxyType(ram_blocks(self.head.blocks, pages))
 
-    @cached_property
+    @property
     def sections(self) -> Sequence[Section] | None:
-        """Device sections; None where only a full pass could tell.
-
-        A sequential image's are taken from the vmdescription, without offsets.
-        """
+        """Device sections with their places; None where only a full pass could tell."""
         if self.layout is Layout.MAPPED_RAM:
-            early = [
-                Section(
-                    part.head.idstr,
-                    part.head.instance_id,
-                    part.head.version,
-                    part.head.section_id,
-                    part.payload,
-                    part.end - part.payload - self.mapped.footer_length,
-                )
-                for part in self.mapped.parts
-                if part.head is not None and not part.is_ram
-            ]
-            try:
-                return (*early, *self.mapped.tail.sections())
-            except SavefmtError as error:
-                if self.description is None:
-                    return None
-                error.path = error.path or self.path
-                raise
-        if self.description is None:
-            return None
-        return tuple(
-            Section(idstr, instance, length=length)
-            for (idstr, instance), length in self.description.sections.items()
-        )
+            return self.mapped.end.sections
+        if self.ending is None and not self.packing.packed and self.length <= _SHORT_LENGTH:
+            with suppress(FormatError, UnsupportedError):
+                self._walk_at_once()
+        return self.ending.sections if self.ending is not None else None
+
+    def claimed_sections(self) -> tuple[Section, ...] | None:
+        """Device sections at the end of an uncompressed sequential file; not proved to be its."""
+        return claimed_sections(self._pread, self.stream_offset, self.length, self.head)
+
+    def _walk_at_once(self) -> StreamEnd:
+        """Walk over an uncompressed stream that is short, with next to nothing loaded for it."""
+        from savefmt.reading.visitors import SkimVisitor
+
+        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        self.ending = Walk(cursor, SkimVisitor(self.filename), length=self.length).run()
+        return self.ending
 
     # --- what it holds ---
 
@@ -361,7 +338,6 @@ class SaveImage:
         *,
         look: bool = False,
         stored: Pipe | None = None,
-        plain: Pipe | None = None,
     ) -> Iterator[PlainCursor]:
         """A cursor over the decompressed stream from its magic on, read ahead.
 
@@ -371,9 +347,8 @@ class SaveImage:
             Other than those of `open`.
         look : bool
             Only the beginning is wanted: read no more than that takes.
-        stored, plain : callable, optional
-            Wrapped around the bytes as they are stored, or as they are decompressed:
-            a place to watch or copy them.
+        stored : callable, optional
+            Wrapped around the bytes as they are stored: a place to watch them.
 
         Yields
         ------
@@ -392,11 +367,11 @@ class SaveImage:
         )
         pieces = stored(base) if stored is not None else base
         try:
-            with self._plain(pieces, self.packing, io, look=look, plain=plain) as cursor:
+            with (
+                located(self.filename),
+                self._plain(pieces, self.packing, io, look=look) as cursor,
+            ):
                 yield cursor
-        except SavefmtError as error:
-            error.path = error.path or self.path
-            raise
         finally:
             close_pieces(base)
 
@@ -407,7 +382,6 @@ class SaveImage:
         io: IOOptions = IOOptions(threads=1),
         *,
         look: bool = True,
-        plain: Pipe | None = None,
     ) -> AbstractContextManager[PlainCursor]:
         return plain_stream(
             pieces,
@@ -416,7 +390,7 @@ class SaveImage:
             threads=io.worker_count,
             length=self.length,
             ahead=not look,
-            plain=plain,
+            pread=self._pread,
         )
 
     def _small_pieces(self, at: int) -> Iterator[bytes]:
@@ -499,6 +473,9 @@ class SaveImage:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
+        sections, proved = self.sections, True
+        if sections is None and not self.packing.packed:
+            sections, proved = self.claimed_sections(), False
         return ImageSummary(
             path=os.fspath(self.filename),
             state=self._state(),
@@ -516,7 +493,8 @@ class SaveImage:
             page_size=self.page_size,
             stream_offset=self.stream_offset,
             blocks=blocks,
-            sections=tuple(self.sections) if self.sections is not None else None,
+            sections=tuple(sections) if sections is not None else None,
+            sections_proved=proved,
             logical_length=status.st_size,
             disk_length=status.st_blocks * 512,
             base=self.mark.path if self.mark else None,

@@ -191,6 +191,9 @@ class ImageSummary:
         Device sections; None where only a full read could tell.
     logical_length, disk_length : int
         Bytes as `stat` counts them, and bytes allocated on disk.
+    sections_proved : bool
+        Whether the stream was walked to its end.  Otherwise `sections` are what stands at
+        the end of the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
     """
@@ -214,6 +217,7 @@ class ImageSummary:
     sections: tuple[Section, ...] | None
     logical_length: int
     disk_length: int
+    sections_proved: bool = True
     base: str | None = None
 
 

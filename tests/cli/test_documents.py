@@ -30,6 +30,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "stats": [("IMAGE",)],
     "map": [("IMAGE",), ("IMAGE", "--png", "picture.png"), ("IMAGE", "--png", "no", "-n")],
     "os": [("IMAGE",)],
+    "linux": [("IMAGE",), ("IMAGE", "--extract", "/etc/passwd", "-o", "taken")],
     "export": [("IMAGE", "core"), ("IMAGE", "core")],
     "save": [("saved", "--qmp", "no-such-socket")],
     "restore": [("IMAGE", "--print-command"), ("IMAGE", "--qmp", "no-such-socket")],

@@ -129,7 +129,10 @@ def test_without_a_description_one_line_says_so(folder: Path, run: Run) -> None:
         shown = run(command, path)
         assert shown.code == 0
         assert len(shown.err.splitlines()) == 1
-        assert "where 30 of 30 sections end was guessed from their footers" in shown.err
+        assert (
+            "the lengths of 30 sections are told nowhere; they were found by their footers"
+            in shown.err
+        )
     assert "cpu/0 (version 12" in run("devices", path).out
 
 

@@ -41,7 +41,7 @@ def value_for(action: argparse.Action) -> str:
     """Return a word that the option takes."""
     if action.choices:
         return str(next(iter(action.choices)))
-    for value in ("1", "1M", "psync", "libvirt=9.0.0", "./file", str(UUID(int=0))):
+    for value in ("1", "1M", "psync", "libvirt=9.0.0", "./file", str(UUID(int=1))):
         try:
             action.type(value) if callable(action.type) else None
         except (argparse.ArgumentTypeError, ValueError):

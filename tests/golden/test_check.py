@@ -25,7 +25,9 @@ def expected_codes(facts: dict[str, Any], level: CheckLevel) -> set[str]:
     if not facts.get("configuration", True):
         codes.add("stream.no-configuration")
     if not facts.get("description", True) and (full or mapped or raw):
-        codes.add("vmdescription.missing")
+        codes |= {"vmdescription.missing", "stream.guessed-length"}
+    if not (full or raw):
+        codes.add("stream.end-unseen")
     if not facts.get("footers", True) and (full or mapped):
         codes.add("stream.no-footers")
     if not facts.get("ram_end", True) and (full or mapped):
@@ -49,7 +51,8 @@ def test_findings_are_what_the_manifest_says(name: str, tmp_path: Path) -> None:
 
         assert {finding.code for finding in report.findings} == expected_codes(facts, level)
         notes = {"stream.no-configuration", "vmdescription.missing", "ram.no-end"}
-        notes |= {"mappedram.stale", "ram.missing-pages"}
+        notes |= {"mappedram.stale", "ram.missing-pages", "stream.guessed-length"}
+        notes.add("stream.end-unseen")
         assert report.ok == (expected_codes(facts, level) <= notes)
         assert report.summary is not None
 

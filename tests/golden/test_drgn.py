@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from collections.abc import Iterator
@@ -79,12 +80,12 @@ def test_memory_and_registers(name: str, tmp_path: Path) -> None:
 
 
 def test_notes_are_those_of_the_vcpus(tmp_path: Path) -> None:
-    from savefmt.drgn import _pack_core
+    from savefmt.linux.bare import _find_text, _pack_core
 
     path = load.unpack("guest/q35-16m", tmp_path)
     leave_note(path)
     with savefmt.open(path) as image:
-        core = _pack_core(image, [])
+        core = _pack_core(image, _find_text(image, []), [])
         cpu = image.guest.cpus[0]
 
     assert isinstance(cpu, X86Registers)
@@ -98,3 +99,14 @@ def test_a_guest_without_vmcoreinfo_is_refused(tmp_path: Path) -> None:
         pytest.raises(UnsupportedError, match="is it a Linux guest"),
     ):
         program(image)
+
+
+def test_no_descriptor_is_closed_twice(tmp_path: Path) -> None:
+    path = load.unpack("guest/q35-16m", tmp_path)
+    leave_note(path)
+    with savefmt.open(path) as image:
+        guest = program(image)
+        with open(path, "rb") as other:
+            del guest
+            gc.collect()
+            assert len(other.read(4)) == 4

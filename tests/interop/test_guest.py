@@ -121,10 +121,11 @@ def plugged(spans: list[Span]) -> list[Span]:
     return [span for span in spans if span[2] != "vmem0"]
 
 
-def test_memory_beyond_1_tib(tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [(), VIRTIO_MEM], ids=["nothing else", "virtio-mem"])
+def test_memory_beyond_1_tib(devices: tuple[str, ...], tmp_path: Path) -> None:
     """AMD guests that could grow to 1 TiB have their high memory above it."""
     memory = "8G,slots=4,maxmem=1100G"
-    arguments = ["-machine", "pc-q35-10.0", "-m", memory, "-cpu", "EPYC,phys-bits=44", *VIRTIO_MEM]
+    arguments = ["-machine", "pc-q35-10.0", "-m", memory, "-cpu", "EPYC,phys-bits=44", *devices]
     with Guest(tmp_path, arguments) as guest:
         guest.cont()
         time.sleep(1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from hypothesis import strategies as st
 from reference import apply_xbzrle, read_image
 
 from savefmt.errors import CorruptError, SavefmtError, TruncatedError
+from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.format.mappedram import (
     bitmap_length,
@@ -36,65 +36,64 @@ from savefmt.format.mappedram import (
     page_is_set,
     place_all,
 )
-from savefmt.format.ram import BlockList, RamFlag, read_block_list, xbzrle_apply
-from savefmt.format.stream import (
-    Command,
-    Configuration,
-    EndOfStream,
-    ItemType,
-    SectionHead,
-    StreamWalker,
-    read_header,
-)
-from savefmt.format.vmstate import Description, find_at_end
+from savefmt.format.ram import BlockList, read_block_list, xbzrle_apply
+from savefmt.format.stream import Command, SectionHead
+from savefmt.format.vmstate import Description
+from savefmt.format.wire import PAGE_SIZES, ItemType, RamFlag
+from savefmt.reading.walk import Onlooker, StreamEnd, Take, Walk
 
 # Walking as the package does, in the reference's terms.
 
 
-@dataclass
-class Walked:
-    configuration: Configuration | None = None
-    blocks: BlockList | None = None
-    commands: list[tuple[int, bytes]] = field(default_factory=list)
-    devices: list[tuple[int, str, int, int, int, int, bytes]] = field(default_factory=list)
+class Walked(Onlooker):
+    """Keeps all that a walk tells."""
+
+    def __init__(self) -> None:
+        self.configuration: Configuration | None = None
+        self.blocks: BlockList | None = None
+        self.commands: list[tuple[int, bytes]] = []
+        self.devices: list[tuple[int, str, int, int, int, int, bytes]] = []
+        self._payload = bytearray()
+
+    def begin(self, configuration: Configuration | None) -> None:
+        self.configuration = configuration
+
+    def command(self, command: Command) -> None:
+        self.commands.append((command.number, command.data))
+
+    def section(self, head: SectionHead) -> Take:
+        self._payload = bytearray()
+        return self._payload.extend
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> Walked:
+        self.blocks = blocks
+        return self
+
+    def take(self, cursor: Cursor) -> Iterator[int]:
+        assert self.blocks is not None
+        skip_records(cursor, self.blocks.page_size)
+        yield cursor.tell()
+
+    def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
+        if head.idstr == "ram":
+            return
+        payload = bytes(self._payload)
+        offset = end - len(footer) - len(payload)
+        numbers = head.instance_id, head.version, head.section_id
+        self.devices.append((head.kind, head.idstr, *numbers, offset, payload))
 
 
-def walk(cursor: Cursor, description: Description | None) -> Walked:
-    walked = Walked(read_header(cursor))
-    capabilities = walked.configuration.capabilities if walked.configuration else ()
-    walker = StreamWalker(cursor, description=description, findings=[])
-    while not isinstance(item := walker.next_item(), EndOfStream):
-        if isinstance(item, Command):
-            walked.commands.append((item.number, item.data))
-            continue
-        if item.idstr == "ram":
-            if item.kind is ItemType.START:
-                walked.blocks = read_block_list(
-                    cursor,
-                    mapped="mapped-ram" in capabilities,
-                    ignore_shared="x-ignore-shared" in capabilities,
-                    findings=[],
-                )
-            skip_records(cursor)
-        else:
-            offset = cursor.tell()
-            walked.devices.append(as_device(item, offset, walker.read_payload(item)))
-        walker.finish_section(item)
-    Description.read(cursor)
-    return walked
+def walk(cursor: Cursor) -> tuple[Walked, StreamEnd]:
+    walked = Walked()
+    return walked, Walk(cursor, walked).run()
 
 
-def as_device(head: SectionHead, offset: int, payload: bytes) -> tuple[Any, ...]:
-    numbers = head.instance_id, head.version, head.section_id
-    return head.kind, head.idstr, *numbers, offset, payload
-
-
-def skip_records(cursor: Cursor) -> None:
+def skip_records(cursor: Cursor, page_size: int) -> None:
     while not (flags := RamFlag(cursor.u64("a RAM word") & 0x3FF)) & RamFlag.EOS:
         if not flags & RamFlag.CONTINUE:
             cursor.counted("a RAM record")
         if flags & RamFlag.PAGE:
-            cursor.skip(4096, "a page")
+            cursor.skip(page_size, "a page")
         elif flags & RamFlag.ZERO:
             cursor.skip(1, "a zero page")
         elif flags & RamFlag.XBZRLE:
@@ -112,10 +111,6 @@ def chunk_cursor(data: bytes, offset: int = 0) -> ChunkCursor:
     return ChunkCursor((data[at : at + 1000] for at in range(offset, len(data), 1000)), offset)
 
 
-def at_end(data: bytes) -> Description | None:
-    return find_at_end(lambda length, at: data[at : at + length], len(data))
-
-
 NAMES = st.text("abcdefghij./", min_size=1, max_size=12)
 CONTENTS = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(
     lambda seeds: b"".join(page(seed) if seed else bytes(4096) for seed in seeds)
@@ -129,11 +124,29 @@ def devices(draw: st.DrawFn) -> list[Device]:
     return [simple_device(name, draw(st.binary(max_size=40)), number) for name, number in keys]
 
 
-STREAMS = st.fixed_dictionaries(
+SEEDS = st.dictionaries(
+    NAMES, st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=3
+)
+
+
+def filled(seeds: dict[str, list[int]], unit: int = 4096) -> dict[str, bytes]:
+    """Make blocks of pages; examples show seeds, because pages are long."""
+    return {
+        name: b"".join(page(seed, unit) if seed else bytes(unit) for seed in contents)
+        for name, contents in seeds.items()
+    }
+
+
+OTHERS_END = make_stream(devices=[simple_device("other", b"of an older guest")])[-1500:]
+NO_DESCRIPTION = st.sampled_from([b"", bytes(3), bytes(5000), b"what lay here before" * 99])
+ANYTHING = NO_DESCRIPTION | st.sampled_from(
+    [OTHERS_END, b"\0\x06\0\0\0\2{}", b"\x06\0\0\0\2{}", b"\x7e\0\0\0\x0a\0", b"\x01" * 30]
+)
+
+STREAMS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "layout": st.sampled_from(["sequential", "mapped-ram"]),
         "prefix": st.sampled_from([b"", make_envelope(), make_envelope(padding=1)]),
-        "blocks": st.dictionaries(NAMES, CONTENTS, min_size=1, max_size=3),
         "uuid": st.sampled_from([None, bytes(range(16))]),
         "guest_addresses": st.sampled_from([None, {}]),
         "commands": st.lists(COMMANDS, max_size=2),
@@ -150,17 +163,33 @@ STREAMS = st.fixed_dictionaries(
 )
 
 
-@given(options=STREAMS, make_cursor=st.sampled_from([file_cursor, chunk_cursor]))
+@given(
+    options=STREAMS,
+    seeds=SEEDS,
+    unit=st.sampled_from(PAGE_SIZES),
+    rest=st.tuples(st.just(True), ANYTHING) | st.tuples(st.just(False), NO_DESCRIPTION),
+    make_cursor=st.sampled_from([file_cursor, chunk_cursor]),
+)
 def test_walk_matches_the_reference(
-    options: dict[str, Any], make_cursor: Callable[[bytes, int], Cursor]
+    options: dict[str, Any],
+    seeds: dict[str, list[int]],
+    unit: int,
+    rest: tuple[bool, bytes],
+    make_cursor: Callable[[bytes, int], Cursor],
 ) -> None:
-    """Same commands, sections, payloads, blocks, and the end of the file at the end."""
-    data = make_stream(**options)
-    expected = read_image(data)
-    cursor = make_cursor(data, expected.stream_offset)
-    walked = walk(cursor, at_end(data))
+    """Same commands, sections, payloads, blocks, and the end of the stream at its end."""
+    description, trailing = rest
+    blocks = filled(seeds, unit)
+    options = options | {"footers": options["footers"] or not description}
+    options["align"] = max(options["align"], unit)
+    stream = make_stream(**options, unit=unit, blocks=blocks, description=description)
+    data = stream + trailing
+    expected = read_image(stream, page_size=unit)
+    walked, end = walk(make_cursor(data, expected.stream_offset))
 
-    assert cursor.tell() == expected.end == len(data)
+    assert end.end == expected.end == len(stream)
+    assert end.followed is bool(trailing)
+    assert (end.description is not None) is description
     assert walked.configuration is not None
     assert list(walked.configuration.capabilities) == expected.capabilities
     assert walked.configuration.uuid == expected.uuid
@@ -169,29 +198,41 @@ def test_walk_matches_the_reference(
         (d.kind, d.idstr, d.instance_id, d.version, d.section_id, d.offset, d.payload)
         for d in expected.devices
     ]
+    assert [section.offset for section in end.sections] == [
+        d.offset for d in expected.devices if d.kind == ItemType.FULL
+    ]
     assert walked.blocks is not None
+    assert walked.blocks.page_size == unit or not tells_page_size(seeds)
     assert {block.idstr: block.used_length for block in walked.blocks.blocks} == {
         name: len(block.content) for name, block in expected.blocks.items()
     }
     for block in walked.blocks.blocks:
         pages = block.header.pages_offset if block.header else None
         assert pages == expected.blocks[block.idstr].pages_offset
-    assert {name: bytes(block.content) for name, block in expected.blocks.items()} == dict(
-        options["blocks"]
-    )
+    assert {name: bytes(block.content) for name, block in expected.blocks.items()} == blocks
 
 
-@given(options=STREAMS, raw_cut=st.integers(0, 1 << 30))
-def test_truncation_is_told_at_its_place(options: dict[str, Any], raw_cut: int) -> None:
+def tells_page_size(seeds: dict[str, list[int]]) -> bool:
+    """Whether the records of these pages can be of one size alone."""
+    return any(len(contents) > 1 or any(contents) for contents in seeds.values())
+
+
+@given(options=STREAMS, seeds=SEEDS, raw_cut=st.integers(0, 1 << 30))
+def test_truncation_is_told_at_its_place(
+    options: dict[str, Any], seeds: dict[str, list[int]], raw_cut: int
+) -> None:
     """Wherever the file ends, the error says there."""
-    data = make_stream(**options | {"align": 4096, "description": False})
+    data = make_stream(**options | {"align": 4096, "footers": True}, blocks=filled(seeds))
     start = len(options["prefix"])
     cut = start + 1 + raw_cut % (len(data) - start - 1)
-    description = at_end(make_stream(**options | {"align": 4096}))
+    whole = data.rindex(b"\0\x06", 0, data.rindex(b'"page_size"'))
 
     for make_cursor in (file_cursor, chunk_cursor):
+        if cut == whole + 1:  # nothing but the description is gone
+            assert walk(make_cursor(data[:cut], start))[1].description is None
+            continue
         with pytest.raises(TruncatedError) as caught:
-            walk(make_cursor(data[:cut], start), description)
+            walk(make_cursor(data[:cut], start))
         assert caught.value.offset == cut
 
 
@@ -215,7 +256,7 @@ def test_damage_raises_only_our_errors(image: bytes, places: list[tuple[bool, in
         damaged[-1 - place * 4 if from_end else place] = value
 
     with contextlib.suppress(SavefmtError):
-        walk(file_cursor(bytes(damaged)), at_end(bytes(damaged)))
+        walk(file_cursor(bytes(damaged)))
 
 
 # Configuration and description.

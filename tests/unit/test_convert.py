@@ -264,9 +264,9 @@ def test_other_shapes_there_and_back(shape: str, layout: str, tmp_path: Path) ->
 
     assert_same_guest(before, there.image)
     assert_same_guest(before, back.image)
+    assert back.stream[back.image.end :] == b"", "what follows a stream is not carried along"
     if layout == "mapped-ram":
-        assert back.stream == data
-    assert back.stream[back.image.end :] == SHAPES[shape].get("trailing", b"")
+        assert back.stream == make_stream(layout=layout, **SHAPES[shape] | {"trailing": b""})
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -274,7 +274,7 @@ def test_other_shapes_through_a_codec(shape: str, tmp_path: Path) -> None:
     plain = make_stream(**SHAPES[shape])
 
     packed = convert(tmp_path, plain, "zstd")
-    assert packed.stream == plain
+    assert packed.stream == make_stream(**SHAPES[shape] | {"trailing": b""})
 
     (tmp_path / "target").rename(tmp_path / "between")
     sparse = convert(tmp_path, (tmp_path / "between").read_bytes(), "sparse")

@@ -12,7 +12,7 @@ from builder import DEFAULT_BLOCKS, MIB, Record, all_records, make_envelope, mak
 
 import savefmt
 from savefmt import ConversionError, ImageIOError, IOOptions, SavefmtError
-from savefmt.reading.memory import TallyVisitor
+from savefmt.reading.visitors import TallyVisitor
 
 RAM = DEFAULT_BLOCKS["pc.ram"]
 LIVE = [[Record("pc.ram", 0, page(7)), Record("pc.ram", 1, page(8))], all_records(DEFAULT_BLOCKS)]
@@ -30,13 +30,13 @@ def image(tmp_path: Path) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets an entry for every pass over an image."""
     made: list[int] = []
-    start = TallyVisitor.ram_start
+    start = TallyVisitor.open_sink
 
     def counted(self: TallyVisitor, *args: object) -> object:
         made.append(1)
         return start(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TallyVisitor, "ram_start", counted)
+    monkeypatch.setattr(TallyVisitor, "open_sink", counted)
     return made
 
 

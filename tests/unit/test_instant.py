@@ -188,6 +188,27 @@ def test_devices_and_small_blocks_are_not_mapped(tmp_path: Path) -> None:
         assert {block.idstr for block in mappable(image)} == {"pc.ram", "ram-node0", "memdimm0"}
 
 
+def test_libvirt_s_clones_map_main_memory_and_no_dimm(tmp_path: Path) -> None:
+    blocks = {"memdimm0": page(1) + bytes(8 * MIB), "pc.ram": page(2) + bytes(2 * MIB)}
+    (guest,) = clone_for_libvirt(sparse(tmp_path, blocks), tmp_path / "one", name="a").guests
+
+    with SaveImage(guest.image) as image:
+        assert image.mark is not None
+        assert image.mark.blocks == (("savefmt-pc.ram", "pc.ram"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("savefmt-pc.ram", "savefmt detach"), ("memdimm0", "own memory")]
+)
+def test_libvirt_s_clones_need_main_memory_by_its_name(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    path = sparse(tmp_path, {name: page(1) + bytes(2 * MIB)})
+
+    with pytest.raises(ConversionError, match=reason):
+        clone_for_libvirt(path, tmp_path / "one", name="a")
+
+
 def test_pages_off_page_borders_are_not_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def test_ignored_block_has_no_offsets() -> None:
     [
         ((2, 4096, 9, MIB), UnsupportedError, 0),
         ((1, 0, 9, MIB), CorruptError, 4),
-        ((1, 512, 9, MIB), CorruptError, 4),
+        ((1, 128, 9, MIB), CorruptError, 4),
         ((1, 4097, 9, MIB), CorruptError, 4),
         ((1, 1 << 40, 9, MIB), CorruptError, 4),
         ((1, 4096, 0, MIB), CorruptError, 12),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct as struct_module
 import struct as wire
 from typing import Any
 
@@ -294,6 +295,41 @@ def test_relocation_above_1_tib(machine: str, model: str, high: int) -> None:
 
     assert spans(memory_map, "ram")[1] == (high, high + 6 * GIB, "pc.ram", 2 * GIB)
     assert not [code for code in codes(memory_map) if code == "memmap.relocation"]
+
+
+TABLES = "/rom@etc/acpi/tables"
+
+
+def acpi(*starts: int, flags: int = 1) -> bytes:
+    """Tables as QEMU lays them, with memory of 1 GiB at each start."""
+    entries = b"".join(
+        struct_module.pack("<BBIHQQII8x", 1, 40, 0, 0, start, GIB, 0, flags) for start in starts
+    )
+    srat = b"SRAT" + struct_module.pack("<I", 48 + len(entries)) + bytes(40) + entries
+    return (b"FACS" + struct_module.pack("<I", 64) + bytes(56) + srat).ljust(0x20000, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("tables", "high"),
+    [
+        (acpi(0, 1 << 40), 1 << 40),
+        (acpi(0, 4 * GIB), 4 * GIB),
+        (acpi(0, 1 << 40, flags=0), 4 * GIB),
+        (acpi(0, 1 << 40)[:100], 4 * GIB),
+        (acpi(0, 1 << 40).replace(b"SRAT", b"DSDT"), 4 * GIB),
+        (b"FACS" + bytes(60), 4 * GIB),
+        (acpi(1 << 40)[:-5].replace(b"\x01\x28", b"\x01\x01"), 4 * GIB),
+    ],
+)
+def test_the_table_of_affinities_tells_of_1_tib(tables: bytes, high: int) -> None:
+    """The stream says nothing of what the guest could grow to, nor of its processor."""
+    blocks = {"pc.ram": 8 * GIB, TABLES: len(tables)}
+
+    memory_map = made(
+        blocks, trees={"mc146818rtc": clock(2 * GIB, 6 * GIB)}, contents={TABLES: tables}
+    )
+
+    assert spans(memory_map, "ram")[1] == (high, high + 6 * GIB, "pc.ram", 2 * GIB)
 
 
 def test_an_unknown_vendor_is_said_where_it_matters() -> None:

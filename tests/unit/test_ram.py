@@ -14,13 +14,14 @@ from savefmt.format.mappedram import MappedRamHeader, place_all
 from savefmt.format.ram import (
     EOS_WORD,
     BlockList,
-    RamFlag,
     pack_block_entry,
     pack_page_word,
     pack_word,
     read_block_list,
     xbzrle_apply,
 )
+from savefmt.format.stream import Advice
+from savefmt.format.wire import RamFlag
 from savefmt.model import Finding
 
 
@@ -88,12 +89,15 @@ def test_backing_page_sizes_of_postcopy(huge_last: bool, ignore_shared: bool) ->
     huge = entry("huge", 4 * MIB, 2 * MIB, *address)
     small = entry("small", 0x1000, *address)
     data = word(4 * MIB + 0x1000, 4) + (small + huge if huge_last else huge + small)
-    blocks = read(data, postcopy=0x201000, ignore_shared=ignore_shared)
+    blocks = read(data, postcopy=Advice(0x201000, 0x1000), ignore_shared=ignore_shared)
 
     assert blocks["huge"].backing_page_size == 2 * MIB
     assert blocks["small"].backing_page_size is None
     assert {block.guest_address for block in blocks.blocks} == {*address} or {None}
-    assert read(word(0xA000, 4) + TWO, postcopy=0x1000).blocks[0].backing_page_size is None
+    assert (
+        read(word(0xA000, 4) + TWO, postcopy=Advice(0x1000, 0x1000)).blocks[0].backing_page_size
+        is None
+    )
 
 
 def test_name_that_is_no_utf8() -> None:
@@ -138,7 +142,7 @@ def test_backing_page_size_outside_the_summary() -> None:
     data = word(0x2000, 4) + entry("a", 0x1000, 0x400000) + entry("b", 0x1000)
 
     with pytest.raises(CorruptError, match="backed"):
-        read_block_list(file_cursor(data), postcopy=0x201000)
+        read_block_list(file_cursor(data), postcopy=Advice(0x201000, 0x1000))
 
 
 # Mapped-ram.
@@ -245,7 +249,7 @@ def test_blocks_of_different_page_sizes() -> None:
 
 def test_mapped_ram_with_postcopy() -> None:
     with pytest.raises(UnsupportedError, match="postcopy"):
-        read_block_list(file_cursor(word(0x1000, 4)), mapped=True, postcopy=0x1000)
+        read_block_list(file_cursor(word(0x1000, 4)), mapped=True, postcopy=Advice(0x1000, 0x1000))
 
 
 # Packing.

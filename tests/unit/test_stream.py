@@ -1,37 +1,29 @@
-"""The walker names every item at its place and refuses what QEMU would not have written."""
+"""The reader of items names each at its place and refuses what QEMU would not have written."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
 
 import pytest
 from builder import (
-    DEFAULT_DEVICES,
     DIRTY_BITMAPS,
-    VIRTIO_MEM_EARLY,
     counted,
-    make_stream,
     section_head,
     subsection,
 )
 
 from savefmt.errors import CorruptError, NotASaveImageError, TruncatedError, UnsupportedError
-from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
-from savefmt.format.ram import read_block_list
+from savefmt.format.configuration import Configuration
+from savefmt.format.cursor import ChunkCursor, FileCursor
+from savefmt.format.iterables import find
 from savefmt.format.stream import (
     STREAM_HEADER,
+    Advice,
     Command,
-    Configuration,
-    EndOfStream,
-    ItemType,
-    NeedDescription,
+    ItemReader,
     SectionHead,
-    StreamWalker,
-    guess_payload_length,
     read_header,
 )
-from savefmt.format.vmstate import Description, find_at_end
 from savefmt.model import Finding
 
 MACHINE = b"\x07" + struct.pack(">I", 11) + b"pc-q35-10.0"
@@ -61,41 +53,15 @@ def footer(section_id: int) -> bytes:
     return struct.pack(">BI", 0x7E, section_id)
 
 
-def walker(data: bytes, findings: list[Finding] | None = None) -> StreamWalker:
-    return StreamWalker(file_cursor(data), findings=findings)
+def pass_payload(stream: ItemReader, head: object) -> None:
+    assert isinstance(head, SectionHead)
+    framing = find(head.idstr)
+    assert framing is not None
+    framing(stream.cursor)
 
 
-def walk(
-    data: bytes, cursor: Cursor, findings: list[Finding] | None = None
-) -> Iterator[tuple[Command | SectionHead | EndOfStream, bytes]]:
-    """Yield each item with its payload; that of `ram` is left out."""
-    description = find_at_end(lambda length, at: data[at : at + length], len(data))
-    configuration = read_header(cursor)
-    walker = StreamWalker(cursor, description=description, findings=findings)
-    while not isinstance(item := walker.next_item(), EndOfStream):
-        payload = b""
-        if isinstance(item, SectionHead):
-            if item.idstr != "ram":
-                payload = walker.read_payload(item)
-            elif item.kind is ItemType.START:
-                assert configuration is not None
-                read_block_list(cursor, mapped="mapped-ram" in configuration.capabilities)
-                cursor.skip(8)
-            else:
-                skip_records(cursor)
-            walker.finish_section(item)
-        yield item, payload
-    yield item, b""
-    end = Description.read(cursor)
-    assert (end is None) == (description is None)
-    assert cursor.peek(1) == b""
-
-
-def skip_records(cursor: Cursor) -> None:
-    while (word := cursor.u64()) & 0x3FF != 0x10:
-        if not word & 0x20:
-            cursor.counted()
-        cursor.skip(4096 if word & 0x08 else 1)
+def reader(data: bytes, findings: list[Finding] | None = None) -> ItemReader:
+    return ItemReader(file_cursor(data), findings=findings)
 
 
 # Header and configuration.
@@ -123,11 +89,11 @@ def test_configuration_may_be_missing() -> None:
     assert cursor.tell() == 8
 
 
-def test_page_size_without_page_bits_is_that_of_x86() -> None:
+def test_without_page_bits_the_page_size_is_not_told() -> None:
     configuration = read_header(file_cursor(STREAM_HEADER + MACHINE))
 
     assert configuration is not None
-    assert configuration.page_size == 4096
+    assert configuration.page_size is None
 
 
 @pytest.mark.parametrize(
@@ -189,110 +155,33 @@ def test_bad_beginning(data: bytes, error: type[Exception], offset: int) -> None
 # Items.
 
 
-@pytest.mark.parametrize("cursor", [file_cursor, chunk_cursor])
-@pytest.mark.parametrize("layout", ["sequential", "mapped-ram"])
-def test_every_item_in_order(layout: str, cursor: Callable[[bytes], Cursor]) -> None:
-    data = make_stream(
-        layout=layout,
-        commands=[(1, b""), (2, b"ping"), (3, b"")],
-        early=[VIRTIO_MEM_EARLY],
-        dirty_bitmaps=True,
-        parts=2,
-        align=4096,
-    )
-    items = list(walk(data, cursor(data)))
-
-    names = [
-        item.name if isinstance(item, Command) else f"{item.kind.name} {item.idstr}"
-        for item, _ in items[:-1]
-        if not isinstance(item, EndOfStream)
-    ]
-    assert names == [
-        "OPEN_RETURN_PATH",
-        "PING",
-        "POSTCOPY_ADVISE",
-        "START ram",
-        "START dirty-bitmap",
-        "FULL 0000:00:03.0/virtio-mem-device-early",
-        "PART ram",
-        "PART ram",
-        "PART dirty-bitmap",
-        "SWITCHOVER_START",
-        "END dirty-bitmap",
-        "END ram",
-        "FULL timer",
-        "FULL cpu_common",
-        "FULL 0000:00:02.0/virtio-rng",
-    ]
-    assert [payload for _, payload in items[-4:-1]] == [d.content.wire() for d in DEFAULT_DEVICES]
-    assert DIRTY_BITMAPS in [payload for _, payload in items]
-    for item, _ in items[:-1]:
-        assert not isinstance(item, EndOfStream)
-        assert data[item.offset :].startswith(item.pack())
-    heads = [item for item, _ in items if isinstance(item, SectionHead)]
-    assert all(head.pack_footer() in data for head in heads)
-    assert (heads[0].version, heads[3].version) == (4, 4), "a PART repeats what its START said"
-
-
-def test_virtio_mem_tells_its_length_without_description() -> None:
-    data = make_stream(early=[VIRTIO_MEM_EARLY], devices=[], description=False)
-
-    assert VIRTIO_MEM_EARLY.content.wire() in [
-        payload for _, payload in walk(data, file_cursor(data))
-    ]
-
-
-def test_length_that_nothing_tells() -> None:
-    data = make_stream(description=False)
-
-    with pytest.raises(NeedDescription, match="FULL section of 'timer'") as caught:
-        list(walk(data, file_cursor(data)))
-
-    assert caught.value.offset == data.index(b"\x05timer") - 5
-
-
-def test_section_that_the_description_leaves_out() -> None:
-    data = make_stream(devices=DEFAULT_DEVICES).replace(b'"name": "timer"', b'"name": "temer"')
-
-    with pytest.raises(NeedDescription, match="not described"):
-        list(walk(data, file_cursor(data)))
-
-
-def test_stream_without_footers() -> None:
-    findings: list[Finding] = []
-    data = make_stream(footers=False)
-
-    assert len(list(walk(data, file_cursor(data), findings))) == 8
-    assert [finding.code for finding in findings] == ["stream.no-footers"]
-
-
 def test_two_ids_for_one_section_are_odd() -> None:
     findings: list[Finding] = []
     head = section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1" + footer(5)
     again = section_head(1, 6, "dirty-bitmap", 0, 1) + b"\1" + footer(6)
-    stream = walker(head + head + again, findings)
+    stream = reader(head + head + again, findings)
     for _ in range(3):
         item = stream.next_item()
         assert isinstance(item, SectionHead)
-        stream.skip_payload(item)
+        pass_payload(stream, item)
         stream.finish_section(item)
 
     assert [(finding.code, finding.offset) for finding in findings] == [("stream.two-ids", 64)]
 
 
 def test_postcopy_advise_tells_page_sizes() -> None:
-    stream = walker(struct.pack(">BHHQQ", 8, 3, 16, 0x201000, 0x1000) + b"\x08\0\x03\0\0")
+    stream = reader(struct.pack(">BHHQQ", 8, 3, 16, 0x201000, 0x1000) + b"\x08\0\x03\0\0")
     full, empty = stream.next_item(), stream.next_item()
 
     assert isinstance(full, Command)
     assert isinstance(empty, Command)
-    assert full.page_size_summary == 0x201000
-    assert empty.page_size_summary is None
+    assert full.advice == Advice(summary=0x201000, page_size=0x1000)
+    assert empty.advice is None
 
 
 def test_postcopy_command_in_a_file_is_odd() -> None:
     findings: list[Finding] = []
-    item = walker(b"\x08\0\x04\0\0", findings).next_item()
+    item = reader(b"\x08\0\x04\0\0", findings).next_item()
 
     assert isinstance(item, Command)
     assert item.name == "POSTCOPY_LISTEN"
@@ -319,7 +208,7 @@ def test_postcopy_command_in_a_file_is_odd() -> None:
 )
 def test_bad_item(data: bytes, error: type[Exception], offset: int) -> None:
     with pytest.raises(error) as caught:
-        walker(data).next_item()
+        reader(data).next_item()
 
     assert caught.value.offset == offset  # type: ignore[attr-defined]
 
@@ -333,10 +222,10 @@ def test_bad_item(data: bytes, error: type[Exception], offset: int) -> None:
     ],
 )
 def test_contradicting_heads(second: bytes, error: type[Exception]) -> None:
-    stream = walker(section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1" + footer(5) + second)
+    stream = reader(section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1" + footer(5) + second)
     first = stream.next_item()
     assert isinstance(first, SectionHead)
-    stream.skip_payload(first)
+    pass_payload(stream, first)
     stream.finish_section(first)
 
     with pytest.raises(error) as caught:
@@ -346,10 +235,10 @@ def test_contradicting_heads(second: bytes, error: type[Exception]) -> None:
 
 
 def test_full_section_has_no_parts() -> None:
-    stream = walker(section_head(4, 5, "dirty-bitmap", 0, 1) + b"\1" + footer(5) + b"\2\0\0\0\5")
+    stream = reader(section_head(4, 5, "dirty-bitmap", 0, 1) + b"\1" + footer(5) + b"\2\0\0\0\5")
     first = stream.next_item()
     assert isinstance(first, SectionHead)
-    stream.skip_payload(first)
+    pass_payload(stream, first)
     stream.finish_section(first)
 
     with pytest.raises(CorruptError, match="never started"):
@@ -366,10 +255,10 @@ def test_full_section_has_no_parts() -> None:
     ],
 )
 def test_bad_footer(end: bytes, error: type[Exception]) -> None:
-    stream = walker(section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1" + end)
+    stream = reader(section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1" + end)
     head = stream.next_item()
     assert isinstance(head, SectionHead)
-    stream.skip_payload(head)
+    pass_payload(stream, head)
 
     with pytest.raises(error) as caught:
         stream.finish_section(head)
@@ -379,11 +268,11 @@ def test_bad_footer(end: bytes, error: type[Exception]) -> None:
 
 def test_footers_once_seen_stay_mandatory() -> None:
     section = section_head(1, 5, "dirty-bitmap", 0, 1) + b"\1"
-    stream = walker(section + footer(5) + section + b"\0")
+    stream = reader(section + footer(5) + section + b"\0")
     for finish_fails in (False, True):
         head = stream.next_item()
         assert isinstance(head, SectionHead)
-        stream.skip_payload(head)
+        pass_payload(stream, head)
         if finish_fails:
             with pytest.raises(CorruptError, match="belongs"):
                 stream.finish_section(head)
@@ -398,6 +287,10 @@ def word(value: int) -> bytes:
     return struct.pack(">Q", value)
 
 
+def vfio(kind: int) -> bytes:
+    return word(0xFFFFFFFFEF100000 | kind)
+
+
 @pytest.mark.parametrize(
     ("idstr", "payload"),
     [
@@ -410,17 +303,25 @@ def word(value: int) -> bytes:
         ("spapr/htab", bytes(4) + struct.pack(">IHH", 7, 2, 9) + b"\x7e" * 32 + bytes(8)),
         ("s390-storage_attributes", word(0x1002) + word(3) + b"\1\2\3" + word(0x08) + word(0x01)),
         ("s390-storage_attributes", word(0x1002) + word(3) + b"\1\2\3" + word(0x08)),
+        ("pbs-state", word(5) + footer(5)),
+        ("pbs-state", word(0)),
+        ("a:00/vfio", vfio(3) + vfio(1)),
+        (
+            "vfio",
+            vfio(4) + word(12) + footer(5) + b"1234567" + vfio(5) + vfio(4) + word(0) + vfio(1),
+        ),
+        ("a/vfio", vfio(2) + b"config" + footer(5) + vfio(1)),
+        ("a/vfio", vfio(9) + b"what the future holds" + vfio(1)),
     ],
 )
 def test_self_delimiting_payload(idstr: str, payload: bytes) -> None:
     data = section_head(1, 5, idstr, 0, 1) + payload + footer(5)
-    for take in (StreamWalker.read_payload, StreamWalker.skip_payload):
-        stream = walker(data)
-        head = stream.next_item()
-        assert isinstance(head, SectionHead)
-        assert take(stream, head) in (payload, None)
-        stream.finish_section(head)
-        assert stream.cursor.tell() == len(data)
+    stream = reader(data)
+    head = stream.next_item()
+    pass_payload(stream, head)
+    assert isinstance(head, SectionHead)
+    stream.finish_section(head)
+    assert stream.cursor.tell() == len(data)
 
 
 @pytest.mark.parametrize(
@@ -437,49 +338,15 @@ def test_self_delimiting_payload(idstr: str, payload: bytes) -> None:
             word(0) + word(1 << 63) + word(1) + bytes(12),
             TruncatedError,
         ),
-        ("a/vfio", word(0xFFFFFFFFEF100001), NeedDescription),
+        ("a/vfio", vfio(3), TruncatedError),
+        ("a/vfio", vfio(4) + word(1 << 62), TruncatedError),
+        ("pbs-state", word(1 << 62), TruncatedError),
     ],
 )
 def test_bad_self_delimiting_payload(idstr: str, payload: bytes, error: type[Exception]) -> None:
-    stream = walker(section_head(1, 5, idstr, 0, 1) + payload)
+    stream = reader(section_head(1, 5, idstr, 0, 1) + payload)
     head = stream.next_item()
     assert isinstance(head, SectionHead)
 
     with pytest.raises(error):
-        stream.skip_payload(head)
-
-
-def test_payload_too_long_to_keep() -> None:
-    stream = walker(section_head(1, 5, "dirty-bitmap", 0, 1) + b"\x40" + bytes(12) + word(1 << 60))
-    head = stream.next_item()
-    assert isinstance(head, SectionHead)
-
-    with pytest.raises(UnsupportedError, match="1024 MiB"):
-        stream.read_payload(head)
-
-
-# Guessing.
-
-
-@pytest.mark.parametrize(
-    "following",
-    [
-        b"\0",
-        b"\0\x06\0\0\0\x02{}",
-        b"\x02\0\0\0\1",
-        b"\x08\0\x0b\0\0",
-        section_head(4, 9, "cpu", 0, 1),
-    ],
-)
-def test_footer_is_found_behind_look_alikes(following: bytes) -> None:
-    payload = b"state " + footer(5) + b"\x7e" + footer(5) + b"\x08\xff" + footer(6) + b" more"
-
-    assert guess_payload_length(payload + footer(5) + following, 5) == len(payload)
-
-
-def test_next_guess() -> None:
-    data = b"state" + footer(5) + b"\0\x06" + footer(5) + b"\0"
-
-    assert guess_payload_length(data, 5) == 5
-    assert guess_payload_length(data, 5, start=6) == 12
-    assert guess_payload_length(data, 5, start=13) is None
+        pass_payload(stream, head)

@@ -24,7 +24,7 @@ from savefmt.codec.reader import MemberReader
 from savefmt.codec.registry import CODECS
 from savefmt.codec.zstd import ZstdCodec, _zstd, measure_zstd
 from savefmt.errors import CorruptError, ImageIOError, TruncatedError
-from savefmt.format.cursor import Cursor, RewindableCursor
+from savefmt.format.cursor import ChunkCursor, Cursor
 
 MIB = 1 << 20
 NOISE = random.Random(1).randbytes(MIB)
@@ -165,7 +165,7 @@ def test_damage_is_told_where_it_is() -> None:
 
 
 def reads(data: bytes) -> memberreader.Gathered:
-    return memberreader.Gathered(RewindableCursor(iter([data]), 0), bytearray())
+    return memberreader.Gathered(ChunkCursor(iter([data]), 0), bytearray())
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -32,6 +32,7 @@ examples:
   savefmt compare guest.save guest.sparse
   savefmt export guest.save guest.core
   savefmt regs guest.save
+  savefmt linux guest.save
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
 """

@@ -320,6 +320,37 @@ def place_argument(text: str) -> dict[str, int]:
     return places
 
 
+def process_options(parser: argparse._ActionsContainer) -> None:
+    """Add what chooses processes of a Linux guest, instead of all memory.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    """
+    parser.add_argument(
+        "--pid",
+        action="append",
+        type=number,
+        metavar="N",
+        help="look in the memory of this process of a Linux guest, by its own addresses; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--each-process", action="store_true", help="look in the memory of each process"
+    )
+
+
+def processes_of(args: argparse.Namespace) -> list[int] | None:
+    """Return which processes were asked for: none means each, None means all of memory."""
+    pids: list[int] | None = args.pid
+    if args.each_process:
+        if pids:
+            usage_error(args, "--each-process and --pid exclude each other")
+        return []
+    return pids
+
+
 def index_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--index``, for commands that read here and there in an image.
 

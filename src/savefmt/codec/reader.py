@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 from savefmt.codec.base import Border, Bytes
 from savefmt.codec.boundaries import Lookahead, NoBoundaryError
 from savefmt.errors import SavefmtError
-from savefmt.format.cursor import ChunkCursor, Cursor, RewindableCursor
+from savefmt.format.cursor import ChunkCursor, Cursor
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -45,13 +45,13 @@ class Gathered:
 
     Parameters
     ----------
-    source : RewindableCursor
+    source : ChunkCursor
         Gives the bytes.
     buffer : bytearray
         Holds them; it grows at need and may have been used before.
     """
 
-    def __init__(self, source: RewindableCursor, buffer: bytearray) -> None:
+    def __init__(self, source: ChunkCursor, buffer: bytearray) -> None:
         self._source = source
         self._buffer = buffer
         self._filled = 0
@@ -148,7 +148,7 @@ class MemberReader:
     ) -> None:
         self._codec = codec
         self._memory = memory
-        self._source = RewindableCursor(pieces, offset)
+        self._source = ChunkCursor(pieces, offset)
         self._pool = ThreadPoolExecutor(threads, "savefmt-unpack")
         self._most_batches = threads + 1
         self._stop = Event()

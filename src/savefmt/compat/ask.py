@@ -13,7 +13,7 @@ from typing import Any
 
 from savefmt.compat.policy import Abilities
 from savefmt.compat.releases import Release
-from savefmt.format.stream import MAPPED_RAM
+from savefmt.format.configuration import MAPPED_RAM
 from savefmt.frozen import dataclass
 from savefmt.qmp import Monitor, MonitorError
 

@@ -8,8 +8,8 @@ from savefmt.compat.machines import Machine
 from savefmt.compat.releases import Reader, Release, can
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits
+from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, FORMAT_NUMBERS
-from savefmt.format.stream import MAPPED_RAM
 from savefmt.frozen import dataclass
 from savefmt.model import Layout
 from savefmt.reports import Refusal, SavePlan

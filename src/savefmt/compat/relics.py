@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from savefmt.errors import SavefmtError
 from savefmt.format.cursor import Cursor
-from savefmt.format.ram import BlockList, RamFlag
-from savefmt.format.stream import Command, Configuration, SectionHead
+from savefmt.format.ram import BlockList
+from savefmt.format.stream import SectionHead
+from savefmt.format.wire import RamFlag
 from savefmt.model import IOOptions
-from savefmt.reading.traverse import traverse
+from savefmt.reading.walk import Onlooker, Walk
 
 if TYPE_CHECKING:
     from savefmt.image import SaveImage
@@ -19,7 +20,6 @@ RECORDS_LOOKED_AT = 16384
 """Where pages are compressed at all, every page is but the first one of each block and
 those of zeros; these many records are at most 64 MiB of memory with 4 KiB pages."""
 
-_WORD_FLAGS = 0x3FF
 _NAMED = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
 
 
@@ -48,32 +48,19 @@ def has_compressed_pages(image: SaveImage) -> bool:
 
     try:
         with image.stream(IOOptions(threads=1), look=True) as cursor:
-            description = image.description
-            traverse(cursor, visitor, tick, path=image.filename, description=description).close()
+            Walk(cursor, visitor, tick).run()
     except (_EnoughSeen, SavefmtError):
         pass
     return visitor.compressed
 
 
-class _FirstRecords:
+class _FirstRecords(Onlooker):
     """Goes over page records in no more detail than that takes."""
 
     def __init__(self) -> None:
         self.compressed = False
         self.left = RECORDS_LOOKED_AT
         self._page_size = 0
-
-    def begin(self, configuration: Configuration | None) -> None:
-        """Nothing to do."""
-
-    def command(self, command: Command) -> None:
-        """Nothing to do."""
-
-    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
-        """Nothing to do."""
-
-    def ram_section(self, head: SectionHead, footer: bytes) -> None:
-        """Nothing to do."""
 
     def ram_start(self, head: SectionHead, blocks: BlockList) -> _FirstRecords:
         """Remember how long pages are."""
@@ -82,7 +69,8 @@ class _FirstRecords:
 
     def take(self, cursor: Cursor) -> Iterator[int]:
         """Pass over the records of one section."""
-        while not (flags := cursor.u64("RAM word") & _WORD_FLAGS) & RamFlag.EOS:
+        mask = min(self._page_size, 1 << 10) - 1
+        while not (flags := cursor.u64("RAM word") & mask) & RamFlag.EOS:
             if flags & _NAMED and not flags & RamFlag.CONTINUE:
                 cursor.counted("block name")
             if flags & RamFlag.ZERO:

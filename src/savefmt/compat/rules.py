@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from savefmt.compat.machines import Standing, came_in, gone_in
 from savefmt.compat.releases import LEAST_QEMU, NEWEST, Reader, can, fact
 from savefmt.compat.traits import Traits
-from savefmt.format.stream import IGNORE_SHARED
+from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.frozen import dataclass
 
 BLOCK_SECTION = "block"

@@ -12,7 +12,7 @@ from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress
 from savefmt.progress import Meter
-from savefmt.reading.memory import SkimVisitor, pass_over
+from savefmt.reading.visitors import SkimVisitor, pass_over
 
 SWITCHOVER_START = 11
 """The command that QEMU before 10.0 does not know (format.md 3.5)."""
@@ -171,8 +171,8 @@ def find_switchover(
     if machine.is_upstream:
         return ()
     visitor = _CommandVisitor(image)
-    with pass_over(image, visitor, io, Meter(progress, 0, "looking for commands")):
-        return tuple(visitor.places)
+    pass_over(image, visitor, io, Meter(progress, 0, "looking for commands"))
+    return tuple(visitor.places)
 
 
 def _command_at(image: SaveImage, offset: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from savefmt.compat.releases import Reader
@@ -17,7 +17,8 @@ from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, cho
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError
 from savefmt.format.envelope import Envelope
-from savefmt.format.mappedram import PAGES_ALIGN, ByteOrder
+from savefmt.format.mappedram import PAGES_ALIGN
+from savefmt.format.wire import ByteOrder
 from savefmt.frozen import replace
 from savefmt.image import DIRECT_FROM, SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
@@ -234,7 +235,7 @@ class Conversion:
     def dry_run(self) -> ConversionReport:
         """Check what can be checked without reading pages or writing."""
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
-            self._source.mapped.tail.check_end()
+            _ = self._source.mapped
         return self._report(None, None, dry_run=True)
 
     def run(self) -> ConversionReport:
@@ -281,39 +282,39 @@ class Conversion:
         fd, name = sys.stdout.fileno(), STANDARD_OUTPUT
         if self._form.envelope is not None:
             PipeSink(fd, name).write(self._form.envelope.pack())
-        return self._stream_to(pipe_sink(fd, name, self._form.codec, self._io))
+        return self._stream_to(lambda codec: pipe_sink(fd, name, codec, self._io))
 
-    @property
-    def _as_stored(self) -> bool:
-        """Whether the compressed bytes of the source are those of the result."""
-        source, form = self._source, self._form
-        return (
+    def _stream_to(self, open_sink: Callable[[str], Sink]) -> Outcome:
+        """Send a sequential stream to the sink that is opened for a codec."""
+        source, key, cuts, codec = self._source, self._key, self._form.cuts, self._form.codec
+        meter = self._meter("converting")
+        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
+
+        def send(sink: Sink) -> Outcome | None:
+            if not isinstance(source, SaveImage):
+                return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+            if source.layout is Layout.MAPPED_RAM:
+                return frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
+            if as_stored:
+                return fromsequential.copy_stored(source, sink, io, key, meter)
+            return fromsequential.copy_stream(source, sink, io, key, meter, cuts)
+
+        as_stored = (
             isinstance(source, SaveImage)
             and source.packing.packed
-            and source.packing == Packing(form.codec)
-            and not form.cuts
+            and source.packing == Packing(codec)
+            and not cuts
         )
-
-    def _stream_to(self, sink: Sink, *, as_stored: bool = False) -> Outcome:
-        source, key, cuts, meter = (
-            self._source,
-            self._key,
-            self._form.cuts,
-            self._meter("converting"),
-        )
-        codec = self._form.codec
-        io = self._io if codec == "raw" else self._io.with_threads(_CODEC_READERS)
-        try:
-            if isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM:
-                outcome = frommapped.emit_to_sink(source, sink, io, key, meter, cuts)
-            else:
-                outcome = fromsequential.copy_stream(
-                    source, sink, io, key, meter, cuts, as_stored=as_stored
-                )
-            sink.close()
-        finally:
-            sink.abort()
-        return outcome
+        while True:
+            sink = open_sink("raw" if as_stored else codec)
+            try:
+                outcome = send(sink)
+                if outcome is not None:
+                    sink.close()
+                    return outcome
+                as_stored = False
+            finally:
+                sink.abort()
 
     def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
         envelope = self._form.envelope
@@ -352,13 +353,7 @@ class Conversion:
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        codec = "raw" if self._as_stored else self._form.codec
-        sink = file_sink(output.file, offset, codec, io)
-        outcome = self._stream_to(sink, as_stored=self._as_stored)
-        if outcome.stored_end is not None and isinstance(source, SaveImage):
-            # A window of the source may have held more than its stream.
-            output.set_length(offset + outcome.stored_end - source.stored_offset)
-        return outcome
+        return self._stream_to(lambda codec: file_sink(output.file, offset, codec, io))
 
     def _verify(self, output: OutputFile, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""
@@ -400,7 +395,7 @@ class Conversion:
             source_length, label = source.received, False
         changes = list(form.changes)
         if outcome is not None and outcome.data_pages == 0:
-            changes.append("no page of the source has content: its RAM was lost when it was saved")
+            changes.append("no page of the source has content")
         if label and form.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(

@@ -8,19 +8,23 @@ from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import Sink
+from savefmt.format.configuration import MAPPED_RAM, Configuration
 from savefmt.format.mappedram import Placement, encode_bitmap, place_all
-from savefmt.format.ram import ListedBlock, RamFlag, pack_block_entry, pack_word
-from savefmt.format.stream import MAPPED_RAM, STREAM_HEADER, Configuration
+from savefmt.format.ram import ListedBlock, pack_block_entry, pack_word
+from savefmt.format.stream import STREAM_HEADER
 from savefmt.format.thin import ThinMark
+from savefmt.format.wire import RamFlag
 from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.jobs import Emitter, move_pages
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.reading.tail import COPY_LENGTH
+from savefmt.reading.digests import digest_mapped
 from savefmt.writing.clones import place_pages
 from savefmt.writing.output import OutputFile
+
+_COPY_LENGTH = 1 << 20
 
 Pieces = Iterator[bytes | None]
 """A stream in order; None stands for all page records."""
@@ -62,8 +66,8 @@ class SequentialForm:
 
     def pieces(self) -> Pieces:
         """Yield the stream in order, None where all page records belong."""
-        head = self._mapped.head
-        configuration = head.configuration
+        head = self._mapped
+        configuration = self._image.configuration
         if configuration is None:
             raise AssertionError("mapped-ram without configuration")
         changed = configuration.with_capability(MAPPED_RAM, False)
@@ -89,25 +93,25 @@ class SequentialForm:
                 yield from self._copy(part.payload, part.end)
             else:
                 yield from self._copy(part.offset, part.end)
-        tail = self._mapped.tail
-        description = tail.description
-        if description is not None:
-            description = description.with_capabilities(changed.capabilities)
-        if self._mark is None:
-            yield from tail.pieces(description)
-            return
-        at, end = tail.start, tail.end if description is None else description.offset
+        end = self._mapped.end
+        at = self._mapped.tail
         for place, patch in self._patches:
-            yield from tail.chunks(at, place)
+            yield from self._copy(at, place)
             yield patch
             at = place + len(patch)
-        yield from tail.chunks(at, end)
-        yield self._mark.put_into(description).pack()
+        yield from self._copy(at, end.eof + 1)
+        description = end.description
+        if description is not None:
+            description = description.with_capabilities(changed.capabilities)
+        if self._mark is not None:
+            description = self._mark.put_into(description)
+        if description is not None:
+            yield description.pack()
 
     @property
     def _first_part(self) -> int:
         parts = self._mapped.parts
-        return parts[0].offset if parts else self._mapped.tail.start
+        return parts[0].offset if parts else self._mapped.tail
 
     def _copy(self, start: int, end: int) -> Iterator[bytes]:
         return _copy(self._image, start, end, self._cuts)
@@ -115,7 +119,7 @@ class SequentialForm:
 
 def _copy(image: SaveImage, start: int, end: int, cuts: Cuts = ()) -> Iterator[bytes]:
     while start < end:
-        length = min(COPY_LENGTH, end - start)
+        length = min(_COPY_LENGTH, end - start)
         for piece in kept(image.file.read(length, start), start, cuts):
             yield bytes(piece)
         start += length
@@ -135,7 +139,8 @@ def _outcome(image: SaveImage, tables: list[Table] | None) -> Outcome:
             if not block.ignored
         }
     present = sum(pages.present for pages in image.mapped.pages)
-    return Outcome(sums, image.mapped.tail.devices_digest(), present)
+    digests, _ = digest_mapped(image)
+    return Outcome(sums, digests.together, present)
 
 
 def emit_to_file(
@@ -167,7 +172,6 @@ def emit_to_file(
     Outcome
         For verification.
     """
-    image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     for piece in SequentialForm(image, cuts).pieces():
@@ -206,7 +210,6 @@ def emit_to_sink(
     Outcome
         For verification.
     """
-    image.mapped.tail.check_end()
     emitter = Emitter(image.file, image.mapped.pages, key)
     meter.total = emitter.length
     done = 0
@@ -223,7 +226,6 @@ def emit_to_sink(
 
 def read_pages(image: SaveImage, io: IOOptions, key: SumKey | None, meter: Meter) -> Outcome:
     """Read all pages and write nothing; returns what `emit_to_file` would."""
-    image.mapped.tail.check_end()
     pages = image.mapped.pages
     meter.total = sum(block.present * block.page_size for block in pages)
     tables = move_pages(image.file, pages, io, meter.update, key=key)
@@ -260,9 +262,8 @@ def relocate(
         For verification.
     """
     mapped = image.mapped
-    mapped.tail.check_end()
     file = output.file
-    blocks = mapped.head.blocks
+    blocks = mapped.blocks
     at = offset
     for piece in _copy(image, image.stream_offset, blocks.offset):
         file.write(piece, at)
@@ -283,7 +284,7 @@ def relocate(
     for pages, place in zip(mapped.pages, places, strict=True):
         if place is not None:
             file.write(encode_bitmap(pages.bitmap, mapped.byte_order), place.bitmap_offset)
-    for piece in _copy(image, mapped.list_end, image.length, target.cuts):
+    for piece in _copy(image, mapped.list_end, mapped.end.end, target.cuts):
         file.write(piece, at)
         at += len(piece)
     return replace(_outcome(image, moved.sums), cloned=moved.cloned)

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.convert.planning import TargetForm
 from savefmt.convert.sinks import NullSink, Sink
-from savefmt.errors import ConversionError
+from savefmt.errors import ConversionError, located
 from savefmt.format import ram
-from savefmt.format.mappedram import ByteOrder, Placement, encode_bitmap, place_all
-from savefmt.format.ram import BlockList, RamFlag, pack_block_entry, pack_word
-from savefmt.format.stream import (
-    IGNORE_SHARED,
-    MAPPED_RAM,
-    STREAM_HEADER,
-    Command,
-    Configuration,
-    SectionHead,
-)
+from savefmt.format.configuration import IGNORE_SHARED, MAPPED_RAM, Configuration
+from savefmt.format.mappedram import Placement, encode_bitmap, place_all
+from savefmt.format.ram import BlockList, pack_block_entry, pack_word
+from savefmt.format.stream import STREAM_HEADER, Command, SectionHead
+from savefmt.format.tee import Tee
+from savefmt.format.wire import ByteOrder, ItemType, RamFlag
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.pages import BlockPages, SumKey
 from savefmt.native.records import Scatter
 from savefmt.progress import Meter
-from savefmt.reading.memory import SkimVisitor, TallyVisitor, pass_over, scanner_for
-from savefmt.reading.prefetch import Pipe, close_pieces
-from savefmt.reading.tail import Tail
-from savefmt.reading.traverse import Visitor, traverse
+from savefmt.reading.digests import DeviceDigests
+from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, scanner_for
+from savefmt.reading.walk import Onlooker, StreamEnd, Take, Visitor, Walk
 from savefmt.writing.output import OutputFile
 
 _RETURN_PATH_COMMANDS = {1, 2}
@@ -43,7 +37,7 @@ memory is wanted for decompressing."""
 Source = SaveImage | PipeImage
 
 
-class MappedWriter:
+class MappedWriter(Onlooker):
     """Writes a mapped-ram stream while a sequential one goes by (format.md 6.1).
 
     Parameters
@@ -86,10 +80,11 @@ class MappedWriter:
         self._capabilities: tuple[str, ...] = ()
         self._placements: tuple[Placement, ...] = ()
         self._blocks: BlockList | None = None
+        self._digests = DeviceDigests()
         self.pages: list[BlockPages] = []
         self.scatter: Scatter | None = None
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data, self._at)
         self._at += len(data)
 
@@ -111,15 +106,23 @@ class MappedWriter:
 
     def command(self, command: Command) -> None:
         """Copy a command, unless it makes no sense in front of fixed pages."""
-        if command.number in _RETURN_PATH_COMMANDS or command.page_size_summary is not None:
+        if command.number in _RETURN_PATH_COMMANDS or command.advice is not None:
             return
         if command.offset in self._dropped:
             return
+        self._digests.command(command)
         self._write(command.pack())
 
-    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
+    def section(self, head: SectionHead) -> Take:
         """Copy a section."""
-        self._write(head.pack() + payload + footer)
+        digest = self._digests.section(head)
+        self._write(head.pack())
+
+        def take(piece: bytes | memoryview) -> None:
+            digest(piece)
+            self._write(piece)
+
+        return take
 
     def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:
         """Lay the page areas out and write the block list."""
@@ -152,19 +155,22 @@ class MappedWriter:
         )
         return self.scatter
 
-    def ram_section(self, head: SectionHead, footer: bytes) -> None:
-        """Write the end marker; a START's head and list are there already."""
-        self._write((b"" if head.announces else head.pack()) + ram.EOS_WORD + footer)
+    def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
+        """End a section; of RAM there is nothing but the end marker."""
+        self._digests.section_end(head, footer, end)
+        if head.idstr == ram.IDSTR:
+            self._write((b"" if head.announces else head.pack()) + ram.EOS_WORD)
+        self._write(footer)
 
-    def finish(self, tail: Tail) -> Outcome:
-        """Write tail and bitmaps when all pages are in."""
+    def finish(self, end: StreamEnd) -> Outcome:
+        """Write description and bitmaps when all pages are in."""
         if self.scatter is None or self._blocks is None:
-            raise AssertionError("a stream without RAM passed")
-        description = tail.description
-        if description is not None:
-            description = description.with_capabilities(self._capabilities)
-        for piece in tail.pieces(description):
-            self._write(piece)
+            raise ConversionError(
+                "the stream holds device state and no RAM, so it has no mapped-ram form"
+            )
+        self._write(bytes([ItemType.EOF]))
+        if end.description is not None:
+            self._write(end.description.with_capabilities(self._capabilities).pack())
         self.scatter.close()
         for pages, place in zip(self.pages, self._placements, strict=True):
             bitmap = encode_bitmap(pages.bitmap, self._byte_order)
@@ -173,7 +179,7 @@ class MappedWriter:
         names = [block.idstr for block in self._blocks.blocks]
         return Outcome(
             dict(zip(names, tables, strict=True)) if tables is not None else None,
-            tail.devices_digest(),
+            self._digests.together,
             sum(pages.present for pages in self.pages),
         )
 
@@ -219,22 +225,15 @@ def scatter_stream(
     name = os.fspath(source.filename)
     writer = MappedWriter(output, offset, writing, byte_order, key, name, target)
     try:
-        with _pass(source, writer, io, meter) as tail:
-            meter.phase = "finishing"
-            return writer.finish(tail)
+        end = _pass(source, writer, io, meter)
+        meter.phase = "finishing"
+        return writer.finish(end)
     finally:
         writer.abort()
 
 
 def copy_stream(
-    source: Source,
-    sink: Sink,
-    io: IOOptions,
-    key: SumKey | None,
-    meter: Meter,
-    cuts: Cuts = (),
-    *,
-    as_stored: bool = False,
+    source: Source, sink: Sink, io: IOOptions, key: SumKey | None, meter: Meter, cuts: Cuts = ()
 ) -> Outcome:
     """Send a sequential stream on as it is, checking it on the way.
 
@@ -243,68 +242,77 @@ def copy_stream(
     source : SaveImage or PipeImage
         Sequential.
     sink : Sink
-        Takes the stream.
+        Takes the decompressed stream, and nothing that follows it.
     io, key, meter
         As everywhere.
     cuts : tuple of (int, int)
-        What to leave out of the decompressed stream.
-    as_stored : bool
-        Hand the compressed bytes to the sink; whatever follows them may come, too.
+        What to leave out of the stream.
 
     Returns
     -------
     Outcome
         For verification.
     """
+    at = source.stream_offset
 
-    def copy(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-        at = source.stream_offset
-        try:
-            for piece in pieces:
-                for part in kept(piece, at, cuts):
-                    sink.write(part)
-                at += len(piece)
-                yield piece
-        finally:
-            close_pieces(pieces)
+    def copy(piece: bytes | memoryview) -> None:
+        nonlocal at
+        for part in kept(piece, at, cuts):
+            sink.write(part)
+        at += len(piece)
 
-    stored_end = None
+    outcome, _ = _read(source, io, key, meter, None if isinstance(sink, NullSink) else copy)
+    return outcome
 
-    def note_end(offset: int) -> None:
-        nonlocal stored_end
-        stored_end = offset
 
-    visitor = TallyVisitor(key, source.filename) if key else SkimVisitor(source.filename)
-    if isinstance(sink, NullSink):
-        tail = _pass(source, visitor, io, meter)
-    elif as_stored and isinstance(source, SaveImage):
-        tail = pass_over(source, visitor, io, meter, stored=copy, ended=note_end)
-    else:
-        tail = _pass(source, visitor, io, meter, copy)
-    with tail:
-        if visitor.blocks is None or visitor.scanner is None:
-            raise AssertionError("a stream without RAM passed")
-        counts = visitor.scanner.counts
-        return Outcome(
-            visitor.sums if key else None,
-            tail.devices_digest(),
-            counts.pages + counts.deltas,
-            stored_end=stored_end,
-        )
+def copy_stored(
+    source: SaveImage, sink: Sink, io: IOOptions, key: SumKey | None, meter: Meter
+) -> Outcome | None:
+    """Send a compressed stream on without compressing it anew, once it is known to be sound.
+
+    Parameters
+    ----------
+    source : SaveImage
+        Sequential.
+    sink : Sink
+        Takes the compressed stream.
+    io, key, meter
+        As everywhere.
+
+    Returns
+    -------
+    Outcome or None
+        None, and nothing was sent, where more was compressed than the stream.
+    """
+    outcome, end = _read(source, io, key, meter)
+    if end.followed or end.stored_end is None:
+        return None
+    for piece in source.file.chunks(source.stored_offset, end.stored_end, io):
+        sink.write(piece)
+    return outcome
+
+
+def _read(
+    source: Source, io: IOOptions, key: SumKey | None, meter: Meter, copy: Take | None = None
+) -> tuple[Outcome, StreamEnd]:
+    digests = DeviceDigests()
+    name = source.filename
+    visitor = TallyVisitor(key, name, digests) if key else SkimVisitor(name, digests)
+    end = _pass(source, visitor, io, meter, copy)
+    counts = visitor.scanner.counts if visitor.scanner is not None else None
+    sums = visitor.sums if isinstance(visitor, TallyVisitor) else None
+    pages = counts.pages + counts.deltas if counts is not None else 0
+    return Outcome(sums, digests.together, pages), end
 
 
 def _pass(
-    source: Source, visitor: Visitor, io: IOOptions, meter: Meter, plain: Pipe | None = None
-) -> Tail:
+    source: Source, visitor: Visitor, io: IOOptions, meter: Meter, copy: Take | None = None
+) -> StreamEnd:
     if isinstance(source, SaveImage):
-        return pass_over(source, visitor, io, meter, plain=plain)
-    with source.stream(io, plain) as cursor:
-        tail = traverse(
-            cursor, visitor, lambda _: meter.update(source.received), path=source.filename
-        )
-    try:
-        tail.check_end()
-    except BaseException:
-        tail.close()
-        raise
-    return tail
+        return pass_over(source, visitor, io, meter, copy=copy)
+    with located(source.filename), source.stream(io) as cursor:
+        return Walk(
+            Tee(cursor, copy) if copy is not None else cursor,
+            visitor,
+            lambda _: meter.update(source.received),
+        ).run()

@@ -15,17 +15,14 @@ class Outcome:
     sums : dict of str to Table, or None
         Page sums of the source by idstr, where a key was given.
     devices : str
-        `Tail.devices_digest`.
+        `DeviceDigests.together`.
     data_pages : int or None
         Pages with content.
     cloned : int
         Bytes of pages that were cloned, not copied.
-    stored_end : int or None
-        Where in the source the compressed bytes end that were copied as they are.
     """
 
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
     cloned: int = 0
-    stored_end: int | None = None

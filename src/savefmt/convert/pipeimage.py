@@ -11,7 +11,6 @@ from savefmt.model import IOOptions, Layout
 from savefmt.pipes import read_some
 from savefmt.reading.container import read_form
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
-from savefmt.reading.prefetch import Pipe
 
 _PIECE_LENGTH = 1 << 20
 
@@ -65,15 +64,13 @@ class PipeImage:
         return self._cursor
 
     @contextmanager
-    def stream(self, io: IOOptions, plain: Pipe | None = None) -> Iterator[PlainCursor]:
+    def stream(self, io: IOOptions) -> Iterator[PlainCursor]:
         """A cursor over the decompressed stream from its magic on.
 
         Parameters
         ----------
         io : IOOptions
             How many threads decompress.
-        plain : callable, optional
-            Wrapped around the decompressed bytes.
 
         Yields
         ------
@@ -86,6 +83,5 @@ class PipeImage:
             offset=self.stream_offset,
             threads=io.worker_count,
             patient=False,
-            plain=plain,
         ) as cursor:
             yield cursor

@@ -9,7 +9,7 @@ from savefmt.errors import ConversionError
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, Envelope
 from savefmt.format.mappedram import PAGES_ALIGN
 from savefmt.format.ram import ListedBlock
-from savefmt.format.stream import encode_name
+from savefmt.format.wire import encode_name
 from savefmt.frozen import dataclass, replace
 from savefmt.model import Layout
 

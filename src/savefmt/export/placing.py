@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from savefmt.export.stretches import MemorySegment, perhaps_absent
+from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList
-from savefmt.format.stream import IGNORE_SHARED, SectionHead
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, Watch
-from savefmt.native.records import Scatter
+from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
-from savefmt.reading.memory import SkimVisitor, pass_over, scanner_for
+from savefmt.reading.visitors import SkimVisitor, pass_over
+from savefmt.reading.walk import PageSink
 from savefmt.writing.clones import place_pages
 
 
@@ -81,7 +82,6 @@ def _move(
     meter: Meter,
     watch: Watch | None,
 ) -> Written:
-    image.mapped.tail.check_end()
     blocks = image.mapped.pages
     parts = [
         part_of(blocks[item.segment.block], item.segment.first, item.segment.count)
@@ -145,8 +145,8 @@ def _scatter(
     stretches, mirrors = _split(placed)
     visitor = _Placer(image, target, stretches, io, watch)
     try:
-        with pass_over(image, visitor, io, meter):
-            visitor.finish()
+        pass_over(image, visitor, io, meter)
+        visitor.finish()
     finally:
         visitor.abort()
     _copy_mirrors(target, mirrors, io)
@@ -175,7 +175,7 @@ class _Placer(SkimVisitor):
         self._io = io
         self._scatter: Scatter | None = None
 
-    def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:  # type: ignore[override]
+    def open_sink(self, scanner: Scanner, blocks: BlockList) -> PageSink:
         """Make the places."""
         for stretch in self._stretches:
             stretch.pages = BlockPages(
@@ -186,7 +186,7 @@ class _Placer(SkimVisitor):
                 bytearray((stretch.count + 7) // 8),
             )
         self._scatter = Scatter(
-            scanner_for(blocks),
+            scanner,
             self._target,
             [_pages_of(stretch) for stretch in self._stretches],
             self._io,

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
-from savefmt.errors import TruncatedError
+from savefmt.errors import TruncatedError, UnsupportedError
 
 CHUNK_LENGTH = 64 << 10
 """Bytes that a `FileCursor` fetches at a time."""
+
+MAX_HELD = 64 << 20
+"""Bytes that a cursor over pieces holds, at most, while another one looks ahead."""
+
+_SEARCH_STEPS = (1 << 10, 8 << 10, 64 << 10)
+"""Bytes of a window that are searched at a time: the next find may be near."""
 
 _NOTHING = memoryview(b"")
 
@@ -136,7 +143,7 @@ class Cursor(ABC):
         while len(gathered) < count:
             window = self.window()
             if not window:
-                raise TruncatedError(_cut_short(what, count, len(gathered)), offset=self._offset)
+                raise TruncatedError(cut_short(what, count, len(gathered)), offset=self._offset)
             taken = min(len(window), count - len(gathered))
             gathered += window[:taken]
             self.advance(taken)
@@ -161,10 +168,46 @@ class Cursor(ABC):
         while left:
             window = self.window()
             if not window:
-                raise TruncatedError(_cut_short(what, count, count - left), offset=self._offset)
+                raise TruncatedError(cut_short(what, count, count - left), offset=self._offset)
             taken = min(len(window), left)
             self.advance(taken)
             left -= taken
+
+    def skip_to(self, pattern: bytes, what: str = "") -> None:
+        """Consume all bytes before the next place where some bytes stand.
+
+        Parameters
+        ----------
+        pattern : bytes
+            What is then the next to read.
+        what : str
+            The item, for the error message.
+
+        Raises
+        ------
+        TruncatedError
+            If the pattern does not come.
+        """
+        overlap = len(pattern) - 1
+        tries = 0
+        while True:
+            step = _SEARCH_STEPS[min(tries, len(_SEARCH_STEPS) - 1)]
+            data = bytes(self.window()[:step])
+            if len(data) <= 2 * overlap:
+                data = self.peek(2 * overlap + 1)  # across the border of two pieces
+            found = data.find(pattern)
+            if found >= 0:
+                return self.skip(found)
+            if len(data) <= overlap:
+                self.skip(len(data))
+                message = f"the file ends inside {what or 'an item'}; it was cut short"
+                raise TruncatedError(message, offset=self.tell())
+            self.skip(len(data) - overlap)
+            tries += 1
+
+    @abstractmethod
+    def ahead(self) -> AbstractContextManager[Cursor]:
+        """A second cursor that starts here; what it consumes is still there for this one."""
 
     def u8(self, what: str = "") -> int:
         """Consume one byte.
@@ -275,6 +318,11 @@ class FileCursor(Cursor):
         self._fetched += len(data)
         return memoryview(data)
 
+    @contextmanager
+    def ahead(self) -> Iterator[FileCursor]:
+        """A second cursor that starts here, in the same file."""
+        yield FileCursor(self.pread, self._offset, self._end)
+
     def seek(self, offset: int) -> None:
         """Continue at another place.
 
@@ -341,7 +389,7 @@ class FileCursor(Cursor):
             raise ValueError(f"cannot read {count} bytes")
         there = max(self._end - self._offset, 0)
         if count > there:
-            raise TruncatedError(_cut_short(what, count, there), offset=self._end)
+            raise TruncatedError(cut_short(what, count, there), offset=self._end)
 
 
 class ChunkCursor(Cursor):
@@ -358,25 +406,6 @@ class ChunkCursor(Cursor):
     def __init__(self, chunks: Iterator[bytes | memoryview], offset: int) -> None:
         super().__init__(offset)
         self._chunks = chunks
-
-    def _pull(self) -> memoryview:
-        for chunk in self._chunks:
-            if chunk:
-                return memoryview(chunk)
-        return _NOTHING
-
-
-class RewindableCursor(ChunkCursor):
-    """A cursor over successive pieces that takes bytes back.
-
-    Parameters
-    ----------
-    chunks, offset
-        As for `ChunkCursor`.
-    """
-
-    def __init__(self, chunks: Iterator[bytes | memoryview], offset: int) -> None:
-        super().__init__(chunks, offset)
         self._back: list[memoryview] = []  # the first one last
         self._failure: Exception | None = None
 
@@ -386,10 +415,13 @@ class RewindableCursor(ChunkCursor):
         if self._failure is not None:
             raise self._failure
         try:
-            return super()._pull()
+            for chunk in self._chunks:
+                if chunk:
+                    return memoryview(chunk)
         except Exception as error:
             self._failure = error  # for whoever comes here once more
             raise
+        return _NOTHING
 
     def rewind(self, data: bytes | bytearray) -> None:
         """Put bytes back in front, which are then the next ones.
@@ -403,8 +435,67 @@ class RewindableCursor(ChunkCursor):
         self._rest = self._ahead = _NOTHING
         self._offset -= len(data)
 
+    @contextmanager
+    def ahead(self) -> Iterator[Cursor]:
+        """A second cursor that starts here; what it consumes is still there for this one.
 
-def _cut_short(what: str, wanted: int, there: int) -> str:
+        Yields
+        ------
+        Cursor
+            Valid inside the ``with`` block, where this one must rest.  It holds what it
+            passes in memory, and raises `LookaheadError` after `MAX_HELD` bytes.
+        """
+        other = _HeldCursor(self)
+        try:
+            yield other
+        finally:
+            other.give_back()
+
+
+class LookaheadError(UnsupportedError):
+    """What lies ahead is too long to be held in memory."""
+
+
+class _HeldCursor(Cursor):
+    """Goes ahead of a `ChunkCursor`, and keeps for it what it passes."""
+
+    def __init__(self, base: ChunkCursor) -> None:
+        super().__init__(base.tell())
+        self._base = base
+        self._held: list[bytes] = []
+        self._length = 0
+        self._rest = self._hold(base._rest)
+        self._ahead = self._hold(base._ahead)
+        base._rest = base._ahead = _NOTHING
+
+    def _hold(self, piece: memoryview) -> memoryview:
+        # A piece that was held before is not copied again.
+        kept = piece.obj if isinstance(piece.obj, bytes) and piece.nbytes == len(piece.obj) else b""
+        data = kept or bytes(piece)
+        if data:
+            self._held.append(data)
+            self._length += len(data)
+        return memoryview(data)
+
+    def _pull(self) -> memoryview:
+        if self._length > MAX_HELD:
+            raise LookaheadError(
+                f"more than {MAX_HELD >> 20} MiB lie between here and the end of the stream",
+                offset=self._offset,
+            )
+        return self._hold(self._base._pull())
+
+    def ahead(self) -> AbstractContextManager[Cursor]:
+        """Nobody goes ahead of who goes ahead."""
+        raise AssertionError("a cursor ahead of a cursor ahead")
+
+    def give_back(self) -> None:
+        """Let the other cursor go on from where it was."""
+        self._base._back += [memoryview(piece) for piece in reversed(self._held)]
+
+
+def cut_short(what: str, wanted: int, there: int) -> str:
+    """Say that the file ends inside an item."""
     return (
         f"the file ends inside {what or 'an item'}: {there} of {wanted} bytes are there; "
         "it was cut short, so get a complete copy"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Union
 
 from savefmt.errors import CorruptError
-from savefmt.format.stream import ItemType, decode_name, encode_name
 from savefmt.format.vmstate import MAX_DEPTH, SUBSECTION_OVERHEAD, Description
+from savefmt.format.wire import ItemType, decode_name, encode_name
 from savefmt.frozen import dataclass
 
 MAX_VALUES = 4 << 20

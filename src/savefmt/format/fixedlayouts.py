@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from savefmt.format.stream import ItemType
+from savefmt.format.wire import ItemType
 
 _SEGMENT = "selector:uint32 base:uint64 limit:uint32 flags:uint32"
 _STRUCTS = {

@@ -26,9 +26,7 @@ def find(idstr: str) -> Callable[[Cursor], None] | None:
     callable or None
         Consumes one payload; None where this module cannot.
     """
-    if idstr.endswith("/virtio-mem-device-early"):
-        return _virtio_mem_early
-    return _BY_IDSTR.get(idstr)
+    return _BY_NAME.get(idstr) or _BY_DEVICE.get(idstr.rpartition("/")[2])
 
 
 def _dirty_bitmap(cursor: Cursor) -> None:
@@ -106,9 +104,33 @@ def _virtio_mem_early(cursor: Cursor) -> None:
     cursor.skip(8 * -(-(region // block) // 64), "virtio-mem bitmap")
 
 
-_BY_IDSTR: Mapping[str, Callable[[Cursor], None]] = {
+def _vfio(cursor: Cursor) -> None:
+    while (tag := cursor.u64("VFIO tag")) != _VFIO_END:
+        if tag == _VFIO_DATA:
+            cursor.skip(cursor.u64("VFIO data"), "VFIO data")
+        elif tag not in _VFIO_BARE:
+            # The state of the PCI device, in fields; or what a later release sends.
+            cursor.skip_to(_VFIO_END.to_bytes(8, "big"), "VFIO state")
+
+
+def _pbs_state(cursor: Cursor) -> None:
+    cursor.skip(cursor.u64("pbs-state"), "pbs-state")
+
+
+_VFIO_END = 0xFFFFFFFFEF100001
+_VFIO_DATA = 0xFFFFFFFFEF100004
+_VFIO_BARE = {0xFFFFFFFFEF100003, 0xFFFFFFFFEF100005}
+"""Set-up begins; all data of the first stage were sent."""
+
+_BY_NAME: Mapping[str, Callable[[Cursor], None]] = {
     "dirty-bitmap": _dirty_bitmap,
     "block": _block,
+    "pbs-state": _pbs_state,
     "spapr/htab": _spapr_htab,
     "s390-storage_attributes": _s390_storage_attributes,
 }
+_BY_DEVICE: Mapping[str, Callable[[Cursor], None]] = {
+    "vfio": _vfio,
+    "virtio-mem-device-early": _virtio_mem_early,
+}
+"""By what stands behind the bus path."""

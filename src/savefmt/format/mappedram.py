@@ -6,19 +6,14 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from struct import Struct
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 from savefmt.errors import CorruptError, TruncatedError, UnsupportedError
+from savefmt.format.wire import BYTE_ORDERS, MAX_PAGE_SIZE, MIN_PAGE_SIZE, ByteOrder
 from savefmt.frozen import dataclass
 
 PAGES_ALIGN = 1 << 20
 """What QEMU aligns page areas to in the file, for direct I/O (format.md 5.2)."""
-
-MIN_PAGE_SIZE = 1 << 10
-MAX_PAGE_SIZE = 1 << 16
-
-ByteOrder = Literal["little", "big"]
-BYTE_ORDERS: tuple[ByteOrder, ...] = ("little", "big")
 
 Bits = bytes | bytearray
 """A bitmap; bytes where nobody changes it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Callable, Sequence
 
 from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.cursor import Cursor, FileCursor
@@ -14,35 +14,23 @@ from savefmt.format.mappedram import (
     bitmap_length,
     check_regions,
 )
-from savefmt.format.stream import decode_name, pack_counted
-from savefmt.frozen import dataclass
+from savefmt.format.stream import Advice
+from savefmt.format.wire import MIN_PAGE_SIZE, PAGE_SIZES, RamFlag, decode_name, pack_counted
+from savefmt.frozen import dataclass, replace
 from savefmt.model import Finding, Severity
 
 IDSTR = "ram"
 SECTION_VERSION = 4
 
-FLAG_MASK = (1 << 10) - 1
-"""Flags fit below the smallest target page, 1 KiB; the rest of a word is an address."""
+_MEM_SIZE_MASK = MIN_PAGE_SIZE - 1
+"""The flags of a word whose page size is not known yet."""
 
-DEFAULT_PAGE_SIZE = 4096
+_HOST_PAGE_MASK = (1 << 10) - 1
+"""All flags; no host has pages as small as this."""
+
 MAX_BLOCKS = 4096
 MAX_TOTAL_LENGTH = 1 << 44
 """16 TiB: beyond what hosts save, and small enough to keep one bit a page in memory."""
-
-
-class RamFlag(enum.IntFlag):
-    """What the low bits of a word say (format.md 4.1)."""
-
-    FULL = 0x01
-    ZERO = 0x02
-    MEM_SIZE = 0x04
-    PAGE = 0x08
-    EOS = 0x10
-    CONTINUE = 0x20
-    XBZRLE = 0x40
-    HOOK = 0x80
-    COMPRESS_PAGE = 0x100
-    MULTIFD_FLUSH = 0x200
 
 
 ZERO_FILL = b"\0"
@@ -196,7 +184,7 @@ class BlockList:
     total : int
         Sum of their lengths.
     page_size : int
-        Target page size: as the mapped-ram headers say, else as the caller did.
+        Target page size.
     offset : int
         Of the first entry.
     end : int
@@ -222,8 +210,9 @@ def read_block_list(
     total_word: int | None = None,
     mapped: bool = False,
     ignore_shared: bool = False,
-    postcopy: int | None = None,
+    postcopy: Advice | None = None,
     page_size: int | None = None,
+    infer: Callable[[Sequence[tuple[bytes, int]]], int] | None = None,
     findings: list[Finding] | None = None,
 ) -> BlockList:
     """Read the block list of a START section (format.md 4.2, 5.2).
@@ -239,11 +228,13 @@ def read_block_list(
         The stream has the capability mapped-ram.
     ignore_shared : bool
         The stream has the capability x-ignore-shared.
-    postcopy : int, optional
-        The summary of page sizes that a POSTCOPY_ADVISE command gave.
+    postcopy : Advice, optional
+        What a POSTCOPY_ADVISE command told, the target page size among it.
     page_size : int, optional
-        Target page size, if known: a mapped-ram stream tells it itself, and without
-        that it is taken to be 4096.
+        Target page size, if known: a mapped-ram stream tells it itself.
+    infer : callable, optional
+        Given name and length of all blocks, tells the page size that nothing else has
+        told.  Without it the commonest one is taken that divides all lengths.
     findings : list of Finding, optional
         Receives oddities that do not hinder.
 
@@ -255,10 +246,10 @@ def read_block_list(
     at = cursor.tell()
     if total_word is None:
         total_word = cursor.u64("the ram section's first word")
-    if total_word & FLAG_MASK != RamFlag.MEM_SIZE:
+    if total_word & _MEM_SIZE_MASK != RamFlag.MEM_SIZE:
         message = f"the ram section begins with word {total_word:#x}, not with a block list"
         raise CorruptError(message, offset=at)
-    total = total_word & ~FLAG_MASK
+    total = total_word & ~_MEM_SIZE_MASK
     if total > MAX_TOTAL_LENGTH:
         raise UnsupportedError(
             f"guest memory of {total:#x} bytes; this release goes up to 16 TiB", offset=at
@@ -268,10 +259,12 @@ def read_block_list(
 
     reader = _ListReader(cursor, total, mapped, ignore_shared, postcopy, page_size)
     offset = cursor.tell()
-    blocks = reader.read()
-    block_list = BlockList(
-        blocks, total, reader.page_size or DEFAULT_PAGE_SIZE, offset, cursor.tell()
+    entries = reader.read()
+    size = reader.page_size or (infer or common_page_size)(
+        [(entry.name, entry.used_length) for entry in entries]
     )
+    blocks = tuple(_in_pages(entry, size) for entry in entries)
+    block_list = BlockList(blocks, total, size, offset, cursor.tell())
     if mapped:
         regions = [region for block in blocks for region in block.regions()]
         check_regions(
@@ -281,6 +274,23 @@ def read_block_list(
     return block_list
 
 
+def common_page_size(blocks: Sequence[tuple[bytes, int]]) -> int:
+    """Return the commonest page size that divides the lengths of all blocks."""
+    fitting = (size for size in PAGE_SIZES if not any(length % size for _, length in blocks))
+    return next(fitting, MIN_PAGE_SIZE)
+
+
+def _in_pages(block: ListedBlock, page_size: int) -> ListedBlock:
+    if block.used_length % page_size:
+        at = block.offset + 1 + len(block.name)
+        raise CorruptError(_not_whole(block.idstr, block.used_length), offset=at)
+    return replace(block, page_size=page_size)
+
+
+def _not_whole(idstr: str, length: int) -> str:
+    return f"RAM block {idstr!r} is {length:#x} bytes long, not in whole pages"
+
+
 class _ListReader:
     def __init__(
         self,
@@ -288,16 +298,17 @@ class _ListReader:
         total: int,
         mapped: bool,
         ignore_shared: bool,
-        postcopy: int | None,
+        postcopy: Advice | None,
         page_size: int | None,
     ) -> None:
+        if postcopy is not None and page_size is None and postcopy.page_size in PAGE_SIZES:
+            page_size = postcopy.page_size
         self.page_size = page_size
         self._cursor = cursor
         self._total = total
         self._mapped = mapped
         self._ignore_shared = ignore_shared
-        base = page_size or DEFAULT_PAGE_SIZE
-        self._backing_sizes = (postcopy or 0) & ~base
+        self._backing_sizes = postcopy.summary & ~postcopy.page_size if postcopy else 0
 
     def read(self) -> tuple[ListedBlock, ...]:
         blocks: dict[bytes, ListedBlock] = {}
@@ -322,6 +333,8 @@ class _ListReader:
         idstr = decode_name(name)
         at = cursor.tell()
         used_length = cursor.u64("the RAM block list")
+        if used_length % (self.page_size or MIN_PAGE_SIZE):
+            raise CorruptError(_not_whole(idstr, used_length), offset=at)
         if not 0 < used_length <= left:
             message = (
                 f"RAM block {idstr!r} is {used_length:#x} bytes long, "
@@ -333,13 +346,16 @@ class _ListReader:
         address = cursor.u64("the RAM block list") if self._ignore_shared else None
         header = self._header(idstr) if self._mapped else None
         header_offset = cursor.tell() - HEADER_LENGTH if header else None
-        page_size = self.page_size or DEFAULT_PAGE_SIZE
-        if used_length % page_size:
-            message = f"RAM block {idstr!r} is {used_length:#x} bytes long, not in whole pages"
-            raise CorruptError(message, offset=at)
-
         block = ListedBlock(
-            idstr, name, used_length, page_size, backing, address, header, offset, header_offset
+            idstr,
+            name,
+            used_length,
+            self.page_size or MIN_PAGE_SIZE,
+            backing,
+            address,
+            header,
+            offset,
+            header_offset,
         )
         if block.next_offset is not None:
             self._jump(block.next_offset, idstr)
@@ -377,7 +393,7 @@ class _ListReader:
             return None
         skipped = 8 if self._ignore_shared else 0
         ahead = self._cursor.peek(skipped + 8)[skipped:]
-        flags = int.from_bytes(ahead, "big") & FLAG_MASK
+        flags = int.from_bytes(ahead, "big") & _HOST_PAGE_MASK
         if flags if last else ahead[:1] != b"\0":
             return None
         at = self._cursor.tell()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from savefmt.errors import CorruptError, UnsupportedError
-from savefmt.format.cursor import Cursor
-from savefmt.format.stream import (
+from savefmt.errors import CorruptError, FormatError, TruncatedError, UnsupportedError
+from savefmt.format.configuration import (
     CAPABILITIES_SUBSECTION,
     PAGE_BITS_SUBSECTION,
     VALIDATED_CAPABILITIES,
-    ItemType,
-    encode_name,
 )
+from savefmt.format.cursor import Cursor
+from savefmt.format.wire import ItemType, encode_name
 from savefmt.frozen import dataclass, field
 
 MAX_JSON_LENGTH = 64 << 20
@@ -29,6 +29,8 @@ _HEAD_LENGTH = 5
 _FIRST_STEP = 128 << 10
 # JSON has no control characters but white space.
 _JSON_BYTES = bytes({*range(0x20, 0x100), *b"\t\n\r"})
+_CONTROL = re.compile(rb"[^\x20-\xff\t\n\r]")
+_EOF_AND_MARK = bytes([ItemType.EOF, ItemType.VMDESCRIPTION])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ class Description:
         return cls.parse(cursor.read(length, "vmdescription"), offset)
 
     @property
+    def end(self) -> int:
+        """Behind the text."""
+        return self.offset + _HEAD_LENGTH + len(self.raw)
+
+    @property
     def page_size(self) -> int | None:
         """Target page size as described."""
         value = self.document.get("page_size")
@@ -173,6 +180,50 @@ class Description:
                 if entry.get("type") == "capability":
                     return _capabilities_by_size(entry.get("array_len", 1), entry.get("size"))
         return ()
+
+
+def find_ahead(cursor: Cursor) -> Description | None:
+    """Find the next thing that may be a description behind an EOF mark.
+
+    JSON has no control characters and its mark is one, so no two such things overlap:
+    the time this takes grows with the bytes looked at, whatever they are.
+
+    Parameters
+    ----------
+    cursor : Cursor
+        Where to begin; left behind the mark.
+
+    Returns
+    -------
+    Description or None
+        Whether it is that of a stream only a walk can tell.
+    """
+    while True:
+        try:
+            cursor.skip_to(_EOF_AND_MARK)
+        except TruncatedError:
+            return None
+        cursor.skip(1)
+        offset = cursor.tell()
+        length = int.from_bytes(cursor.peek(_HEAD_LENGTH)[1:], "big")
+        raw = _text_ahead(cursor, length) if length <= MAX_JSON_LENGTH else b""
+        cursor.skip(1)
+        if raw:
+            with suppress(FormatError):
+                return Description.parse(raw, offset)
+
+
+def _text_ahead(cursor: Cursor, length: int) -> bytes:
+    """Peek at the JSON of that length behind the next mark; b"" if there is none."""
+    text = b""
+    known = 1
+    while len(text) < length:
+        known = min(known * 16, length)
+        data = cursor.peek(_HEAD_LENGTH + known)[_HEAD_LENGTH:]
+        if len(data) < known or data[:1] != b"{" or _CONTROL.search(data, len(text)):
+            return b""
+        text = data
+    return text
 
 
 def find_at_end(pread: Callable[[int, int], bytes], end: int) -> Description | None:

@@ -96,6 +96,25 @@ class ReverseMap:
                     yield mapping.virtual + physical - mapping.physical
 
 
+def lower_half(tables: PageTables) -> Iterator[VirtualRange]:
+    """Yield what page tables map for programs: the lower half of the addresses.
+
+    Parameters
+    ----------
+    tables : PageTables
+        Of a process.
+
+    Yields
+    ------
+    VirtualRange
+        Ascending, neighbours joined; what tables lead back to themselves is left out.
+    """
+    for mapping in Walk(tables).mappings():
+        if mapping.virtual >> 63:
+            return
+        yield mapping
+
+
 class Walk:
     """One walk through all tables, or those of the kernel alone.
 

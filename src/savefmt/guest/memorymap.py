@@ -13,6 +13,7 @@ from savefmt.format.hardware import Hardware, MemoryDevice
 from savefmt.format.ram import ListedBlock
 from savefmt.frozen import dataclass
 from savefmt.guest import pci
+from savefmt.guest.acpi import memory_starts
 from savefmt.guest.arch.machinerules import (
     ABOVE_1T,
     ABOVE_4G,
@@ -321,6 +322,9 @@ class _Builder:
         plugged += [device.base for device in self.hardware.devices if device.base is not None]
         if plugged:  # these lie right behind main memory
             return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
+        told = memory_starts(self.source)
+        if told is not None:
+            return ABOVE_1T if ABOVE_1T in told else ABOVE_4G
         most = max(self.hardware.max_memory or length, length)
         top = _round_up(ABOVE_4G + length - low, GIB)
         if most > length:

@@ -10,7 +10,7 @@ from savefmt.format.devicetree import Struct
 from savefmt.format.envelope import HEADER_LENGTH, Envelope
 from savefmt.format.hardware import Hardware, parse_hardware
 from savefmt.model import Finding, Section, Severity
-from savefmt.reading.traverse import StreamHead
+from savefmt.reading.walk import StreamHead
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,9 @@ class BlockReader(Protocol):
 class DeviceReader(Protocol):
     """Finds device sections and takes them apart."""
 
-    incomplete: str | None
+    @property
+    def incomplete(self) -> str | None:
+        """Why `sections` are not all that the stream has."""
 
     @property
     def sections(self) -> tuple[Section, ...]:

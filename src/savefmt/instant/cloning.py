@@ -131,7 +131,7 @@ def clone_for_libvirt(
         envelope, elements = _domain(saved)
         _refuse_numa(elements)
         _refuse_unwritable(name or "", pages_file(saved))
-        blocks = _prepare(saved, count)[:1]
+        blocks = (_main_memory(_prepare(saved, count)),)
         place = _Place(folder, overwrite=overwrite, dry_run=dry_run)
         stem = name or f"{saved.domain.name if saved.domain else 'guest'}-clone"
         names = {block.idstr: ID_PREFIX + block.idstr for block in blocks}
@@ -287,6 +287,19 @@ def _refuse_numa(elements: Sequence[Element]) -> None:
             "the guest has NUMA nodes, for each of which libvirt makes a back end of its own "
             "that nothing can take the place of; savefmt clone without --libvirt can"
         )
+
+
+def _main_memory(blocks: Sequence[MappedBlock]) -> MappedBlock:
+    """Return the machine's own memory; libvirt cannot be kept from making other back ends."""
+    for block in blocks:
+        if block.idstr.startswith(ID_PREFIX):
+            raise ConversionError(
+                "this image was saved from a clone, and its XML maps another one; make it an "
+                "ordinary image first, with savefmt detach"
+            )
+        if block.idstr.endswith(".ram"):
+            return block
+    raise ConversionError("the machine's own memory is not among the blocks that can be mapped")
 
 
 def _refuse_unwritable(*texts: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from savefmt.errors import ConversionError
-from savefmt.format.stream import IGNORE_SHARED
+from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.image import SaveImage
 from savefmt.instant.backends import mapped_by
 from savefmt.instant.thinstream import thin_stream

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from savefmt.convert.frommapped import SequentialForm
-from savefmt.format.ram import ZERO_FILL, RamFlag, pack_word
+from savefmt.format.ram import ZERO_FILL, pack_word
 from savefmt.format.thin import ThinMark
+from savefmt.format.wire import RamFlag
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.allocated import stale_runs

@@ -11,7 +11,7 @@ from savefmt.model import PageRun
 from savefmt.native.core import call, cell, ffi, keep, lib
 from savefmt.native.file import File
 
-_MIN_PAGE = 512
+_MIN_PAGE = 256
 _MAX_PAGE = 64 << 10
 _KEY_LENGTH = _MAX_PAGE + 32
 _SWAPPED_LENGTH = 1 << 20

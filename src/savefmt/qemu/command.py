@@ -122,8 +122,7 @@ def _memory(main: RamBlock | None, length: int) -> Iterator[tuple[str, ...]]:
 
 
 def _vcpus(image: SaveImage, xml: list[Element]) -> int:
-    sections = image.sections
-    counted = sum(section.idstr == "cpu" for section in sections) if sections else 0
+    counted = sum(section.idstr == "cpu" for section in image.devices.sections)
     said = _text(xml, "vcpu")
     return counted or (int(said) if re.fullmatch(r"[1-9][0-9]{0,3}", said) else 1)
 
@@ -154,11 +153,9 @@ def _remarks(image: SaveImage, xml: list[Element], main: RamBlock | None) -> Ite
         # Machines give names such as pc.rom; one without a dot came from the command line.
         if block != main and not {"/", "."} & set(block.idstr):
             yield f"the RAM block {block.idstr} of {block.used_length} bytes needs its back end"
-    devices = sorted({s.idstr for s in image.sections or () if "/" in s.idstr})
+    devices = sorted({s.idstr for s in image.devices.sections if "/" in s.idstr})
     for name in devices[:_LISTED]:
         yield f"the stream has the device {name}"
     if len(devices) > _LISTED:
         yield f"and {len(devices) - _LISTED} devices more"
-    if image.sections is None:
-        yield "the devices of a compressed image are not listed here; see savefmt devices"
     yield "devices that the machine type does not bring along must be added, at the same addresses"

@@ -13,8 +13,8 @@ from savefmt.compat.ask import ask, read_capabilities
 from savefmt.compat.destination import grants_direct
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
+from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import Cursor
-from savefmt.format.stream import MAPPED_RAM
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter

@@ -2,15 +2,84 @@
 
 from __future__ import annotations
 
-from savefmt.errors import FormatError, SavefmtError, UnsupportedError
+import hashlib
+from typing import Any
+
+from savefmt.errors import located
+from savefmt.format import ram
+from savefmt.format.cursor import FileCursor
+from savefmt.format.ram import BlockList
+from savefmt.format.stream import Command, SectionHead
+from savefmt.format.wire import ItemType
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Layout
 from savefmt.native.core import NeedContentError
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.reading.memory import TallyVisitor, pass_over
+from savefmt.reading.framing import SectionKey
+from savefmt.reading.mapped import EndMarkers
 from savefmt.reading.stored import StoredImage
-from savefmt.reading.tail import SectionDigests, SectionKey, Tail
+from savefmt.reading.visitors import TallyVisitor, pass_over
+from savefmt.reading.walk import Onlooker, StreamEnd, Take, Walk
+
+
+class DeviceDigests(Onlooker):
+    """SHA-256 of what each section holds, over all parts that carry its name.
+
+    And of everything between the end of RAM and the vmdescription together.
+    """
+
+    def __init__(self) -> None:
+        self._sections: dict[SectionKey, Any] = {}
+        self._all = hashlib.sha256()
+        self._ram_ended = False
+
+    def command(self, command: Command) -> None:
+        """Add a command behind RAM."""
+        self._add(command.pack())
+
+    def section(self, head: SectionHead) -> Take:
+        """Add the payload of a section, and all of it where it comes behind RAM."""
+        key = head.idstr, head.instance_id
+        state = self._sections.get(key)
+        if state is None:
+            state = self._sections[key] = hashlib.sha256()
+        if not self._ram_ended:
+            take: Take = state.update
+            return take
+        self._all.update(head.pack())
+
+        def both(piece: bytes | memoryview) -> None:
+            state.update(piece)
+            self._all.update(piece)
+
+        return both
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> EndMarkers:
+        """Pass over a mapped-ram stream's sections."""
+        return EndMarkers()
+
+    def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
+        """Note the end of RAM, and add what ends a section behind it."""
+        self._add(footer)
+        self._ram_ended = self._ram_ended or (head.idstr == ram.IDSTR and head.kind is ItemType.END)
+
+    def _add(self, data: bytes) -> None:
+        if self._ram_ended:
+            self._all.update(data)
+
+    @property
+    def together(self) -> str:
+        """Digest of all device state behind RAM."""
+        state = self._all.copy()
+        state.update(bytes([ItemType.EOF]))
+        return state.hexdigest()
+
+    def by_section(self, end: StreamEnd) -> dict[SectionKey, str] | None:
+        """Digests by idstr and instance; None where sections cannot be told apart."""
+        if end.missing is not None:
+            return None
+        return {key: state.hexdigest() for key, state in self._sections.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +121,33 @@ def read_state(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> 
     GuestState
         Complete.
     """
-    try:
-        return _read_state(image, key, io, meter)
-    except SavefmtError as error:
-        error.path = error.path or image.filename
-        raise
-
-
-def _read_state(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> GuestState:
-    if image.layout is Layout.MAPPED_RAM:
-        tail = image.mapped.tail
-        tail.check_end()
+    with located(image.filename):
+        if image.layout is not Layout.MAPPED_RAM:
+            return _read_sequential(image, key, io, meter)
         sums = image.memory.sums(key, meter)
-        return GuestState(sums, _sections(tail, _early_of(image)), tail.devices_digest())
-    visitor = TallyVisitor(key, image.filename)
+        return _state(sums, *digest_mapped(image))
+
+
+def _state(sums: dict[str, Table], digests: DeviceDigests, end: StreamEnd) -> GuestState:
+    return GuestState(sums, digests.by_section(end), digests.together)
+
+
+def digest_mapped(image: StoredImage) -> tuple[DeviceDigests, StreamEnd]:
+    """Digest the device sections of a mapped-ram image."""
+    digests = DeviceDigests()
+    cursor = FileCursor(image.file.read, image.stream_offset, image.length)
+    return digests, Walk(cursor, digests).run()
+
+
+def _read_sequential(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> GuestState:
+    digests = DeviceDigests()
+    visitor = TallyVisitor(key, image.filename, digests)
     try:
-        tail = pass_over(image, visitor, io, meter)
+        end = pass_over(image, visitor, io, meter)
     except NeedContentError:
+        # A live stream with deltas: what a page holds can be told only where it is kept.
         sums = image.memory.sums(key, meter)
-        visitor = TallyVisitor(None, image.filename)
-        tail = pass_over(image, visitor, io, meter)
-    else:
-        sums = visitor.sums
-    with tail:
-        return GuestState(sums, _sections(tail, visitor.early), tail.devices_digest())
-
-
-def _early_of(image: StoredImage) -> SectionDigests:
-    """Digests of the sections that come before RAM ends, as `TallyVisitor` makes them."""
-    early = SectionDigests()
-    for part in image.mapped.parts:
-        if part.head is not None and not part.is_ram:
-            end = part.end - image.mapped.footer_length
-            payload = image.file.read(end - part.payload, part.payload)
-            early.update(part.head.idstr, part.head.instance_id, payload)
-    return early
-
-
-def _sections(tail: Tail, digests: SectionDigests) -> dict[SectionKey, str] | None:
-    try:
-        for section in tail.sections():
-            if section.offset is None or section.length is None:
-                raise AssertionError("a walked section without place")
-            digests.update(section.idstr, section.instance_id, b"")  # it may be empty
-            for piece in tail.chunks(section.offset, section.offset + section.length):
-                digests.update(section.idstr, section.instance_id, piece)
-    except (FormatError, UnsupportedError):
-        return None
-    return digests.finish()
+        digests = DeviceDigests()
+        end = pass_over(image, TallyVisitor(None, image.filename, digests), io, meter)
+        return _state(sums, digests, end)
+    return _state(visitor.sums, digests, end)

@@ -1,25 +1,21 @@
-"""The skeleton of a mapped-ram stream: its sections, page areas, bitmaps and tail."""
+"""The skeleton of a mapped-ram stream: its sections, page areas, bitmaps and end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
 
 from savefmt.errors import CorruptError
 from savefmt.format import ram
-from savefmt.format.cursor import FileCursor
+from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.mappedram import decode_bitmap, guess_bitmap_order
 from savefmt.format.ram import BlockList, ListedBlock
-from savefmt.format.stream import Command, EndOfStream, ItemType, SectionHead, StreamWalker
-from savefmt.format.vmstate import Description
+from savefmt.format.stream import Command, SectionHead
+from savefmt.format.wire import ByteOrder
 from savefmt.frozen import dataclass
 from savefmt.model import Finding, RamBlock, Severity
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, is_zero
-from savefmt.reading.tail import Tail
-from savefmt.reading.traverse import StreamHead, take_payload
-
-ByteOrder = Literal["little", "big"]
+from savefmt.reading.walk import Onlooker, StreamEnd, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +42,36 @@ class MappedStream:
 
     Attributes
     ----------
-    head : StreamHead
-        Up to the block list.
+    blocks : BlockList
+        What its RAM consists of.
+    ram : SectionHead
+        The START of `ram`.
     list_end : int
         Behind the last page area: the end marker of the START section stands here.
     parts : tuple of Part
         From behind the START section to the end of RAM.
+    tail : int
+        Where what follows the end of RAM begins; the EOF mark if RAM has no END.
     pages : tuple of BlockPages
         In the order of the list; ignored blocks have no pages.
     byte_order : str
         Of the bitmaps.
-    tail : Tail
+    end : StreamEnd
         The rest.
-    footer_length : int
-        5, or 0 in a stream without footers.
     """
 
-    head: StreamHead
+    blocks: BlockList
+    ram: SectionHead
     list_end: int
     parts: tuple[Part, ...]
+    tail: int
     pages: tuple[BlockPages, ...]
     byte_order: ByteOrder
-    tail: Tail
-    footer_length: int
+    end: StreamEnd
 
 
 def read_mapped(
-    file: File,
-    cursor: FileCursor,
-    head: StreamHead,
-    description: Description | None,
-    order_hint: ByteOrder,
-    findings: list[Finding] | None,
+    file: File, cursor: FileCursor, order_hint: ByteOrder, findings: list[Finding] | None
 ) -> MappedStream:
     """Read what stands around the page areas.
 
@@ -86,11 +80,7 @@ def read_mapped(
     file : File
         The image.
     cursor : FileCursor
-        Behind the block list.
-    head : StreamHead
-        What `read_head` gave.
-    description : Description or None
-        The vmdescription.
+        At the magic.
     order_hint : str
         Byte order of the bitmaps where they do not tell.
     findings : list of Finding or None
@@ -101,47 +91,63 @@ def read_mapped(
     MappedStream
         Complete.
     """
-    walker = StreamWalker(cursor, description=description, findings=findings)
-    # The walker has to know the section that the head already went past.
-    walker.announce(head.ram)
-    list_end = cursor.tell()
-    _end_marker(cursor)
-    walker.finish_section(head.ram)
-    parts: list[Part] = []
-    tail_start = None
-    while tail_start is None:
-        item = walker.next_item()
-        if isinstance(item, EndOfStream):
-            tail_start = item.offset
-        elif isinstance(item, Command):
-            parts.append(Part(item.offset, cursor.tell(), None))
-        else:
-            payload = cursor.tell()
-            if item.idstr == ram.IDSTR:
-                _end_marker(cursor)
-            else:
-                take_payload(walker, item, findings)
-            walker.finish_section(item)
-            parts.append(Part(item.offset, cursor.tell(), item, payload))
-            if item.idstr == ram.IDSTR and item.kind is ItemType.END:
-                tail_start = cursor.tell()
-    order, pages = _read_bitmaps(file, head.blocks, order_hint, findings)
+    skeleton = _Skeleton()
+    end = Walk(cursor, skeleton, findings=findings, length=cursor.end).run()
+    if skeleton.ram is None or skeleton.blocks is None:
+        raise CorruptError("a mapped-ram stream without RAM", offset=end.eof)
+    order, pages = _read_bitmaps(file, skeleton.blocks, order_hint, findings)
+    tail = end.eof if end.ram_end is None else end.ram_end
     return MappedStream(
-        head,
-        list_end,
-        tuple(parts),
+        skeleton.blocks,
+        skeleton.ram,
+        skeleton.blocks.end,
+        tuple(part for part in skeleton.parts if part.end <= tail),
+        tail,
         pages,
         order,
-        Tail(
-            tail_start,
-            cursor.end,
-            cursor.pread,
-            bool(walker.has_footers),
-            walker.announced,
-            description=description,
-        ),
-        5 if walker.has_footers else 0,
+        end,
     )
+
+
+class EndMarkers:
+    """Takes the RAM sections of a mapped-ram stream: nothing but an end marker is in them."""
+
+    def take(self, cursor: Cursor) -> Iterator[int]:
+        """Consume one."""
+        at = cursor.tell()
+        word = cursor.u64("the end marker of a RAM section")
+        if word.to_bytes(8, "big") != ram.EOS_WORD:
+            raise CorruptError(
+                f"RAM word {word:#x} in a mapped-ram stream, where only the end marker may stand",
+                offset=at,
+            )
+        yield cursor.tell()
+
+
+class _Skeleton(Onlooker):
+    """Notes where items stand."""
+
+    def __init__(self) -> None:
+        self.ram: SectionHead | None = None
+        self.blocks: BlockList | None = None
+        self.parts: list[Part] = []
+
+    def command(self, command: Command) -> None:
+        """Note the place of one."""
+        if self.ram is not None:
+            end = command.offset + len(command.pack())
+            self.parts.append(Part(command.offset, end, None))
+
+    def ram_start(self, head: SectionHead, blocks: BlockList) -> EndMarkers:
+        """Note the list."""
+        self.ram = head
+        self.blocks = blocks
+        return EndMarkers()
+
+    def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
+        """Note the place of a section."""
+        if self.ram is not None and head is not self.ram:
+            self.parts.append(Part(head.offset, end, head, head.offset + len(head.pack())))
 
 
 def ram_blocks(listed: BlockList, pages: Sequence[BlockPages] | None) -> dict[str, RamBlock]:

@@ -5,29 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
 from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList, ListedBlock
-from savefmt.format.stream import IGNORE_SHARED, Command, Configuration, ItemType, SectionHead
-from savefmt.model import Finding, IOOptions, Layout, PageRun, Severity, StrPath
+from savefmt.model import IOOptions, Layout, PageRun, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
-from savefmt.native.index import BlockIndex
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table
-from savefmt.native.records import Scanner, Scatter, Skim, Tally
+from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
-from savefmt.reading.plainstream import PlainCursor
-from savefmt.reading.prefetch import Pipe, close_pieces
 from savefmt.reading.stored import StoredImage
-from savefmt.reading.tail import SectionDigests, Tail
-from savefmt.reading.traverse import Visitor, has_capability, traverse
 from savefmt.reading.unpacked import open_plain
+from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, sums_by_block
+from savefmt.reading.walk import PageSink
 
 
 def _spooled_length(block: ListedBlock) -> int:
@@ -35,108 +32,19 @@ def _spooled_length(block: ListedBlock) -> int:
     return -(-block.used_length // (1 << 20)) << 20
 
 
-def scanner_for(blocks: BlockList) -> Scanner:
-    """Return a scanner for the pages of these blocks."""
-    return Scanner(blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks])
+class ScatterVisitor(SkimVisitor):
+    """Writes all pages to an unlinked temporary file."""
 
-
-class TallyVisitor:
-    """Reads all pages without keeping them, and remembers device sections on the way.
-
-    Parameters
-    ----------
-    key : SumKey or None
-        With a key pages are summed, without one they are indexed.
-    path : str or os.PathLike
-        For error messages.
-    """
-
-    def __init__(self, key: SumKey | None, path: str | os.PathLike[str]) -> None:
-        self._key = key
-        self._path = path
-        self.tally: Tally | None = None
-        self.scanner: Scanner | None = None
-        self.blocks: BlockList | None = None
-        self.early = SectionDigests()
-        self.ram_ended = False
-        self._ignores = False
-
-    def begin(self, configuration: Configuration | None) -> None:
-        """Note whether memory may have been left out."""
-        self._ignores = has_capability(configuration, IGNORE_SHARED)
-
-    def command(self, command: Command) -> None:
-        """Nothing to do."""
-
-    def section(self, head: SectionHead, payload: bytes, footer: bytes) -> None:
-        """Remember the digest of a section that came before RAM ended."""
-        self.early.update(head.idstr, head.instance_id, payload)
-
-    def ram_start(self, head: SectionHead, blocks: BlockList) -> Tally:
-        """Make the tables."""
-        self.blocks = blocks
-        self.scanner = scanner_for(blocks)
-        self.tally = Tally(self.scanner, self._key, self._path)
-        return self.tally
-
-    def ram_section(self, head: SectionHead, footer: bytes) -> None:
-        """Note whether RAM comes to its END."""
-        self.ram_ended = head.kind is ItemType.END
-
-    @property
-    def tables(self) -> list[Table]:
-        """Sums, one table a block."""
-        return self.tally.tables if self.tally is not None else []
-
-    @property
-    def indexes(self) -> list[BlockIndex]:
-        """Where pages lie, one index a block."""
-        return self.tally.indexes if self.tally is not None else []
-
-    @property
-    def sums(self) -> dict[str, Table]:
-        """The tables by idstr, without those of blocks that the stream left out.
-
-        Such a block is listed and none of its pages come, which by sums looks like a
-        block of zeros: with x-ignore-shared it is taken to be left out.
-        """
-        blocks = self.blocks.blocks if self.blocks is not None else ()
-        return {
-            block.idstr: table
-            for block, table in zip(blocks, self.tables, strict=True)
-            if table.count_nonzero() or not self._ignores
-        }
-
-
-class SkimVisitor(TallyVisitor):
-    """Checks all pages and keeps nothing of them, not even a table."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(None, path)
-
-    def ram_start(self, head: SectionHead, blocks: BlockList) -> Skim:  # type: ignore[override]
-        """Make nothing but a scanner."""
-        self.blocks = blocks
-        self.scanner = scanner_for(blocks)
-        return Skim(self.scanner, self._path)
-
-
-class ScatterVisitor(TallyVisitor):
-    """Writes all pages to an unlinked temporary file instead."""
-
-    def __init__(
-        self, spool: File, io: IOOptions, path: str | os.PathLike[str], *, key: SumKey | None
-    ) -> None:
-        super().__init__(key, path)
+    def __init__(self, spool: File, io: IOOptions, path: StrPath, *, key: SumKey | None) -> None:
+        super().__init__(path)
         self.spool = spool
         self._io = io
+        self._key = key
         self.pages: list[BlockPages] = []
         self.scatter: Scatter | None = None
 
-    def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:  # type: ignore[override]
+    def open_sink(self, scanner: Scanner, blocks: BlockList) -> PageSink:
         """Lay the blocks out one after the other."""
-        self.blocks = blocks
-        self.scanner = scanner_for(blocks)
         offset = 0
         for block in blocks.blocks:
             bitmap = bytearray(block.bitmap_length)
@@ -145,14 +53,15 @@ class ScatterVisitor(TallyVisitor):
             )
             offset += _spooled_length(block)
         self.scatter = Scatter(
-            self.scanner, self.spool, self.pages, self._io, key=self._key, path=self._path
+            scanner, self.spool, self.pages, self._io, key=self._key, path=self._path
         )
         return self.scatter
 
     @property
-    def tables(self) -> list[Table]:
-        """Sums, one table a block."""
-        return (self.scatter.tables or []) if self.scatter is not None else []
+    def sums(self) -> dict[str, Table]:
+        """Sums by idstr, as `TallyVisitor` gives them."""
+        tables = (self.scatter.tables if self.scatter is not None else None) or []
+        return sums_by_block(self.blocks, tables, ignores=self.ignores)
 
 
 class GuestMemory:
@@ -206,8 +115,7 @@ class GuestMemory:
 
     def _make_index(self, meter: Meter) -> PageIndex:
         visitor = TallyVisitor(None, self._image.filename)
-        with pass_over(self._image, visitor, self._io, meter):
-            pass
+        pass_over(self._image, visitor, self._io, meter)
         if visitor.scanner is None or visitor.blocks is None:
             raise AssertionError("a stream without RAM passed")
         return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
@@ -239,8 +147,8 @@ class GuestMemory:
             }
         visitor = TallyVisitor(key, image.filename)
         try:
-            with pass_over(image, visitor, self._io, meter):
-                return visitor.sums
+            pass_over(image, visitor, self._io, meter)
+            return visitor.sums
         except NeedContentError:
             return self._spool(meter, key).sums
 
@@ -447,107 +355,13 @@ class GuestMemory:
         )
         visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
         try:
-            with pass_over(self._image, visitor, self._io, meter):
-                pass
+            pass_over(self._image, visitor, self._io, meter)
             if visitor.scatter is not None:
                 visitor.scatter.close()
         finally:
             if visitor.scatter is not None:
                 visitor.scatter.abort()
         return visitor
-
-
-def pass_over(
-    image: StoredImage,
-    visitor: Visitor,
-    io: IOOptions,
-    meter: Meter,
-    *,
-    findings: list[Finding] | None = None,
-    stored: Pipe | None = None,
-    plain: Pipe | None = None,
-    ended: Callable[[int], None] | None = None,
-) -> Tail:
-    """Take a visitor through a sequential image and return its checked tail.
-
-    Parameters
-    ----------
-    image : SaveImage
-        Sequential.
-    visitor : Visitor
-        Told of everything.
-    io : IOOptions
-        How the file is read.
-    meter : Meter
-        Told the place reached in the file.
-    findings : list of Finding, optional
-        Receives oddities.
-    stored, plain : callable, optional
-        As for `SaveImage.stream`.
-    ended : callable, optional
-        Told where in the file the compressed stream ends.
-
-    Returns
-    -------
-    Tail
-        To be closed.
-    """
-    meter.total = image.length
-    reached = image.stored_offset
-
-    def watch(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-        nonlocal reached
-        try:
-            for piece in stored(pieces) if stored is not None else pieces:
-                yield piece
-                reached += len(piece)
-        finally:
-            close_pieces(pieces)
-
-    with image.stream(io, stored=watch, plain=plain) as cursor:
-        tail = traverse(
-            cursor,
-            visitor,
-            lambda _offset: meter.update(reached),
-            path=image.filename,
-            description=image.description,
-            findings=findings,
-        )
-        try:
-            tail.check_end()
-            whole = cursor.finish()
-            if ended is not None:
-                ended(_stored_end(cursor, whole))
-        except BaseException:
-            tail.close()
-            raise
-        if findings is not None:
-            findings += _what_follows(cursor, image.length)
-    meter.update(image.length)
-    return tail
-
-
-def _stored_end(cursor: PlainCursor, whole: bool) -> int:
-    if cursor.border is None or not whole:
-        raise UnsupportedError(
-            "the compressed data go on too far behind the end of the stream; name another "
-            "compression for the result"
-        )
-    return cursor.border.offset
-
-
-def _what_follows(cursor: PlainCursor, end: int) -> Iterator[Finding]:
-    """Tell of bytes behind the compressed stream; a block device may hold older ones."""
-    border = cursor.border
-    if border is not None and border.failure is not None and border.offset < end:
-        yield Finding(
-            "stream.trailing-data",
-            Severity.NOTE,
-            f"{end - border.offset} bytes follow the compressed stream",
-            border.offset,
-            "they are ignored; some programs refuse the image for them, which `savefmt convert` "
-            "leaves out",
-        )
 
 
 def combine(blocks: BlockList, sums: dict[str, Table]) -> str:

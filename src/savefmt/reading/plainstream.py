@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from savefmt.codec.base import Border
 from savefmt.errors import SavefmtError, TruncatedError
-from savefmt.format.cursor import ChunkCursor
+from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.frozen import dataclass
-from savefmt.reading.prefetch import Pipe, close_pieces, prefetch
+from savefmt.reading.prefetch import close_pieces, prefetch
 
 Pieces = Iterator[bytes | memoryview]
+Pread = Callable[[int, int], bytes]
 
 _MOST_BEHIND = 64 << 20
 """Plain bytes to read behind a stream for the sake of a checksum; more is a bomb."""
@@ -56,6 +57,8 @@ class PlainCursor(ChunkCursor):
         The plain bytes, with a `Border` behind each member.
     offset : int
         Of the first piece.
+    pread, end : callable and int, optional
+        As for `FileCursor`, where these bytes are those of a file.
 
     Attributes
     ----------
@@ -63,8 +66,12 @@ class PlainCursor(ChunkCursor):
         The last one met.
     """
 
-    def __init__(self, pieces: Pieces, offset: int) -> None:
+    def __init__(
+        self, pieces: Pieces, offset: int, pread: Pread | None = None, end: int = 0
+    ) -> None:
         super().__init__(self._watch(pieces), offset)
+        self._pread = pread
+        self._end = end
         self.border: Border | None = None
         self._pulled = self._proven = offset
 
@@ -75,6 +82,15 @@ class PlainCursor(ChunkCursor):
                 self.border = piece
                 self._proven = self._pulled
             yield piece
+
+    @contextmanager
+    def ahead(self) -> Iterator[Cursor]:
+        """A second cursor that starts here; it reads the file itself where it can."""
+        if self._pread is not None:
+            yield FileCursor(self._pread, self.tell(), self._end)
+            return
+        with super().ahead() as other:
+            yield other
 
     def rest(self) -> Pieces:
         """Yield all that is left, borders included."""
@@ -128,7 +144,7 @@ def plain_stream(
     length: int | None = None,
     ahead: bool = True,
     patient: bool = True,
-    plain: Pipe | None = None,
+    pread: Pread | None = None,
 ) -> Iterator[PlainCursor]:
     """A cursor over a stream, decompressed if need be.
 
@@ -149,8 +165,8 @@ def plain_stream(
         Decompress ahead in a thread.
     patient : bool
         As for `prefetch`.
-    plain : callable, optional
-        Wrapped around the plain bytes.
+    pread : callable, optional
+        ``pread(length, offset)`` returns bytes of the file, which `length` is of.
 
     Yields
     ------
@@ -172,9 +188,7 @@ def plain_stream(
         offset += packing.envelope_length
     if packing.codec != "raw":
         unpack(packing.codec, offset)
-    if plain is not None:
-        opened.append(plain(opened[-1]))
-    cursor = PlainCursor(opened[-1], offset)
+    cursor = PlainCursor(opened[-1], offset, None if packing.packed else pread, length or 0)
     try:
         yield cursor
     except SavefmtError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from savefmt.format.vmstate import Description
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
+from savefmt.native.pages import SumKey, Table
+from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.plainstream import Packing, PlainCursor
-from savefmt.reading.traverse import StreamHead
+from savefmt.reading.walk import StreamEnd, StreamHead
 
 if TYPE_CHECKING:
-    from savefmt.reading.memory import GuestMemory
     from savefmt.reading.prefetch import Pipe
 
 
@@ -32,6 +32,13 @@ class AddressedGuest(Protocol):
         """Memory by guest-physical address."""
 
 
+class SummedMemory(Protocol):
+    """The guest's memory, as far as sums go; `reading.memory.GuestMemory` is one."""
+
+    def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
+        """Sum every page, in one pass over the image."""
+
+
 class StoredImage(Protocol):
     """What memory needs of the image that it lies in; `SaveImage` is one."""
 
@@ -42,6 +49,7 @@ class StoredImage(Protocol):
     stored_offset: int
     stream_offset: int
     head: StreamHead
+    ending: StreamEnd | None
 
     @property
     def file(self) -> File:
@@ -52,15 +60,11 @@ class StoredImage(Protocol):
         """The skeleton of a mapped-ram image."""
 
     @property
-    def description(self) -> Description | None:
-        """The vmdescription, where it can be known beforehand."""
-
-    @property
     def capabilities(self) -> frozenset[str]:
         """Capabilities that the stream lists."""
 
     @property
-    def memory(self) -> GuestMemory:
+    def memory(self) -> SummedMemory:
         """The guest's memory by block."""
 
     @property
@@ -72,7 +76,6 @@ class StoredImage(Protocol):
         io: IOOptions | None = None,
         *,
         stored: Pipe | None = None,
-        plain: Pipe | None = None,
     ) -> AbstractContextManager[PlainCursor]:
         """A cursor over the decompressed stream."""
 

@@ -63,11 +63,13 @@ def _digest(image: StoredImage) -> str:
     """Return a digest of all but the pages."""
     import hashlib  # late: `savefmt info` comes by here, too
 
+    from savefmt.reading.digests import digest_mapped
+
     state = hashlib.sha256()
     for block, pages in zip(image.head.blocks.blocks, image.mapped.pages, strict=True):
         state.update(repr((block.name, block.used_length, pages.offset)).encode())
         state.update(pages.bitmap)
-    state.update(image.mapped.tail.devices_digest().encode())
+    state.update(digest_mapped(image)[0].together.encode())
     return state.hexdigest()
 
 

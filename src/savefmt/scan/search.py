@@ -70,8 +70,8 @@ class Places:
         """Return where the guest sees a stretch; None unless it sees it in one piece."""
         return self._placement.addresses_of(stretch.block, stretch.start, stretch.end)
 
-    def virtual(self, physical: Sequence[int]) -> tuple[int, ...]:
-        """Return the virtual addresses of a place with these physical ones."""
+    def virtual(self, block: str, offset: int, physical: Sequence[int]) -> tuple[int, ...]:
+        """Return the virtual addresses of a place, which has these physical ones."""
         if self._reverse is None:
             return ()
         return tuple(sorted({at for one in physical for at in self._reverse.addresses(one)}))
@@ -85,6 +85,7 @@ def search(
     context: int = CONTEXT,
     max_count: int | None = None,
     places: Places | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[Hit]:
@@ -109,6 +110,8 @@ def search(
         Stop after so many matches.
     places : Places, optional
         Tells addresses; physical ones by default.
+    memory : Memory, optional
+        What to go through instead of the image's blocks: that of processes.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -131,7 +134,7 @@ def search(
     if not 0 <= context <= CONTEXT_LIMIT:
         raise ValueError(f"context is 0 to {CONTEXT_LIMIT} bytes")
     places = places or Places(image)
-    memory = Memory(image, blocks, io=io, progress=progress)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
     return islice(_hits(memory, patterns, context, places), max_count)
 
 
@@ -140,13 +143,14 @@ def count(
     patterns: Sequence[Matcher],
     *,
     blocks: Sequence[str] | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> int:
     """Count what `search` would yield; the parameters are the same."""
     if not patterns:
         raise ValueError("nothing to look for")
-    memory = Memory(image, blocks, io=io, progress=progress)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
     return sum(len(each) // 2 for _, found in _found(memory, patterns, 0) for each in found)
 
 
@@ -164,7 +168,7 @@ def _hits(
                 offset,
                 end - start,
                 physical,
-                places.virtual(physical),
+                places.virtual(block, offset, physical),
                 window.data[start:end],
                 window.data[max(start - context, 0) : start],
                 window.data[end : end + context],

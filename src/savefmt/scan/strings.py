@@ -37,6 +37,7 @@ def strings(
     least: int = LEAST,
     encoding: str = "ascii",
     blocks: Sequence[str] | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[Text]:
@@ -55,6 +56,8 @@ def strings(
         ``ascii``, ``utf-16le`` or ``utf-16be``.
     blocks : sequence of str, optional
         Only these.
+    memory : Memory, optional
+        What to go through instead of the image's blocks: that of processes.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -70,7 +73,8 @@ def strings(
     ValueError
         If the encoding is not known, or `least` is no length.
     """
-    memory = _memory(image, least, encoding, blocks, io, progress)
+    _refuse_nonsense(least, encoding)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
 
     def whole(window: Window, content: bytes) -> list[Text]:
         return list(_inner(window, content, least, encoding))
@@ -95,6 +99,7 @@ def string_lines(
     least: int = LEAST,
     encoding: str = "ascii",
     blocks: Sequence[str] | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[bytes]:
@@ -104,7 +109,7 @@ def string_lines(
 
     Parameters
     ----------
-    image, least, encoding, blocks, io, progress
+    image, least, encoding, blocks, memory, io, progress
         As for `strings`.
     lines : TextLines
         What the lines look like.
@@ -119,7 +124,8 @@ def string_lines(
     ValueError
         As for `strings`.
     """
-    memory = _memory(image, least, encoding, blocks, io, progress)
+    _refuse_nonsense(least, encoding)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
 
     def whole(window: Window, content: bytes) -> bytes:
         form = lines.form(window.stretch)
@@ -133,19 +139,11 @@ def string_lines(
     )
 
 
-def _memory(
-    image: SaveImage,
-    least: int,
-    encoding: str,
-    blocks: Sequence[str] | None,
-    io: IOOptions,
-    progress: OnProgress | None,
-) -> Memory:
+def _refuse_nonsense(least: int, encoding: str) -> None:
     if encoding not in TEXT_ENCODINGS:
         raise ValueError(f"encoding {encoding!r} is none of {', '.join(TEXT_ENCODINGS)}")
     if not 1 <= least <= PIECE_LENGTH:
         raise ValueError(f"a text has 1 to {PIECE_LENGTH} characters at least, not {least}")
-    return Memory(image, blocks, io=io, progress=progress)
 
 
 @dataclass(slots=True)

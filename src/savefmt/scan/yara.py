@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,15 +20,19 @@ OVERLAP = 64 << 10
 
 RULES_LIMIT = 64 << 20
 SECONDS_A_WINDOW = 60
+_SUFFIXES = (".yar", ".yara")
 
 
-def compile_rules(path: StrPath) -> Any:
+def compile_rules(*paths: StrPath, variables: Mapping[str, str] | None = None) -> Any:
     """Read rules.
 
     Parameters
     ----------
-    path : str or os.PathLike
-        A file of YARA rules.  It may not include others.
+    *paths : str or os.PathLike
+        Files of YARA rules, which may not include others, and folders: of these all files
+        whose names end in ``.yar`` or ``.yara``.  Rules of two files may have one name.
+    variables : mapping of str to str, optional
+        What rules use without saying what it is: ``true``, ``false``, a number, or text.
 
     Returns
     -------
@@ -40,27 +44,66 @@ def compile_rules(path: StrPath) -> Any:
     UnsupportedError
         If YARA-X is not installed.
     ValueError
-        If these are no rules.
+        If these are no rules, or there are none.
     ImageIOError
-        If the file cannot be read.
+        If a file cannot be read.
     """
     yara_x = _library()
+    compiler = yara_x.Compiler()
+    compiler.enable_includes(False)
+    left = RULES_LIMIT
+    try:
+        for name, value in (variables or {}).items():
+            compiler.define_global(name, _value(value))
+        for path in _files(paths):
+            source = _read(path, left)
+            left -= len(source)
+            compiler.new_namespace(os.fspath(path))
+            compiler.add_source(source, origin=os.fspath(path))
+    except yara_x.CompileError as error:
+        raise ValueError(str(error)) from error
+    return compiler.build()
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _files(paths: Iterable[StrPath]) -> Iterator[StrPath]:
+    """Yield the files of rules, those of a folder in the order of their names."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        found = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.endswith(_SUFFIXES)
+        )
+        if not found:
+            raise ValueError(f"{os.fspath(path)}: no file of rules ({', '.join(_SUFFIXES)})")
+        yield from found
+
+
+def _read(path: StrPath, limit: int) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            source = file.read(RULES_LIMIT + 1)
+            source = file.read(limit + 1)
     except UnicodeDecodeError as error:
         raise ValueError(f"{os.fspath(path)}: rules are UTF-8 text") from error
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
-    if len(source) > RULES_LIMIT:
+    if len(source) > limit:
         raise ValueError(f"{os.fspath(path)}: more than {RULES_LIMIT >> 20} MiB of rules")
-    compiler = yara_x.Compiler()
-    compiler.enable_includes(False)
-    try:
-        compiler.add_source(source, origin=os.fspath(path))
-    except yara_x.CompileError as error:
-        raise ValueError(str(error)) from error
-    return compiler.build()
+    return source
 
 
 def search_rules(
@@ -71,6 +114,7 @@ def search_rules(
     context: int = CONTEXT,
     max_count: int | None = None,
     places: Places | None = None,
+    memory: Memory | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[Hit]:
@@ -86,7 +130,7 @@ def search_rules(
         Of any form.
     rules : object
         What `compile_rules` returned.
-    blocks, context, max_count, places, io, progress
+    blocks, context, max_count, places, memory, io, progress
         As for `savefmt.scan.search.search`.
 
     Yields
@@ -95,7 +139,7 @@ def search_rules(
         One for each string found, named ``rule $string``.
     """
     places = places or Places(image)
-    memory = Memory(image, blocks, io=io, progress=progress)
+    memory = memory or Memory(image, blocks, io=io, progress=progress)
     return islice(_hits(memory, rules, context, places), max_count)
 
 
@@ -125,7 +169,7 @@ def _hits(memory: Memory, rules: Any, context: int, places: Places) -> Iterator[
                 hit.offset,
                 hit.length,
                 physical,
-                places.virtual(physical),
+                places.virtual(hit.block, hit.offset, physical),
                 hit.data,
                 hit.before,
                 hit.after,

@@ -8,7 +8,7 @@ from types import ModuleType
 NAMES = (
     *("info", "check", "compat", "convert", "compare", "xml"),
     *("devices", "regs", "memmap", "read", "vtop"),
-    *("search", "strings", "hash", "stats", "map", "os"),
+    *("search", "strings", "hash", "stats", "map", "os", "linux"),
     *("export", "plugins", "save", "restore", "prepare", "clone", "detach"),
     *("plan", "config", "bench", "schema", "completion"),
 )

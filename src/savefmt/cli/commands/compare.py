@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -11,6 +12,11 @@ from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.compare import comparison_lines
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from savefmt.linux.facts import OwnerChange
+    from savefmt.model import OnProgress
+    from savefmt.reports import Comparison
 
 _EPILOG = """\
 exit codes: 0 same, 1 different, 2 could not compare, 64 wrong usage
@@ -29,6 +35,11 @@ def add(commands: Commands) -> None:
     file_argument(parser, "right", metavar="B")
     parser.add_argument("--pages", action="store_true", help="list the pages that differ")
     parser.add_argument("--fields", action="store_true", help="list the device fields that differ")
+    parser.add_argument(
+        "--owners",
+        action="store_true",
+        help="tell whose the pages are that differ: files, processes, the kernel (Linux guests)",
+    )
     output_options(parser)
     io_options(parser)
     common_options(parser)
@@ -37,17 +48,39 @@ def add(commands: Commands) -> None:
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
+    from savefmt.linux.facts import OwnerChange
     from savefmt.reports import Comparison
 
-    return ({"comparison": Comparison},)
+    return ({"comparison": Comparison}, {"comparison": Comparison, "owners": list[OwnerChange]})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Compare once; with ``-q`` the exit code alone answers."""
+    changes = None
     with ui.progress(f"{args.left}, {args.right}") as progress:
-        result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
+        if args.owners:
+            result, changes = _with_owners(args, progress)
+        else:
+            result = savefmt.compare(args.left, args.right, io=io_of(args), progress=progress)
     if ui.json:
-        ui.document(comparison=result)
+        ui.document(comparison=result, **({} if changes is None else {"owners": changes}))
     elif not ui.quiet:
         ui.say(comparison_lines(result, pages=args.pages, fields=args.fields))
+        if changes:
+            from savefmt.cli.render.linux import owner_change_lines
+
+            ui.say(owner_change_lines(changes))
     return ExitCode.GOOD if result.same else ExitCode.DIFFERENT
+
+
+def _with_owners(
+    args: argparse.Namespace, progress: OnProgress | None
+) -> tuple[Comparison, tuple[OwnerChange, ...]]:
+    from savefmt.linux.ownerchanges import owner_changes
+
+    with (
+        savefmt.open(args.left, io=io_of(args)) as left,
+        savefmt.open(args.right, io=io_of(args)) as right,
+    ):
+        result = savefmt.compare(left, right, io=io_of(args), progress=progress)
+        return result, owner_changes(result, left, right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -19,6 +20,9 @@ from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 from savefmt.model import MapExtent
+
+if TYPE_CHECKING:
+    from savefmt.scan.results import Picture
 
 _EPILOG = """\
 Kinds: data lies at the file offset, page i of an extent at offset + i * stride;
@@ -42,8 +46,9 @@ def add(commands: Commands) -> None:
     file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
     group.add_argument(
         "--palette",
-        choices=("zero", "entropy", "changed"),
-        help="what colours tell (default: zero; with --against: changed)",
+        choices=("zero", "entropy", "changed", "owner"),
+        help="what colours tell (default: zero; with --against: changed); owner: whose the pages "
+        "of a Linux guest are, on a curve of Hilbert",
     )
     file_argument(
         group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
@@ -95,6 +100,8 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "the palette 'changed' and --against go together")
     if args.width is not None and not 1 <= args.width <= 16384:
         usage_error(args, "--width is 1 to 16384")
+    if palette == "owner":
+        return _draw_owners(args, ui)
     from savefmt.scan.picture import draw
 
     with ExitStack() as stack:
@@ -111,6 +118,20 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
             dry_run=args.dry_run,
             progress=stack.enter_context(ui.progress(args.image)),
         )
+    return _tell(picture, args, ui)
+
+
+def _draw_owners(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    if args.width is not None or args.block:
+        usage_error(args, "the palette 'owner' goes without --width and --block")
+    from savefmt.linux.ownerpicture import draw_owners
+
+    with savefmt.open(args.image) as image:
+        ui.prepare(image)
+        return _tell(draw_owners(image, args.png, overwrite=args.force), args, ui)
+
+
+def _tell(picture: Picture, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(picture=picture)
     else:

@@ -16,6 +16,8 @@ from savefmt.cli.options import (
     output_options,
     place_option,
     places_of,
+    process_options,
+    processes_of,
     scan_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from savefmt.scan.patterns import Matcher
     from savefmt.scan.results import Hit
     from savefmt.scan.search import Places
+    from savefmt.scan.windows import Memory
 
 _EPILOG = """\
 PATTERN is text; matches may cross pages.  Regular expressions are those of RE2.
@@ -65,7 +68,21 @@ def add(commands: Commands) -> None:
     group.add_argument(
         "--regex", action="append", default=[], metavar="EXPRESSION", help="regular expression"
     )
-    file_argument(group, "--yara", metavar="RULES", help="file of YARA rules, instead of patterns")
+    file_argument(
+        group,
+        "--yara",
+        action="append",
+        default=[],
+        metavar="RULES",
+        help="file of YARA rules, or folder of such files, instead of patterns; may be repeated",
+    )
+    group.add_argument(
+        "--define",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable that the rules use: true, false, a number, or text; may be repeated",
+    )
     group.add_argument(
         "--encoding",
         action="append",
@@ -80,6 +97,7 @@ def add(commands: Commands) -> None:
         "--virtual", action="store_true", help="tell virtual addresses, too, by page tables"
     )
     cpu_options(group)
+    process_options(group)
     group.add_argument(
         "--context",
         type=number,
@@ -89,8 +107,8 @@ def add(commands: Commands) -> None:
     )
     group.add_argument("--max-count", type=number, metavar="N", help="stop after N matches")
     group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
-    place_option(parser)
     output_options(parser, lines=True, csv=True)
+    place_option(parser)
     scan_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
@@ -121,10 +139,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
         ui.progress(args.image) as progress,
     ):
-        places = _places(image, args)
-        hits = _hits(image, args, matchers, rules, places, progress)
+        places, memory = _places(image, args, progress)
+        hits = _hits(image, args, matchers, rules, places, memory, progress)
         if args.count:
-            count = _count(image, args, matchers, hits, progress)
+            count = _count(image, args, matchers, hits, memory, progress)
             _show_count(count, ui)
         else:
             count = _show(hits, args.output, ui)
@@ -155,6 +173,7 @@ def _count(
     args: argparse.Namespace,
     matchers: list[Matcher],
     hits: Iterator[Hit],
+    memory: Memory | None,
     progress: OnProgress | None,
 ) -> int:
     """Count matches, without a look at each where that can be."""
@@ -162,7 +181,9 @@ def _count(
         return sum(1 for _ in hits)
     from savefmt.scan.search import count
 
-    return count(image, matchers, blocks=args.block, io=io_of(args), progress=progress)
+    return count(
+        image, matchers, blocks=args.block, memory=memory, io=io_of(args), progress=progress
+    )
 
 
 def _refuse_nonsense(args: argparse.Namespace) -> None:
@@ -170,8 +191,12 @@ def _refuse_nonsense(args: argparse.Namespace) -> None:
         usage_error(args, "--yara goes without other patterns")
     if not (args.yara or args.patterns or args.hex or args.bytes or args.regex):
         usage_error(args, "nothing to look for: give a PATTERN, --hex, --bytes, --regex or --yara")
+    if args.define and not args.yara:
+        usage_error(args, "--define goes with --yara")
     if not args.virtual and (args.cpu is not None or args.cr3 is not None):
         usage_error(args, "--cpu and --cr3 go with --virtual")
+    if processes_of(args) is not None and (args.virtual or args.block):
+        usage_error(args, "--pid and --each-process go without --virtual and --block")
     if args.context > 4096:
         usage_error(args, "--context is 4096 at most")
 
@@ -194,13 +219,30 @@ def _rules(args: argparse.Namespace) -> Any:
         return None
     from savefmt.scan.yara import compile_rules
 
-    return compile_rules(args.yara)
+    variables = {}
+    for words in args.define:
+        name, equals, value = words.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--define takes NAME=VALUE, not {words!r}")
+        if name in variables:
+            raise ValueError(f"--define {name} is given twice")
+        variables[name] = value
+    return compile_rules(*args.yara, variables=variables)
 
 
-def _places(image: SaveImage, args: argparse.Namespace) -> Places:
+def _places(
+    image: SaveImage, args: argparse.Namespace, progress: OnProgress | None
+) -> tuple[Places, Memory | None]:
+    """Return what tells addresses, and the memory of processes where it is asked for."""
+    pids = processes_of(args)
+    if pids is not None:
+        from savefmt.linux.processmemory import process_memory
+
+        memory, places = process_memory(image, pids, io=io_of(args), progress=progress)
+        return places, memory
     from savefmt.scan.search import Places
 
-    return Places(image, image.guest.space(args.cpu, args.cr3) if args.virtual else None)
+    return Places(image, image.guest.space(args.cpu, args.cr3) if args.virtual else None), None
 
 
 def _hits(
@@ -209,6 +251,7 @@ def _hits(
     matchers: list[Matcher],
     rules: Any,
     places: Places,
+    memory: Memory | None,
     progress: OnProgress | None,
 ) -> Iterator[Hit]:
     options: dict[str, Any] = {
@@ -216,6 +259,7 @@ def _hits(
         "context": args.context,
         "max_count": args.max_count,
         "places": places,
+        "memory": memory,
         "io": io_of(args),
         "progress": progress,
     }

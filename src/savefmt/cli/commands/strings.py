@@ -6,7 +6,15 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, number, output_options, scan_options
+from savefmt.cli.options import (
+    common_options,
+    io_of,
+    number,
+    output_options,
+    process_options,
+    processes_of,
+    scan_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -46,6 +54,7 @@ def add(commands: Commands) -> None:
         help="tell block and offset (default), guest-physical addresses, or nothing but texts",
     )
     output_options(parser, lines=True)
+    process_options(parser)
     scan_options(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -62,18 +71,26 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print texts as they come."""
     if not 1 <= args.min_length <= 65536:
         usage_error(args, "--min-length is 1 to 65536")
+    pids = processes_of(args)
+    if pids is not None and args.block:
+        usage_error(args, "--pid and --each-process go without --block")
     from savefmt.cli.render.strings import lines_as
     from savefmt.scan.search import Places
     from savefmt.scan.strings import string_lines
 
     with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
-        places = Places(image)
+        places, memory = Places(image), None
+        if pids is not None:
+            from savefmt.linux.processmemory import process_memory
+
+            memory, places = process_memory(image, pids, io=io_of(args), progress=progress)
         lines = string_lines(
             image,
             lines_as(args.output if ui.json else args.places, places),
             least=args.min_length,
             encoding=args.encoding,
             blocks=args.block,
+            memory=memory,
             io=io_of(args),
             progress=progress,
         )

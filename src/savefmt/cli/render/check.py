@@ -41,9 +41,15 @@ def check_lines(
     verdict = {
         Severity.ERROR: _worst_word(report),
         Severity.WARNING: "usable, with findings",
-    }.get(report.worst or Severity.NOTE, "sound")
+    }.get(report.worst or Severity.NOTE, _best_word(report))
     tally = f" ({', '.join(parts)})" if parts else ""
     yield f"{plain(report.path)}: {verdict}, {report.level} check{tally}"
+
+
+def _best_word(report: CheckReport) -> str:
+    """Say what no errors mean: an image is sound only where its end was seen."""
+    unseen = any(finding.code == "stream.end-unseen" for finding in report.findings)
+    return "nothing wrong found, the end not seen" if unseen else "sound"
 
 
 def unjudged(report: CheckReport) -> bool:

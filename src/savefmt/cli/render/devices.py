@@ -16,7 +16,6 @@ from savefmt.model import Section
 if TYPE_CHECKING:
     from savefmt.reading.devices import Devices
 
-_GUESSED = "stream.guessed-length"
 _STEP = "  "
 _EXACT_LENGTH = 4
 """Numbers of more bytes than these are text in JSON, which many readers round to 53 bits."""
@@ -79,20 +78,10 @@ def doubts(devices: Devices) -> Iterator[str]:
     Yields
     ------
     str
-        One line each; one for all lengths that were guessed.
+        One line each.
     """
-    sections = devices.sections
-    guessed = 0
     for finding in devices.findings:
-        if finding.code == _GUESSED:
-            guessed += 1
-        else:
-            yield finding.message
-    if guessed:
-        yield (
-            f"nothing describes the device state; where {guessed} of {len(sections)} sections "
-            "end was guessed from their footers"
-        )
+        yield finding.message
     if devices.incomplete:
         yield devices.incomplete
 

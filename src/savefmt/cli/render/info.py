@@ -108,8 +108,9 @@ def _section_lines(summary: ImageSummary, *, verbose: bool) -> Iterator[str]:
     if summary.sections is None:
         yield f"{'devices:':<15}not known without a full read (--pages)"
         return
+    claimed = "" if summary.sections_proved else " by the end of the file, not proved"
     if verbose:
-        yield f"{'devices:':<15}{many(len(summary.sections), 'section')}"
+        yield f"{'devices:':<15}{many(len(summary.sections), 'section')}{claimed}"
         for section in summary.sections:
             version = "" if section.version is None else f" version {section.version}"
             length = "" if section.length is None else f", {section.length} bytes"
@@ -118,7 +119,7 @@ def _section_lines(summary: ImageSummary, *, verbose: bool) -> Iterator[str]:
         return
     counts = Counter(plain(section.idstr) for section in summary.sections)
     names = [name if count == 1 else f"{name} x{count}" for name, count in counts.items()]
-    line = f"{'devices:':<15}{many(len(summary.sections), 'section')}:"
+    line = f"{'devices:':<15}{many(len(summary.sections), 'section')}{claimed}:"
     for word in (", ".join(names) or "none").split():
         if len(line) + 1 + len(word) > WIDTH:
             yield line

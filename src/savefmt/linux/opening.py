@@ -1,0 +1,43 @@
+"""From an image to the kernel in it."""
+
+from __future__ import annotations
+
+from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.image import SaveImage
+from savefmt.linux.kernel import Kernel
+from savefmt.linux.modulesymbols import module_symbols, module_types
+
+
+def open_kernel(image: SaveImage) -> Kernel:
+    """Find the kernel of a Linux guest.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Must stay open as long as the kernel is used.
+
+    Returns
+    -------
+    Kernel
+        With a program of drgn.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none, or it keeps too little of itself in memory; the message says what helps.
+    CorruptError
+        If what it keeps is damaged.
+    UnsupportedError
+        Without drgn, too.
+    """
+    try:
+        import drgn  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedError(
+            "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
+        ) from error
+    try:
+        return Kernel(image, module_symbols, module_types)
+    except CorruptError as error:
+        error.path = error.path or image.path
+        raise

@@ -1,0 +1,192 @@
+"""The memory of processes, gone through by their own addresses.
+
+What is neighbours there is rarely neighbours in physical memory, so a text or a pattern that
+goes over the border of two pages is found here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+
+from savefmt.errors import AddressError, SavefmtError
+from savefmt.frozen import dataclass
+from savefmt.guest.mappings import VirtualRange, lower_half
+from savefmt.image import SaveImage
+from savefmt.linux.kernel import Kernel
+from savefmt.linux.kernelmemory import PAGE
+from savefmt.linux.opening import open_kernel
+from savefmt.linux.processes import space_of, tasks
+from savefmt.model import IOOptions, OnProgress
+from savefmt.scan.search import Places
+from savefmt.scan.windows import Memory, Reach, Stretch, Window
+
+MAPPINGS_LIMIT = 1 << 19
+"""Mappings of a process at most, neighbours joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What a process has mapped, ascending, and where each part begins."""
+
+    mappings: list[VirtualRange]
+    starts: list[int]
+
+    def parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield physical address and length of what is mapped from `start` on without a gap."""
+        number = bisect_right(self.starts, start) - 1
+        while start < end and 0 <= number < len(self.mappings):
+            mapping = self.mappings[number]
+            inside = start - mapping.virtual
+            if not 0 <= inside < mapping.length:
+                return
+            count = min(mapping.length - inside, end - start)
+            yield mapping.physical + inside, count
+            start, number = start + count, number + 1
+
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """Yield start and end of what is mapped without a gap."""
+        start = end = 0
+        for mapping in self.mappings:
+            if mapping.virtual != end:
+                if end > start:
+                    yield start, end
+                start = mapping.virtual
+            end = mapping.virtual + mapping.length
+        if end > start:
+            yield start, end
+
+
+class ProcessMemory(Memory):
+    """The memory of processes; each stands for a block, and addresses for offsets.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Of the guest.
+    pids : collection of int
+        The processes; none: all.
+    io, progress
+        As for `savefmt.scan.windows.Memory`.
+
+    Raises
+    ------
+    AddressError
+        If there is no such process, or it has no memory of its own.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        pids: Collection[int] = (),
+        *,
+        io: IOOptions = IOOptions(),
+        progress: OnProgress | None = None,
+    ) -> None:
+        super().__init__(kernel.image, (), io=io, progress=progress)
+        self._physical = kernel.image.guest.physical
+        self._spaces: dict[str, _Space] = {}
+        found = set()
+        for task in tasks(kernel, frozenset(pids) or None):
+            space = space_of(kernel, task)
+            if space is None:
+                continue
+            mapped = islice(lower_half(space.tables), MAPPINGS_LIMIT)
+            mappings = [one for one in mapped if self._is_memory(one)]
+            found.add(task.pid)
+            name = f"{task.name}({task.pid})"
+            self._spaces[name] = _Space(mappings, [one.virtual for one in mappings])
+            self.lengths[name] = max((one.virtual + one.length for one in mappings), default=0)
+        missing = sorted(set(pids) - found)
+        if missing:
+            raise AddressError(
+                f"no process {missing[0]} with memory of its own; `savefmt linux IMAGE ps` lists "
+                "all",
+                path=kernel.image.path,
+            )
+
+    def _is_memory(self, mapping: VirtualRange) -> bool:
+        """Whether RAM or ROM lies there, and no device."""
+        pieces = self._physical.pieces(mapping.physical, mapping.length)
+        try:
+            return all(item.kind != "device" for item, _, _ in pieces)
+        except AddressError:
+            return False
+
+    def stretches(self, reach: Reach = Reach()) -> Iterator[Stretch]:
+        """Yield what is mapped."""
+        for name, space in self._spaces.items():
+            for start, end in space.stretches():
+                yield Stretch(name, start, end)
+
+    def read(self, place: Stretch, reach: Reach = Reach()) -> Window:
+        """Read one window, and as much around it as is mapped without a gap."""
+        space = self._spaces[place.block]
+        base = place.start
+        while base > max(place.start - reach.lead, 0) and any(space.parts(base - 1, base)):
+            base = max(base - base % PAGE - PAGE * (not base % PAGE), 0)
+        try:
+            data = b"".join(
+                self._physical.read(physical, count)
+                for physical, count in space.parts(base, place.end + reach.tail)
+            )
+        except SavefmtError as error:
+            error.path = error.path or self.image.path
+            raise
+        return Window(place, base, data)
+
+    def physical(self, block: str, offset: int) -> tuple[int, ...]:
+        """Return the guest-physical address of a place."""
+        return tuple(physical for physical, _ in self._spaces[block].parts(offset, offset + 1))
+
+
+class ProcessPlaces(Places):
+    """Addresses of what lies in the memory of processes.
+
+    Parameters
+    ----------
+    memory : ProcessMemory
+        The memory.
+    """
+
+    def __init__(self, memory: ProcessMemory) -> None:
+        super().__init__(memory.image)
+        self._memory = memory
+
+    def physical(self, block: str, offset: int) -> tuple[int, ...]:
+        """Return the guest-physical address of a place."""
+        return self._memory.physical(block, offset)
+
+    def virtual(self, block: str, offset: int, physical: Sequence[int]) -> tuple[int, ...]:
+        """Return its own address."""
+        return (offset,)
+
+
+def process_memory(
+    image: SaveImage,
+    pids: Collection[int] = (),
+    *,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> tuple[ProcessMemory, ProcessPlaces]:
+    """Return the memory of processes, for `savefmt.scan`.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Of a Linux guest; must stay open.
+    pids : collection of int
+        The processes; none: all.
+    io : IOOptions
+        Threads.
+    progress : callable, optional
+        Told of the work done; returning False cancels.
+
+    Returns
+    -------
+    (ProcessMemory, ProcessPlaces)
+        What to go through, and its addresses.
+    """
+    memory = ProcessMemory(open_kernel(image), pids, io=io, progress=progress)
+    return memory, ProcessPlaces(memory)

@@ -1,0 +1,110 @@
+"""What the end of a file shows of device sections, in an instant and without proof.
+
+A sequential stream tells where it ends only to whoever walks over all of it.  The end of
+the file shows the end of *a* stream: perhaps that of a longer one that lay here before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from savefmt.errors import FormatError, UnsupportedError
+from savefmt.format.cursor import FileCursor
+from savefmt.format.ram import EOS_WORD
+from savefmt.format.stream import ItemReader, SectionHead
+from savefmt.format.vmstate import find_at_end
+from savefmt.format.wire import ItemType, encode_name
+from savefmt.model import Section
+from savefmt.reading.framing import FOOTER_LENGTH, SectionKey
+from savefmt.reading.walk import StreamHead, section_of
+
+Pread = Callable[[int, int], bytes]
+
+
+def claimed_sections(
+    pread: Pread, start: int, end: int, head: StreamHead
+) -> tuple[Section, ...] | None:
+    """Find the device sections that stand at the end of an uncompressed sequential image.
+
+    Each must begin where the vmdescription has it, and before the first one RAM must end,
+    under the number that it begins with.  Only a description of other pages, or another
+    section number, shows that this is the end of another stream.
+
+    Parameters
+    ----------
+    pread : callable
+        ``pread(length, offset)`` returns bytes of the file.
+    start, end : int
+        Where the stream begins and the file ends.
+    head : StreamHead
+        Of the stream.
+
+    Returns
+    -------
+    tuple of Section or None
+        None where the file does not end like this.
+    """
+    try:
+        description = find_at_end(pread, end)
+    except FormatError:
+        return None
+    if description is None or head.ram is None or description.offset <= start:
+        return None
+    if description.page_size not in (None, head.blocks.page_size):
+        return None
+    for has_footers in (True, False):
+        found = _walk_back(pread, description.offset - 1, description.sections, head, has_footers)
+        if found is not None:
+            return found
+    return None
+
+
+def _walk_back(
+    pread: Pread,
+    eof: int,
+    lengths: Mapping[SectionKey, int],
+    head: StreamHead,
+    has_footers: bool,
+) -> tuple[Section, ...] | None:
+    if pread(1, eof) != bytes([ItemType.EOF]):
+        return None
+    at = eof
+    found = []
+    for key in reversed(list(lengths)):
+        section = _section_before(pread, key, lengths[key], at, has_footers)
+        if section is None or section.offset is None:
+            break  # the first ones may come before RAM ends
+        found.append(section)
+        at = section.offset - _head_length(key[0])
+    footer = head.ram.pack_footer() if has_footers and head.ram is not None else b""
+    before = EOS_WORD + footer
+    if not found or pread(len(before), max(at - len(before), 0)) != before:
+        return None
+    return tuple(reversed(found))
+
+
+def _section_before(
+    pread: Pread, key: SectionKey, length: int, end: int, has_footers: bool
+) -> Section | None:
+    """Read the section that ends at `end`, None if there is none of that name and length."""
+    payload = end - length - (FOOTER_LENGTH if has_footers else 0)
+    start = payload - _head_length(key[0])
+    if start < 0:
+        return None
+    reader = ItemReader(FileCursor(pread, start, end))
+    reader.has_footers = has_footers
+    try:
+        item = reader.next_item()
+        if not isinstance(item, SectionHead) or item.kind is not ItemType.FULL:
+            return None
+        if (item.idstr, item.instance_id) != key or reader.cursor.tell() != payload:
+            return None
+        reader.cursor.skip(length)
+        reader.finish_section(item)
+    except (FormatError, UnsupportedError):
+        return None
+    return section_of(item, payload, length)
+
+
+def _head_length(idstr: str) -> int:
+    return 1 + 4 + 1 + len(encode_name(idstr)) + 4 + 4
