@@ -286,18 +286,26 @@ def test_every_page_size_in_every_form(size: int, form: str, tmp_path: Path) -> 
 
 def test_guests_may_write_records_into_their_pages() -> None:
     """Every page holds what might be the next record in pages half as long."""
-    fake = b"".join(
-        page(9, 2048 - 8) + struct.pack(">Q", number * PAGE_SIZE + 2048 | 0x28)
-        for number in range(1)
-    )
     pages = b"".join(
         page(9, 2048) + struct.pack(">Q", number * PAGE_SIZE + 2048 | 0x28) + page(9, 2040)
         for number in range(8)
     )
-    assert len(fake) == 2048
     data = make_stream(blocks={"ram": pages})
 
     assert Walk(file_cursor(data), SkimVisitor("")).read_head().blocks.page_size == PAGE_SIZE
+
+
+@CURSORS
+@pytest.mark.parametrize("length", range(0, 60, 3))
+def test_records_cut_short_are_no_reason_to_fail(
+    length: int, cursor: Callable[[bytes], Cursor]
+) -> None:
+    data = make_stream()
+    start = data.index(b"\x02\0\0\0\x02\0\0\0\0")
+
+    head = Walk(cursor(data[: start + length]), SkimVisitor("")).read_head()
+
+    assert [block.idstr for block in head.blocks.blocks][:1] == ["pc.ram"]
 
 
 def test_a_page_size_that_the_description_denies_is_refused() -> None:

@@ -88,9 +88,9 @@ class PageSizeGuess:
         """
         results = {trial: trial.feed(data, ends) for trial in self._trials}
         self._trials = [trial for trial, used in results.items() if used >= 0] or self._trials
-        used = {results[trial] for trial in self._trials}
-        certain = len(used) == 1 and len(self._trials) > 1 and not self._best.neighbours
-        return used.pop() or None if certain else None
+        lengths = {results[trial] for trial in self._trials}
+        told = len(self._trials) == 1 or self._best.neighbours > 0
+        return None if told or len(lengths) > 1 or lengths <= {0, -1} else lengths.pop()
 
     @property
     def _best(self) -> _Trial:
