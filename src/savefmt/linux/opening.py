@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.errors import CorruptError, MissingPackageError
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.modulesymbols import module_symbols, module_types
@@ -33,9 +33,7 @@ def open_kernel(image: SaveImage) -> Kernel:
     try:
         import drgn  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(
-            "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
-        ) from error
+        raise MissingPackageError("savefmt linux", "drgn", "linux") from error
     try:
         return Kernel(image, module_symbols, module_types)
     except CorruptError as error:

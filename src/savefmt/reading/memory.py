@@ -17,7 +17,7 @@ from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table
-from savefmt.native.records import Scanner, Scatter
+from savefmt.native.records import RecordCounts, Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
@@ -116,8 +116,8 @@ class GuestMemory:
     def _make_index(self, meter: Meter) -> PageIndex:
         visitor = TallyVisitor(None, self._image.filename)
         pass_over(self._image, visitor, self._io, meter)
-        if visitor.scanner is None or visitor.blocks is None:
-            raise AssertionError("a stream without RAM passed")
+        if visitor.scanner is None or visitor.blocks is None:  # device state and no RAM
+            return PageIndex.of([], RecordCounts(0, 0, 0, 0), self._image.head.blocks.page_size)
         return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
