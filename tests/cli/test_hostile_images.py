@@ -37,6 +37,7 @@ COMMANDS = (
     ("memmap",),
     ("devices",),
     ("regs",),
+    ("stats",),
 )
 # A process in between: the peak of a child begins with what its parent holds, and the test
 # runner holds a lot.
@@ -149,6 +150,9 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     "a bitmap for nothing": lambda: make_stream(
         layout="mapped-ram", blocks={"pc.ram": page(0) * 200}, align=PAGE_SIZE
     )[: 20 * PAGE_SIZE],
+    "device state alone": lambda: (
+        b"QEVM\0\0\0\3" + section_head(4, 10, "cpu", 0, 1) + bytes(8) + b"\x7e\0\0\0\x0a\0"
+    ),
     "names of records": lambda: make_stream(blocks=SMALL)[:200] + counted("x" * 255) * 3000,
 }
 

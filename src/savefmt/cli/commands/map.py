@@ -124,8 +124,8 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 
 def _draw_owners(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    if args.width is not None or args.block:
-        usage_error(args, "the palette 'owner' goes without --width and --block")
+    if args.width is not None or args.block or args.dry_run:
+        usage_error(args, "the palette 'owner' goes without --width, --block and --dry-run")
     from savefmt.linux.ownerpicture import draw_owners
 
     with savefmt.open(args.image) as image:
