@@ -35,7 +35,7 @@ def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
     UnsupportedError
         If the image is a bare stream, or has no cookie.
     """
-    with SaveImage(path, follow=False) as image:
+    with SaveImage(path, strict=False, follow=False) as image:
         envelope = _envelope(image)
         if not cookie:
             return envelope.xml

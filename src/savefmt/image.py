@@ -35,7 +35,7 @@ from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_file
 from savefmt.reading.stored import format_uuid
-from savefmt.reading.walk import Onlooker, StreamEnd, Walk
+from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from pathlib import Path
@@ -144,10 +144,10 @@ class SaveImage:
         self.envelope, self.packing = form.envelope, form.packing
         self.stored_offset, self.stream_offset = form.stored_offset, form.stream_offset
         if not self.packing.packed:
-            self.head = Walk(cursor, Onlooker(), findings=self._notes).read_head()
+            self.head = self._stream_head(cursor)
         else:
             with self.stream(look=True) as stream:
-                self.head = Walk(stream, Onlooker(), findings=self._notes).read_head()
+                self.head = self._stream_head(stream)
             if self.head.mapped:
                 raise UnsupportedError(
                     "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
@@ -155,6 +155,14 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _stream_head(self, cursor: Cursor) -> StreamHead:
+        try:
+            return Walk(cursor, Onlooker(), findings=self._notes).read_head()
+        except FormatError:
+            if self.envelope is None or self.envelope.finished:
+                raise
+            return NO_STREAM  # the envelope is all that there is for certain
 
     def _find_mark(self) -> ThinMark | None:
         """Read the mark of a thin image, which is short; not one that others left behind."""
@@ -299,10 +307,10 @@ class SaveImage:
         """
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
-        hint = self.envelope.byte_order if self.envelope else "little"
+        order = self.envelope.byte_order if self.envelope else None
         cursor = self._cursor_at(self.stream_offset)
         with located(self.filename):
-            stream = read_mapped(self.file, cursor, hint, self._notes)
+            stream = read_mapped(self.file, cursor, order, self._notes)
         self.ending = stream.end
         return stream
 
@@ -335,6 +343,11 @@ class SaveImage:
         return self.ending
 
     # --- what it holds ---
+
+    def require_ram(self) -> None:
+        """Raise UnsupportedError if the image is of devices alone."""
+        if self.head.ram is None:
+            raise UnsupportedError("the image holds no RAM, only devices", path=self.filename)
 
     @contextmanager
     def stream(
@@ -403,9 +416,10 @@ class SaveImage:
 
     @cached_property
     def memory(self) -> GuestMemory:
-        """The guest's memory by block."""
+        """The guest's memory by block; UnsupportedError if the image holds none."""
         from savefmt.reading.memory import GuestMemory
 
+        self.require_ram()
         # Should two threads come at once, both get the same.
         kept: GuestMemory = self.__dict__.setdefault(
             "memory", GuestMemory(self, self._io, self._index)
@@ -431,7 +445,7 @@ class SaveImage:
         return self.devices.payload(section)
 
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
-        """Yield stretches of all blocks: data, zero, or never sent.
+        """Return stretches of all blocks: data, zero, or never sent.
 
         A sequential image is read whole for that.
 
@@ -440,18 +454,22 @@ class SaveImage:
         progress : callable, optional
             As for `savefmt.convert`.
 
-        Yields
-        ------
-        MapExtent
+        Returns
+        -------
+        iterator of MapExtent
             Ascending inside each block, block after block.
         """
+        self.require_ram()
+        return self._extents(Meter(progress, self.length, "reading"))
+
+    def _extents(self, meter: Meter) -> Iterator[MapExtent]:
         from savefmt.reading.extents import index_extents, mapped_extents
 
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
                 yield from mapped_extents(block, pages)
             return
-        index = self.memory.index(Meter(progress, self.length, "reading"))
+        index = self.memory.index(meter)
         for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
             yield from index_extents(block, places, with_offsets=not self.packing.packed)
 
@@ -472,7 +490,7 @@ class SaveImage:
         """
         status = self.file.status
         blocks = tuple(self.blocks.values())
-        if pages and self.layout is Layout.SEQUENTIAL:
+        if pages and self.layout is Layout.SEQUENTIAL and self.head.ram is not None:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain

@@ -15,7 +15,7 @@ from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, choose_form
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
-from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError, located
 from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import PAGES_ALIGN
 from savefmt.format.wire import ByteOrder
@@ -128,13 +128,10 @@ def convert(
         work = Conversion(opened, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
-        try:
+        with located(opened.filename):
             if in_place:
                 return work.in_place(dry_run=dry_run)
             return work.dry_run() if dry_run else work.run()
-        except SavefmtError as error:
-            error.path = error.path or opened.filename
-            raise
 
 
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:

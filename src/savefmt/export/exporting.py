@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from savefmt.errors import ConversionError, SavefmtError
+from savefmt.errors import ConversionError, located
 from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
 from savefmt.export.lime import plan_lime
 from savefmt.export.placing import Written, write_pages
@@ -154,14 +154,12 @@ class _Export:
 
     def run(self, dry_run: bool) -> ExportReport:
         """Do it, or only plan it."""
-        try:
+        with located(self._image.path):
             return self._run(dry_run)
-        except SavefmtError as error:
-            error.path = error.path or self._image.path
-            raise
 
     def _run(self, dry_run: bool) -> ExportReport:
         self._refuse_same_file()
+        self._image.require_ram()
         match self._request.format:
             case "blocks":
                 return self._blocks(dry_run)

@@ -156,6 +156,8 @@ def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
         return codec_for_format(number).name
     head = cursor.peek(HEAD_LENGTH)
     found = detect(head)
+    if found is None and envelope is not None and not envelope.finished:
+        return "raw"  # the stream has not begun
     if found is None:
         raise not_an_image(head, name, offset=cursor.tell())
     if envelope is not None:

@@ -16,7 +16,7 @@ from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table
-from savefmt.native.records import RecordCounts, Scanner, Scatter
+from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
