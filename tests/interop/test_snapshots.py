@@ -22,7 +22,8 @@ FORMS = {
     "extended": "cluster_size=64k,extended_l2=on",
     "old": "compat=0.10,cluster_size=4k",
 }
-MAPPED_SINCE = (10, 2)
+# QEMU before 10.2 writes no mapped-ram into a disk image; `make test-newest-qemu` has a newer.
+LAYOUTS = list(savefmt.Layout) if (version_of(EMULATOR) or (0,)) >= (10, 2) else ["sequential"]
 
 Held = tuple[dict[str, str], str]
 """Hashes of all blocks, and the registers."""
@@ -54,11 +55,10 @@ def save_twice(directory: Path, disk: Path, capabilities: Mapping[str, bool]) ->
     return held
 
 
-@pytest.mark.parametrize("mapped", [False, True], ids=["sequential", "mapped-ram"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_snapshot_taken_out_is_the_same_guest(form: str, mapped: bool, tmp_path: Path) -> None:
-    if mapped and (version_of(EMULATOR) or (0,)) < MAPPED_SINCE:
-        pytest.skip("QEMU before 10.2 writes no mapped-ram into a disk image")
+def test_a_snapshot_taken_out_is_the_same_guest(form: str, layout: str, tmp_path: Path) -> None:
+    mapped = layout == savefmt.Layout.MAPPED_RAM
     disk = tmp_path / "disk.qcow2"
     create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", FORMS[form], str(disk), "8M"]
     subprocess.run(create, check=True)
@@ -73,11 +73,11 @@ def test_a_snapshot_taken_out_is_the_same_guest(form: str, mapped: bool, tmp_pat
         assert savefmt.check(source, level=savefmt.CheckLevel.FULL).ok
         with savefmt.open(source) as image:
             assert (image.layout is savefmt.Layout.MAPPED_RAM) == mapped
-        for layout in savefmt.Layout:
-            target = tmp_path / f"taken-{layout}"
-            savefmt.convert(source, target, layout=layout, overwrite=True, verify=True)
+        for other in savefmt.Layout:
+            target = tmp_path / f"taken-{other}"
+            savefmt.convert(source, target, layout=other, overwrite=True, verify=True)
             with Guest(tmp_path, golden_arguments(tmp_path), incoming=True) as guest:
-                guest.load(f"file:{target}", {"mapped-ram": layout is savefmt.Layout.MAPPED_RAM})
+                guest.load(f"file:{target}", {"mapped-ram": other is savefmt.Layout.MAPPED_RAM})
                 assert guest.block_hashes() == blocks
                 assert guest.registers() == registers
 
