@@ -36,7 +36,7 @@ def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> dr
         not Linux, or has not come far, or its kernel was built without.
     SavefmtError
         What is wrong with the image.
-    ImportError
+    MissingPackageError
         Without drgn: ``pip install 'savefmt[drgn]'``.
 
     Warns

@@ -63,8 +63,32 @@ class UnsupportedError(SavefmtError):
     """Sound, but beyond this release: a version, a capability, a codec."""
 
 
+class MissingPackageError(UnsupportedError):
+    """A Python package that this one thing needs is not installed.
+
+    Parameters
+    ----------
+    what : str
+        The thing, as the subject of a sentence.
+    package : str
+        What it needs, by its name on PyPI.
+    extra : str, optional
+        The extra of savefmt that brings it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str | None = None) -> None:
+        named = package if extra is None else f"'savefmt[{extra}]'"
+        super().__init__(
+            f"{what} needs the package {package}, which is not here: pip install {named}"
+        )
+
+
 class ConversionError(SavefmtError):
     """The target cannot hold the source, or the options exclude each other."""
+
+
+class ImageChangedError(SavefmtError):
+    """An image was written to, or replaced, while it was read or edited."""
 
 
 class AddressError(SavefmtError, LookupError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -31,10 +30,10 @@ from savefmt.model import (
 from savefmt.native.file import File
 from savefmt.progress import Meter
 from savefmt.reading.atend import claimed_sections
-from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
-from savefmt.reading.container import open_file, read_form
+from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
+from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_file
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
@@ -72,10 +71,12 @@ class SaveImage:
 
     Attributes
     ----------
+    source : Source
+        Where the image is.
     places : dict of str to int
         Where the caller says that blocks lie.
     filename : str or os.PathLike
-        The file, as given.
+        The file that it is in.
     envelope : Envelope or None
         None for a bare stream.
     packing : Packing
@@ -106,7 +107,8 @@ class SaveImage:
         places: Mapping[str, int] | None = None,
         follow: bool = True,
     ) -> None:
-        self.filename = path
+        self.source = find_source(path)
+        self.filename = self.source.path
         self.places: Mapping[str, int] = dict(places or {})
         self.base: SaveImage | None = None
         self._index = index
@@ -115,9 +117,9 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
-        self._file = open_file(path, io)
+        self._file = open_file(self.source, io)
         try:
-            with located(path):
+            with located(self.filename):
                 self._read_head()
                 self.mark = self._find_mark()
                 if follow and self.mark is not None:
@@ -128,7 +130,7 @@ class SaveImage:
 
     def _read_head(self) -> None:
         self.length = self._file.length
-        cursor = FileCursor(self._pread, 0, self.length)
+        cursor = self._cursor_at(0)
         self.stored_offset = 0
         with ExitStack() as opened:
 
@@ -233,6 +235,9 @@ class SaveImage:
     def _pread(self, length: int, offset: int) -> bytes:
         return self.file.read(min(length, max(self.length - offset, 0)), offset)
 
+    def _cursor_at(self, offset: int) -> FileCursor:
+        return FileCursor(self._pread, offset, self.length, origin=self.source.offset)
+
     # --- what it is ---
 
     @cached_property
@@ -303,7 +308,7 @@ class SaveImage:
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
         order = self.envelope.byte_order if self.envelope else None
-        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        cursor = self._cursor_at(self.stream_offset)
         with located(self.filename):
             stream = read_mapped(self.file, cursor, order, self._notes)
         self.ending = stream.end
@@ -333,7 +338,7 @@ class SaveImage:
         """Walk over an uncompressed stream that is short, with next to nothing loaded for it."""
         from savefmt.reading.visitors import SkimVisitor
 
-        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        cursor = self._cursor_at(self.stream_offset)
         self.ending = Walk(cursor, SkimVisitor(self.filename), length=self.length).run()
         return self.ending
 
@@ -380,10 +385,8 @@ class SaveImage:
         )
         pieces = stored(base) if stored is not None else base
         try:
-            with (
-                located(self.filename),
-                self._plain(pieces, self.packing, io, look=look) as cursor,
-            ):
+            opened = self._plain(pieces, self.packing, io, look=look)
+            with located(self.filename), self.file.unchanged(), opened as cursor:
                 yield cursor
         finally:
             close_pieces(base)
@@ -481,24 +484,26 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = os.stat(self.filename)
+        status = self.file.status
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL and self.head.ram is not None:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
+        snapshot = describe_snapshot(self.source)
+        logical, on_disk = lengths_of(self.source, self.file)
         sections, proved = self.sections, True
         if sections is None and not self.packing.packed:
             sections, proved = self.claimed_sections(), False
         return ImageSummary(
-            path=os.fspath(self.filename),
+            path=str(self.source),
             state=self._state(),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=status.st_mtime,
+            saved=snapshot.date if snapshot else status.st_mtime,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -509,8 +514,11 @@ class SaveImage:
             blocks=blocks,
             sections=tuple(sections) if sections is not None else None,
             sections_proved=proved,
-            logical_length=status.st_size,
-            disk_length=status.st_blocks * 512,
+            logical_length=logical,
+            disk_length=on_disk,
+            outer=self.packing.outer,
+            offset=self.source.offset,
+            snapshot=snapshot,
             base=self.mark.path if self.mark else None,
         )
 
@@ -523,6 +531,8 @@ class SaveImage:
 def open(
     path: StrPath,
     *,
+    snapshot: str | None = None,
+    offset: int = 0,
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
@@ -533,7 +543,12 @@ def open(
     Parameters
     ----------
     path : str or os.PathLike
-        A libvirt save image or a bare QEMU stream, in any layout and codec.
+        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
+        image, ``disk.qcow2:NAME`` for a snapshot in it.
+    snapshot : str, optional
+        Name or ID of the internal snapshot, in a qcow2 disk image.
+    offset : int
+        Where in the file the image begins.
     io : IOOptions
         How its pages are read.
     strict : bool
@@ -560,6 +575,8 @@ def open(
     ImageIOError
         What the operating system refused.
     """
+    if snapshot is not None or offset:
+        path = Source(path, snapshot, offset)
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 

@@ -1,4 +1,4 @@
-"""A QEMU monitor as plain calls, over the library qemu.qmp (extra ``qmp``)."""
+"""A QEMU monitor as plain calls, over the library qemu.qmp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.errors import MissingPackageError, SavefmtError
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -243,7 +243,7 @@ def _new_client() -> QMPClient:
     try:
         from qemu.qmp import QMPClient
     except ImportError as error:
-        raise UnsupportedError("needs: pip install 'savefmt[qmp]'") from error
+        raise MissingPackageError("talking to QEMU", "qemu.qmp") from error
     import logging
 
     # A library must not print: what matters comes as an exception.

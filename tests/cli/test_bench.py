@@ -116,7 +116,7 @@ def test_without_matplotlib_the_extra_is_named(
     outcome = run("bench", str(tmp_path), *QUICK, "--plot", str(tmp_path / "plot.png"))
 
     assert outcome.code == 1
-    assert "pip install 'savefmt[plot]'" in outcome.err
+    assert "bench --plot needs the package matplotlib, which is not here" in outcome.err
 
 
 def test_a_full_disk_is_refused(run: Run, tmp_path: Path) -> None:

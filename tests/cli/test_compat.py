@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -51,13 +50,15 @@ def image(folder: Path, layout: str = "sequential", **more: Any) -> str:
 
 
 def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
-    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+    path = image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False)
+
+    done = run("compat", path, "--all")
 
     lines = done.out.splitlines()
     assert (done.code, lines[0]) == (0, f"{tmp_path}/image: machine type pc-q35-8.1")
     assert "  libvirt 1.0 to 10.4   no       the sparse format came with libvirt 11.2" in lines
     assert f"{'':33}savefmt convert -O raw makes it loadable" in lines
-    assert "  libvirt 11.2 to 12.1  yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert "  libvirt 11.2 to 12.8  yes-but  the QEMU it starts must be 9.0 or later" in lines
     assert f"{'':33}savefmt convert -O raw makes it a yes" in lines
     assert "  QEMU 9.1 to 11.0      yes" in lines
     ends = re.findall(r"^  (libvirt|QEMU) (\S+)(?: to (\S+))?", done.out, re.MULTILINE)
@@ -65,6 +66,19 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     known = [str(reader) for reader in MILESTONES]
     assert named == sorted(named, key=known.index)
     assert {named[0], named[-1]} == {known[0], known[-1]}
+
+
+def test_the_table_of_what_people_run(run: Run, tmp_path: Path) -> None:
+    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+
+    rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines()[1:]]
+    assert [row[:2] for row in rows if len(row) > 1] == [
+        ["libvirt 8.0 to 10.0 (Ubuntu 22.04, Debian 12, Ubuntu 24.04)", "no"],
+        ["libvirt 11.3 to 12.0 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+        ["QEMU 6.2 to 7.2 (Ubuntu 22.04, Debian 12)", "no"],
+        ["QEMU 8.2 (Ubuntu 24.04)", "no"],
+        ["QEMU 10.0 to 10.2 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+    ]
 
 
 def test_the_table_for_programs(run: Run, tmp_path: Path) -> None:
@@ -160,14 +174,6 @@ def test_who_cannot_be_asked_gives_no_verdict(
     assert words in done.err
 
 
-def test_asking_takes_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
-
-    done = run("check", image(tmp_path), "--qemu-binary", "/bin/cat")
-
-    assert (done.code, "pip install 'savefmt[qmp]'" in done.err) == (1, True)
-
-
 # convert --for
 
 
@@ -243,6 +249,36 @@ def test_a_plan_with_the_libvirt_of_the_host(
     assert (named["form"], named["layout"]) == ("3", "mapped-ram")  # that libvirt or not
 
 
+@pytest.mark.parametrize(
+    ("words", "setting", "told"),
+    [
+        ((), "", True),
+        (("-j",), "", True),
+        (("--for", "qemu=9.1"), "", True),
+        (("-q",), "", False),
+        (("--save-version", "3"), "", False),
+        (("--save-version", "2"), "", False),
+        (("--for", "libvirt=11.3"), "", False),
+        ((), 'save_version = "3"', False),
+    ],
+)
+def test_who_gets_version_3_unnamed_is_told(
+    run: Run, tmp_path: Path, words: tuple[str, ...], setting: str, told: bool
+) -> None:
+    (tmp_path / "config.toml").write_text(setting)
+
+    done = run("plan", str(tmp_path / "x"), "--qemu-release", "9.1", *words)
+
+    assert (
+        done.err.splitlines()
+        == [
+            "savefmt: save version 3, which no released libvirt loads; --save-version, or the "
+            "setting save_version, names another"
+        ]
+        * told
+    )
+
+
 def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path: Path) -> None:
     program = fakeqemu.write_program(tmp_path / "old", fakeqemu.answers(capabilities=()))
     done = run("plan", str(tmp_path / "x"), "--require", "--qemu-binary", program)
@@ -251,6 +287,15 @@ def test_a_plan_asks_a_program_or_a_socket(run: Run, tmp_path: Path, short_path:
     with fakeqemu.listening(short_path / "qmp", fakeqemu.answers()) as socket:
         done = run("plan", str(tmp_path / "x"), "--require", "--qmp", socket)
     assert (done.code, "layout:        mapped-ram" in done.out) == (0, True)
+
+
+def test_a_save_that_is_only_planned(run: Run, tmp_path: Path, short_path: Path) -> None:
+    with fakeqemu.listening(short_path / "qmp", fakeqemu.answers()) as socket:
+        done = run("save", str(tmp_path / "x"), "--qmp", socket, "-n", "-j")
+
+    assert done.code == 0
+    assert valid("save", done.out)["plan"]["layout"] == "mapped-ram"
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(("target", "code"), [("/dev/null", "not-seekable"), ("-", "not-seekable")])

@@ -123,6 +123,26 @@ def test_out_of_memory_is_a_failure_not_a_difference(library: FakeLibrary, run: 
     assert run("compare", "a", "b").code == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("failed to map segment"), "cannot be loaded: failed to map segment"),
+        (RuntimeError("can't start new thread"), "the system grants no more threads"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    library: FakeLibrary, run: Run, error: Exception, told: str
+) -> None:
+    library.answer("compare", error, error)
+
+    outcome = run("compare", "a", "b")
+
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    assert told in json.loads(run("compare", "a", "b", "-j").out)["error"]["message"]
+
+
 def test_ctrl_c(library: FakeLibrary, run: Run) -> None:
     library.answer("check", KeyboardInterrupt())
 
@@ -130,6 +150,21 @@ def test_ctrl_c(library: FakeLibrary, run: Run) -> None:
 
     assert outcome.code == 130
     assert outcome.err == "savefmt: interrupted\n"
+
+
+def test_an_interrupt_that_something_wrapped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that is being defined wraps it, before Python 3.12."""
+
+    def check(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr("savefmt.check", check)
+    outcome = run("check", "a")
+
+    assert (outcome.code, outcome.err) == (130, "savefmt: interrupted\n")
 
 
 def test_traceback_only_with_vv(library: FakeLibrary, run: Run) -> None:

@@ -69,6 +69,7 @@ def test_save(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
     outcome = run("save", "guest.save", "--qmp", "guest.qmp")
 
     assert outcome.code == 0
+    assert "save version 3, which no released libvirt loads" in outcome.err
     assert outcome.out.splitlines() == [
         "guest.save: ticker (pc-q35-10.0) is saved",
         "form:          upstream, sparse, 4 channels, past the page cache",
@@ -162,6 +163,8 @@ def test_the_xml_must_be_a_domain(
         ("restore", "a"),
         ("restore", "a", "--qmp", "s", "--print-command"),
         ("restore", "a", "--qmp", "s", "--paused", "--running"),
+        ("restore", "a", "--qmp", "s", "--paused", "--resume"),
+        ("restore", "a", "--print-command", "--resume"),
     ],
     ids=" ".join,
 )
@@ -194,6 +197,7 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
                 "parallel": 2,
                 "bypass_cache": False,
                 "running": False,
+                "resume": False,
                 "io": IOOptions(),
                 "timeout": 10,
                 "progress": None,

@@ -15,9 +15,10 @@ from cli.test_options import parsers
 from golden.load import unpack
 
 from savefmt.cli.parser import COMPLETE_FILE, Parser
+from savefmt.fleet.records import VERBS
 
 COMMANDS = [parser for parser in parsers() if parser.get_default("run")]
-WRITE_FILES = {"convert", "export", "save", "map", "bench"}
+WRITE_FILES = {"convert", "export", "save", "map", "bench", "prepare", "clone", "detach"}
 # What comes after an option of these kinds takes nothing away from what came before.
 HARMLESS = (
     argparse._StoreConstAction,
@@ -115,6 +116,35 @@ def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:
             assert {"-n", "--dry-run", "-F", "--force"} <= names, parser.prog
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert IMAGE new -O raw",
+        "export IMAGE new",
+        "export IMAGE new -O blocks",
+        "map IMAGE --png new",
+        "prepare IMAGE new",
+        "clone IMAGE new",
+        "clone IMAGE new --libvirt",
+        "bench . --size=1M",
+        "bench . --plot new.svg --size=1M",
+    ],
+)
+def test_a_dry_run_writes_nothing(
+    run: Run, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = str(unpack("libvirt-sparse", image))
+
+    outcome = run(*(path if word == "IMAGE" else word for word in words.split()), "-n")
+
+    assert (outcome.code, os.listdir()) == (0, [])
+    assert "would" in outcome.out + outcome.err
+
+
 def test_formats_have_one_name() -> None:
     for parser in COMMANDS:
         named = parser._option_string_actions
@@ -146,6 +176,7 @@ def test_a_dash_is_a_stream_or_refused() -> None:
     assert taken == {
         *("convert SRC", "convert DST", "save TARGET", "save FILE", "plan TARGET"),
         *("xml set XML", "save-image-define XML", "hash MANIFEST"),
+        *(f"fleet {verb} LIST" for verb in VERBS),
     }
 
 

@@ -14,6 +14,7 @@ from savefmt.codec.base import Bytes, Codec, Compressor, Writer
 from savefmt.codec.gzip import GzipCodec
 from savefmt.codec.registry import CODECS
 from savefmt.codec.writer import MemberWriter
+from savefmt.errors import SavefmtError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -171,7 +172,7 @@ class Gate:
 def test_members_in_flight_are_bounded() -> None:
     gate = Gate()
     out = bytearray()
-    writer = MemberWriter(out.extend, gate.open, member_length=10, threads=3)
+    writer = MemberWriter(out.extend, gate.open, errors=(), member_length=10, threads=3)
     accepted = 0
 
     def feed() -> None:
@@ -204,3 +205,44 @@ def test_a_failing_compressor_is_reported() -> None:
     writer.abort()
 
     assert not pool_threads()
+
+
+class OutOfMemory:
+    """A compressor that the library refuses memory."""
+
+    def compress(self, data: Bytes) -> bytes:
+        raise zstd.ZstdError("Allocation error : not enough memory")
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def test_what_the_library_says_becomes_an_error_of_ours() -> None:
+    writer = MemberWriter(
+        lambda data: None,
+        lambda length: OutOfMemory(),
+        errors=(zstd.ZstdError,),
+        member_length=10,
+        threads=1,
+    )
+
+    with pytest.raises(SavefmtError, match="the compressor failed: Allocation error"):
+        writer.write(bytes(100))
+        writer.close()
+    writer.abort()
+
+
+def test_too_little_memory_to_decode_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Decoder:
+        eof, needs_input, unused_data = False, True, b""
+
+        def decompress(self, data: Bytes, length: int) -> bytes:
+            raise zstd.ZstdError(
+                "Unable to decompress Zstandard data: Allocation error : not enough memory"
+            )
+
+    codec = CODECS["zstd"]
+    monkeypatch.setattr(type(codec), "_decompressor", lambda self, memory: Decoder())
+
+    with pytest.raises(MemoryError):
+        list(codec.open_reader(iter([zstd.compress(b"data")]), offset=0))

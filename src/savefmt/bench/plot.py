@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from savefmt.bench.values import BenchReport, Measurement
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError
 from savefmt.model import StrPath
 from savefmt.writing.output import OutputFile
 
@@ -35,7 +35,7 @@ def require_matplotlib() -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise UnsupportedError("plots need: pip install 'savefmt[plot]'") from error
+        raise MissingPackageError("bench --plot", "matplotlib", "plot") from error
 
 
 def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None:
@@ -71,7 +71,7 @@ def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None
     figure.suptitle(_title(report), fontsize="medium", parse_math=False)
     picture = BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:])
-    with OutputFile(path, overwrite=overwrite, direct=False) as out:
+    with OutputFile(path, overwrite=overwrite) as out:
         out.file.write(picture.getbuffer(), 0)
         out.commit()
 

@@ -13,7 +13,7 @@ from types import FrameType
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.commands import ALIASES, NAMES, load
-from savefmt.cli.options import common_options
+from savefmt.cli.options import common_options, take_sources
 from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
@@ -36,6 +36,9 @@ examples:
   savefmt read guest.save --physical 0x100000 256
   savefmt save guest.save --qmp guest.qmp
 """
+
+
+_NO_THREAD = "can't start new thread"  # of a RuntimeError, which has no class of its own
 
 
 class Terminated(BaseException):
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), _unwrapped():
             code = _run(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -136,12 +139,14 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         args = build_parser(words).parse_args(words)
+        take_sources(args)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     ui = Ui(args)
     failed: ExitCode = args.failed
     try:
-        return int(args.run(args, ui))
+        with _unwrapped():
+            return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     except ClosedOutputError:
@@ -152,7 +157,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except MemoryError:
         to_stderr("savefmt: out of memory")
         return failed
+    except ImportError as error:
+        # A damaged installation, or too little memory to load a library.
+        ui.fail(SavefmtError(f"a part of savefmt or of Python cannot be loaded: {error}"))
+        return failed
     except Exception as error:
+        if str(error) == _NO_THREAD:
+            ui.fail(SavefmtError("the system grants no more threads; try --threads=1"))
+            return failed
         print_trace(error)
         to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
@@ -190,8 +202,27 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        # Once a signal has come the process is about to end.  The interpreter puts back all
+        # handlers but those that ignore, and nothing shall cut its last steps short.
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending else handler)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Bring to light what a signal raised inside of something that wraps what it meets.
+
+    A class that is being defined does that (Python 3.11, ``__set_name__``).
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, (KeyboardInterrupt, Terminated)):
+                raise cause from None
+            cause = cause.__cause__
+        raise
 
 
 def _silence_stdout() -> None:

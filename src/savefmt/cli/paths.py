@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 
-_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|thread-self)/fd/(\d+)")
+_DESCRIPTOR = r"/dev/fd/(\d+)|/proc/(?:self|thread-self)/fd/(\d+)"
 
 
 def path_argument(*, dash: str) -> Callable[[str], str]:
@@ -35,7 +35,7 @@ def path_argument(*, dash: str) -> Callable[[str], str]:
 
 def _refuse_closed(path: str) -> None:
     """Refuse a descriptor that is not open: the next file that we open would be meant by it."""
-    match = _DESCRIPTOR.fullmatch(os.path.normpath(path))
+    match = re.fullmatch(_DESCRIPTOR, os.path.normpath(path)) if "fd" in path else None
     if match is not None and not is_open(int(match[1] or match[2])):
         raise argparse.ArgumentTypeError(f"{path}: this descriptor is not open")
 

@@ -10,7 +10,7 @@ from savefmt.cli.saveoptions import request_of
 from savefmt.cli.ui import Ui
 
 if TYPE_CHECKING:
-    from savefmt.compat.policy import Abilities
+    from savefmt.compat.policy import Abilities, SaveRequest
 
 
 def show_plan(args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -38,11 +38,22 @@ def show_plan(args: argparse.Namespace, ui: Ui) -> ExitCode:
     request = request_of(args, settings)
     plan = plan_save(request, _abilities(args, settings.timeout), look_at(args.target))
     refused = isinstance(plan, Refusal)
+    if not refused:
+        tell_of_version(request, ui)
     if ui.json:
         ui.document(**{"refusal" if refused else "plan": plan})
     else:
         ui.say(plan_lines(plan))
     return ExitCode.FAILED if refused else ExitCode.GOOD
+
+
+def tell_of_version(request: SaveRequest, ui: Ui) -> None:
+    """Say that it is save version 3 to whoever gets it without having named it."""
+    if request.save_version is None and request.form == "3":
+        ui.remark(
+            "save version 3, which no released libvirt loads; --save-version, or the setting "
+            "save_version, names another"
+        )
 
 
 def _abilities(args: argparse.Namespace, timeout: float) -> Abilities:

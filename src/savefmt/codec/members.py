@@ -104,6 +104,7 @@ class MemberCodec(Codec):
         return MemberWriter(
             write,
             lambda length: self._compressor(checked, length),
+            errors=self._errors(),
             member_length=self.member_length,
             threads=min(threads, self.most_threads),
         )
@@ -174,7 +175,7 @@ class MemberCodec(Codec):
 
     @abstractmethod
     def _errors(self) -> tuple[type[Exception], ...]:
-        """What the decompressor raises."""
+        """What the library raises."""
 
     @abstractmethod
     def _compressor(self, level: int, length: int) -> Compressor: ...

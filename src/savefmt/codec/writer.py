@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
 from savefmt.codec.base import Bytes, Compressor
+from savefmt.errors import SavefmtError
 
 _SLICE_LENGTH = 256 << 10  # compressed between two looks at the stop sign
 
@@ -26,6 +27,8 @@ class MemberWriter:
     open_compressor : callable
         ``open_compressor(length)`` starts a member of so many plain bytes.  Its
         ``compress`` must release the interpreter lock for threads to be of use.
+    errors : tuple of types
+        What the compressor raises, for want of memory say.
     member_length : int
         Plain bytes in each member but the last.
     threads : int
@@ -37,6 +40,7 @@ class MemberWriter:
         write: Callable[[bytes], None],
         open_compressor: Callable[[int], Compressor],
         *,
+        errors: tuple[type[Exception], ...],
         member_length: int,
         threads: int,
     ) -> None:
@@ -44,6 +48,7 @@ class MemberWriter:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._write = write
         self._open_compressor = open_compressor
+        self._errors = errors
         self._member_length = member_length
         self._most_pending = threads + 1
         self._pool = ThreadPoolExecutor(threads, "savefmt-compress")
@@ -121,12 +126,16 @@ class MemberWriter:
 
     def _compress(self, data: bytearray, length: int) -> list[bytes]:
         """Run in a thread of the pool."""
-        compressor = self._open_compressor(length)
-        parts = []
-        with memoryview(data) as view:
-            for start in range(0, length, _SLICE_LENGTH):
-                if self._stop.is_set():
-                    return []
-                parts.append(compressor.compress(view[start : min(start + _SLICE_LENGTH, length)]))
-        parts.append(compressor.flush())
+        try:
+            compressor = self._open_compressor(length)
+            parts = []
+            with memoryview(data) as view:
+                for start in range(0, length, _SLICE_LENGTH):
+                    if self._stop.is_set():
+                        return []
+                    end = min(start + _SLICE_LENGTH, length)
+                    parts.append(compressor.compress(view[start:end]))
+            parts.append(compressor.flush())
+        except self._errors as error:
+            raise SavefmtError(f"the compressor failed: {error}") from error
         return [part for part in parts if part]

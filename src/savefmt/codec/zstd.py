@@ -64,6 +64,8 @@ class ZstdCodec(MemberCodec):
         return (_zstd().ZstdError,)
 
     def _failure(self, reason: str, offset: int, memory: int) -> SavefmtError:
+        if "not enough memory" in reason:
+            raise MemoryError(reason)
         where = f"the zstd frame near compressed offset {offset:#x}"
         if "too much memory" in reason:
             return UnsupportedError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from savefmt.errors import ConversionError
 from savefmt.export.stretches import MemorySegment, perhaps_absent
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList
@@ -200,7 +201,7 @@ class _Placer(SkimVisitor):
     def finish(self) -> None:
         """Write out the rest."""
         if self._scatter is None:
-            raise AssertionError("a stream without RAM passed")
+            raise ConversionError("the stream holds device state and no RAM: nothing to export")
         self._scatter.close()
 
     def abort(self) -> None:

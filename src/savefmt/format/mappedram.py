@@ -74,6 +74,10 @@ class MappedRamHeader:
         """Whether the block is listed but kept elsewhere (format.md 5.6)."""
         return self.pages_offset == 0
 
+    def moved(self, by: int) -> MappedRamHeader:
+        """Return the same, of a block that lies elsewhere in the file."""
+        return MappedRamHeader(self.page_size, self.bitmap_offset + by, self.pages_offset + by)
+
     def pack(self) -> bytes:
         """Return the bytes that `parse` accepts."""
         return self.WIRE.pack(self.VERSION, self.page_size, self.bitmap_offset, self.pages_offset)

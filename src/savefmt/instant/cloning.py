@@ -22,7 +22,7 @@ from savefmt.model import IOOptions, StrPath
 from savefmt.qemu.restoring import pages_file
 from savefmt.reading.thinbase import mark_of
 from savefmt.writing.inuse import note_thin
-from savefmt.writing.output import OutputFile
+from savefmt.writing.output import OutputFile, check_target
 
 ID_PREFIX = "savefmt-"
 """libvirt makes a back end by the block's own name, so ours has another."""
@@ -38,6 +38,7 @@ def clone(
     *,
     count: int = 1,
     overwrite: bool = False,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
 ) -> CloneReport:
     """Prepare guests that run on an image, for QEMU alone.
@@ -52,6 +53,8 @@ def clone(
         How many guests.
     overwrite : bool
         Replace files of the same names.
+    dry_run : bool
+        Write nothing, and report what would be made.
     io : IOOptions
         How the image is read.
 
@@ -68,16 +71,16 @@ def clone(
     began = time.monotonic()
     with SaveImage(image, io=io) as saved:
         blocks = _prepare(saved, count)
-        place = _folder(folder)
+        place = _Place(folder, overwrite=overwrite, dry_run=dry_run)
         stream = b"".join(_thin(saved, blocks, {}, io, wake=_ran(saved)))
         guests = []
         for number in range(count):
-            guest = _guest(saved, place, number)
-            _write(guest.image, stream, 0o600, overwrite)
+            guest = _guest(saved, place.path, number)
+            place.write(guest.image, stream, 0o600)
             assert guest.script is not None
-            _write(guest.script, os.fsencode(_script(saved, guest)), 0o700, overwrite)
+            place.write(guest.script, os.fsencode(_script(saved, guest)), 0o700)
             guests.append(guest)
-        noted = [note_thin(pages_file(saved), guest.image) for guest in guests]
+        noted = [dry_run or note_thin(pages_file(saved), guest.image) for guest in guests]
         remarks = [*_must_differ(saved), *([] if all(noted) else [_UNNOTED])]
         return _report(saved, blocks, guests, stream, began, remarks)
 
@@ -90,6 +93,7 @@ def clone_for_libvirt(
     name: str | None = None,
     uuid: str | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
 ) -> CloneReport:
     """Prepare guests that run on an image, for ``virsh restore``.
@@ -107,7 +111,7 @@ def clone_for_libvirt(
         ``-clone``.
     uuid : str, optional
         Of a single guest; by default each gets a new one.
-    overwrite, io
+    overwrite, dry_run, io
         As for `clone`.
 
     Returns
@@ -128,7 +132,7 @@ def clone_for_libvirt(
         _refuse_numa(elements)
         _refuse_unwritable(name or "", pages_file(saved))
         blocks = (_main_memory(_prepare(saved, count)),)
-        place = _folder(folder)
+        place = _Place(folder, overwrite=overwrite, dry_run=dry_run)
         stem = name or f"{saved.domain.name if saved.domain else 'guest'}-clone"
         names = {block.idstr: ID_PREFIX + block.idstr for block in blocks}
         stream = b"".join(_thin(saved, blocks, names, io))
@@ -136,11 +140,11 @@ def clone_for_libvirt(
         for number in range(count):
             own = stem if count == 1 else f"{stem}{number}"
             identity = str(uuids.UUID(uuid)) if uuid else str(uuids.uuid4())
-            path = os.path.join(place, f"{_file_name(own, number)}.save")
+            path = os.path.join(place.path, f"{_file_name(own, number)}.save")
             head = _envelope(envelope, pages_file(saved), blocks, own, identity)
-            _write(path, head.pack() + stream, 0o600, overwrite)
+            place.write(path, head.pack() + stream, 0o600)
             guests.append(ClonedGuest(own, identity, path))
-        noted = [note_thin(pages_file(saved), guest.image) for guest in guests]
+        noted = [dry_run or note_thin(pages_file(saved), guest.image) for guest in guests]
         remarks = [
             *_must_differ(saved),
             *_labels(pages_file(saved)),
@@ -160,13 +164,30 @@ def _prepare(image: SaveImage, count: int) -> tuple[MappedBlock, ...]:
     return mappable(image)
 
 
-def _folder(folder: StrPath) -> str:
-    path = os.path.realpath(folder)
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=folder) from error
-    return path
+class _Place:
+    """The folder that the guests' files go to; made if absent."""
+
+    def __init__(self, folder: StrPath, *, overwrite: bool, dry_run: bool) -> None:
+        self.path = os.path.realpath(folder)
+        self._overwrite = overwrite
+        self._dry_run = dry_run
+        if dry_run:
+            return
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=folder) from error
+
+    def write(self, path: str, data: bytes, mode: int) -> None:
+        """Write one of them, or see that it could be."""
+        if self._dry_run:
+            if os.path.isdir(self.path):
+                check_target(path, overwrite=self._overwrite)
+            return
+        with OutputFile(path, overwrite=self._overwrite, direct=False) as output:
+            output.file.write(data, 0)
+            output.set_mode(mode)
+            output.commit()
 
 
 def _thin(
@@ -187,13 +208,6 @@ def _thin(
 
 def _ran(image: SaveImage) -> bool:
     return image.envelope is not None and bool(image.envelope.was_running)
-
-
-def _write(path: str, data: bytes, mode: int, overwrite: bool) -> None:
-    with OutputFile(path, overwrite=overwrite, direct=False) as output:
-        output.file.write(data, 0)
-        os.chmod(output.path, mode)
-        output.commit()
 
 
 def _report(

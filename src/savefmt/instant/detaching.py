@@ -28,6 +28,7 @@ def detach(
     *,
     overwrite: bool = False,
     verify: bool = False,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> ConversionReport:
@@ -39,7 +40,7 @@ def detach(
         A thin image, or the save of a guest that ran on one.
     target : str or os.PathLike
         Gets all memory, the blocks by their own names, and XML without our command line.
-    overwrite, verify, io, progress
+    overwrite, verify, dry_run, io, progress
         As for `savefmt.convert`.
 
     Returns
@@ -77,4 +78,4 @@ def detach(
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
         with located(saved.filename):
-            return work.run()
+            return work.dry_run() if dry_run else work.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import UnsupportedError, located
+from savefmt.errors import MissingPackageError, located
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.modulesymbols import module_symbols, module_types
@@ -27,14 +27,12 @@ def open_kernel(image: SaveImage) -> Kernel:
         If there is none, or it keeps too little of itself in memory; the message says what helps.
     CorruptError
         If what it keeps is damaged.
-    UnsupportedError
-        Without drgn, too.
+    MissingPackageError
+        Without drgn.
     """
     try:
         import drgn  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(
-            "a Linux guest is read by drgn, which is not here: pip install 'savefmt[linux]'"
-        ) from error
+        raise MissingPackageError("savefmt linux", "drgn", "linux") from error
     with located(image.path):
         return Kernel(image, module_symbols, module_types)

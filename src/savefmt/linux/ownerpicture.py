@@ -9,7 +9,7 @@ from collections import Counter
 from io import BytesIO
 from typing import Any
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.linux.facts import PageOwner
 from savefmt.linux.kernelmemory import PAGE
@@ -175,7 +175,5 @@ def _library() -> _Library:
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise UnsupportedError(
-            "pictures need Pillow, which is not here: pip install 'savefmt[plot]'"
-        ) from error
+        raise MissingPackageError("map --png", "pillow", "plot") from error
     return _Library(Image, ImageDraw)

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from savefmt.errors import ClosedImageError, UnsupportedError
+from savefmt.errors import (
+    ClosedImageError,
+    FormatError,
+    ImageChangedError,
+    ImageIOError,
+    UnsupportedError,
+)
+from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Bytes that lie here and there in a file, with zeros between them.
+
+    Attributes
+    ----------
+    length : int
+        Of all of it.
+    extents : sequence of (int, int, int)
+        Offset in the view, length, and offset in the file; in order, none touching the
+        next both here and there.
+    """
+
+    length: int
+    extents: Sequence[tuple[int, int, int]]
+
+
+class FileState(NamedTuple):
+    """What tells a file from another one, and from what it was before.
+
+    Attributes
+    ----------
+    device, inode : int
+        Which file it is.
+    length : int
+        In bytes.
+    changed : int
+        Time of the last write, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    length: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Take it from what the operating system tells of a file."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 class File:
-    """One regular file, with a direct descriptor beside the buffered one if granted.
+    """One regular file or block device, with a direct descriptor if granted.
 
     Any thread may use it, and any may close it meanwhile: what is under way then ends well,
     and what comes later is ClosedImageError.
@@ -29,6 +79,13 @@ class File:
         Ask for direct I/O.
     engine : str
         One of `savefmt.model.ENGINES`.
+    view : View, optional
+        What to show in the place of the file's own bytes; such a file is only read.
+
+    Attributes
+    ----------
+    state : FileState
+        What it was when it was opened.
 
     Raises
     ------
@@ -44,6 +101,7 @@ class File:
         write: bool = False,
         direct: bool = False,
         engine: str = "auto",
+        view: View | None = None,
     ) -> None:
         flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
         if engine != "psync":
@@ -53,6 +111,10 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        if view is not None:
+            extents = ffi.new("struct sf_extent[]", view.extents)
+            call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
+        self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
             raise UnsupportedError(
@@ -105,13 +167,65 @@ class File:
         """Whether direct I/O was granted and is still in use."""
         return bool(lib.sf_file_direct_align(self.handle))
 
+    @property
+    def start(self) -> int | None:
+        """Where in the real file the bytes begin; None where they lie in several places."""
+        start = ffi.new("uint64_t *")
+        return int(start[0]) if lib.sf_file_start(self.handle, start) else None
+
+    @property
+    def status(self) -> os.stat_result:
+        """What the operating system tells of the file now.
+
+        Raises
+        ------
+        ImageIOError
+            If it tells nothing.
+        """
+        call(lib.sf_file_acquire, self.handle, path=self.path)
+        try:
+            return os.fstat(lib.sf_file_descriptor(self._handle))
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self.path) from error
+        finally:
+            lib.sf_file_release(self._handle)
+
+    def require_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the file is not what it was when it was opened.
+
+        Every pass over an image ends with this.
+
+        Raises
+        ------
+        ImageChangedError
+            If it was written to.
+        """
+        if FileState.of(self.status) != self.state:
+            raise ImageChangedError(
+                "the image changed while it was read; wait until the save has finished",
+                path=self.path,
+            )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Hold for one pass that the file stays what it was when it was opened."""
+        try:
+            yield
+        except FormatError:
+            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            raise
+        if not self._closed:  # what was under way then ends well
+            self.require_unchanged()
+
     def map(self) -> memoryview:
-        """Map the whole file into memory, read-only; the map outlives the file.
+        """Map all bytes into memory, read-only; the map outlives the file.
 
         Raises
         ------
         ImageIOError
             If the operating system refuses.
+        ValueError
+            If `start` is None.
         """
         owner = cell("sf_map")
         call(lib.sf_map_new, self.handle, owner, path=self.path)

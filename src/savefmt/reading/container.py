@@ -1,65 +1,28 @@
-"""What holds an image: the file, and how the image lies in it."""
+"""How an image lies in its file."""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 
-from savefmt.codec.base import refuse_foreign
-from savefmt.codec.registry import codec_for_format, detect, find_codec
 from savefmt.errors import (
     CorruptError,
-    ImageIOError,
     IncompleteImageError,
     NotASaveImageError,
     SavefmtError,
-    UnsupportedError,
 )
 from savefmt.format.cursor import Cursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, IOOptions, StrPath
-from savefmt.native.file import File
-from savefmt.reading.otherformats import HEAD_LENGTH, not_an_image
+from savefmt.model import Finding, StrPath
 from savefmt.reading.plainstream import Packing
-
-DIRECT_FROM = 256 << 20
-"""Images and guests from this size on bypass the page cache unless told otherwise: they
-would push everything else out of it."""
 
 _MAGIC_LENGTH = 16
 _LAST_CODEC_FORMAT = 5
 _FIRST_LOOKS = (64 << 10, 2 << 20)
 """Compressed bytes that give the first plain ones: few do nearly always, and bzip2 and lzop
 may want a whole block."""
-
-
-def open_file(path: StrPath, io: IOOptions) -> File:
-    """Open the regular file behind an image.
-
-    Raises
-    ------
-    ImageIOError
-        What the operating system refused.
-    UnsupportedError
-        If it is no regular file.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsupportedError(
-                "not a regular file; images are read by seeking, so write it to one first",
-                path=path,
-            )
-        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct, engine=io.engine)
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +105,20 @@ def read_form(
 
 def _outer_codec(cursor: Cursor) -> str:
     """Return the codec that was run over envelope and all: evidence is sent so."""
-    codec = detect(cursor.peek(_MAGIC_LENGTH))
+    head = cursor.peek(_MAGIC_LENGTH)
+    if is_envelope(head) or head.startswith(QEVM_MAGIC):
+        return "raw"
+    from savefmt.codec.registry import detect
+
+    codec = detect(head)
     if codec is None:
         return "raw"
     plain = _first_plain(cursor, codec)
     if is_envelope(plain):
         return codec
     if len(plain) >= _MAGIC_LENGTH and not plain.startswith(QEVM_MAGIC):
+        from savefmt.reading.otherformats import not_an_image
+
         error = not_an_image(plain, "", offset=cursor.tell())
         error.message = f"inside of the {codec} data: {error.message}"
         raise error
@@ -157,6 +127,10 @@ def _outer_codec(cursor: Cursor) -> str:
 
 def _first_plain(cursor: Cursor, codec: str) -> bytes:
     """Return the first plain bytes of a compressed file; as few as there are."""
+    from savefmt.codec.base import refuse_foreign
+    from savefmt.codec.registry import find_codec
+    from savefmt.reading.otherformats import HEAD_LENGTH
+
     for length in _FIRST_LOOKS:
         plain = b""
         pieces = find_codec(codec).open_reader(iter([cursor.peek(length)]), offset=cursor.tell())
@@ -172,11 +146,15 @@ def _first_plain(cursor: Cursor, codec: str) -> bytes:
 
 def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
     number = envelope.stream_format if envelope is not None else 0
-    if 0 < number <= _LAST_CODEC_FORMAT:
+    packed = 0 < number <= _LAST_CODEC_FORMAT
+    if not packed and cursor.peek(_MAGIC_LENGTH).startswith(QEVM_MAGIC):
+        return "raw"  # as most images are: no codec is to be loaded
+    from savefmt.codec.registry import codec_for_format, detect
+    from savefmt.reading.otherformats import HEAD_LENGTH, not_an_image
+
+    if packed:
         return codec_for_format(number).name
     head = cursor.peek(HEAD_LENGTH)
-    if head.startswith(QEVM_MAGIC):
-        return "raw"
     found = detect(head)
     if found is None and envelope is not None and not envelope.finished:
         return "raw"  # the stream has not begun

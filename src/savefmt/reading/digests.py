@@ -121,7 +121,7 @@ def read_state(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> 
     GuestState
         Complete.
     """
-    with located(image.filename):
+    with located(image.filename), image.file.unchanged():
         if image.layout is not Layout.MAPPED_RAM:
             return _read_sequential(image, key, io, meter)
         sums = image.memory.sums(key, meter)
@@ -135,7 +135,9 @@ def _state(sums: dict[str, Table], digests: DeviceDigests, end: StreamEnd) -> Gu
 def digest_mapped(image: StoredImage) -> tuple[DeviceDigests, StreamEnd]:
     """Digest the device sections of a mapped-ram image."""
     digests = DeviceDigests()
-    cursor = FileCursor(image.file.read, image.stream_offset, image.length)
+    cursor = FileCursor(
+        image.file.read, image.stream_offset, image.length, origin=image.source.offset
+    )
     return digests, Walk(cursor, digests).run()
 
 

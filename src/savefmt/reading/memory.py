@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import UnsupportedError
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.model import IOOptions, Layout, PageRun, StrPath
@@ -21,6 +20,7 @@ from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
+from savefmt.reading.spool import refuse_without_room
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.unpacked import open_plain
 from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, sums_by_block
@@ -117,7 +117,9 @@ class GuestMemory:
         visitor = TallyVisitor(None, self._image.filename)
         pass_over(self._image, visitor, self._io, meter)
         if visitor.scanner is None or visitor.blocks is None:
-            raise AssertionError("a stream without RAM passed")
+            raise UnsupportedError(
+                "the image holds the state of devices and no RAM", path=self._image.filename
+            )
         return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
@@ -139,7 +141,8 @@ class GuestMemory:
         if image.layout is Layout.MAPPED_RAM:
             pages = image.mapped.pages
             meter.total = sum(block.present * block.page_size for block in pages)
-            tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
+            with image.file.unchanged():
+                tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
             return {
                 block.idstr: table
                 for block, table in zip(image.head.blocks.blocks, tables, strict=True)
@@ -274,17 +277,7 @@ class GuestMemory:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
         from tempfile import gettempdir
 
-        folder = gettempdir()
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
-        needed = self._image.length - self._image.stored_offset
-        if needed > free:
-            raise ImageIOError(
-                f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
-                "here; name another folder in TMPDIR",
-                errno=errno.ENOSPC,
-                path=folder,
-            )
+        refuse_without_room(gettempdir(), self._image.length - self._image.stored_offset)
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
         """Show a range of a block, without a copy where the law of pages allows it.
@@ -337,26 +330,22 @@ class GuestMemory:
 
         meter.phase = "spooling"
         self._check_space()
-        spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        blocks = self._image.head.blocks.blocks
-        length = sum(_spooled_length(block) for block in blocks)
-        os.ftruncate(spool.fileno(), length)  # which goes on after a signal
-        file = self._resources.enter_context(
-            File(
-                spool.fileno(),
-                path=tempfile.gettempdir(),
-                write=True,
-                engine=self._io.engine,
-            )
-        )
-        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
-        try:
-            pass_over(self._image, visitor, self._io, meter)
-            if visitor.scatter is not None:
-                visitor.scatter.close()
-        finally:
-            if visitor.scatter is not None:
-                visitor.scatter.abort()
+        with ExitStack() as stack:  # a spool that fails gives its room back at once
+            spool = stack.enter_context(tempfile.TemporaryFile())
+            length = sum(_spooled_length(block) for block in self._image.head.blocks.blocks)
+            os.ftruncate(spool.fileno(), length)  # which goes on after a signal
+            folder = tempfile.gettempdir()
+            engine = self._io.engine
+            file = stack.enter_context(File(spool.fileno(), path=folder, write=True, engine=engine))
+            visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
+            try:
+                pass_over(self._image, visitor, self._io, meter)
+                if visitor.scatter is not None:
+                    visitor.scatter.close()
+            finally:
+                if visitor.scatter is not None:
+                    visitor.scatter.abort()
+            self._resources.enter_context(stack.pop_all())
         return visitor
 
 

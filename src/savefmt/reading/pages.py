@@ -68,7 +68,7 @@ class SparsePages:
         pages = self._blocks[block]
         first = offset // pages.page_size
         count = -(-(offset + length) // pages.page_size) - first
-        if not length or pages.count_present(first, count) != count:
+        if not length or pages.count_present(first, count) != count or self._file.start is None:
             return None
         with self._lock:
             if self._map is None:

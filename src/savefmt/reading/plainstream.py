@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from savefmt.codec.base import Border
-from savefmt.codec.registry import find_codec
 from savefmt.errors import SavefmtError, TruncatedError
 from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.frozen import dataclass
@@ -177,6 +176,8 @@ def plain_stream(
     opened = [pieces]
 
     def unpack(codec: str, offset: int) -> None:
+        from savefmt.codec.registry import find_codec
+
         reader = find_codec(codec).open_reader
         decoded = reader(opened[-1], offset=offset, threads=threads, length=length)
         opened.append(prefetch(decoded, patient=patient) if ahead else decoded)

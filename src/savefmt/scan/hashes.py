@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.results import MemoryHash
@@ -66,9 +66,8 @@ def hash_factory(algorithm: str) -> Callable[[], Hash]:
 
             return xxh3_128
     except ImportError as error:
-        raise UnsupportedError(
-            f"{algorithm} needs a library that is not here: pip install 'savefmt[hash]'"
-        ) from error
+        package = {"xxh3": "xxhash"}.get(algorithm, algorithm)
+        raise MissingPackageError(f"hash -a {algorithm}", package, "hash") from error
     return lambda: hashlib.new(algorithm, usedforsecurity=False)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError
 from savefmt.frozen import dataclass
 from savefmt.native.content import MaskedPattern
 
@@ -242,9 +242,7 @@ def regex(words: str, *, ignore_case: bool = False) -> Regex:
     try:
         import re2  # type: ignore[import-untyped]
     except ImportError as error:
-        raise UnsupportedError(
-            "regular expressions need RE2, which is not here: pip install google-re2"
-        ) from error
+        raise MissingPackageError("search --regex", "google-re2") from error
     raw = _checked(words.encode("utf-8", "surrogateescape"))
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1  # bytes, not characters

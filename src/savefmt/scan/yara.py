@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import ImageIOError, MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.scan.results import Hit
@@ -205,7 +205,5 @@ def _library() -> Any:
     try:
         import yara_x
     except ImportError as error:
-        raise UnsupportedError(
-            "rules need YARA-X, which is not here: pip install 'savefmt[scan]'"
-        ) from error
+        raise MissingPackageError("search --yara", "yara-x", "scan") from error
     return yara_x

@@ -10,6 +10,7 @@ from savefmt.cli.options import (
     common_options,
     output_options,
     threads_option,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -39,7 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--count", type=_count, default=1, metavar="N", help="how many guests (default: 1)"
     )
-    parser.add_argument("-F", "--force", action="store_true", help="replace files in DIR")
+    writing_options(parser, replaced="replace files in DIR")
     group = parser.add_argument_group("for libvirt")
     group.add_argument(
         "--libvirt", action="store_true", help="make images that virsh restore starts"
@@ -77,14 +78,22 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             name=args.name,
             uuid=args.uuid,
             overwrite=args.force,
+            dry_run=args.dry_run,
             io=io,
         )
     else:
-        report = clone(args.image, args.folder, count=args.count, overwrite=args.force, io=io)
+        report = clone(
+            args.image,
+            args.folder,
+            count=args.count,
+            overwrite=args.force,
+            dry_run=args.dry_run,
+            io=io,
+        )
     if ui.json:
         ui.document(clone=report)
     elif not ui.quiet:
-        ui.say(clone_lines(report))
+        ui.say(clone_lines(report, dry_run=args.dry_run))
     return ExitCode.GOOD
 
 

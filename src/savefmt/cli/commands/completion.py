@@ -9,6 +9,7 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import common_options
 from savefmt.cli.parser import Commands
 from savefmt.cli.ui import Ui
+from savefmt.errors import MissingPackageError
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -38,9 +39,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     os.environ["NO_COLOR"] = "1"
     try:
         import shtab
-    except ImportError:
-        ui.remark("completion scripts need: pip install 'savefmt[completion]'")
-        return ExitCode.FAILED
+    except ImportError as error:
+        raise MissingPackageError("savefmt completion", "shtab", "completion") from error
     from savefmt.cli.main import build_parser
 
     print(shtab.complete(build_parser(), args.shell))

@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     io_options,
     output_options,
     refuse_mixing,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -43,7 +44,7 @@ The names after -O are those of `virsh save --image-format`, and null, which rea
 the source and writes nothing.  SRC or DST may be - for standard input or output,
 except that sparse output needs a file.  --for chooses what is left open so that the reader
 can load the result, and refuses where nothing helps.  DST appears under its name only when it
-is whole.
+is whole; it may be SRC itself, with --force.
 
 exit codes: 0 converted, 1 failed and nothing was left behind, 64 wrong usage
 """
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "source")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)

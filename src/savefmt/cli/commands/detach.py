@@ -11,6 +11,7 @@ from savefmt.cli.options import (
     io_of,
     io_options,
     output_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.convert import conversion_lines
@@ -37,7 +38,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     file_argument(parser, "target", metavar="DST")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
-    parser.add_argument("-F", "--force", action="store_true", help="replace DST")
+    writing_options(parser, replaced="replace DST")
     output_options(parser)
     io_options(parser)
     clone_option(parser)
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             args.target,
             overwrite=args.force,
             verify=args.verify,
+            dry_run=args.dry_run,
             io=io_of(args),
             progress=progress,
         )

@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -60,6 +61,7 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -122,8 +124,8 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 
 def _draw_owners(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    if args.width is not None or args.block:
-        usage_error(args, "the palette 'owner' goes without --width and --block")
+    if args.width is not None or args.block or args.dry_run:
+        usage_error(args, "the palette 'owner' goes without --width, --block and --dry-run")
     from savefmt.linux.ownerpicture import draw_owners
 
     with savefmt.open(args.image) as image:

@@ -13,6 +13,8 @@ from savefmt.cli.options import (
     io_options,
     number,
     output_options,
+    source_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.convert import conversion_lines
@@ -48,9 +50,10 @@ def add(commands: Commands) -> None:
         help="what memory is aligned to in the file: 1M (default), or 2M for huge pages",
     )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
-    parser.add_argument("-F", "--force", action="store_true", help="replace DST")
+    writing_options(parser, replaced="replace DST")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             layout=Layout.MAPPED_RAM,
             overwrite=args.force,
             verify=args.verify,
+            dry_run=args.dry_run,
             align=args.align,
             io=io_of(args),
             progress=progress,

@@ -17,7 +17,7 @@ from savefmt.cli.options import (
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
-from savefmt.cli.planning import show_plan
+from savefmt.cli.planning import show_plan, tell_of_version
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import monitor_option, request_of, request_options
 from savefmt.cli.ui import Ui
@@ -117,11 +117,12 @@ def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
 
     settings = config.load()
     xml = domain_document(args.xml) if args.xml is not None else None
+    request = request_of(args, settings)
     with ui.progress(args.target) as progress:
-        return save(
+        report = save(
             args.target,
             qmp=args.qmp,
-            request=request_of(args, settings),
+            request=request,
             xml=xml,
             live=args.live,
             afterwards=Afterwards(args.afterwards),
@@ -130,3 +131,5 @@ def _save(args: argparse.Namespace, ui: Ui) -> SaveReport:
             timeout=settings.timeout,
             progress=progress,
         )
+    tell_of_version(request, ui)
+    return report

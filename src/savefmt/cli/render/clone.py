@@ -8,13 +8,15 @@ from savefmt.cli.render.plain import duration, plain, size
 from savefmt.instant.outcomes import CloneReport
 
 
-def clone_lines(report: CloneReport) -> Iterator[str]:
+def clone_lines(report: CloneReport, *, dry_run: bool = False) -> Iterator[str]:
     """Tell what ``savefmt clone`` made.
 
     Parameters
     ----------
     report : CloneReport
         What `savefmt.instant.clone` returned.
+    dry_run : bool
+        Nothing was written.
 
     Yields
     ------
@@ -25,6 +27,9 @@ def clone_lines(report: CloneReport) -> Iterator[str]:
     for guest in report.guests:
         how = f"sh {guest.script}" if guest.script else f"virsh restore {guest.image}"
         yield f"{plain(guest.name)}  {guest.uuid}  {plain(how)}"
-    yield f"{size(report.thin_length)} each, in {duration(report.seconds)}"
+    if dry_run:
+        yield f"would write {size(report.thin_length)} each"
+    else:
+        yield f"{size(report.thin_length)} each, in {duration(report.seconds)}"
     for remark in report.remarks:
         yield f"note: {plain(remark)}"

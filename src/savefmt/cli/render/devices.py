@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from savefmt.cli.render.document import ErrorValues, error_values
+from savefmt.cli.render.document import error_values
+from savefmt.cli.render.failure import ErrorValues
 from savefmt.cli.render.plain import WIDTH, many, plain
 from savefmt.errors import FormatError
 from savefmt.format.devicetree import Field, Struct, Value

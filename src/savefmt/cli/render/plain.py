@@ -11,11 +11,9 @@ LONGEST = 4096
 """Characters of one text; a path is no longer, and a longer name is a prank."""
 
 # Letters and marks to Unicode, nothing or a blank to the eye.
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
-    "\U000e0100-\U000e01ef]"
-)
-_COLOR = re.compile("(\x1b\\[[0-9;]*m)")
+_INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+_INVISIBLE_RANGES = (("\u180b", "\u180f"), ("\ufe00", "\ufe0f"), ("\U000e0100", "\U000e01ef"))
+_COLOR = "(\x1b\\[[0-9;]*m)"
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -42,14 +40,15 @@ def plain(text: str, longest: int = LONGEST) -> str:
     """
     if len(text) > longest:
         return f"{plain(text[:longest])}... ({len(text)} characters)"
-    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(map(_escaped, text))
+    return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
 
 
-def _escaped(c: str) -> str:
-    shown = c.isprintable() and not _INVISIBLE.match(c)
-    return c if shown else c.encode("unicode_escape").decode()
+def _is_seen(c: str) -> bool:
+    if not c.isprintable() or c in _INVISIBLE:
+        return False
+    return not any(first <= c <= last for first, last in _INVISIBLE_RANGES)
 
 
 def only_colors(line: str) -> str:
@@ -58,7 +57,7 @@ def only_colors(line: str) -> str:
         return line
     return "".join(
         part if number % 2 else plain(part, len(part))
-        for number, part in enumerate(_COLOR.split(line))
+        for number, part in enumerate(re.split(_COLOR, line))
     )
 
 

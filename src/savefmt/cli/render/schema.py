@@ -17,7 +17,8 @@ from typing import (
     is_typeddict,
 )
 
-from savefmt.cli.render.document import SCHEMA, Documents, ErrorValues, Hex, Hexadecimal, Keywords
+from savefmt.cli.render.document import SCHEMA, Documents, Hex, Hexadecimal, Keywords
+from savefmt.cli.render.failure import ErrorValues
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SIMPLE = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypedDict
 
-from savefmt.cli.render.document import ErrorValues, Hex, error_values
+from savefmt.cli.render.document import Hex, error_values
+from savefmt.cli.render.failure import ErrorValues
 from savefmt.cli.render.plain import brief_size, plain
 from savefmt.errors import AddressError
 from savefmt.guest.paging import Translation

@@ -1,0 +1,87 @@
+"""Without a package, what needs it says so in a sentence; all else goes on."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from cli.fakes import Run
+from golden.load import unpack
+
+import savefmt
+from savefmt.errors import MissingPackageError
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+# A module that is missing, the command that needs it, its package, the extra if it is in one.
+LACKS = [
+    ("yara_x", "search IMAGE --yara rules", "search --yara", "yara-x", "scan"),
+    ("re2", "search IMAGE --regex x", "search --regex", "google-re2", None),
+    ("PIL", "map IMAGE --png new.png", "map --png", "pillow", "plot"),
+    ("matplotlib.figure", "bench . --plot new.svg", "bench --plot", "matplotlib", "plot"),
+    ("blake3", "hash IMAGE -a blake3", "hash -a blake3", "blake3", "hash"),
+    ("xxhash", "hash IMAGE -a xxh3", "hash -a xxh3", "xxhash", "hash"),
+    ("shtab", "completion bash", "savefmt completion", "shtab", "completion"),
+    ("drgn", "linux IMAGE", "savefmt linux", "drgn", "linux"),
+    ("PIL", "map IMAGE --png new.png --palette owner", "map --png", "pillow", "plot"),
+    ("qemu.qmp", "save new --qmp socket", "talking to QEMU", "qemu.qmp", None),
+    ("qemu.qmp", "plan new --qmp socket", "talking to QEMU", "qemu.qmp", None),
+    ("qemu.qmp", "restore IMAGE --qmp socket", "talking to QEMU", "qemu.qmp", None),
+    ("qemu.qmp", "check IMAGE --qemu-binary /bin/cat", "talking to QEMU", "qemu.qmp", None),
+]
+# `seek` makes faster; volatility3 is what loads us, and tells of nothing that it lacks; the
+# other is for who writes documentation.
+NEVER_MISSED = {"seek", "volatility", "docs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "what", "package", "extra"), LACKS, ids=[lack[1] for lack in LACKS]
+)
+def test_what_lacks_is_told(
+    run: Run,
+    module: str,
+    words: str,
+    what: str,
+    package: str,
+    extra: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules").write_text('rule r { strings: $a = "x" condition: $a }')
+    image = str(unpack("libvirt-devices", tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+
+    outcome = run(*(image if word == "IMAGE" else word for word in words.split()))
+
+    named = package if extra is None else f"'savefmt[{extra}]'"
+    told = f"{what} needs the package {package}, which is not here: pip install {named}"
+    assert outcome.code in (1, 2)
+    assert told in outcome.err
+    assert outcome.out == ""
+
+
+def test_the_api_tells_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from savefmt.drgn import program
+
+    monkeypatch.setitem(sys.modules, "drgn", None)
+    with (
+        savefmt.open(unpack("libvirt-devices", tmp_path)) as image,
+        pytest.raises(MissingPackageError, match=r"'savefmt\[drgn\]'$"),
+    ):
+        program(image)
+
+
+def test_every_extra_is_thought_of() -> None:
+    told = {extra for *_, extra in LACKS if extra is not None} | {"drgn"}
+
+    assert told | NEVER_MISSED == set(PROJECT["optional-dependencies"])
+    assert told & NEVER_MISSED == set()
+
+
+def test_packages_belong_to_the_extras_that_they_are_told_to() -> None:
+    extras = PROJECT["optional-dependencies"] | {None: PROJECT["dependencies"]}
+    for _, _, _, package, extra in LACKS:
+        assert any(line.startswith(package) for line in extras[extra]), package
