@@ -138,7 +138,7 @@ def _mounts(kind: str) -> Callable[[Lab], str | None]:
 def _in_place(lab: Lab) -> tuple[Side, Side]:
     sparse = lab.main_sparse()
     versions = itertools.cycle("32")
-    change = ("-O", "sparse", "--save-version")
+    change = ("-F", "-O", "sparse", "--save-version")
     ours = Side(lambda: savefmt("convert", sparse, sparse, *change, next(versions)))
     theirs = Side(lambda: peers.cp(sparse, lab.other), [sparse], [lab.other])
     return ours, theirs

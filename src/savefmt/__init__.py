@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from savefmt.errors import ConversionError as ConversionError
     from savefmt.errors import CorruptError as CorruptError
     from savefmt.errors import FormatError as FormatError
+    from savefmt.errors import ImageChangedError as ImageChangedError
     from savefmt.errors import ImageIOError as ImageIOError
     from savefmt.errors import IncompleteImageError as IncompleteImageError
     from savefmt.errors import NotASaveImageError as NotASaveImageError
@@ -56,8 +57,8 @@ _HOMES = {
     "savefmt.compare": "compare",
     "savefmt.convert": "convert",
     "savefmt.errors": "AddressError ClosedImageError ConversionError CorruptError FormatError"
-    " ImageIOError IncompleteImageError NotASaveImageError OperationCancelled SavefmtError"
-    " TruncatedError UnsupportedError",
+    " ImageChangedError ImageIOError IncompleteImageError NotASaveImageError OperationCancelled"
+    " SavefmtError TruncatedError UnsupportedError",
     "savefmt.export": "export",
     "savefmt.image": "SaveImage open probe",
     "savefmt.model": "CheckLevel EnvelopeSummary Finding IOOptions ImageSummary Layout MapExtent"

@@ -140,6 +140,7 @@ class _Checker:
                 step()
             except (FormatError, UnsupportedError) as error:
                 self.findings.append(finding_of(error))
+        self._image.file.require_unchanged()
 
     def _note(
         self, code: str, severity: Severity, message: str, offset: int | None, advice: str

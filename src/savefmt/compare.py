@@ -65,6 +65,8 @@ def compare(
         ]
         sections, note = _compare_sections(*states)
         sections = [_with_fields(images, section) for section in sections]
+        for image in images:
+            image.file.require_unchanged()
         if images[0].machine != images[1].machine:
             notes.append(f"machine types: {images[0].machine} and {images[1].machine}")
         return Comparison(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from savefmt.errors import MissingPackageError
 from savefmt.image import SaveImage
 
 if TYPE_CHECKING:
@@ -45,10 +44,6 @@ def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> dr
     RuntimeWarning
         Of what is uncertain about the memory map or the VMCOREINFO.
     """
-    try:
-        import drgn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError("savefmt.drgn", "drgn", "drgn") from error
     if symbols is None:
         from savefmt.linux.bare import open_bare
 

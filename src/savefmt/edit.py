@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
-from savefmt.errors import ConversionError, UnsupportedError
-from savefmt.format.domain import check_document, parse_domain, running_abi_changes
+from savefmt.errors import ConversionError, CorruptError, ImageChangedError, UnsupportedError
+from savefmt.format.abi import running_abi_changes
+from savefmt.format.domain import check_document, parse_domain
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
+from savefmt.progress import Meter
 from savefmt.reports import EditReport
-from savefmt.writing.inplace import write_envelope
+from savefmt.writing.inplace import Original
 
 
 def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
@@ -49,13 +51,16 @@ def set_xml(
     cookie: bool = False,
     running: bool | None = None,
     check_abi: bool = True,
+    expected: bytes | None = None,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> EditReport:
     """Replace the domain XML or the cookie, and say whether the guest resumes.
 
-    What fits is written in place.  What does not gets room: the stream moves, in a new
-    file that takes the image's name when it is complete.
+    A change inside of one sector is written in place.  Any other makes a new file, which
+    takes the image's name, owner, mode and attributes when it is complete: with the same
+    stream behind the header where the documents fit, else with the stream moved to make
+    room.
 
     Parameters
     ----------
@@ -69,8 +74,10 @@ def set_xml(
         Resume after restore, or stay paused.
     check_abi : bool
         Refuse what would change the guest's view of its machine (format.md 2.11).
+    expected : bytes, optional
+        The document that the new one was made from; another one in the image is refused.
     io, progress
-        For moving the stream.
+        For writing a new file.
 
     Returns
     -------
@@ -83,12 +90,19 @@ def set_xml(
         If the change would break the guest.
     CorruptError
         If the new document is not well-formed.
+    ImageChangedError
+        If the image was changed or replaced meanwhile.
     """
     with SaveImage(path, io=io, follow=False) as image:
         old = _envelope(image)
         if image.packing.outer != "raw":
             raise ConversionError(
                 f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                path=path,
+            )
+        if expected is not None and expected != (old.cookie if cookie else old.xml):
+            raise ImageChangedError(
+                "the image has another document by now than the one that was edited; begin anew",
                 path=path,
             )
         changes: list[str] = []
@@ -100,13 +114,15 @@ def set_xml(
             changes.append("the guest will " + ("resume" if running else "stay paused"))
         if not changes:
             return EditReport(os.fspath(path), changed=False)
-        if len(new.data) == len(old.data):
-            write_envelope(image.filename, new)
-            return EditReport(os.fspath(path), True, False, tuple(changes))
-        from savefmt.convert.rewrap import rewrap  # all of conversion, and seldom needed
+        moved = len(new.data) != len(old.data)
+        with Original(path, image.file.state) as original:
+            if moved:
+                from savefmt.convert.rewrap import rewrap  # all of conversion, seldom needed
 
-        rewrap(image, new, io, progress)
-        return EditReport(os.fspath(path), True, True, tuple(changes))
+                changes += rewrap(image, new, original, io, progress)
+            else:
+                changes += original.rewrite(old.pack(), new.pack(), Meter(progress))
+        return EditReport(os.fspath(path), True, moved, tuple(changes))
 
 
 def _envelope(image: SaveImage) -> Envelope:
@@ -127,7 +143,7 @@ def _with_document(
     parse_domain(document)
     if document == old.xml:
         return old
-    if check_abi:
+    if check_abi and _is_readable(old.xml, changes):
         refused = running_abi_changes(old.xml, document)
         if refused:
             raise ConversionError(
@@ -136,6 +152,15 @@ def _with_document(
             )
     changes.append("domain XML replaced")
     return _fit(old, document, old.cookie)
+
+
+def _is_readable(xml: bytes, changes: list[str]) -> bool:
+    try:
+        parse_domain(xml)
+    except CorruptError:
+        changes.append("the old XML could not be read, so the new one was not compared with it")
+        return False
+    return True
 
 
 def _fit(old: Envelope, xml: bytes, cookie: bytes | None) -> Envelope:

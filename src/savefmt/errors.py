@@ -87,6 +87,10 @@ class ConversionError(SavefmtError):
     """The target cannot hold the source, or the options exclude each other."""
 
 
+class ImageChangedError(SavefmtError):
+    """An image was written to, or replaced, while it was read or edited."""
+
+
 class AddressError(SavefmtError, LookupError):
     """Nothing that the image holds lies at an address of the guest."""
 

@@ -367,10 +367,8 @@ class SaveImage:
         )
         pieces = stored(base) if stored is not None else base
         try:
-            with (
-                located(self.filename),
-                self._plain(pieces, self.packing, io, look=look) as cursor,
-            ):
+            opened = self._plain(pieces, self.packing, io, look=look)
+            with located(self.filename), self.file.unchanged(), opened as cursor:
                 yield cursor
         finally:
             close_pieces(base)
@@ -467,7 +465,7 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = os.stat(self.filename)
+        status = self.file.status
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)

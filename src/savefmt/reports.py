@@ -37,8 +37,9 @@ class ConversionReport:
     """What `convert` did: lengths in bytes, counts in pages.
 
     `changes` lists, in words, everything but the layout that differs from the
-    source; `digest` is set when the result was verified; `cloned_length` counts pages that
-    the target shares with the source, or that a server copied.
+    source; `digest` is set when the result was verified; `written` is False where there
+    was nothing to do; `cloned_length` counts pages that the target shares with the source,
+    or that a server copied.
     """
 
     source: str
@@ -56,6 +57,7 @@ class ConversionReport:
     changes: tuple[str, ...] = ()
     digest: str | None = None
     direct: bool = False
+    written: bool = True
     dry_run: bool = False
     cloned_length: int = 0
 

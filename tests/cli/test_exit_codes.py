@@ -152,6 +152,21 @@ def test_ctrl_c(library: FakeLibrary, run: Run) -> None:
     assert outcome.err == "savefmt: interrupted\n"
 
 
+def test_an_interrupt_that_something_wrapped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that is being defined wraps it, before Python 3.12."""
+
+    def check(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr("savefmt.check", check)
+    outcome = run("check", "a")
+
+    assert (outcome.code, outcome.err) == (130, "savefmt: interrupted\n")
+
+
 def test_traceback_only_with_vv(library: FakeLibrary, run: Run) -> None:
     library.answer("probe", CORRUPT, CORRUPT)
 

@@ -163,6 +163,8 @@ def test_the_xml_must_be_a_domain(
         ("restore", "a"),
         ("restore", "a", "--qmp", "s", "--print-command"),
         ("restore", "a", "--qmp", "s", "--paused", "--running"),
+        ("restore", "a", "--qmp", "s", "--paused", "--resume"),
+        ("restore", "a", "--print-command", "--resume"),
     ],
     ids=" ".join,
 )
@@ -195,6 +197,7 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
                 "parallel": 2,
                 "bypass_cache": False,
                 "running": False,
+                "resume": False,
                 "io": IOOptions(),
                 "timeout": 10,
                 "progress": None,

@@ -25,7 +25,7 @@ LACKS = [
     ("xxhash", "hash IMAGE -a xxh3", "hash -a xxh3", "xxhash", "hash"),
     ("shtab", "completion bash", "savefmt completion", "shtab", "completion"),
     ("drgn", "linux IMAGE", "savefmt linux", "drgn", "linux"),
-    ("PIL", "map IMAGE --palette owner --png new.png", "map --png", "pillow", "plot"),
+    ("PIL", "map IMAGE --png new.png --palette owner", "map --png", "pillow", "plot"),
     ("qemu.qmp", "save new --qmp socket", "talking to QEMU", "qemu.qmp", None),
     ("qemu.qmp", "plan new --qmp socket", "talking to QEMU", "qemu.qmp", None),
     ("qemu.qmp", "restore IMAGE --qmp socket", "talking to QEMU", "qemu.qmp", None),

@@ -372,6 +372,41 @@ def test_another_guest_is_refused(change: Change, reason: str, image: Path, tmp_
         assert other.qmp("query-migrate") == {}
 
 
+@pytest.mark.parametrize("request_", [SPARSE, ZSTD], ids=["sparse", "zstd"])
+def test_a_restore_killed_before_the_guest_ran(
+    request_: SaveRequest, guest: LiveGuest, tmp_path: Path
+) -> None:
+    """The guest is whole and paused; nothing but `resume` touches it."""
+    path = tmp_path / "image"
+    qemu.save(path, qmp=guest.socket, request=request_)
+    with tiny_guest(tmp_path, incoming=True, name="other") as other:
+        with pytest.raises(qemu.MigrationError, match=r"leave out --resume"):
+            qemu.restore(path, qmp=other.socket, resume=True)
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_BEFORE_CONT, str(path), other.socket], check=False
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert other.status == "paused"
+        with pytest.raises(qemu.MigrationError, match="a whole guest, paused, as .*--resume"):
+            qemu.restore(path, qmp=other.socket)
+        assert other.status == "paused"
+
+        report = qemu.restore(path, qmp=other.socket, resume=True)
+
+        assert (other.status, report.state) == ("running", "running")
+        assert "not loaded again" in report.notes[-1]
+        with pytest.raises(qemu.MigrationError, match=r"it is running\); leave out --resume"):
+            qemu.restore(path, qmp=other.socket, resume=True)
+
+
+KILLED_BEFORE_CONT = """
+import os, signal, sys
+from savefmt.qemu import migration, restoring
+migration.resume = lambda monitor: os.kill(os.getpid(), signal.SIGKILL)
+restoring.restore(sys.argv[1], qmp=sys.argv[2], running=True)
+"""
+
+
 def test_a_running_guest_is_not_replaced(unharmed: LiveGuest, image: Path) -> None:
     with pytest.raises(qemu.MigrationError, match=r"does not wait for a guest \(it is running\)"):
         qemu.restore(image, qmp=unharmed.socket)

@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from savefmt.errors import ConversionError, SavefmtError, TruncatedError
+from savefmt.format.abi import running_abi_changes
 from savefmt.format.cursor import ChunkCursor, FileCursor
-from savefmt.format.domain import check_document, parse_domain, running_abi_changes
+from savefmt.format.domain import check_document, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH, Envelope
 from savefmt.model import Finding
 

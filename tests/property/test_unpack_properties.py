@@ -176,7 +176,9 @@ def test_as_in_turn(name: str, data: st.DataObject) -> None:
         # zstd sees that an empty frame promises bytes only if it gets all of it at once.
         plain, raised = outcome(name, cut(stream, [len(stream) or 1], fails), 1)
 
-    assert error == raised
+    # Damage in the first bytes of a member ends the stream in front of it, or is an error once
+    # a byte was decoded: that depends on the pieces.  What is wrong, and where, does not.
+    assert (error and error[1:]) == (raised and raised[1:])
     if error is not None and "damaged" in str(error):
         # What a library had decoded in the very call that failed, it keeps.
         assert parallel.startswith(plain) or plain.startswith(parallel)

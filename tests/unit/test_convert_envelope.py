@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,11 @@ def test_the_version_alone_is_changed_in_place(
     path.chmod(0o640)
     before, number = path.read_bytes(), path.stat().st_ino
 
-    told = savefmt.convert(path, path, save_version=version, dry_run=True)
+    with pytest.raises(ConversionError, match="--force"):
+        savefmt.convert(path, path, save_version=version)
+    told = savefmt.convert(path, path, save_version=version, overwrite=True, dry_run=True)
     assert path.read_bytes() == before
-    report = savefmt.convert(path, path, save_version=version)
+    report = savefmt.convert(path, path, save_version=version, overwrite=True)
 
     assert told.changes == report.changes
     assert report.changes[0] == f"save version {source} became {version}"
@@ -145,8 +148,20 @@ def test_in_place_without_a_change(tmp_path: Path) -> None:
     path.write_bytes(mapped(3, "little"))
     written = path.stat().st_mtime_ns
 
-    assert savefmt.convert(path, path, save_version=3).changes == ()
+    report = savefmt.convert(path, path, save_version=3)
+
+    assert (report.changes, report.written, report.dry_run) == ((), False, False)
     assert path.stat().st_mtime_ns == written
+
+
+def test_in_place_there_is_nothing_to_verify(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(mapped(2, "little"))
+    before = path.read_bytes()
+
+    with pytest.raises(ConversionError, match="in place"):
+        savefmt.convert(path, path, overwrite=True, save_version=3, verify=True)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -154,18 +169,29 @@ def test_in_place_without_a_change(tmp_path: Path) -> None:
     [
         {"layout": Layout.SEQUENTIAL},
         {"bare": True},
-        {"save_version": 3, "verify": True},
         {"codec": "zstd", "save_version": 3},
+        {"codec": "zstd", "verify": True},
     ],
 )
-def test_nothing_else_is_done_in_place(options: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "image"
+def test_whatever_else_takes_the_place_of_the_source(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    path, other = tmp_path / "image", tmp_path / "other"
     path.write_bytes(mapped(2, "little"))
+    path.chmod(0o640)
     before = path.read_bytes()
 
-    with pytest.raises(ConversionError, match="in place|same file"):
-        savefmt.convert(path, path, overwrite=True, **options)
+    with pytest.raises(ConversionError, match="--force"):
+        savefmt.convert(path, path, **options)
+    savefmt.convert(path, path, overwrite=True, dry_run=True, **options)
     assert path.read_bytes() == before
+    savefmt.convert(path, other, **options)
+    report = savefmt.convert(path, path, overwrite=True, **options)
+
+    assert path.read_bytes() == other.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert report.target_length == path.stat().st_size
+    assert sorted(os.listdir(tmp_path)) == ["image", "other"]
 
 
 def test_the_report_tells_a_change_of_version(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from savefmt.errors import CorruptError
+from savefmt.format.abi import running_abi_changes
 from savefmt.format.domain import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
@@ -12,7 +13,6 @@ from savefmt.format.domain import (
     Domain,
     check_document,
     parse_domain,
-    running_abi_changes,
 )
 
 XML = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -168,11 +168,11 @@ def test_edits_that_libvirt_accepts(old: bytes, new: bytes) -> None:
         (b"'static'>4", b"'static' current='2'>4", "vCPUs online changes from 4 to 2"),
         (b"q35-9.2", b"q35-9.1", "machine type changes"),
         (b"'x86_64'", b"'aarch64'", "architecture changes"),
-        (b"'vda'", b"'vdb'", "disk vda is removed"),
+        (b"'vda'", b"'vdb'", "disk vda: target dev changes from vda to vdb"),
         (b"bus='virtio'", b"bus='sata'", "disk vda: target bus changes from virtio to sata"),
-        (b"bus='0x04'", b"bus='0x05'", "disk vda: address bus changes from 0x4 to 0x5"),
+        (b"bus='0x04'", b"bus='0x05'", "disk vda: address bus changes from 4 to 5"),
         (b"device='disk'", b"device='cdrom'", "disk vda: device changes"),
-        (b"00:01'", b"00:02'", "interface 52:54:00:00:00:01 is removed"),
+        (b"00:01'", b"00:02'", "mac address changes from 52:54:00:00:00:01 to 52:54:00:00:00:02"),
         (b"model type='virtio'", b"model type='e1000'", "model type changes"),
         (b"pcie-root-port", b"dmi-to-pci-bridge", "controller pci 1: model changes"),
         (b"port='0'", b"port='1'", "serial: target port changes"),

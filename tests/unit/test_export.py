@@ -489,7 +489,7 @@ def test_a_source_that_changes(
         return write_pages(*args)
 
     monkeypatch.setattr(home, "write_pages", write_and_touch)
-    with pytest.raises(ConversionError, match="source changed"):
+    with pytest.raises(savefmt.ImageChangedError, match="changed while it was read"):
         savefmt.export(source, tmp_path / "out", format=format)
     assert list(tmp_path.iterdir()) == [source]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,29 @@ def test_deltas_are_spooled(codec: str, tmp_path: Path) -> None:
         assert [run.first for run in image.memory.runs("pc.ram")] == [0, 2]
     with opened(tmp_path, make_stream(blocks=expected)) as image:
         assert image.memory.digest() == digest
+
+
+def nameless_files() -> int:
+    """Count the unlinked files that this process holds open."""
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(entry))
+    return sum(link.endswith(" (deleted)") for link in links)
+
+
+def test_a_spool_that_fails_gives_its_room_back(tmp_path: Path) -> None:
+    rounds = [all_records(DEFAULT_BLOCKS), [Record("pc.ram", 0, delta=b"\x00\x02ok")]]
+    before = nameless_files()
+
+    with opened(tmp_path, make_stream(rounds=rounds)) as image:
+        for _ in range(3):
+            with pytest.raises(OperationCancelled):
+                image.memory.prepare(Meter(lambda progress: progress.phase != "spooling"))
+        assert nameless_files() == before
+        assert image.memory.read("pc.ram", 0, len(RAM)) == DELTA_RAM
+        assert nameless_files() > before
+    assert nameless_files() == before
 
 
 def test_one_digest_for_every_form(tmp_path: Path) -> None:

@@ -13,9 +13,19 @@ import pytest
 from builder import MIB, make_envelope, make_stream, page
 
 import savefmt
-from savefmt import ConversionError, ImageIOError, IOOptions, Layout, OperationCancelled, Progress
+from savefmt import (
+    ConversionError,
+    ImageChangedError,
+    ImageIOError,
+    IOOptions,
+    Layout,
+    OperationCancelled,
+    Progress,
+)
 from savefmt.errors import SavefmtError
 from savefmt.native.file import File
+from savefmt.writing import output as output_module
+from savefmt.writing import unfinished
 from savefmt.writing.output import OutputFile, check_target
 
 
@@ -30,18 +40,27 @@ def image(folder: Path, pages: int = 16) -> Path:
     return path
 
 
+@pytest.fixture(params=["nameless", "hidden"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system has: files without a name, or only hidden ones."""
+    if request.param == "hidden":
+        monkeypatch.setattr(output_module, "open_linkable", lambda folder: None)
+    return str(request.param)
+
+
 # The file itself.
 
 
-def test_nothing_stands_under_the_name_before_commit(tmp_path: Path) -> None:
+def test_nothing_stands_under_the_name_before_commit(kind: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     with OutputFile(target, overwrite=False, direct=False) as output:
         output.file.write(b"content", 0)
         assert not target.exists()
-        (hidden,) = names(tmp_path)
-        assert hidden.startswith(".target.savefmt-")
-        assert stat.S_IMODE((tmp_path / hidden).stat().st_mode) == 0o600
+        hidden = names(tmp_path)
+        assert len(hidden) == (kind == "hidden")
+        assert all(name.startswith(".target.savefmt-") for name in hidden)
+        assert stat.S_IMODE(output.status.st_mode) == 0o600
         output.commit()
 
     assert names(tmp_path) == ["target"]
@@ -60,6 +79,7 @@ def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o600
 
 
+@pytest.mark.usefixtures("kind")
 def test_without_commit_nothing_is_left(tmp_path: Path) -> None:
     with OutputFile(tmp_path / "target", overwrite=False, direct=False) as output:
         output.set_length(MIB)
@@ -68,6 +88,87 @@ def test_without_commit_nothing_is_left(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.usefixtures("kind")
+def test_an_old_file_is_replaced_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+
+    with OutputFile(target, overwrite=True, direct=False) as output:
+        output.file.write(b"new", 0)
+        assert target.read_bytes() == b"old"
+        output.commit()
+
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["target"]
+    assert output.status.st_size == 3
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_fails_once_the_name_is_given_is_a_remark(
+    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    if overwrite:
+        target.write_bytes(b"old")
+    fsync = os.fsync
+
+    def fail_for_folders(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    with OutputFile(target, overwrite=overwrite, direct=False) as output:
+        output.file.write(b"new", 0)
+        output.commit()
+
+    (note,) = output.notes
+    assert "whether its name is on the disk is unknown: Input/output error" in note
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_failed_close_closes_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, closed = os.close, []
+
+    def fail(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with OutputFile(tmp_path / "target", overwrite=False, direct=False) as output:
+        monkeypatch.setattr(os, "close", fail)
+        output.commit()
+        monkeypatch.undo()
+
+    assert len(closed) == len(set(closed)) == 2  # the file and its folder
+    assert names(tmp_path) == ["target"]
+
+
+def test_what_a_second_interrupt_left_goes_at_the_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_module, "open_linkable", lambda folder: None)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        monkeypatch.context() as patch,
+        OutputFile(tmp_path / "target", overwrite=False, direct=False),
+    ):
+        patch.setattr(os, "unlink", interrupt)
+    assert len(names(tmp_path)) == 1
+    unfinished.abort_all()
+
+    assert names(tmp_path) == []
+
+
+@pytest.mark.usefixtures("kind")
 def test_a_target_that_came_up_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
@@ -82,25 +183,30 @@ def test_a_target_that_came_up_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.usefixtures("kind")
 def test_where_hard_links_are_refused(
     taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "target"
 
     with OutputFile(target, overwrite=False, direct=False) as output:
-        output.file.write(b"content", 0)
+        output.set_length(4 * MIB)
+        output.file.write(b"content", MIB)
         if taken:
             target.write_bytes(b"other")
+            target.chmod(0o644)
             with pytest.raises(ImageIOError):
                 output.commit()
         else:
             output.commit()
 
-    assert target.read_bytes() == (b"other" if taken else b"content")
+    expected = b"content".rjust(MIB + 7, b"\0").ljust(4 * MIB, b"\0")
+    assert target.read_bytes() == (b"other" if taken else expected)
+    assert stat.S_IMODE(target.stat().st_mode) == (0o644 if taken else 0o600)
     assert names(tmp_path) == ["target"]
 
 
@@ -154,7 +260,11 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
 # What a conversion makes of it.
 
 
-def test_the_part_magic_stands_while_it_is_written(tmp_path: Path) -> None:
+def test_the_part_magic_stands_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has a name for the time being, nobody takes it for a finished image."""
+    monkeypatch.setattr(output_module, "open_linkable", lambda folder: None)
     seen: list[bytes] = []
 
     def look(progress: Progress) -> None:
@@ -203,10 +313,16 @@ def test_source_and_target_the_same(alias: str, tmp_path: Path) -> None:
         target = tmp_path / "link"
         target.hardlink_to(source)
 
-    with pytest.raises(ConversionError, match="source and target are the same file"):
-        savefmt.convert(source, target, codec="zstd", overwrite=True)
-
+    with pytest.raises(ConversionError, match="the target is the source itself; --force"):
+        savefmt.convert(source, target, codec="zstd")
     assert source.read_bytes() == before
+    report = savefmt.convert(source, target, codec="zstd", overwrite=True)
+
+    assert target.resolve().read_bytes() != before
+    assert source.read_bytes() == (before if alias == "hard link" else target.read_bytes())
+    assert target.is_symlink() == (alias == "symbolic link")
+    told = "another name (a hard link) keeps the old file" in report.changes
+    assert told == (alias == "hard link")
 
 
 @pytest.mark.parametrize("options", [{"layout": Layout.MAPPED_RAM}, {"codec": "xz"}])
@@ -247,7 +363,7 @@ def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
     def touch(progress: Progress) -> None:
         os.utime(source, (1, 1))
 
-    with pytest.raises(ConversionError, match="the source changed while it was read"):
+    with pytest.raises(ImageChangedError, match="changed while it was read"):
         savefmt.convert(source, tmp_path / "target", layout=Layout.MAPPED_RAM, progress=touch)
     assert names(tmp_path) == ["source"]
 

@@ -347,7 +347,6 @@ def test_other_guests_are_refused(images: dict[str, Path]) -> None:
         refuse_other_guest(image, right, resizable)
         for guest, there, words in (
             (HostedGuest("g", "pc-q35-2.4", "inmigrate", False), blocks, "start it with -machine"),
-            (HostedGuest("g", image.machine, "running", True), blocks, "-incoming defer"),
             (right, blocks | {"pc.ram": HostedBlock(1, 1)}, "'pc.ram' has 16777216 bytes"),
             (right, {"other": HostedBlock(1, 1)}, "and this QEMU has not"),
         ):

@@ -128,7 +128,10 @@ def check_reads(memory: GuestMemory, seed: int, turns: int = 40) -> None:
 
 @pytest.mark.usefixtures("no_spool")
 @pytest.mark.parametrize("form", SEEKABLE)
-def test_compressed_images_are_read_here_and_there(form: str, tmp_path: Path) -> None:
+def test_compressed_images_are_read_here_and_there(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     codec, pack = SEEKABLE[form]
     path = make(tmp_path, codec, pack())
     for _ in range(2):  # made, then kept

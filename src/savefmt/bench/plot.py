@@ -71,7 +71,7 @@ def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None
     figure.suptitle(_title(report), fontsize="medium", parse_math=False)
     picture = BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:])
-    with OutputFile(path, overwrite=overwrite, direct=False) as out:
+    with OutputFile(path, overwrite=overwrite) as out:
         out.file.write(picture.getbuffer(), 0)
         out.commit()
 

@@ -6,13 +6,13 @@ import ctypes
 import errno
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from savefmt.bench.machine import available_memory, file_system_of
 from savefmt.errors import ImageIOError
 from savefmt.model import StrPath
+from savefmt.writing.nameless import open_nameless
 
 _KEEP = 10
 """Percent of a disk that stay free unless told otherwise."""
@@ -58,13 +58,7 @@ def nameless_file(folder: StrPath, length: int) -> Iterator[int]:
 
 
 def _open_nameless(folder: StrPath, length: int) -> int:
-    try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            raise
-        fd, name = tempfile.mkstemp(prefix=".savefmt-bench-", dir=folder)
-        os.unlink(name)
+    fd = open_nameless(folder)
     try:
         os.ftruncate(fd, length)
     except OSError:

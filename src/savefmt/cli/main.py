@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), _unwrapped():
             code = _run(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -144,7 +144,8 @@ def _run(argv: Sequence[str] | None) -> int:
     ui = Ui(args)
     failed: ExitCode = args.failed
     try:
-        return int(args.run(args, ui))
+        with _unwrapped():
+            return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     except ClosedOutputError:
@@ -200,8 +201,27 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        # Once a signal has come the process is about to end.  The interpreter puts back all
+        # handlers but those that ignore, and nothing shall cut its last steps short.
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending else handler)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Bring to light what a signal raised inside of something that wraps what it meets.
+
+    A class that is being defined does that (Python 3.11, ``__set_name__``).
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, (KeyboardInterrupt, Terminated)):
+                raise cause from None
+            cause = cause.__cause__
+        raise
 
 
 def _silence_stdout() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import tempfile
 
 from savefmt.compat.policy import Destination, DestinationKind
 from savefmt.errors import ImageIOError
 from savefmt.model import StrPath
+from savefmt.writing.nameless import grants_direct
 
 _KINDS = {
     stat.S_IFREG: DestinationKind.FILE,
@@ -57,17 +56,3 @@ def look_at(path: StrPath) -> Destination:
             path=path,
         )
     return Destination(kind, direct=kind is DestinationKind.FILE and grants_direct(folder))
-
-
-def grants_direct(folder: str) -> bool:
-    """Try whether files of a folder can be written past the page cache."""
-    flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
-    try:
-        os.close(os.open(folder, flags | os.O_TMPFILE, 0o600))
-        return True
-    except OSError:
-        pass  # the folder's file system may know no files without a name
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=folder) as file:
-        os.close(os.open(file.name, flags))
-        return True
-    return False

@@ -31,7 +31,7 @@ from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
 from savefmt.reports import ConversionReport
-from savefmt.writing.inplace import write_envelope
+from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile, check_target
 
 _PIPE = "-"
@@ -58,8 +58,9 @@ def convert(
     """Write a guest's image in another form.
 
     The target appears under its name only when it is complete and on the disk; on any
-    failure nothing is left of it.  Where source and target are the same file and only
-    the header changes, it is changed in place.
+    failure nothing is left of it.  Where source and target are the same file, it is
+    changed in place, if that is a matter of one sector, or a new file takes its name,
+    owner, mode and attributes.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def convert(
     bare : bool
         Leave libvirt's envelope out.
     overwrite : bool
-        Replace an existing target.
+        Replace an existing target, be it the source itself.
     verify : bool
         Read the result back and compare all pages and devices with the source's.
     dry_run : bool
@@ -112,8 +113,9 @@ def convert(
     _check_align(align)
     if verify and (request.to_pipe or codec == DISCARD):
         raise ConversionError("only a file can be read back for verification")
-    in_place = codec != DISCARD and _is_same_file(source, target)
-    if codec != DISCARD and not request.to_pipe and not in_place:
+    to_file = codec != DISCARD and not request.to_pipe
+    in_place = to_file and _is_same_file(source, target)
+    if to_file and not in_place:
         check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
@@ -137,7 +139,7 @@ def convert(
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
     name = source.filename if isinstance(source, SaveImage) else source
     try:
-        return os.path.samefile(name, target)
+        return os.fspath(name) != _PIPE and os.path.samefile(name, target)
     except OSError:
         return False
 
@@ -187,36 +189,51 @@ class Conversion:
         self._sum_apart = False
         self._started = time.monotonic()
         self.overwrite = False
+        self.original: Original | None = None  # the source's file, if the target takes its place
+        self.notes: list[str] = []
         self.verify_key: SumKey | None = None
 
     def in_place(self, *, dry_run: bool) -> ConversionReport:
-        """Write another header onto the source itself, where nothing else changes."""
+        """Change the source itself, or let the target take its place."""
         source, form = self._source, self._form
-        if (
-            not isinstance(source, SaveImage)
-            or source.envelope is None
-            or source.packing.outer != "raw"
-            or form.envelope is None
-            or form.cuts
-            or (form.layout, form.codec) != (source.layout, source.codec)
-        ):
+        if not isinstance(source, SaveImage):
+            raise AssertionError("a pipe is no file")
+        alike = self._keeps_stream()
+        if alike and self.verify_key is not None:
             raise ConversionError(
-                "source and target are the same file, of which only the header can be changed "
-                "(--save-version); name another target",
+                "no page is written in place, so none needs verification; leave it out",
                 path=self._target,
             )
-        if self.verify_key is not None:
+        if alike and form.envelope == source.envelope:
+            return self._report(None, None, status=source.file.status, written=False)
+        if not self.overwrite:
             raise ConversionError(
-                "only the header changes in place, so no page needs verification; leave it out",
-                path=self._target,
+                "the target is the source itself; --force changes it in place", path=self._target
             )
-        report = self.dry_run()
-        if form.envelope == source.envelope:
-            return report
-        if not dry_run:
-            write_envelope(source.filename, form.envelope)
-            report = self._report(None, None)
-        return replace(report, changes=(*report.changes, "nothing but the header, in place"))
+        if alike:
+            self.notes.append("nothing but the header, in place")
+        if dry_run:
+            return self.dry_run()
+        with Original(self._target, source.file.state) as original:
+            if not alike:
+                self.original = original
+                return self.run()
+            if source.envelope is None or form.envelope is None:
+                raise AssertionError("a bare stream has no header to change")
+            old, new = source.envelope.pack(), form.envelope.pack()
+            self.notes += original.rewrite(old, new, self._meter("copying"))
+            return self._report(None, None, status=os.fstat(original.descriptor))
+
+    def _keeps_stream(self) -> bool:
+        """Whether source and target differ in the header alone, which stays as long."""
+        source, form = self._source, self._form
+        return (
+            isinstance(source, SaveImage)
+            and source.packing.outer == "raw"
+            and (form.layout, form.codec) == (source.layout, source.codec)
+            and not form.cuts
+            and (form.envelope is None) == (source.envelope is None)
+        )
 
     @property
     def _key(self) -> SumKey | None:
@@ -240,34 +257,26 @@ class Conversion:
 
     def run(self) -> ConversionReport:
         """Do it."""
-        before = self._identity()
         if self._form.codec == DISCARD:
             outcome = self._discard()
-            self._refuse_changed(before)
-            return self._report(outcome, None)
+            self._refuse_changed()
+            return self._report(outcome, None, written=False)
         if self._target == _PIPE:
-            return self._report(self._to_pipe(), None)
+            outcome = self._to_pipe()
+            self._refuse_changed()
+            return self._report(outcome, None)
         try:
-            return self._to_file(before)
+            return self._to_file()
         except NeedContentError:
             if not isinstance(self._source, SaveImage):
                 raise
             # A live stream with deltas: what it holds can be told by a second pass only.
             self._sum_apart = True
-            return self._to_file(before)
+            return self._to_file()
 
-    def _identity(self) -> tuple[int, ...] | None:
-        if not isinstance(self._source, SaveImage):
-            return None
-        status = os.stat(self._source.filename)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def _refuse_changed(self, before: tuple[int, ...] | None) -> None:
-        if self._identity() != before:
-            raise ConversionError(
-                "the source changed while it was read; wait until the save has finished",
-                path=self._source.filename,
-            )
+    def _refuse_changed(self) -> None:
+        if isinstance(self._source, SaveImage):
+            self._source.file.require_unchanged()
 
     def _meter(self, phase: str) -> Meter:
         return Meter(self._progress, 0, phase)
@@ -316,24 +325,34 @@ class Conversion:
             finally:
                 sink.abort()
 
-    def _to_file(self, before: tuple[int, ...] | None) -> ConversionReport:
+    def _to_file(self) -> ConversionReport:
         envelope = self._form.envelope
-        with OutputFile(
-            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
-        ) as output:
+        with self._begin() as output:
             offset = 0
             if envelope is not None:
                 output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
                 offset = envelope.stream_offset
             outcome = self._write_stream(output, offset)
-            self._refuse_changed(before)
+            self._refuse_changed()
             digest = self._verify(output, outcome) if self.verify_key is not None else None
             if envelope is not None:
                 output.file.sync()
                 output.file.write(envelope.pack_header(finished=True), 0)
             direct = output.file.direct
-            output.commit()
-        return replace(self._report(outcome, digest), direct=direct)
+            if self.original is not None:
+                self.notes += self.original.supersede(output)
+            else:
+                output.commit()
+                self.notes += output.notes
+        report = self._report(outcome, digest, status=output.status)
+        return replace(report, direct=direct)
+
+    def _begin(self) -> OutputFile:
+        if self.original is not None:
+            return self.original.successor(direct=self._direct, engine=self._io.engine)
+        return OutputFile(
+            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
+        )
 
     def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
         source, io, key, cuts = self._source, self._io, self._key, self._form.cuts
@@ -367,7 +386,11 @@ class Conversion:
             expected = self._source.memory.sums(key, self._meter("reading the source again"))
         output.file.sync()
         with SaveImage(output.path, io=self._io, strict=False) as result:
-            state = read_state(result, key, self._io, self._meter("verifying"))
+            try:
+                state = read_state(result, key, self._io, self._meter("verifying"))
+            except SavefmtError as error:
+                error.path = self._target  # its own name is yet to come
+                raise
             names = dict(self._form.names)
             for name, table in expected.items():
                 # A block that the result leaves out has no content (x-ignore-shared).
@@ -383,12 +406,15 @@ class Conversion:
             return combine(result.head.blocks, state.sums)
 
     def _report(
-        self, outcome: Outcome | None, digest: str | None, *, dry_run: bool = False
+        self,
+        outcome: Outcome | None,
+        digest: str | None,
+        *,
+        status: os.stat_result | None = None,
+        written: bool = True,
+        dry_run: bool = False,
     ) -> ConversionReport:
         source, form = self._source, self._form
-        status = None
-        if self._target != _PIPE and form.codec != DISCARD and not dry_run:
-            status = os.stat(self._target)
         if isinstance(source, SaveImage):
             source_length, label = source.length, source.mislabelled
         else:
@@ -412,8 +438,9 @@ class Conversion:
             target_length=status.st_size if status else 0,
             target_disk_length=status.st_blocks * 512 if status else 0,
             seconds=time.monotonic() - self._started,
-            changes=tuple(changes),
+            changes=(*changes, *self.notes),
             digest=digest,
+            written=written and not dry_run,
             dry_run=dry_run,
         )
 
@@ -425,8 +452,7 @@ def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
 
 def _require_space(output: OutputFile, length: int) -> None:
     """Refuse early what cannot fit: a sequential result has no holes."""
-    room = os.statvfs(output.folder)
-    free = room.f_bavail * room.f_frsize
+    free = output.room
     if free < length:
         raise ImageIOError(
             f"the result takes {length} bytes and the file system has {free} left; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from savefmt.convert.conversion import Conversion
@@ -10,14 +9,17 @@ from savefmt.convert.planning import TargetForm
 from savefmt.format.envelope import Envelope
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
+from savefmt.writing.inplace import Original
 
 
 def rewrap(
-    image: SaveImage, envelope: Envelope, io: IOOptions, progress: OnProgress | None
-) -> None:
+    image: SaveImage,
+    envelope: Envelope,
+    original: Original,
+    io: IOOptions,
+    progress: OnProgress | None,
+) -> list[str]:
     """Replace an image by one with another envelope and the same stream.
-
-    Mode and owner of the file stay what they were, as far as the caller may set them.
 
     Parameters
     ----------
@@ -25,15 +27,18 @@ def rewrap(
         The one to replace.
     envelope : Envelope
         Of any length.
+    original : Original
+        Its file.
     io, progress
         As everywhere.
+
+    Returns
+    -------
+    list of str
+        What is worth telling, in words.
     """
-    status = os.stat(image.filename)
     target = TargetForm(image.layout, image.codec, envelope, ())
-    conversion = Conversion(image, os.fspath(image.filename), target, io, progress)
-    conversion.overwrite = True
+    conversion = Conversion(image, os.fspath(original.place.path), target, io, progress)
+    conversion.original = original
     conversion.run()
-    os.chmod(image.filename, status.st_mode & 0o7777)
-    # Without root the file is the caller's now, as after any editor.
-    with contextlib.suppress(PermissionError):
-        os.chown(image.filename, status.st_uid, status.st_gid)
+    return conversion.notes

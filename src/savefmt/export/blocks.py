@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from savefmt.errors import ConversionError, ImageIOError
 from savefmt.export.placing import Placed, Written, write_pages
 from savefmt.export.stretches import MemorySegment, absent
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
-from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.writing.output import OutputFile, sync_folder
+from savefmt.writing.outfolder import OutputFolder
+from savefmt.writing.output import OutputFile
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_LIMIT = 200
@@ -63,101 +56,44 @@ def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegmen
     return found
 
 
-def check_folder(target: str, *, overwrite: bool) -> None:
-    """Refuse a target that may not be written.
-
-    Raises
-    ------
-    ConversionError
-        If it is no folder, or exists without `overwrite`.
-    ImageIOError
-        If the folder around it does not exist.
-    """
-    path = Path(target)
-    if path.exists() or path.is_symlink():
-        if not path.is_dir():
-            raise ConversionError("the target is not a folder; blocks need one", path=target)
-        if not overwrite:
-            raise ConversionError(
-                "the target exists; --force replaces files of the same names in it", path=target
-            )
-    elif not path.resolve().parent.is_dir():
-        raise ImageIOError("the folder does not exist; make it first", errno=2, path=target)
-
-
 def export_blocks(
     image: SaveImage,
-    target: str,
+    folder: OutputFolder,
     segments: Sequence[MemorySegment],
     io: IOOptions,
     meter: Meter,
     findings: list[Finding],
-    check: Callable[[], None],
-) -> tuple[Written, list[Path]]:
-    """Write one file a block; they appear together when all are whole.
+) -> tuple[Written, list[str]]:
+    """Write one file a block.
 
     Parameters
     ----------
     image : SaveImage
         In any form.
-    target : str
-        The folder.
+    folder : OutputFolder
+        Takes them.
     segments : sequence of MemorySegment
         As `whole_blocks` gave them.
     io, meter
         As everywhere.
     findings : list of Finding
         Receives what the image turns out not to hold.
-    check : callable
-        Called before the files appear; what it raises keeps them from it.
 
     Returns
     -------
-    (Written, list of Path)
-        What went there, and the files.
+    (Written, list of str)
+        What went there, and the names of the files.
     """
     idstrs = [block.idstr for block in image.head.blocks.blocks]
     names = file_names([idstrs[segment.block] for segment in segments])
-    folder = Path(os.path.realpath(target))
-    try:
-        with _beside(folder) as place:
-            if image.layout is Layout.MAPPED_RAM:
-                written = _move(image, place, segments, names, io, meter, findings)
-            else:
-                written = _spool(image, place, segments, names, io, meter, findings)
-            check()
-            _publish(place, folder, names)
-    except OSError as error:
-        if isinstance(error, ImageIOError):
-            raise
-        raise ImageIOError.from_os(error, path=target) from error
-    return written, [folder / name for name in names]
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Make a folder for the time being, and remove it in the end."""
-    place = folder.parent / f".{folder.name[:_NAME_LIMIT]}.savefmt-{secrets.token_hex(4)}"
-    place.mkdir(mode=0o700)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _publish(place: Path, folder: Path, names: Sequence[str]) -> None:
-    if not folder.exists():
-        os.rename(place, folder)
-        sync_folder(folder.parent)
-        return
-    for name in names:
-        os.replace(place / name, folder / name)
-    sync_folder(folder)
+    write = _move if image.layout is Layout.MAPPED_RAM else _spool
+    written = write(image, folder, segments, names, io, meter, findings)
+    return written, names
 
 
 def _move(
     image: SaveImage,
-    place: Path,
+    folder: OutputFolder,
     segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
@@ -166,7 +102,7 @@ def _move(
 ) -> Written:
     present = cloned = 0
     for segment, name in zip(segments, names, strict=True):
-        with OutputFile(place / name, overwrite=False, direct=False, engine=io.engine) as output:
+        with folder.file(name, engine=io.engine) as output:
             output.set_length(segment.length)
             part = [Placed(segment, 0)]
             written = write_pages(image, output.file, part, io, meter, findings)
@@ -177,7 +113,7 @@ def _move(
 
 def _spool(
     image: SaveImage,
-    place: Path,
+    folder: OutputFolder,
     segments: Sequence[MemorySegment],
     names: Sequence[str],
     io: IOOptions,
@@ -189,22 +125,19 @@ def _spool(
     for segment in segments:
         placed.append(Placed(segment, end))
         end += -(-segment.length // _SPOOL_ALIGN) * _SPOOL_ALIGN
-    with tempfile.TemporaryFile(dir=place) as spool:
-        os.ftruncate(spool.fileno(), end)  # which goes on after a signal
-        with File(spool.fileno(), path=place, write=True, engine=io.engine) as file:
-            written = write_pages(image, file, placed, io, meter, findings)
-            for item, name in zip(placed, names, strict=True):
-                with OutputFile(
-                    place / name, overwrite=False, direct=False, engine=io.engine
-                ) as output:
-                    output.set_length(item.segment.length)
-                    _copy(file, item, output)
-                    output.commit()
+    with folder.scratch(engine=io.engine) as spool:
+        spool.set_length(end)
+        written = write_pages(image, spool.file, placed, io, meter, findings)
+        for item, name in zip(placed, names, strict=True):
+            with folder.file(name, engine=io.engine) as output:
+                output.set_length(item.segment.length)
+                _copy(spool, item, output)
+                output.commit()
     return written
 
 
-def _copy(spool: File, item: Placed, output: OutputFile) -> None:
-    for start, length in spool.extents(item.offset, item.offset + item.segment.length):
+def _copy(spool: OutputFile, item: Placed, output: OutputFile) -> None:
+    for start, length in spool.file.extents(item.offset, item.offset + item.segment.length):
         for offset in range(start, start + length, _COPY_LENGTH):
             count = min(_COPY_LENGTH, start + length - offset)
-            output.file.write(spool.read(count, offset), offset - item.offset)
+            output.file.write(spool.file.read(count, offset), offset - item.offset)

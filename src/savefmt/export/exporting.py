@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
@@ -16,9 +15,10 @@ from savefmt.export.raw import plan_raw
 from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
 from savefmt.image import DIRECT_FROM, SaveImage
-from savefmt.model import Finding, IOOptions, OnProgress, StrPath
+from savefmt.model import Finding, IOOptions, OnProgress, Severity, StrPath
 from savefmt.progress import Meter
 from savefmt.reports import ExportReport
+from savefmt.writing.outfolder import OutputFolder, check_folder
 from savefmt.writing.output import OutputFile, check_target
 
 FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
@@ -90,7 +90,7 @@ def export(
     request = Request(format, compat, kernel_va, start, length)
     request.check()
     if format == "blocks":
-        blocks.check_folder(os.fspath(target), overwrite=overwrite)
+        check_folder(target, overwrite=overwrite)
     else:
         check_target(target, overwrite=overwrite)
     if isinstance(source, SaveImage):
@@ -148,6 +148,7 @@ class _Export:
         self._io = io
         self._meter = Meter(progress, 0, "exporting")
         self._findings: list[Finding] = []
+        self._results: list[os.stat_result] = []
         self._started = time.monotonic()
 
     def run(self, dry_run: bool) -> ExportReport:
@@ -170,17 +171,16 @@ class _Export:
         plan = self._plan()
         if dry_run:
             return self._report(plan.segments, plan.cpus, dry_run=True)
-        before = self._identity()
         with self._output(plan) as output:
             written, source = self._write(plan, output)
             direct = output.file.direct
             if self._request.format == "kdump":
                 self._meter.phase = "compressing"
-                with OutputFile(self._target, overwrite=self._overwrite, direct=False) as result:
-                    kdump.compress(output.path, result.path)
-                    self._commit(result, before)
+                with OutputFile(self._target, overwrite=self._overwrite) as result:
+                    kdump.compress(output.descriptor, result.descriptor)
+                    self._commit(result)
             else:
-                self._commit(output, before)
+                self._commit(output)
         report = self._report(plan.segments, plan.cpus, written=written, direct=direct)
         return replace(report, vmcoreinfo=source)
 
@@ -231,27 +231,24 @@ class _Export:
         segments = blocks.whole_blocks(self._image, self._findings)
         if dry_run:
             return self._report(segments, dry_run=True)
-        before = self._identity()
-        written, files = blocks.export_blocks(
-            self._image,
-            self._target,
-            segments,
-            self._io,
-            self._meter,
-            self._findings,
-            lambda: self._refuse_changed(before),
-        )
+        with OutputFolder(self._target, overwrite=self._overwrite) as folder:
+            written, files = blocks.export_blocks(
+                self._image, folder, segments, self._io, self._meter, self._findings
+            )
+            self._image.file.require_unchanged()
+            folder.commit()
+        self._tell(folder.notes)
+        self._results = folder.written
         return self._report(segments, written=written, files=files)
 
     def _vmcoreinfo(self, dry_run: bool) -> ExportReport:
-        before = self._identity()
         found = vmcoreinfo.find(self._image, self._findings)
         if found is None:
             raise ConversionError("the guest's memory has no VMCOREINFO: no Linux, or none booted")
         if not dry_run:
-            with OutputFile(self._target, overwrite=self._overwrite, direct=False) as output:
+            with OutputFile(self._target, overwrite=self._overwrite) as output:
                 output.file.write(found.text, 0)
-                self._commit(output, before)
+                self._commit(output)
         return replace(self._report((), dry_run=dry_run), vmcoreinfo=found.source)
 
     # --- shared ---
@@ -262,19 +259,14 @@ class _Export:
                 "source and target are the same file; name another target", path=self._target
             )
 
-    def _identity(self) -> tuple[int, ...]:
-        status = os.stat(self._image.path)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def _refuse_changed(self, before: tuple[int, ...]) -> None:
-        if self._identity() != before:
-            raise ConversionError(
-                "the source changed while it was read; wait until the save has finished"
-            )
-
-    def _commit(self, output: OutputFile, before: tuple[int, ...]) -> None:
-        self._refuse_changed(before)
+    def _commit(self, output: OutputFile) -> None:
+        self._image.file.require_unchanged()
         output.commit()
+        self._tell(output.notes)
+        self._results = [output.status]
+
+    def _tell(self, notes: Sequence[str]) -> None:
+        self._findings += [Finding("target.note", Severity.NOTE, note) for note in notes]
 
     def _report(
         self,
@@ -282,13 +274,11 @@ class _Export:
         cpus: int = 0,
         *,
         written: Written | None = None,
-        files: Sequence[Path] = (),
+        files: Sequence[str] = (),
         direct: bool = False,
         dry_run: bool = False,
     ) -> ExportReport:
         image, request = self._image, self._request
-        results = () if dry_run else files or (Path(self._target),)
-        status = [os.stat(path) for path in results]
         return ExportReport(
             source=os.fspath(image.path),
             target=self._target,
@@ -301,10 +291,10 @@ class _Export:
             memory_length=total(segments),
             data_pages=written.present if written else None,
             source_length=image.length,
-            target_length=sum(item.st_size for item in status),
-            target_disk_length=sum(item.st_blocks for item in status) * 512,
+            target_length=sum(item.st_size for item in self._results),
+            target_disk_length=sum(item.st_blocks for item in self._results) * 512,
             seconds=time.monotonic() - self._started,
-            files=tuple(path.name for path in files),
+            files=tuple(files),
             findings=tuple(self._findings),
             direct=direct,
             dry_run=dry_run,

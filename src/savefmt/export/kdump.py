@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
 from savefmt.errors import ConversionError, UnsupportedError
-from savefmt.model import StrPath
+from savefmt.writing.nameless import own_path
 
 PROGRAM = "makedumpfile"
 _LAST_LINES = 400
@@ -30,15 +29,15 @@ def find_program() -> str:
     return found
 
 
-def compress(core: StrPath, target: StrPath) -> None:
+def compress(core: int, target: int) -> None:
     """Turn an ELF core into a kdump file, zero pages left out and the others compressed.
 
     Parameters
     ----------
-    core : str or os.PathLike
-        In the universal layout.
-    target : str or os.PathLike
-        Replaced.
+    core : int
+        Descriptor of one in the universal layout.
+    target : int
+        Descriptor of an empty file.
 
     Raises
     ------
@@ -47,7 +46,8 @@ def compress(core: StrPath, target: StrPath) -> None:
     """
     command = [find_program(), "--message-level", "4", "-c", "-d", "1", "-f"]
     result = subprocess.run(
-        [*command, os.fspath(core), os.fspath(target)],
+        [*command, own_path(core), own_path(target)],
+        pass_fds=(core, target),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from xml.parsers import expat
 
 from savefmt.errors import CorruptError
@@ -20,14 +19,6 @@ MAX_ELEMENTS = 100_000
 _UNITS: dict[str, int] = {"b": 1, "bytes": 1}
 for _power, _letter in enumerate("kmgtpe", 1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
-
-# Children of <devices> that the guest cannot see.
-_HOST_ONLY = frozenset({"emulator", "graphics", "audio", "lease"})
-# A device's own attributes that the guest can see; `type` mostly names a host back end.
-_VISIBLE = ("device", "model", "bus", "index")
-_VISIBLE_TYPE = frozenset({"controller", "input", "hub"})
-# Attributes of <target> that hold a state, not a place.
-_STATES = frozenset({"tray", "state"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +59,6 @@ class Element:
     def text(self) -> str:
         """Its text, without that of its children."""
         return "".join(self.pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class _Device:
-    label: str
-    facts: dict[str, str]
 
 
 def parse_domain(xml: bytes, *, at: int = 0) -> Domain:
@@ -117,41 +102,6 @@ def check_document(xml: bytes, root: str, *, at: int = 0) -> None:
         With the offset of the first offence.
     """
     read_elements(xml, root, at, deepest=0)
-
-
-def running_abi_changes(old: bytes, new: bytes) -> list[str]:
-    """Tell what a new domain XML changes that the saved guest could notice.
-
-    libvirt refuses these edits of a save image (format.md 2.11): name, UUID, memory,
-    vCPUs, architecture and machine type, and every device that the guest sees.
-
-    Parameters
-    ----------
-    old, new : bytes
-        Two domain documents, each without its NUL.
-
-    Returns
-    -------
-    list of str
-        One clause per change, empty if libvirt has no reason to refuse.
-
-    Raises
-    ------
-    CorruptError
-        If one of the documents is not well-formed, not plain, or no domain.
-    """
-    before = read_elements(old, "domain", 0, deepest=4)
-    after = read_elements(new, "domain", 0, deepest=4)
-    changes = list(_compare("", _guest_facts(before), _guest_facts(after)))
-
-    old_devices = {device.label: device.facts for device in _devices(before)}
-    new_devices = {device.label: device.facts for device in _devices(after)}
-    changes += [f"{label} is removed" for label in old_devices if label not in new_devices]
-    changes += [f"{label} is added" for label in new_devices if label not in old_devices]
-    for label, facts in old_devices.items():
-        if label in new_devices:
-            changes += _compare(f"{label}: ", facts, new_devices[label])
-    return changes
 
 
 def read_elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[Element]:
@@ -278,80 +228,3 @@ def kibibytes(number: str, unit: str | None) -> int | None:
     if factor is None or not re.fullmatch(r"[0-9]{1,20}", number.strip()):
         return None
     return -(-int(number) * factor // 1024)
-
-
-def _guest_facts(elements: list[Element]) -> dict[str, str]:
-    domain = _domain(elements)
-    facts = {
-        "name": domain.name or "",
-        "UUID": (domain.uuid or "").replace("-", "").lower(),
-        "memory in KiB": str(domain.memory_kib or ""),
-        "machine type": domain.machine or "",
-    }
-    for element in reversed(elements):  # so that the first occurrence wins
-        if element.path == ("domain", "vcpu"):
-            facts["vCPU count"] = element.text.strip()
-            facts["vCPUs online"] = element.attributes.get("current", element.text.strip())
-        elif element.path == ("domain", "os", "type"):
-            facts["architecture"] = element.attributes.get("arch", "")
-    return facts
-
-
-def _devices(elements: list[Element]) -> Iterator[_Device]:
-    # What the guest sees of each device, under a label that occurs once.
-    seen: dict[str, int] = {}
-    for device, children in _device_elements(elements):
-        kind = device.path[-1]
-        own = (*_VISIBLE, "type") if kind in _VISIBLE_TYPE else _VISIBLE
-        facts = {key: _plain(device.attributes[key]) for key in own if key in device.attributes}
-        for child in children:
-            tag = child.path[-1]
-            for key, value in child.attributes.items():
-                if _visible(kind, tag, key):
-                    facts.setdefault(f"{tag} {key}", _plain(value))
-        names = (
-            facts.get("target dev") or facts.get("target name") or facts.get("mac address"),
-            facts.get("type"),
-            facts.get("index"),
-        )
-        label = " ".join((kind, *filter(None, names)))
-        seen[label] = seen.get(label, 0) + 1
-        yield _Device(label if seen[label] == 1 else f"{label} #{seen[label]}", facts)
-
-
-def _device_elements(elements: list[Element]) -> Iterator[tuple[Element, list[Element]]]:
-    device: Element | None = None
-    children: list[Element] = []
-    for element in elements:
-        if element.path[:2] != ("domain", "devices") or len(element.path) < 3:
-            continue
-        if len(element.path) == 4:
-            children.append(element)
-            continue
-        if device and device.path[-1] not in _HOST_ONLY:
-            yield device, children
-        device, children = element, []
-    if device and device.path[-1] not in _HOST_ONLY:
-        yield device, children
-
-
-def _visible(kind: str, tag: str, key: str) -> bool:
-    if tag == "target":  # a network interface's target is the host's tap device
-        return kind != "interface" and key not in _STATES
-    if tag == "model":
-        return key in {"type", "name"}
-    return tag == "address" or (tag, key) == ("mac", "address")
-
-
-def _plain(value: str) -> str:
-    # Numbers in one spelling, so that 0x04 equals 0x4.
-    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", value):
-        return hex(int(value, 16))
-    return value
-
-
-def _compare(prefix: str, old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
-    for key in old | new:
-        before, after = old.get(key, ""), new.get(key, "")
-        if before != after:
-            yield f"{prefix}{key} changes from {before or 'nothing'} to {after or 'nothing'}"

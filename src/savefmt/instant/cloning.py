@@ -186,7 +186,7 @@ class _Place:
             return
         with OutputFile(path, overwrite=self._overwrite, direct=False) as output:
             output.file.write(data, 0)
-            os.chmod(output.path, mode)
+            output.set_mode(mode)
             output.commit()
 
 

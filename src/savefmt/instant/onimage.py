@@ -26,7 +26,13 @@ from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.hosted import look, ram_blocks
 from savefmt.qemu.report import RestoreReport
-from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_other_guest
+from savefmt.qemu.restoring import (
+    Load,
+    LoadChoice,
+    pages_file,
+    refuse_other_guest,
+    refuse_unready,
+)
 from savefmt.qmp import Monitor, MonitorError
 
 RECORD_SECONDS = 10.0
@@ -93,7 +99,9 @@ def restore_on_image(
     with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)
-        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
+        guest = look(monitor)
+        refuse_unready(monitor, guest, resume=False)
+        refuse_other_guest(saved, guest, ram_blocks(monitor))
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         notes = [] if lend_lock(monitor, path) else ["nothing keeps others from changing the image"]
         if running is None:

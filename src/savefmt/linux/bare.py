@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError, UnsupportedError
 from savefmt.export import elf, vmcoreinfo
 from savefmt.export.core import notes_of
 from savefmt.guest.arch.base import CoreNote
@@ -49,7 +49,10 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     RuntimeWarning
         Of what is uncertain about the memory map or the VMCOREINFO.
     """
-    import drgn
+    try:
+        import drgn
+    except ImportError as error:
+        raise MissingPackageError("savefmt.drgn", "drgn", "drgn") from error
 
     findings: list[Finding] = []
     core = _pack_core(image, text or _find_text(image, findings), findings)

@@ -27,8 +27,8 @@ def open_kernel(image: SaveImage) -> Kernel:
         If there is none, or it keeps too little of itself in memory; the message says what helps.
     CorruptError
         If what it keeps is damaged.
-    UnsupportedError
-        Without drgn, too.
+    MissingPackageError
+        Without drgn.
     """
     try:
         import drgn  # noqa: F401

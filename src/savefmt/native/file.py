@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from savefmt.errors import ClosedImageError, UnsupportedError
+from savefmt.errors import (
+    ClosedImageError,
+    FormatError,
+    ImageChangedError,
+    ImageIOError,
+    UnsupportedError,
+)
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
+
+
+class FileState(NamedTuple):
+    """What tells a file from another one, and from what it was before.
+
+    Attributes
+    ----------
+    device, inode : int
+        Which file it is.
+    length : int
+        In bytes.
+    changed : int
+        Time of the last write, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    length: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Take it from what the operating system tells of a file."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class File:
@@ -29,6 +61,11 @@ class File:
         Ask for direct I/O.
     engine : str
         One of `savefmt.model.ENGINES`.
+
+    Attributes
+    ----------
+    state : FileState
+        What it was when it was opened.
 
     Raises
     ------
@@ -53,6 +90,7 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
             raise UnsupportedError(
@@ -104,6 +142,50 @@ class File:
     def direct(self) -> bool:
         """Whether direct I/O was granted and is still in use."""
         return bool(lib.sf_file_direct_align(self.handle))
+
+    @property
+    def status(self) -> os.stat_result:
+        """What the operating system tells of the file now.
+
+        Raises
+        ------
+        ImageIOError
+            If it tells nothing.
+        """
+        call(lib.sf_file_acquire, self.handle, path=self.path)
+        try:
+            return os.fstat(lib.sf_file_descriptor(self._handle))
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self.path) from error
+        finally:
+            lib.sf_file_release(self._handle)
+
+    def require_unchanged(self) -> None:
+        """Refuse what was read meanwhile, if the file is not what it was when it was opened.
+
+        Every pass over an image ends with this.
+
+        Raises
+        ------
+        ImageChangedError
+            If it was written to.
+        """
+        if FileState.of(self.status) != self.state:
+            raise ImageChangedError(
+                "the image changed while it was read; wait until the save has finished",
+                path=self.path,
+            )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Hold for one pass that the file stays what it was when it was opened."""
+        try:
+            yield
+        except FormatError:
+            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            raise
+        if not self._closed:  # what was under way then ends well
+            self.require_unchanged()
 
     def map(self) -> memoryview:
         """Map the whole file into memory, read-only; the map outlives the file.

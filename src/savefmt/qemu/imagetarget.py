@@ -6,9 +6,8 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
@@ -28,11 +27,17 @@ class ImageTarget(ABC):
 
     Attributes
     ----------
-    path : Path or None
-        Of the growing file; None for a pipe.
+    path : str or None
+        By which this process can open the growing file once more; None for a pipe.
+    status : os.stat_result or None
+        Of the sealed file.
+    notes : list of str
+        What is worth telling about it.
     """
 
-    path: Path | None
+    path: str | None
+    status: os.stat_result | None = None
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
@@ -47,7 +52,7 @@ class FileTarget(ImageTarget):
     """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
 
     def __init__(self, output: OutputFile, envelope: Envelope) -> None:
-        self.path = Path(output.path)
+        self.path = output.path
         self._output = output
         self._envelope = envelope
         output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
@@ -61,6 +66,7 @@ class FileTarget(ImageTarget):
         self._output.file.sync()
         self._output.file.write(self._envelope.pack_header(finished=True), 0)
         self._output.commit()
+        self.status, self.notes = self._output.status, self._output.notes
 
 
 class _StoppableSink(PipeSink):

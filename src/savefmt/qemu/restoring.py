@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
-from savefmt.compat.destination import grants_direct
 from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.configuration import MAPPED_RAM
@@ -25,6 +24,7 @@ from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError, Monitor
+from savefmt.writing.nameless import own_path
 
 _WAITING = "inmigrate"
 _MUST_MATCH = "x-ignore-shared"
@@ -59,6 +59,7 @@ def restore(
     parallel: int | None = None,
     bypass_cache: bool = False,
     running: bool | None = None,
+    resume: bool = False,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -78,6 +79,9 @@ def restore(
     running : bool, optional
         Let the guest run, or keep it paused; by default as the image's header says, and
         paused where there is no header.
+    resume : bool
+        Load nothing: the guest is in this QEMU already, since an earlier restore ended
+        before it let the guest run.  It runs, unless `running` is False.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -107,10 +111,17 @@ def restore(
     reading = replace(io, direct=True) if bypass_cache else io
     with SaveImage(image, io=reading) as saved, Monitor(qmp, timeout=timeout) as monitor:
         abilities = ask(monitor).abilities
-        grants = bypass_cache and _grants_direct(saved)
+        grants = bypass_cache and saved.file.direct
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
-        refuse_other_guest(saved, look(monitor), ram_blocks(monitor))
-        Load(monitor, saved, choice, progress).run()
+        guest = look(monitor)
+        refuse_unready(monitor, guest, resume=resume)
+        refuse_other_guest(saved, guest, ram_blocks(monitor))
+        notes = choice.notes
+        if resume:
+            notes = (*notes, "the guest was there, whole, and was not loaded again")
+            running = running is not False
+        else:
+            Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         if running:
@@ -125,15 +136,47 @@ def restore(
             state="running" if running else "paused",
             ram_length=saved.head.blocks.total,
             seconds=time.monotonic() - began,
-            notes=choice.notes,
+            notes=notes,
         )
 
 
-def _grants_direct(image: SaveImage) -> bool:
-    """Whether the image can be read past the page cache."""
-    if image.layout is Layout.MAPPED_RAM:
-        return grants_direct(os.path.dirname(os.path.realpath(pages_file(image))))
-    return image.file.direct
+def refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> None:
+    """Refuse a QEMU that does not wait for a guest, or has none that could go on.
+
+    Parameters
+    ----------
+    monitor : Monitor
+        Connected.
+    guest : HostedGuest
+        What that QEMU says of itself.
+    resume : bool
+        A whole guest is wanted, which an earlier restore left paused.
+
+    Raises
+    ------
+    MigrationError
+        With what to do instead.
+    """
+    migrated = monitor.execute("query-migrate").get("status") == "completed"
+    whole = guest.status == "paused" and migrated
+    if resume and not whole:
+        raise MigrationError(
+            f"this QEMU holds no guest that a restore left paused (it is {guest.status}); "
+            "leave out --resume",
+            path=monitor.name,
+        )
+    if whole and not resume:
+        raise MigrationError(
+            "this QEMU holds a whole guest, paused, as an earlier restore left it; --resume lets "
+            "it run",
+            path=monitor.name,
+        )
+    if not whole and guest.status != _WAITING:
+        raise MigrationError(
+            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
+            "-incoming defer",
+            path=monitor.name,
+        )
 
 
 def choose_load(
@@ -225,11 +268,6 @@ def refuse_other_guest(
     MigrationError
         With the first difference.
     """
-    if guest.status != _WAITING:
-        raise MigrationError(
-            f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
-            "-incoming defer",
-        )
     if image.machine and guest.machine != image.machine:
         raise MigrationError(
             f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "
@@ -322,8 +360,8 @@ class Load:
             pump: Pump | None = None
             if by_qemu:
                 kinds = ("plain", "direct") if choice.direct else ("plain",)
-                path, offset = pages_file(image), image.stream_offset
-                files = file_in_set(monitor, path, offset, os.O_RDONLY, kinds)
+                own = own_path(image.file.descriptor)  # the name may lead to another one by now
+                files = file_in_set(monitor, own, image.stream_offset, os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
                 pieces = self.stream or _pieces(stack.enter_context(image.stream()))

@@ -117,7 +117,7 @@ def save(
         job = _Save(monitor, guest, plan, live=live and guest.running, io=io, progress=progress)
         held = job.run(target, envelope, afterwards, overwrite=overwrite)
         notes = [*plan.notes, *_xml_notes(document, guest, answers), *job.notes]
-    status = os.stat(target) if place.kind is DestinationKind.FILE else None
+    status = job.status
     return SaveReport(
         target=os.fspath(target),
         domain=parse_domain(document).name or guest.name,
@@ -185,7 +185,8 @@ def _state_afterwards(guest: HostedGuest, afterwards: Afterwards) -> str:
 class _Save:
     """One save, with the guest in our hands.
 
-    `notes` says what was done otherwise than asked for, `ram_length` what QEMU counted.
+    `notes` says what was done otherwise than asked for, `ram_length` what QEMU counted,
+    `status` what the operating system tells of the image, if it is a file.
     """
 
     monitor: Monitor
@@ -198,6 +199,7 @@ class _Save:
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
+        self.status: os.stat_result | None = None
         self._meter = Meter(self.progress, 0, "saving")
         self._show = migration.ram_progress(self._meter)
         self._held_since: float | None = None
@@ -223,6 +225,8 @@ class _Save:
                 self._meter.phase = "syncing"
                 self._meter.update(self._meter.total)
                 image.seal()
+            self.status = image.status
+            self.notes += image.notes
         if afterwards is Afterwards.QUIT:
             with contextlib.suppress(MonitorLostError):  # it may be faster than its answer
                 self.monitor.execute("quit")

@@ -121,7 +121,7 @@ def read_state(image: StoredImage, key: SumKey, io: IOOptions, meter: Meter) -> 
     GuestState
         Complete.
     """
-    with located(image.filename):
+    with located(image.filename), image.file.unchanged():
         if image.layout is not Layout.MAPPED_RAM:
             return _read_sequential(image, key, io, meter)
         sums = image.memory.sums(key, meter)

@@ -3,21 +3,26 @@
 The file is bound to the image by its length, its time of change, and a digest of its
 first and last bytes, which hold the domain XML, the block list and the device state.  An
 index that belongs to another image, is damaged, or comes from another release is ignored
-and written anew.  Nothing in it is trusted: runs must lie inside of their block and of the
-image, and when a page is read its record must be where the index has it.
+and written anew.
+
+An index says which pages are zeros, and nothing in the image tells whether that is true.
+So it is believed only if this user made it: it must be the user's own file that nobody else
+may write, and its digest is made with a key that only the user can read.  What it says must
+be possible all the same: runs lie inside of their block and of the image, and when a page is
+read its record must be where the index has it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
-import stat
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.ram import ListedBlock
 from savefmt.frozen import dataclass
 from savefmt.model import StrPath
@@ -26,12 +31,17 @@ from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.stored import StoredImage
+from savefmt.writing.cachefolder import cache_folder, cache_key, evict, is_own, mark_used
 from savefmt.writing.output import OutputFile
 
 AUTO = "auto"
 """Stands for a file in the user's cache folder; a file of that name is ``./auto``."""
 
-_MAGIC = b"savefmt index\x01"
+_NAME = b"savefmt index"
+_MAGIC = _NAME + b"\x02"
+_SUFFIX = ".index"
+_CACHE_LIMIT = 256 << 20
+"""Bytes that all indexes in the cache folder take: what was not used for longest goes."""
 _ORDER = struct.pack("=I", 0x01020304)  # runs are kept as this host has them
 _BOUND_LENGTH = 64 << 10
 _HEAD = struct.Struct("=14s4sQq32sI4QI")
@@ -60,15 +70,11 @@ class Identity:
     digest: bytes
 
     @classmethod
-    def of(cls, file: File, path: StrPath) -> Identity:
+    def of(cls, file: File) -> Identity:
         """Tell the identity of an open image."""
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise ImageIOError.from_os(error, path=path) from error
         part = min(_BOUND_LENGTH, file.length)
         both = file.read(part, 0) + file.read(part, file.length - part)
-        return cls(file.length, status.st_mtime_ns, hashlib.sha256(both).digest())
+        return cls(file.length, file.state.changed, hashlib.sha256(both).digest())
 
 
 def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]) -> PageIndex:
@@ -89,10 +95,11 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         That of this image.
     """
     blocks = image.head.blocks
-    identity = Identity.of(image.file, image.filename)
+    identity = Identity.of(image.file)
     try:
         path = locate(place, identity)
-        kept = load_index(path, identity, blocks.blocks, blocks.page_size, image.stream_offset)
+        key = cache_key()
+        kept = load_index(path, key, identity, blocks.blocks, blocks.page_size, image.stream_offset)
     except SavefmtError:
         if place != AUTO:
             raise
@@ -101,7 +108,9 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         return kept
     index = make()
     try:
-        save_index(path, identity, index, blocks.blocks)
+        save_index(path, key, identity, index, blocks.blocks)
+        if place == AUTO:
+            evict(path.parent, _SUFFIX, _CACHE_LIMIT, path.name)
     except SavefmtError:
         if place != AUTO:
             raise
@@ -121,18 +130,17 @@ def locate(index: StrPath, identity: Identity) -> Path:
     if index != AUTO:
         _check_place(Path(index))
         return Path(index)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "savefmt"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=folder) from error
-    key = f"{identity.length} {identity.changed} {identity.digest.hex()}"
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.index"
+    name = f"{identity.length} {identity.changed} {identity.digest.hex()}"
+    return cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}{_SUFFIX}"
 
 
 def load_index(
-    path: Path, identity: Identity, blocks: Sequence[ListedBlock], page_size: int, start: int
+    path: Path,
+    key: bytes,
+    identity: Identity,
+    blocks: Sequence[ListedBlock],
+    page_size: int,
+    start: int,
 ) -> PageIndex | None:
     """Read an index, if it is that of this image.
 
@@ -140,6 +148,8 @@ def load_index(
     ----------
     path : Path
         The index.
+    key : bytes
+        Of the user who made it.
     identity : Identity
         Of the image.
     blocks : sequence of ListedBlock
@@ -153,29 +163,58 @@ def load_index(
     -------
     PageIndex or None
         None where there is no sound index of just this image.
+
+    Raises
+    ------
+    ConversionError
+        If others than this user may have written it.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        with File(fd, path=path) as file:
-            return _load(_Reader(file), identity, blocks, page_size, start)
-    except (SavefmtError, OSError):
-        return None
+        if not is_own(os.fstat(fd)):
+            raise ConversionError(
+                "this index is not your own, or others may write to it, so it is not believed; "
+                "name another file",
+                path=path,
+            )
+        return _load_sound(fd, path, key, identity, blocks, page_size, start)
     finally:
         os.close(fd)
+
+
+def _load_sound(
+    fd: int,
+    path: Path,
+    key: bytes,
+    identity: Identity,
+    blocks: Sequence[ListedBlock],
+    page_size: int,
+    start: int,
+) -> PageIndex | None:
+    try:
+        with File(fd, path=path) as file:
+            index = _load(_Reader(file, key), identity, blocks, page_size, start)
+        if index is not None:
+            mark_used(fd)
+    except (SavefmtError, OSError):
+        return None
+    return index
+
+
+def _new_seal(key: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(key=key, digest_size=_DIGEST_LENGTH)
 
 
 class _Reader:
     """Reads an index from front to back, and sums what it reads."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, key: bytes) -> None:
         self._file = file
         self._at = 0
-        self._sum = hashlib.sha256()
+        self._sum = _new_seal(key)
 
     def take(self, length: int) -> bytes:
         data = self._file.read(length, self._at)
@@ -186,9 +225,9 @@ class _Reader:
     def ends_well(self) -> bool:
         """Whether the digest of all before follows, and then nothing."""
         expected = self._sum.digest()
-        return (
-            self._file.length == self._at + _DIGEST_LENGTH and self.take(_DIGEST_LENGTH) == expected
-        )
+        if self._file.length != self._at + _DIGEST_LENGTH:
+            return False
+        return hmac.compare_digest(self.take(_DIGEST_LENGTH), expected)
 
 
 def _load(
@@ -247,7 +286,7 @@ def _pack_block(name: bytes, pages: int, runs: int) -> bytes:
 
 
 def save_index(
-    path: Path, identity: Identity, index: PageIndex, blocks: Sequence[ListedBlock]
+    path: Path, key: bytes, identity: Identity, index: PageIndex, blocks: Sequence[ListedBlock]
 ) -> None:
     """Write an index, in place of an older one.
 
@@ -261,7 +300,7 @@ def save_index(
     _check_place(path)
     with OutputFile(path, overwrite=True, direct=False) as output:
         at = 0
-        total = hashlib.sha256()
+        total = _new_seal(key)
 
         def put(data: bytes) -> None:
             nonlocal at
@@ -291,7 +330,7 @@ def _check_place(path: Path) -> None:
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
-                if file.read(len(_MAGIC)) == _MAGIC:
+                if file.read(len(_NAME)) == _NAME:
                     return
     raise ConversionError(
         "this file is no index of savefmt and is left alone; name another one", path=path

@@ -17,7 +17,7 @@ from savefmt.native.core import NeedContentError
 from savefmt.native.file import File
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table
-from savefmt.native.records import RecordCounts, Scanner, Scatter
+from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
@@ -116,8 +116,10 @@ class GuestMemory:
     def _make_index(self, meter: Meter) -> PageIndex:
         visitor = TallyVisitor(None, self._image.filename)
         pass_over(self._image, visitor, self._io, meter)
-        if visitor.scanner is None or visitor.blocks is None:  # device state and no RAM
-            return PageIndex.of([], RecordCounts(0, 0, 0, 0), self._image.head.blocks.page_size)
+        if visitor.scanner is None or visitor.blocks is None:
+            raise UnsupportedError(
+                "the image holds the state of devices and no RAM", path=self._image.filename
+            )
         return PageIndex.of(visitor.indexes, visitor.scanner.counts, visitor.blocks.page_size)
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
@@ -139,7 +141,8 @@ class GuestMemory:
         if image.layout is Layout.MAPPED_RAM:
             pages = image.mapped.pages
             meter.total = sum(block.present * block.page_size for block in pages)
-            tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
+            with image.file.unchanged():
+                tables = move_pages(image.file, pages, self._io, meter.update, key=key) or []
             return {
                 block.idstr: table
                 for block, table in zip(image.head.blocks.blocks, tables, strict=True)
@@ -341,26 +344,22 @@ class GuestMemory:
 
         meter.phase = "spooling"
         self._check_space()
-        spool = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        blocks = self._image.head.blocks.blocks
-        length = sum(_spooled_length(block) for block in blocks)
-        os.ftruncate(spool.fileno(), length)  # which goes on after a signal
-        file = self._resources.enter_context(
-            File(
-                spool.fileno(),
-                path=tempfile.gettempdir(),
-                write=True,
-                engine=self._io.engine,
-            )
-        )
-        visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
-        try:
-            pass_over(self._image, visitor, self._io, meter)
-            if visitor.scatter is not None:
-                visitor.scatter.close()
-        finally:
-            if visitor.scatter is not None:
-                visitor.scatter.abort()
+        with ExitStack() as stack:  # a spool that fails gives its room back at once
+            spool = stack.enter_context(tempfile.TemporaryFile())
+            length = sum(_spooled_length(block) for block in self._image.head.blocks.blocks)
+            os.ftruncate(spool.fileno(), length)  # which goes on after a signal
+            folder = tempfile.gettempdir()
+            engine = self._io.engine
+            file = stack.enter_context(File(spool.fileno(), path=folder, write=True, engine=engine))
+            visitor = ScatterVisitor(file, self._io, self._image.filename, key=key)
+            try:
+                pass_over(self._image, visitor, self._io, meter)
+                if visitor.scatter is not None:
+                    visitor.scatter.close()
+            finally:
+                if visitor.scatter is not None:
+                    visitor.scatter.abort()
+            self._resources.enter_context(stack.pop_all())
         return visitor
 
 

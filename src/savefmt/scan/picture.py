@@ -103,7 +103,7 @@ def draw(
     if dry_run:
         check_target(target, overwrite=overwrite)
         return Picture(canvas.width, canvas.height, canvas.rows)
-    with OutputFile(target, overwrite=overwrite, direct=False) as out:
+    with OutputFile(target, overwrite=overwrite) as out:
         if palette == "entropy":
             _paint_entropy(memory, canvas)
         elif against is None:

@@ -221,10 +221,11 @@ class Memory:
         self._meter.total = sum(place.length for place in self.stretches(reach))
         places = chain.from_iterable(_cut(place) for place in self.stretches(reach))
         done = 0
-        for place, result in _in_order(read_and_work, places, self._threads):
-            yield result
-            done += place.length
-            self._meter.update(done)
+        with self.image.file.unchanged():
+            for place, result in _in_order(read_and_work, places, self._threads):
+                yield result
+                done += place.length
+                self._meter.update(done)
 
     def read(self, place: Stretch, reach: Reach = Reach()) -> Window:
         """Read one window."""

@@ -20,6 +20,7 @@ from savefmt.native.allocated import clear_pages, stored_pages
 from savefmt.native.file import File
 from savefmt.native.jobs import OnBytes, move_pages
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, page_runs
+from savefmt.writing.copying import share_content
 from savefmt.writing.output import OutputFile
 
 _CLONE_RANGE = 0x4020940D
@@ -150,20 +151,18 @@ def clone_file(source: str, target: str) -> None:
     ImageIOError
         What the operating system refused.
     """
-    with OutputFile(target, overwrite=False, direct=False) as output:
+    with OutputFile(target, overwrite=False) as output:
         try:
             with open(source, "rb") as file:
-                fcntl.ioctl(
-                    output.file.descriptor, _CLONE_RANGE, _RANGE.pack(file.fileno(), 0, 0, 0)
-                )
+                shared = share_content(file.fileno(), output.descriptor)
         except OSError as error:
-            if error.errno not in _CANNOT:
-                raise ImageIOError.from_os(error, path=source) from error
+            raise ImageIOError.from_os(error, path=source) from error
+        if not shared:
             raise ConversionError(
                 "the two files cannot share their pages here; make the copy with "
                 "cp --sparse=always, and name that",
                 path=target,
-            ) from error
+            )
         output.commit()
 
 

@@ -1,39 +1,217 @@
-"""Change the head of an image where it stands."""
+"""Change a file where it stands: one sector of it, or a new file in its place.
+
+A disk writes a sector whole or not at all, and a name leads to the old file or to the new
+one.  Anything between could be torn by a crash.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
+from types import TracebackType
+from typing import Self
 
-from savefmt.errors import ImageIOError
-from savefmt.format.envelope import Envelope
+from savefmt.errors import ImageChangedError, ImageIOError
 from savefmt.model import StrPath
-from savefmt.native.file import File
+from savefmt.native.file import FileState
+from savefmt.progress import Meter
+from savefmt.writing.attributes import other_names
+from savefmt.writing.copying import copy_extents, share_content
 from savefmt.writing.inuse import refuse_in_use
+from savefmt.writing.output import OutputFile
+from savefmt.writing.places import Place
+
+SECTOR_LENGTH = 512
+"""The least that any disk writes at once, and always whole."""
 
 
-def write_envelope(path: StrPath, envelope: Envelope) -> None:
-    """Write header and documents in one piece: the stream behind them stays untouched.
+class Original:
+    """The very file that an image was read from, open for a change and locked.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The image.
-    envelope : Envelope
-        As long as the one that is there.
+        Its name.
+    state : FileState
+        Of the file when it was read.
+
+    Attributes
+    ----------
+    place : Place
+        Where it lies.
+    descriptor : int
+        The file itself.
 
     Raises
     ------
+    ImageChangedError
+        If the name leads to another file by now, or the file was written to.
     ImageIOError
-        If the file cannot be written.
+        If it may not be written, or another process changes it.
     """
-    refuse_in_use(path)
+
+    def __init__(self, path: StrPath, state: FileState) -> None:
+        self._state = state
+        self.descriptor = -1
+        refuse_in_use(path)
+        self.place = Place.open(path)
+        try:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.descriptor = os.open(self.place.name, flags, dir_fd=self.place.folder)
+            _lock(self.descriptor, path)
+            self.require_unchanged()
+        except OSError as error:
+            self.close()
+            if isinstance(error, ImageIOError):
+                raise
+            raise ImageIOError.from_os(error, path=path) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file and the lock; harmless when repeated."""
+        fd, self.descriptor = self.descriptor, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.place.close()
+
+    def require_unchanged(self) -> None:
+        """Refuse to touch what is not the file that was read.
+
+        Raises
+        ------
+        ImageChangedError
+            If the name leads to another file by now, or the file was written to.
+        """
+        named = self.place.status()
+        states = [named and FileState.of(named), FileState.of(os.fstat(self.descriptor))]
+        if states != [self._state, self._state]:
+            raise ImageChangedError(
+                "the image was replaced or changed since it was read, and is left alone; "
+                "look at it, and begin anew",
+                path=self.place.path,
+            )
+
+    def rewrite(self, old: bytes, new: bytes, meter: Meter) -> list[str]:
+        """Change the first bytes of the file.
+
+        Parameters
+        ----------
+        old, new : bytes
+            What is there, and what shall be; equally long.
+        meter : Meter
+            Told of the bytes copied, if any are.
+
+        Returns
+        -------
+        list of str
+            What is worth telling, in words.
+
+        Raises
+        ------
+        ImageIOError
+            If that failed; the file is as it was.
+        """
+        start, end = _difference(old, new)
+        if start // SECTOR_LENGTH == (end - 1) // SECTOR_LENGTH:
+            self._overwrite(old[start:end], new[start:end], start)
+            return []
+        with self.successor() as output:
+            self._copy_to(output, meter)
+            output.file.write(new, 0)
+            return self.supersede(output)
+
+    def _overwrite(self, old: bytes, new: bytes, offset: int) -> None:
+        try:
+            self._write(new, offset)
+        except BaseException as error:
+            remark = ""
+            try:
+                self._write(old, offset)
+            except OSError as second:
+                remark = f"; the old bytes could not be put back: {second.strerror}"
+            if isinstance(error, OSError):
+                reason = f"{error.strerror}{remark}"
+                raise ImageIOError(
+                    reason, errno=error.errno or 0, path=self.place.path, offset=offset
+                ) from error
+            raise
+
+    def _write(self, data: bytes, offset: int) -> None:
+        while data:
+            count = os.pwrite(self.descriptor, data, offset)
+            data, offset = data[count:], offset + count
+        os.fsync(self.descriptor)
+
+    def successor(self, *, direct: bool = False, engine: str = "auto") -> OutputFile:
+        """Begin the file that shall take the place of this one; it ends with `supersede`."""
+        return OutputFile(self.place, overwrite=True, direct=direct, engine=engine)
+
+    def _copy_to(self, output: OutputFile, meter: Meter) -> None:
+        try:
+            if share_content(self.descriptor, output.descriptor):
+                return
+            meter.total = os.fstat(self.descriptor).st_blocks * 512
+            if meter.total > output.room:
+                raise ImageIOError(
+                    f"the change needs a new file of {meter.total} bytes beside the image, and "
+                    f"the file system has {output.room} left; free some space",
+                    errno=errno.ENOSPC,
+                    path=self.place.path,
+                )
+            meter.phase = "copying"
+            copy_extents(self.descriptor, output.descriptor, meter.update)
+        except OSError as error:
+            if isinstance(error, ImageIOError):
+                raise
+            raise ImageIOError.from_os(error, path=self.place.path) from error
+
+    def supersede(self, output: OutputFile) -> list[str]:
+        """Let a finished file take the place of this one.
+
+        Owner, mode, access lists and extended attributes go with the name.
+
+        Returns
+        -------
+        list of str
+            What is worth telling, in words.
+        """
+        output.resemble(self.descriptor)
+        names = other_names(os.fstat(self.descriptor))
+        self.require_unchanged()
+        output.commit()
+        return [*names, *output.notes]
+
+
+def _lock(fd: int, path: StrPath) -> None:
+    """Keep other changes out; a file system without locks has to do without."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
-    try:
-        with File(fd, path=path, write=True) as file:
-            file.write(envelope.pack(), 0)
-            file.sync()
-    finally:
-        os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        reason = "another process is changing this image; wait until it has finished"
+        raise ImageIOError(reason, errno=errno.EAGAIN, path=path) from error
+    except OSError:
+        pass
+
+
+def _difference(old: bytes, new: bytes) -> tuple[int, int]:
+    """Return start and end of the bytes outside of which both are equal."""
+    if len(old) != len(new) or old == new:
+        raise ValueError("nothing can be changed in place that grows, or stays the same")
+    different = [at for at, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]]
+    return different[0], different[-1] + 1

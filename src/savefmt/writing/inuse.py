@@ -45,8 +45,8 @@ def refuse_in_use(path: StrPath) -> None:
             )
         if not _can_lock(fd):
             raise ConversionError(
-                "this file is locked: a guest runs on its pages, and would get other memory; end "
-                "that guest first",
+                "this file is locked: a guest runs on its pages, and would get other memory, or "
+                "another process is changing it; wait for that, or end that guest first",
                 path=path,
             )
         thin = next(iter(thin_images(fd)), None)

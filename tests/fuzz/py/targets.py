@@ -25,9 +25,10 @@ from savefmt.compat.verdict import compatibility
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.errors import SavefmtError
 from savefmt.export.vmcoreinfo import find_in
+from savefmt.format.abi import running_abi_changes
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.devicetree import decode, decode_start, read_entries
-from savefmt.format.domain import check_document, parse_domain, running_abi_changes
+from savefmt.format.domain import check_document, parse_domain
 from savefmt.format.envelope import Envelope
 from savefmt.format.fixedlayouts import find_entry
 from savefmt.format.thin import ThinMark
@@ -148,10 +149,10 @@ def index(data: bytes) -> None:
     _, _, length, changed_at, digest, *_ = head.unpack_from(data.ljust(head.size, b"\0"))
     identity = indexfile.Identity(length, changed_at, digest)
     with image_of(_SAMPLE) as image:
-        blocks = image.head.blocks
-        for whole in (data, data + hashlib.sha256(data).digest()):
+        blocks, key = image.head.blocks, bytes(32)
+        for whole in (data, data + hashlib.blake2b(data, key=key, digest_size=32).digest()):
             with file_of(whole) as path:
-                indexfile.load_index(Path(path), identity, blocks.blocks, blocks.page_size, 0)
+                indexfile.load_index(Path(path), key, identity, blocks.blocks, blocks.page_size, 0)
 
 
 def order(data: bytes) -> None:

@@ -43,7 +43,7 @@ The names after -O are those of `virsh save --image-format`, and null, which rea
 the source and writes nothing.  SRC or DST may be - for standard input or output,
 except that sparse output needs a file.  --for chooses what is left open so that the reader
 can load the result, and refuses where nothing helps.  DST appears under its name only when it
-is whole.
+is whole; it may be SRC itself, with --force.
 
 exit codes: 0 converted, 1 failed and nothing was left behind, 64 wrong usage
 """

@@ -74,6 +74,11 @@ def add(commands: Commands) -> None:
         ("--running", True, "let it run"),
     ):
         either.add_argument(name, dest="running", action="store_const", const=running, help=text)
+    state.add_argument(
+        "--resume",
+        action="store_true",
+        help="load nothing, and let a guest run that an interrupted restore left paused",
+    )
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -96,6 +101,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(
             args, "into which QEMU? --qmp names its socket; `virsh restore` is for libvirt's"
         )
+    if args.resume and (args.print_command or args.instant or args.running is False):
+        usage_error(args, "--resume lets a guest run, so it goes with --qmp and without --paused")
     for name in ("writable_copy", "warm", "order", "record"):
         if getattr(args, name) and not args.instant:
             usage_error(args, f"--{name.replace('_', '-')} goes with --instant")
@@ -164,6 +171,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             parallel=args.parallel,
             bypass_cache=bool(args.bypass_cache),
             running=args.running,
+            resume=args.resume,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EPILOG = """\
-The image is changed in place.  XML that fits takes the room of the old; XML that
-does not makes savefmt write the image anew, with the stream moved.
+A change inside of one sector is written in place.  Any other makes a new file, which takes
+the image's name when it is complete; XML that does not fit into the room of the old one
+moves the stream.
 
 exit codes: 0 good, 1 failed and the image is as it was, 64 wrong usage
 """
@@ -143,7 +144,7 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
         while _edited(draft, ui):
             new = draft.read_bytes()
             try:
-                report = _apply(args, ui, None if new == old else new)
+                report = _apply(args, ui, None if new == old else new, expected=old)
             except (SavefmtError, OSError) as error:
                 ui.fail(error, args.image)
                 if not editor.ask_again():
@@ -161,7 +162,9 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.remark(f"your text is kept in {draft}")
 
 
-def _apply(args: argparse.Namespace, ui: Ui, xml: bytes | None) -> EditReport:
+def _apply(
+    args: argparse.Namespace, ui: Ui, xml: bytes | None, expected: bytes | None = None
+) -> EditReport:
     from savefmt import edit
 
     if xml is None and args.running is None:
@@ -173,6 +176,7 @@ def _apply(args: argparse.Namespace, ui: Ui, xml: bytes | None) -> EditReport:
             cookie=args.cookie,
             running=args.running,
             check_abi=args.check_abi,
+            expected=expected,
             io=io_of(args),
             progress=progress,
         )

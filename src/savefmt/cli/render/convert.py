@@ -26,6 +26,9 @@ def conversion_lines(report: ConversionReport) -> Iterator[str]:
     form = f"{report.target_layout}, codec {report.target_codec}, {version}"
     if report.target_codec == "null":
         yield f"read {plain(report.source)}, wrote nothing"
+    elif not (report.written or report.dry_run):
+        yield f"{plain(report.target)}: not changed"
+        return
     else:
         yield f"{verb} {plain(report.target)}: {form}"
     yield (
