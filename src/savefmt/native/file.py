@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from savefmt.errors import (
     ClosedImageError,
@@ -15,11 +15,13 @@ from savefmt.errors import (
     ImageIOError,
     UnsupportedError,
 )
+from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 
-class FileState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileState:
     """What tells a file from another one, and from what it was before.
 
     Attributes
