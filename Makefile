@@ -36,7 +36,7 @@ NEWEST_QEMU := /var/lib/savefmt-qemu-11.1/qemu-system-x86_64
 test-newest-qemu: setup
 	@tools/install-qemu-beside 11.1
 	INTEROP_QEMU=$(NEWEST_QEMU) $(BIN)/python -m pytest $(PYTEST_ARGS) \
-	    $(addprefix tests/interop/test_,qemu_loads.py export.py guest.py live_forms.py)
+	    $(addprefix tests/interop/test_,qemu_loads.py export.py guest.py live_forms.py snapshots.py)
 
 test-forensics: setup
 	$(PIP) install --group forensics

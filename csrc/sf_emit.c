@@ -1,6 +1,8 @@
 /* Mapped-ram pages as sequential page records. */
 #include "sf_emit.h"
 
+#include "sf_buffer.h"
+
 #include <stdlib.h>
 #include <string.h>
 

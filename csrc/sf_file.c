@@ -5,11 +5,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,8 +20,6 @@
 #define SMALL_WRITE 65536u
 /* What one of many requests at once moves at most. */
 #define CHUNK (1u << 20)
-/* More than all buffers of a job together. */
-#define PLENTY ((size_t)128 << 30)
 
 /* The state of a file: two flags, and above them how many hold it. */
 #define CLOSED 1u
@@ -33,6 +32,7 @@ struct sf_file {
     int direct_fd;
     atomic_uint align; /* 0 once direct I/O was refused */
     uint64_t length;
+    struct sf_extents *view;     /* NULL: the file as it is */
     struct sf_uring_pool *rings; /* NULL: one request after the other */
     bool has_uring;
 };
@@ -104,11 +104,16 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
         status = sf_err_os(err, errno, SF_NO_OFFSET, "fstat");
         goto fail;
     }
-    if (!S_ISREG(st.st_mode)) {
-        status = sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "not a regular file");
+    file->length = (uint64_t)st.st_size;
+    if (S_ISBLK(st.st_mode)) {
+        if (ioctl(file->fd, BLKGETSIZE64, &file->length) < 0) {
+            status = sf_err_os(err, errno, SF_NO_OFFSET, "tell the size of the device");
+            goto fail;
+        }
+    } else if (!S_ISREG(st.st_mode)) {
+        status = sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "no file of a fixed length");
         goto fail;
     }
-    file->length = (uint64_t)st.st_size;
     if (flags & SF_OPEN_DIRECT) {
         open_direct_twin(file, (flags & SF_OPEN_WRITE) ? O_RDWR : O_RDONLY);
     }
@@ -121,6 +126,27 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
 fail:
     sf_file_free(file);
     return status;
+}
+
+enum sf_status sf_file_arrange(struct sf_file *file, const struct sf_extent *extents,
+                               size_t count, uint64_t length, struct sf_err *err)
+{
+    if (file->view != NULL) {
+        return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "the file has a view already");
+    }
+    const enum sf_status status =
+        sf_extents_new(extents, count, length, file->length, &file->view, err);
+    if (status == SF_OK) {
+        file->length = length;
+    }
+    return status;
+}
+
+/* With the last owner of the handle goes what a reader might still look at. */
+static void free_handle(struct sf_file *file)
+{
+    sf_extents_free(file->view);
+    free(file);
 }
 
 enum sf_status sf_file_acquire(struct sf_file *file, struct sf_err *err)
@@ -183,7 +209,7 @@ void sf_file_release(struct sf_file *file)
         }
     } while (!atomic_compare_exchange_weak(&file->state, &state, state - HOLDER));
     if (state - HOLDER == (CLOSED | DROPPED)) {
-        free(file);
+        free_handle(file);
     }
 }
 
@@ -218,6 +244,12 @@ int sf_file_descriptor(const struct sf_file *file)
 uint64_t sf_file_length(const struct sf_file *file)
 {
     return file->length;
+}
+
+bool sf_file_start(const struct sf_file *file, uint64_t *start)
+{
+    *start = 0;
+    return file->view == NULL || sf_extents_whole(file->view, start);
 }
 
 uint32_t sf_file_direct_align(const struct sf_file *file)
@@ -359,12 +391,63 @@ static enum sf_status move_pieces(struct sf_file *file, bool write,
     return status;
 }
 
+/* Read parts of a view from where they lie; a file that became shorter is TRUNCATED. */
+static enum sf_status read_parts(struct sf_file *file, const struct sf_piece *parts,
+                                 unsigned count, struct sf_err *err)
+{
+    size_t done[SF_MAX_PIECES];
+    const enum sf_status status = move_pieces(file, false, parts, count, done, err);
+
+    for (unsigned i = 0; i < count && status == SF_OK; i++) {
+        if (done[i] < parts[i].len) {
+            return sf_err_set(err, SF_E_TRUNCATED, parts[i].offset + done[i],
+                              "the file became shorter while it was read");
+        }
+    }
+    return status;
+}
+
+static enum sf_status read_view(struct sf_file *file, const struct sf_piece *pieces,
+                                unsigned count, size_t *done, struct sf_err *err)
+{
+    struct sf_piece parts[SF_MAX_PIECES];
+    unsigned waiting = 0;
+    enum sf_status status = SF_OK;
+
+    for (unsigned i = 0; i < count && status == SF_OK; i++) {
+        struct sf_piece left = pieces[i];
+        const uint64_t there = sf_min(left.offset, file->length);
+        left.len = (size_t)sf_min(left.len, file->length - there);
+        done[i] = left.len;
+        while (left.len != 0 && status == SF_OK) {
+            waiting += sf_extents_cut(file->view, &left, parts + waiting,
+                                      SF_MAX_PIECES - waiting);
+            if (waiting == SF_MAX_PIECES) {
+                status = read_parts(file, parts, waiting, err);
+                waiting = 0;
+            }
+        }
+    }
+    if (status == SF_OK && waiting != 0) {
+        status = read_parts(file, parts, waiting, err);
+    }
+    return status;
+}
+
+/* Read pieces; DONE[i] < LEN for those that the end cuts. */
+static enum sf_status read_pieces(struct sf_file *file, const struct sf_piece *pieces,
+                                  unsigned count, size_t *done, struct sf_err *err)
+{
+    return file->view != NULL ? read_view(file, pieces, count, done, err)
+                              : move_pieces(file, false, pieces, count, done, err);
+}
+
 enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
                                  uint64_t offset, size_t *got, struct sf_err *err)
 {
     const struct sf_piece piece = {buf, len, offset};
     size_t done = 0;
-    const enum sf_status status = move_pieces(file, false, &piece, 1, &done, err);
+    const enum sf_status status = read_pieces(file, &piece, 1, &done, err);
 
     if (status == SF_OK) {
         *got = done;
@@ -389,7 +472,7 @@ enum sf_status sf_file_read_pieces(struct sf_file *file, const struct sf_piece *
                                    unsigned count, struct sf_err *err)
 {
     size_t done[SF_MAX_PIECES];
-    enum sf_status status = move_pieces(file, false, pieces, count, done, err);
+    enum sf_status status = read_pieces(file, pieces, count, done, err);
 
     for (unsigned i = 0; i < count && status == SF_OK; i++) {
         if (done[i] < pieces[i].len) {
@@ -420,6 +503,9 @@ enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece 
 {
     size_t done[SF_MAX_PIECES];
 
+    if (file->view != NULL) {
+        return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "a view cannot be written");
+    }
     return move_pieces(file, true, pieces, count, done, err);
 }
 
@@ -485,7 +571,11 @@ enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
     enum sf_status status = sf_file_acquire(file, err);
 
     if (status == SF_OK) {
-        status = find_extent(file, offset, start, len, err);
+        if (file->view != NULL) {
+            sf_extents_next(file->view, offset, start, len);
+        } else {
+            status = find_extent(file, offset, start, len, err);
+        }
         sf_file_release(file);
     }
     return status;
@@ -507,42 +597,4 @@ enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err)
     }
     sf_file_release(file);
     return status;
-}
-
-/* Untouched memory is not reserved: a long buffer costs what it holds. */
-static void *map_memory(size_t len)
-{
-    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-void *sf_buffer_alloc(size_t len)
-{
-    return map_memory(len);
-}
-
-bool sf_buffer_is_free(void)
-{
-    void *p = map_memory(PLENTY);
-
-    sf_buffer_free(p, PLENTY);
-    return p != NULL;
-}
-
-void sf_buffer_thin(void *buf, size_t len)
-{
-    (void)madvise(buf, len, MADV_NOHUGEPAGE);
-}
-
-void sf_buffer_drop(void *buf, size_t len)
-{
-    (void)madvise(buf, len, MADV_DONTNEED);
-}
-
-void sf_buffer_free(void *buf, size_t len)
-{
-    if (buf != NULL) {
-        (void)munmap(buf, len);
-    }
 }

@@ -3,17 +3,9 @@
 #ifndef SF_FILE_H
 #define SF_FILE_H
 
-#include "sf_err.h"
+#include "sf_extents.h"
 
 enum sf_open_flags { SF_OPEN_WRITE = 1, SF_OPEN_DIRECT = 2, SF_OPEN_URING = 4 };
-
-/* One transfer among several. */
-struct sf_piece {
-    uint8_t *buf;
-    size_t len;
-    uint64_t offset; /* in the file */
-};
-#define SF_MAX_PIECES 128u
 
 struct sf_file;
 
@@ -22,6 +14,11 @@ struct sf_file;
  * nor is a refused io_uring: one request then follows the other. */
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err);
+/* Show the bytes of a view in the place of the file's own: length, reads and extents
+ * are then the view's.  Before anybody else has the file, and never for one opened to
+ * write. */
+enum sf_status sf_file_arrange(struct sf_file *file, const struct sf_extent *extents,
+                               size_t count, uint64_t length, struct sf_err *err);
 /* Let nobody use the file from now on.  The descriptors are closed when the last use
  * ends, which may be now.  Cannot fail, because sf_file_sync() came first; harmless
  * when repeated. */
@@ -39,10 +36,13 @@ void sf_file_release(struct sf_file *file);
 enum sf_status sf_file_acquire_both(struct sf_file *source, struct sf_file *target,
                                     struct sf_err *err);
 
-/* Length when it was adopted. */
+/* Length when it was adopted, or that of its view. */
 uint64_t sf_file_length(const struct sf_file *file);
 /* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */
 uint32_t sf_file_direct_align(const struct sf_file *file);
+/* Where the bytes begin in the file that was adopted; false where they lie in several
+ * places, so that no map shows them in order. */
+bool sf_file_start(const struct sf_file *file, uint64_t *start);
 /* Whether several requests can be under way for one thread. */
 bool sf_file_has_uring(const struct sf_file *file);
 
@@ -75,18 +75,5 @@ enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece 
 /* Make [OFFSET, OFFSET + LEN) read as zeros, as a hole where that is possible. */
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
                              struct sf_err *err);
-
-/* --- memory --- */
-
-/* Page-aligned memory, good for every direct transfer; NULL when there is none. */
-void *sf_buffer_alloc(size_t len);
-/* Whether a long buffer for each thread costs nothing: false where the address space is
- * limited (RLIMIT_AS) or every page is paid for beforehand (strict overcommit). */
-bool sf_buffer_is_free(void);
-/* For a long buffer of which little is touched at a time: no more of it takes memory
- * than is touched, and nothing once it is dropped. */
-void sf_buffer_thin(void *buf, size_t len);
-void sf_buffer_drop(void *buf, size_t len);
-void sf_buffer_free(void *buf, size_t len);
 
 #endif

@@ -1,6 +1,7 @@
 /* Threads over numbered items. */
 #include "sf_job.h"
 
+#include "sf_buffer.h"
 #include "sf_file.h"
 #include "sf_sync.h"
 

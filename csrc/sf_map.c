@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 struct sf_map {
     void *data;
     size_t len;
+    size_t skip; /* bytes of the first page before the file's view */
 };
 
 enum sf_status sf_map_new(struct sf_file *file, struct sf_map **out, struct sf_err *err)
@@ -21,11 +23,17 @@ enum sf_status sf_map_new(struct sf_file *file, struct sf_map **out, struct sf_e
         free(map);
         return status;
     }
-    map->len = (size_t)sf_file_length(file);
-    map->data =
-        mmap(NULL, map->len, PROT_READ, MAP_SHARED, sf_file_descriptor(file), 0);
-    if (map->data == MAP_FAILED) {
-        status = sf_err_os(err, errno, SF_NO_OFFSET, "map the file");
+    uint64_t start;
+    if (!sf_file_start(file, &start)) {
+        status = sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "no map shows such a view");
+    } else {
+        map->skip = (size_t)(start % (size_t)sysconf(_SC_PAGESIZE));
+        map->len = (size_t)sf_file_length(file) + map->skip;
+        map->data = mmap(NULL, map->len, PROT_READ, MAP_SHARED,
+                         sf_file_descriptor(file), (off_t)(start - map->skip));
+        if (map->data == MAP_FAILED) {
+            status = sf_err_os(err, errno, SF_NO_OFFSET, "map the file");
+        }
     }
     sf_file_release(file);
     if (status != SF_OK) {
@@ -38,7 +46,7 @@ enum sf_status sf_map_new(struct sf_file *file, struct sf_map **out, struct sf_e
 
 const uint8_t *sf_map_data(const struct sf_map *map)
 {
-    return map->data;
+    return (const uint8_t *)map->data + map->skip;
 }
 
 void sf_map_free(struct sf_map *map)

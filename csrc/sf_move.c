@@ -1,6 +1,8 @@
 /* Jobs over the pages of a mapped-ram file. */
 #include "sf_move.h"
 
+#include "sf_buffer.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,8 @@
 /* Moving pages between memory and a mapped-ram file. */
 #include "sf_pages.h"
 
+#include "sf_buffer.h"
+
 #include <string.h>
 
 /* Reading a gap this small costs less than another request. */

@@ -1,6 +1,7 @@
 /* Write-behind. */
 #include "sf_queue.h"
 
+#include "sf_buffer.h"
 #include "sf_sync.h"
 
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* Windows produced in parallel and consumed in order. */
 #include "sf_ring.h"
 
+#include "sf_buffer.h"
 #include "sf_file.h"
 #include "sf_sync.h"
 

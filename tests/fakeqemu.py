@@ -37,6 +37,7 @@ def answers(
         "query-version": {"qemu": numbers, "package": ""},
         "query-migrate-capabilities": [{"capability": c, "state": False} for c in capabilities],
         "query-migrate-parameters": dict.fromkeys(parameters, False),
+        "query-status": {"status": "running", "running": True},
         "query-machines": [{"cpu-max": 1, "hotpluggable-cpus": True, **machine}],
     }
 
@@ -80,16 +81,18 @@ def write_program(path: Path, known: Mapping[str, Any]) -> str:
 
 @contextmanager
 def listening(path: Path, known: Mapping[str, Any]) -> Iterator[str]:
-    """Let a thread answer one client on a UNIX socket."""
+    """Let a thread answer one client after the other on a UNIX socket."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen(1)
 
         def serve() -> None:
             with suppress(OSError):
-                converse(server.accept()[0], known)
+                while True:
+                    converse(server.accept()[0], known)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield str(path)
+        server.shutdown(socket.SHUT_RDWR)
         thread.join(5)

@@ -29,7 +29,7 @@ PYTHON_ROWS = (
     "compat",
     "check compare convert export bench plugins scan",
     "linux",
-    "drgn edit qemu",
+    "drgn edit fleet mount qemu report",
     "instant",
     "cli",
     "__main__",
@@ -37,7 +37,7 @@ PYTHON_ROWS = (
 C_ROWS = (
     "sf_base",
     "sf_err",
-    "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch",
+    "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch sf_buffer sf_extents",
     "sf_file sf_scan sf_sum",
     "sf_index sf_job sf_map sf_pages sf_ring",
     "sf_queue sf_tally",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from savefmt.image import open as open
     from savefmt.image import probe as probe
     from savefmt.model import CheckLevel as CheckLevel
+    from savefmt.model import DiskSummary as DiskSummary
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
     from savefmt.model import Finding as Finding
     from savefmt.model import ImageSummary as ImageSummary
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from savefmt.model import RamBlock as RamBlock
     from savefmt.model import Section as Section
     from savefmt.model import Severity as Severity
+    from savefmt.model import Snapshot as Snapshot
+    from savefmt.reading.source import Source as Source
+    from savefmt.reading.source import is_disk as is_disk
+    from savefmt.reading.source import list_snapshots as list_snapshots
     from savefmt.reports import BlockDifference as BlockDifference
     from savefmt.reports import CheckReport as CheckReport
     from savefmt.reports import Comparison as Comparison
@@ -61,8 +66,9 @@ _HOMES = {
     " SavefmtError TruncatedError UnsupportedError",
     "savefmt.export": "export",
     "savefmt.image": "SaveImage open probe",
-    "savefmt.model": "CheckLevel EnvelopeSummary Finding IOOptions ImageSummary Layout MapExtent"
-    " OnProgress PageRun PhysicalRange Progress RamBlock Section Severity",
+    "savefmt.model": "CheckLevel DiskSummary EnvelopeSummary Finding IOOptions ImageSummary Layout"
+    " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Section Severity Snapshot",
+    "savefmt.reading.source": "Source is_disk list_snapshots",
     "savefmt.reports": "BlockDifference CheckReport Comparison ConversionReport EditReport"
     " ExportReport SectionDifference",
 }

@@ -35,7 +35,7 @@ from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.visitors import TallyVisitor, pass_over
-from savefmt.reading.walk import StreamEnd
+from savefmt.reading.walk import NO_STREAM, StreamEnd
 from savefmt.reports import CheckReport
 
 _ESSENTIAL = (frozenset({"timer"}), frozenset({"cpu", "cpu_common"}))
@@ -135,6 +135,8 @@ class _Checker:
 
     def run(self) -> None:
         steps = [self._envelope, self._capabilities, self._stream, self._summarize]
+        if self._image.head is NO_STREAM:
+            steps = [self._envelope, self._summarize]
         for step in steps:
             try:
                 step()

@@ -35,7 +35,7 @@ def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
     UnsupportedError
         If the image is a bare stream, or has no cookie.
     """
-    with SaveImage(path, follow=False) as image:
+    with SaveImage(path, strict=False, follow=False) as image:
         envelope = _envelope(image)
         if not cookie:
             return envelope.xml
@@ -98,6 +98,12 @@ def set_xml(
         if image.packing.outer != "raw":
             raise ConversionError(
                 f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                path=path,
+            )
+        if image.source.is_part:
+            raise ConversionError(
+                "the image is part of another file, which is left as it is; take it out with "
+                "`savefmt convert` first",
                 path=path,
             )
         if expected is not None and expected != (old.cookie if cookie else old.xml):

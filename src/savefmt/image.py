@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -31,12 +30,12 @@ from savefmt.model import (
 from savefmt.native.file import File
 from savefmt.progress import Meter
 from savefmt.reading.atend import claimed_sections
-from savefmt.reading.container import DIRECT_FROM as DIRECT_FROM
-from savefmt.reading.container import open_file, read_form
+from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
+from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_file
 from savefmt.reading.stored import format_uuid
-from savefmt.reading.walk import Onlooker, StreamEnd, Walk
+from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from pathlib import Path
@@ -72,10 +71,12 @@ class SaveImage:
 
     Attributes
     ----------
+    source : Source
+        Where the image is.
     places : dict of str to int
         Where the caller says that blocks lie.
     filename : str or os.PathLike
-        The file, as given.
+        The file that it is in.
     envelope : Envelope or None
         None for a bare stream.
     packing : Packing
@@ -106,7 +107,8 @@ class SaveImage:
         places: Mapping[str, int] | None = None,
         follow: bool = True,
     ) -> None:
-        self.filename = path
+        self.source = find_source(path)
+        self.filename = self.source.path
         self.places: Mapping[str, int] = dict(places or {})
         self.base: SaveImage | None = None
         self._index = index
@@ -115,9 +117,9 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
-        self._file = open_file(path, io)
+        self._file = open_file(self.source, io)
         try:
-            with located(path):
+            with located(self.filename):
                 self._read_head()
                 self.mark = self._find_mark()
                 if follow and self.mark is not None:
@@ -128,7 +130,7 @@ class SaveImage:
 
     def _read_head(self) -> None:
         self.length = self._file.length
-        cursor = FileCursor(self._pread, 0, self.length)
+        cursor = self._cursor_at(0)
         self.stored_offset = 0
         with ExitStack() as opened:
 
@@ -142,10 +144,10 @@ class SaveImage:
         self.envelope, self.packing = form.envelope, form.packing
         self.stored_offset, self.stream_offset = form.stored_offset, form.stream_offset
         if not self.packing.packed:
-            self.head = Walk(cursor, Onlooker(), findings=self._notes).read_head()
+            self.head = self._stream_head(cursor)
         else:
             with self.stream(look=True) as stream:
-                self.head = Walk(stream, Onlooker(), findings=self._notes).read_head()
+                self.head = self._stream_head(stream)
             if self.head.mapped:
                 raise UnsupportedError(
                     "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
@@ -153,6 +155,14 @@ class SaveImage:
                     offset=self.stream_offset,
                 )
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _stream_head(self, cursor: Cursor) -> StreamHead:
+        try:
+            return Walk(cursor, Onlooker(), findings=self._notes).read_head()
+        except FormatError:
+            if self.envelope is None or self.envelope.finished:
+                raise
+            return NO_STREAM  # the envelope is all that there is for certain
 
     def _find_mark(self) -> ThinMark | None:
         """Read the mark of a thin image, which is short; not one that others left behind."""
@@ -225,6 +235,9 @@ class SaveImage:
     def _pread(self, length: int, offset: int) -> bytes:
         return self.file.read(min(length, max(self.length - offset, 0)), offset)
 
+    def _cursor_at(self, offset: int) -> FileCursor:
+        return FileCursor(self._pread, offset, self.length, origin=self.source.offset)
+
     # --- what it is ---
 
     @cached_property
@@ -294,10 +307,10 @@ class SaveImage:
         """
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
-        hint = self.envelope.byte_order if self.envelope else "little"
-        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        order = self.envelope.byte_order if self.envelope else None
+        cursor = self._cursor_at(self.stream_offset)
         with located(self.filename):
-            stream = read_mapped(self.file, cursor, hint, self._notes)
+            stream = read_mapped(self.file, cursor, order, self._notes)
         self.ending = stream.end
         return stream
 
@@ -325,11 +338,16 @@ class SaveImage:
         """Walk over an uncompressed stream that is short, with next to nothing loaded for it."""
         from savefmt.reading.visitors import SkimVisitor
 
-        cursor = FileCursor(self._pread, self.stream_offset, self.length)
+        cursor = self._cursor_at(self.stream_offset)
         self.ending = Walk(cursor, SkimVisitor(self.filename), length=self.length).run()
         return self.ending
 
     # --- what it holds ---
+
+    def require_ram(self) -> None:
+        """Raise UnsupportedError if the image is of devices alone."""
+        if self.head.ram is None:
+            raise UnsupportedError("the image holds no RAM, only devices", path=self.filename)
 
     @contextmanager
     def stream(
@@ -398,9 +416,10 @@ class SaveImage:
 
     @cached_property
     def memory(self) -> GuestMemory:
-        """The guest's memory by block."""
+        """The guest's memory by block; UnsupportedError if the image holds none."""
         from savefmt.reading.memory import GuestMemory
 
+        self.require_ram()
         # Should two threads come at once, both get the same.
         kept: GuestMemory = self.__dict__.setdefault(
             "memory", GuestMemory(self, self._io, self._index)
@@ -426,7 +445,7 @@ class SaveImage:
         return self.devices.payload(section)
 
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
-        """Yield stretches of all blocks: data, zero, or never sent.
+        """Return stretches of all blocks: data, zero, or never sent.
 
         A sequential image is read whole for that.
 
@@ -435,18 +454,22 @@ class SaveImage:
         progress : callable, optional
             As for `savefmt.convert`.
 
-        Yields
-        ------
-        MapExtent
+        Returns
+        -------
+        iterator of MapExtent
             Ascending inside each block, block after block.
         """
+        self.require_ram()
+        return self._extents(Meter(progress, self.length, "reading"))
+
+    def _extents(self, meter: Meter) -> Iterator[MapExtent]:
         from savefmt.reading.extents import index_extents, mapped_extents
 
         if self.layout is Layout.MAPPED_RAM:
             for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
                 yield from mapped_extents(block, pages)
             return
-        index = self.memory.index(Meter(progress, self.length, "reading"))
+        index = self.memory.index(meter)
         for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
             yield from index_extents(block, places, with_offsets=not self.packing.packed)
 
@@ -467,22 +490,24 @@ class SaveImage:
         """
         status = self.file.status
         blocks = tuple(self.blocks.values())
-        if pages and self.layout is Layout.SEQUENTIAL:
+        if pages and self.layout is Layout.SEQUENTIAL and self.head.ram is not None:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
         uuid = self.configuration.uuid if self.configuration else None
         domain = self.domain
+        snapshot = describe_snapshot(self.source)
+        logical, on_disk = lengths_of(self.source, self.file)
         sections, proved = self.sections, True
         if sections is None and not self.packing.packed:
             sections, proved = self.claimed_sections(), False
         return ImageSummary(
-            path=os.fspath(self.filename),
+            path=str(self.source),
             state=self._state(),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=status.st_mtime,
+            saved=snapshot.date if snapshot else status.st_mtime,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -493,8 +518,11 @@ class SaveImage:
             blocks=blocks,
             sections=tuple(sections) if sections is not None else None,
             sections_proved=proved,
-            logical_length=status.st_size,
-            disk_length=status.st_blocks * 512,
+            logical_length=logical,
+            disk_length=on_disk,
+            outer=self.packing.outer,
+            offset=self.source.offset,
+            snapshot=snapshot,
             base=self.mark.path if self.mark else None,
         )
 
@@ -507,6 +535,8 @@ class SaveImage:
 def open(
     path: StrPath,
     *,
+    snapshot: str | None = None,
+    offset: int = 0,
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
@@ -517,7 +547,12 @@ def open(
     Parameters
     ----------
     path : str or os.PathLike
-        A libvirt save image or a bare QEMU stream, in any layout and codec.
+        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
+        image, ``disk.qcow2:NAME`` for a snapshot in it.
+    snapshot : str, optional
+        Name or ID of the internal snapshot, in a qcow2 disk image.
+    offset : int
+        Where in the file the image begins.
     io : IOOptions
         How its pages are read.
     strict : bool
@@ -544,6 +579,8 @@ def open(
     ImageIOError
         What the operating system refused.
     """
+    if snapshot is not None or offset:
+        path = Source(path, snapshot, offset)
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 

@@ -10,6 +10,9 @@ from savefmt.frozen import dataclass, replace
 
 StrPath = str | os.PathLike[str]
 
+SCHEMA = 1
+"""Of all JSON: rises when a member goes away or changes its meaning, not when one is added."""
+
 ENGINES = ("auto", "psync", "io_uring")
 """What can move the bytes of a file."""
 
@@ -149,6 +152,33 @@ OnProgress = Callable[[Progress], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An internal snapshot of a qcow2 disk image.
+
+    Attributes
+    ----------
+    identity, name : str
+        QEMU takes either, and names need not be unique.
+    date : float
+        When it was made, seconds since the epoch.
+    clock : int
+        How long the guest had run then, in nanoseconds.
+    state_length : int
+        Bytes of the guest's state; 0 for a snapshot of the disk alone.
+    complete : bool or None
+        Whether all of the state is there; None where there is none or it cannot be told
+        quickly.
+    """
+
+    identity: str
+    name: str
+    date: float
+    clock: int
+    state_length: int
+    complete: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class EnvelopeSummary:
     """The libvirt header in words."""
 
@@ -190,7 +220,13 @@ class ImageSummary:
     sections : tuple of Section or None
         Device sections; None where only a full read could tell.
     logical_length, disk_length : int
-        Bytes as `stat` counts them, and bytes allocated on disk.
+        Bytes of the image, and bytes allocated on disk.
+    outer : str
+        What compresses the file as a whole; ``raw`` if nothing does.
+    offset : int
+        Where in the file the image begins; all other offsets count from there.
+    snapshot : Snapshot or None
+        The snapshot of a disk image in which it is.
     sections_proved : bool
         Whether the stream was walked to its end.  Otherwise `sections` are what stands at
         the end of the file, which may be the rest of an older and longer image.
@@ -217,8 +253,27 @@ class ImageSummary:
     sections: tuple[Section, ...] | None
     logical_length: int
     disk_length: int
+    outer: str = "raw"
+    offset: int = 0
+    snapshot: Snapshot | None = None
     sections_proved: bool = True
     base: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSummary:
+    """A qcow2 disk image and its internal snapshots.
+
+    Attributes
+    ----------
+    path : str
+        The disk image.
+    snapshots : tuple of Snapshot
+        All of them, also those of the disk alone.
+    """
+
+    path: str
+    snapshots: tuple[Snapshot, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,15 @@ def image(folder: Path, layout: str = "sequential", **more: Any) -> str:
 
 
 def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
-    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+    path = image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False)
+
+    done = run("compat", path, "--all")
 
     lines = done.out.splitlines()
     assert (done.code, lines[0]) == (0, f"{tmp_path}/image: machine type pc-q35-8.1")
     assert "  libvirt 1.0 to 10.4   no       the sparse format came with libvirt 11.2" in lines
     assert f"{'':33}savefmt convert -O raw makes it loadable" in lines
-    assert "  libvirt 11.2 to 12.1  yes-but  the QEMU it starts must be 9.0 or later" in lines
+    assert "  libvirt 11.2 to 12.8  yes-but  the QEMU it starts must be 9.0 or later" in lines
     assert f"{'':33}savefmt convert -O raw makes it a yes" in lines
     assert "  QEMU 9.1 to 11.0      yes" in lines
     ends = re.findall(r"^  (libvirt|QEMU) (\S+)(?: to (\S+))?", done.out, re.MULTILINE)
@@ -64,6 +66,19 @@ def test_the_table_of_an_image(run: Run, tmp_path: Path) -> None:
     known = [str(reader) for reader in MILESTONES]
     assert named == sorted(named, key=known.index)
     assert {named[0], named[-1]} == {known[0], known[-1]}
+
+
+def test_the_table_of_what_people_run(run: Run, tmp_path: Path) -> None:
+    done = run("compat", image(tmp_path, "mapped-ram", machine="pc-q35-8.1", switchover=False))
+
+    rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines()[1:]]
+    assert [row[:2] for row in rows if len(row) > 1] == [
+        ["libvirt 8.0 to 10.0 (Ubuntu 22.04, Debian 12, Ubuntu 24.04)", "no"],
+        ["libvirt 11.3 to 12.0 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+        ["QEMU 6.2 to 7.2 (Ubuntu 22.04, Debian 12)", "no"],
+        ["QEMU 8.2 (Ubuntu 24.04)", "no"],
+        ["QEMU 10.0 to 10.2 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+    ]
 
 
 def test_the_table_for_programs(run: Run, tmp_path: Path) -> None:

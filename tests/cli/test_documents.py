@@ -32,6 +32,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "os": [("IMAGE",)],
     "linux": [("IMAGE",), ("IMAGE", "--extract", "/etc/passwd", "-o", "taken")],
     "export": [("IMAGE", "core"), ("IMAGE", "core")],
+    "report": [("IMAGE",), ("IMAGE",), ("IMAGE", "--quick", "-F")],
     "save": [("saved", "--qmp", "no-such-socket")],
     "restore": [("IMAGE", "--print-command"), ("IMAGE", "--qmp", "no-such-socket")],
     "prepare": [("IMAGE", "prepared")],
@@ -42,6 +43,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
     ],
     "config": [("show",)],
+    "fleet": [("check", "IMAGE", "manifest"), ("hash", "no-such-file")],
     "bench": [
         (".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M"),
         (".", "--size=1M", "-n"),
@@ -52,6 +54,7 @@ LINES = {
     "strings": ("IMAGE", "--min-length=32"),
     "hash": ("IMAGE", "--pages"),
     "map": ("IMAGE",),
+    "fleet": ("audit", "IMAGE", "manifest", "OTHER"),
 }
 
 

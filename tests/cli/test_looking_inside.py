@@ -120,7 +120,7 @@ def test_pipes_are_refused_with_advice(command: str, tmp_path: Path, run: Run) -
     shown = run(command, str(tmp_path / "pipe"), *words)
 
     assert shown.code == 1
-    assert "not a regular file; images are read by seeking, so write it to one" in shown.err
+    assert "block device; images are read by seeking, so write it to a file first" in shown.err
 
 
 def test_without_a_description_one_line_says_so(folder: Path, run: Run) -> None:

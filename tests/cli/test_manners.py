@@ -15,6 +15,7 @@ from cli.test_options import parsers
 from golden.load import unpack
 
 from savefmt.cli.parser import COMPLETE_FILE, Parser
+from savefmt.fleet.records import VERBS
 
 COMMANDS = [parser for parser in parsers() if parser.get_default("run")]
 WRITE_FILES = {"convert", "export", "save", "map", "bench", "prepare", "clone", "detach"}
@@ -175,6 +176,7 @@ def test_a_dash_is_a_stream_or_refused() -> None:
     assert taken == {
         *("convert SRC", "convert DST", "save TARGET", "save FILE", "plan TARGET"),
         *("xml set XML", "save-image-define XML", "hash MANIFEST"),
+        *(f"fleet {verb} LIST" for verb in VERBS),
     }
 
 

@@ -1,5 +1,6 @@
 /* sf_file: whole transfers whatever the kernel does, direct or not. */
 #include "check.h"
+#include "sf_buffer.h"
 
 #include <signal.h>
 #include <sys/resource.h>

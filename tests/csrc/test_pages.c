@@ -1,5 +1,6 @@
 /* sf_pages: present pages to and from a mapped-ram file. */
 #include "guest.h"
+#include "sf_buffer.h"
 
 #define MEMORY (1536u * 1024)
 

@@ -24,6 +24,7 @@ from savefmt.compat.releases import FACTS, Reader, Release, can
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import ConversionError
 from savefmt.format.envelope import FORMAT_NUMBERS
+from savefmt.qmp import CommandError, Monitor
 from savefmt.reports import Answer
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("older_qemu")]
@@ -283,12 +284,24 @@ def test_the_table_of_machine_types(program: str) -> None:
             assert machine.standing(reader) is Standing.UNVERSIONED, name
 
 
+def takes_uri(monitor: Monitor, uri: str) -> bool:
+    try:
+        monitor.execute("migrate", uri=uri)
+    except CommandError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("program", READERS.values(), ids=READERS)
-def test_the_table_of_abilities(program: str) -> None:
+def test_the_table_of_abilities(program: str, tmp_path: Path) -> None:
     reader = Reader("qemu", release_of(program))
     with started(program) as monitor:
         answers = ask(monitor)
         schema = monitor.execute("query-qmp-schema")
+        with (tmp_path / "plain").open("wb") as file:
+            monitor.send_fd(file.fileno())
+            monitor.execute("getfd", fdname="plain")
+        to_plain_file = takes_uri(monitor, "fd:plain")
     members = {member.get("name") for entry in schema for member in entry.get("members", ())}
 
     found = {
@@ -301,13 +314,14 @@ def test_the_table_of_abilities(program: str) -> None:
         "block-migration": "block" in answers.capabilities,
         "direct-io": "direct-io" in answers.parameters,
         "exit-on-error": "exit-on-error" in members,
+        "fd-of-files": to_plain_file,
     }
 
     assert found == {key: can(reader, key) for key in found}
     assert answers.abilities == abilities_of(reader.release)
     # The others stand in the images above, or below.
     assert {fact.key for fact in FACTS if fact.program == "qemu"} - set(found) == {
-        *("configuration", "switchover-start", "file-uri")
+        *("configuration", "switchover-start", "file-uri", "ignore-shared-mapped")
     }
 
 

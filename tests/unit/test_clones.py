@@ -271,3 +271,16 @@ def test_bits_are_set_as_by_hand(first: int, end: int) -> None:
     set_bits(mask, first, end)
 
     assert int.from_bytes(mask, "little") == sum(1 << i for i in range(first, end))
+
+
+@pytest.mark.parametrize("shift", [1 << 20, 12345])
+def test_part_of_a_file_is_copied(shift: int, folder: Path) -> None:
+    """Its offsets are not those of the file."""
+    plain, target = sparse_image(folder), folder / "target"
+    with open(folder / "archive", "wb") as file:
+        file.write(b"\xa5" * shift + plain.read_bytes())
+
+    report = savefmt.convert(savefmt.Source(folder / "archive", offset=shift), target)
+
+    assert report.cloned_length == 0
+    assert savefmt.compare(plain, target).same

@@ -335,6 +335,45 @@ def test_bitmap_order_is_told_without_holes_too(tmp_path: Path) -> None:
         assert image.memory.read("ram", 0, 64 * PAGE_SIZE) == blocks["ram"]
 
 
+def stray_rom(name: str, content: bytes, **options: Any) -> bytes:
+    """Return a mapped-ram image whose one-page ROM has a stray bit behind its page."""
+    blocks = {"ram": content, name: bytes(PAGE_SIZE)}
+    data = make_stream(layout="mapped-ram", blocks=blocks, **options)
+    header = data.index(name.encode() + len(blocks[name]).to_bytes(8, "big")) + len(name) + 8
+    bitmap = int.from_bytes(data[header + 12 : header + 20], "big")
+    return data[:bitmap] + (1 << 56).to_bytes(8, "little") + data[bitmap + 8 :]
+
+
+RAM_OF_WHOLE_WORDS = page(1) * 40 + bytes(88 * PAGE_SIZE)
+
+
+def test_the_envelope_tells_the_byte_order(tmp_path: Path) -> None:
+    """Eight bytes in a ROM do not turn the bitmaps round."""
+    data = stray_rom("rom", RAM_OF_WHOLE_WORDS, prefix=make_envelope(format=6))
+    (tmp_path / "source").write_bytes(data)
+
+    report = savefmt.check(tmp_path / "source", level=savefmt.CheckLevel.FULL)
+    savefmt.convert(tmp_path / "source", tmp_path / "raw", layout=Layout.SEQUENTIAL, verify=True)
+
+    assert [f.code for f in report.findings if f.code.startswith("mapped")] == [
+        "mappedram.stray-bits"
+    ]
+    with savefmt.open(tmp_path / "raw") as image:
+        assert image.memory.read("ram", 0, len(RAM_OF_WHOLE_WORDS)) == RAM_OF_WHOLE_WORDS
+        assert image.memory.read("rom", 0, PAGE_SIZE) == bytes(PAGE_SIZE)
+
+
+def test_bitmaps_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(stray_rom("rom", RAM_OF_WHOLE_WORDS))
+
+    report = savefmt.check(tmp_path / "source")
+    with pytest.raises(CorruptError, match="contradict"):
+        savefmt.convert(tmp_path / "source", tmp_path / "raw", layout=Layout.SEQUENTIAL)
+
+    assert any("byte order" in finding.message for finding in report.findings)
+    assert not (tmp_path / "raw").exists()
+
+
 def test_pages_at_no_mib_boundary(tmp_path: Path) -> None:
     data = make_stream(layout="mapped-ram", align=PAGE_SIZE)
     (tmp_path / "original").write_bytes(data)

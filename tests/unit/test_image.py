@@ -206,7 +206,7 @@ def test_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
 
     for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
-        with pytest.raises(UnsupportedError, match="not a regular file"):
+        with pytest.raises(UnsupportedError, match="neither a regular file nor a block device"):
             savefmt.open(path)
 
 

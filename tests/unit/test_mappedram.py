@@ -17,10 +17,9 @@ from savefmt.format.mappedram import (
     check_regions,
     decode_bitmap,
     encode_bitmap,
-    guess_bitmap_order,
-    page_is_set,
     place_all,
     stray_count,
+    tell_bitmap_order,
 )
 
 MIB = 1 << 20
@@ -149,6 +148,11 @@ LITTLE = struct.pack("<2Q", *WORDS)
 BIG = struct.pack(">2Q", *WORDS)
 
 
+def set_pages(canonical: bytes | bytearray) -> set[int]:
+    number = int.from_bytes(canonical, "little")
+    return {page for page in range(number.bit_length()) if number >> page & 1}
+
+
 def test_bitmap_of_either_byte_order() -> None:
     for raw, order in ((LITTLE, "little"), (BIG, "big")):
         bitmap = bytearray(raw)
@@ -156,7 +160,7 @@ def test_bitmap_of_either_byte_order() -> None:
         assert bitmap == LITTLE
     assert encode_bitmap(LITTLE, "big") == BIG
     assert encode_bitmap(LITTLE) == LITTLE
-    assert {page for page in range(COUNT) if page_is_set(LITTLE, page)} == PAGES
+    assert set_pages(LITTLE) == PAGES
 
 
 @pytest.mark.parametrize("count", [64, 65, 70, 71, 72, 128])
@@ -165,9 +169,7 @@ def test_bits_past_the_last_page_are_ignored(count: int) -> None:
     strays = decode_bitmap(bitmap, count)
 
     assert len(bitmap) == len(LITTLE)
-    assert {page for page in range(128) if page_is_set(bitmap, page)} == {
-        page for page in PAGES if page < count
-    }
+    assert set_pages(bitmap) == {page for page in PAGES if page < count}
     assert strays == stray_count(LITTLE, count) == len([p for p in PAGES if p >= count])
     assert stray_count(bitmap, count) == 0
 
@@ -178,30 +180,63 @@ def test_bitmap_is_whole_words() -> None:
 
 
 def test_order_is_told_by_bits_past_the_last_page() -> None:
-    assert guess_bitmap_order(LITTLE, COUNT) == "little"
-    assert guess_bitmap_order(BIG, COUNT) == "big"
+    assert tell_bitmap_order([(LITTLE, COUNT)]) == "little"
+    assert tell_bitmap_order([(BIG, COUNT)]) == "big"
+
+
+def in_pages(number: int, page: int) -> bool:
+    """Data of the set pages, and stale data under a clear bit, which misleads nobody."""
+    return page in PAGES | {1}
+
+
+def everywhere(number: int, page: int) -> bool:
+    return True
 
 
 def test_order_is_told_by_the_data() -> None:
-    # Whole words: nothing is past the end.  Stale data under a clear bit misleads nobody.
-    assert guess_bitmap_order(LITTLE, 128) is None
-    assert guess_bitmap_order(LITTLE, 128, lambda page: page in PAGES | {1}) == "little"
-    assert guess_bitmap_order(BIG, 128, lambda page: page in PAGES | {1}) == "big"
-    assert guess_bitmap_order(LITTLE, 128, lambda page: True) is None
+    # Whole words: nothing is past the end.
+    assert tell_bitmap_order([(LITTLE, 128)]) is None
+    assert tell_bitmap_order([(LITTLE, 128)], [in_pages]) == "little"
+    assert tell_bitmap_order([(BIG, 128)], [in_pages]) == "big"
+    assert tell_bitmap_order([(BIG, 128)], [everywhere, in_pages]) == "big"
+    assert tell_bitmap_order([(LITTLE, 128)], [everywhere]) is None
 
 
 @pytest.mark.parametrize("bitmap", [bytes(16), b"\xff" * 16, b"\x18\0\0\0\0\0\0\x18" * 2])
 def test_order_that_cannot_be_told(bitmap: bytes) -> None:
-    assert guess_bitmap_order(bitmap, 128, lambda page: True) is None
+    assert tell_bitmap_order([(bitmap, 128)], [everywhere]) is None
+
+
+STRAY = (1 << 56).to_bytes(8, "little"), 1
+"""The bitmap of a ROM of one page, with a stray bit that another byte order would call set."""
+
+
+def test_a_stray_bit_does_not_outvote_the_rest() -> None:
+    # Both orders have strays now, and the data tell.
+    assert tell_bitmap_order([(LITTLE, COUNT), STRAY], [in_pages]) == "little"
+
+
+def test_a_stray_bit_against_the_data_is_a_contradiction() -> None:
+    def in_ram(number: int, page: int) -> bool:
+        return number == 0 and in_pages(number, page)
+
+    with pytest.raises(CorruptError, match="contradict"):
+        tell_bitmap_order([(LITTLE, 128), STRAY], [in_ram])
+
+
+def test_strays_in_either_order_without_data_are_a_contradiction() -> None:
+    with pytest.raises(CorruptError, match="contradict"):
+        tell_bitmap_order([(LITTLE, COUNT), STRAY], [everywhere])
 
 
 def test_order_of_a_long_bitmap_takes_few_probes() -> None:
     probes = 0
 
-    def has_data(page: int) -> bool:
+    def has_data(number: int, page: int) -> bool:
         nonlocal probes
         probes += 1
         return page % 64 < 8
 
-    assert guess_bitmap_order(b"\xff\0\0\0\0\0\0\0" * 10_000, 640_000, has_data) == "little"
+    bitmaps = [(b"\xff\0\0\0\0\0\0\0" * 10_000, 640_000)] * 3
+    assert tell_bitmap_order(bitmaps, [has_data]) == "little"
     assert probes <= 512

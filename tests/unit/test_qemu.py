@@ -20,10 +20,10 @@ from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions
 from savefmt.progress import Meter
 from savefmt.qemu import MigrationError, command_line, migration
-from savefmt.qemu.hosted import HostedBlock, HostedGuest, minimal_xml
+from savefmt.qemu.hosted import HostedGuest, minimal_xml
 from savefmt.qemu.imagetarget import PipeTarget
 from savefmt.qemu.pump import from_qemu, to_qemu
-from savefmt.qemu.restoring import choose_load, refuse_other_guest
+from savefmt.qemu.restoring import choose_load
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError
 
@@ -332,26 +332,6 @@ def test_a_stream_that_ignored_shared_memory_wants_that_again(images: dict[str, 
         assert choose_load(image, ALL, None, False, grants=False).capabilities == {
             "x-ignore-shared"
         }
-
-
-def test_other_guests_are_refused(images: dict[str, Path]) -> None:
-    with savefmt.open(images["libvirt-zstd"]) as image:
-        blocks = {
-            name: HostedBlock(block.used_length, block.used_length)
-            for name, block in image.blocks.items()
-        }
-        right = HostedGuest("guest", image.machine, "inmigrate", running=False)
-        refuse_other_guest(image, right, blocks)
-        refuse_other_guest(image, right, {})  # a QEMU that tells nothing of its blocks
-        resizable = blocks | {"/rom@etc/acpi/tables": HostedBlock(4096, 1 << 21)}
-        refuse_other_guest(image, right, resizable)
-        for guest, there, words in (
-            (HostedGuest("g", "pc-q35-2.4", "inmigrate", False), blocks, "start it with -machine"),
-            (right, blocks | {"pc.ram": HostedBlock(1, 1)}, "'pc.ram' has 16777216 bytes"),
-            (right, {"other": HostedBlock(1, 1)}, "and this QEMU has not"),
-        ):
-            with pytest.raises(MigrationError, match=words):
-                refuse_other_guest(image, guest, there)
 
 
 # What an image tells

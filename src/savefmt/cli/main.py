@@ -13,7 +13,7 @@ from types import FrameType
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.commands import ALIASES, NAMES, load
-from savefmt.cli.options import common_options
+from savefmt.cli.options import common_options, take_sources
 from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
@@ -139,6 +139,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         args = build_parser(words).parse_args(words)
+        take_sources(args)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     ui = Ui(args)

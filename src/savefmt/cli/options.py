@@ -49,6 +49,47 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
+def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add what tells where in a file an image is, for every command that reads one.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    *names : str
+        The arguments that name images.
+    """
+    group = parser.add_argument_group("where the image is")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
+        "--snapshot",
+        metavar="NAME",
+        help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
+    )
+    one.add_argument(
+        "--offset",
+        type=number,
+        default=0,
+        metavar="N",
+        help="where in the file the image begins (default: 0)",
+    )
+    parser.set_defaults(sources=names)
+
+
+def take_sources(args: argparse.Namespace) -> None:
+    """Put what `source_options` parsed in the place of the paths that it belongs to."""
+    names = getattr(args, "sources", ())
+    if not names or not (args.snapshot is not None or args.offset):
+        return
+    from savefmt.reading.source import Source
+
+    for name in names:
+        value = getattr(args, name)
+        paths = value if isinstance(value, list) else [value]
+        found = [Source(path, args.snapshot, args.offset) for path in paths]
+        setattr(args, name, found if isinstance(value, list) else found[0])
+
+
 def output_options(
     parser: argparse.ArgumentParser, *, lines: bool = False, csv: bool = False
 ) -> None:

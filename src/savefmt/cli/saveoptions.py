@@ -106,6 +106,19 @@ def bypass_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def ignore_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--ignore``."""
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        choices=("machine", "memory", "devices", "versions", "cpu"),
+        metavar="KIND",
+        help="what of the QEMU may differ from the guest's: machine, memory, devices, versions "
+        "or cpu; may be repeated",
+    )
+
+
 def _channels(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of channels")

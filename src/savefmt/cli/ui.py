@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from savefmt.cli.render.document import SCHEMA, error_values, values
+from savefmt.cli.render.document import SCHEMA, document_text, error_values, json_text, values
 from savefmt.cli.render.plain import only_colors, plain
 from savefmt.errors import SavefmtError
-from savefmt.model import OnProgress
+from savefmt.model import OnProgress, StrPath
 
 if TYPE_CHECKING:
     import argparse
@@ -91,8 +91,7 @@ class Ui:
     def document(self, **members: object) -> None:
         """Print one JSON document: results, or collections of them, by name."""
         self._printed = True
-        indent = None if self._lines else 2
-        print(_json({"schema": SCHEMA, **values(members)}, indent))
+        print(document_text(None if self._lines else 2, **members))
 
     def stream(self, name: str, results: Iterable[object]) -> int:
         """Print results as they come, as one document or one object a line.
@@ -114,12 +113,12 @@ class Ui:
         if self._lines:
             for result in results:
                 self._printed = True
-                print(_json({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
+                print(json_text({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
                 count += 1
             return count
         with self._list(name):
             for result in results:
-                print(f"{',' if count else ''}\n  {_json(values(result))}", end="")
+                print(f"{',' if count else ''}\n  {json_text(values(result))}", end="")
                 count += 1
         return count
 
@@ -149,7 +148,7 @@ class Ui:
             yield
             complete = True
         finally:
-            print(f'\n], "complete": {_json(complete)}}}')
+            print(f'\n], "complete": {json_text(complete)}}}')
 
     def remark(self, line: str) -> None:
         """Print what is worth knowing, on standard error, unless quiet."""
@@ -182,12 +181,12 @@ class Ui:
             self.document(error=error_values(error, path))
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[OnProgress | None]:
+    def progress(self, label: StrPath) -> Iterator[OnProgress | None]:
         """Give the callback that shows progress, None where nobody would see it.
 
         Parameters
         ----------
-        label : str
+        label : str or os.PathLike
             What is worked on, as shown beside the bar.
 
         Yields
@@ -203,7 +202,7 @@ class Ui:
         from savefmt.cli.progressbar import ProgressBar
 
         bar = ProgressBar(
-            plain(label),
+            plain(str(label)),
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
@@ -218,7 +217,7 @@ class Ui:
         """Index or unpack an image now, where one can watch it."""
         from savefmt.progress import Meter
 
-        with self.progress(os.fspath(image.filename)) as progress:
+        with self.progress(image.source) as progress:
             image.memory.prepare(Meter(progress, image.length, "reading"))
 
 
@@ -278,13 +277,6 @@ def print_trace(error: BaseException) -> None:
     for part in traceback.format_exception(error):
         for line in part.splitlines():
             to_stderr(plain(line))
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    """Write JSON in ASCII, so that no terminal obeys it; DEL is the one control left."""
-    import json
-
-    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def to_stderr(line: str) -> None:

@@ -15,11 +15,12 @@ from savefmt.compat import rules
 from savefmt.compat.ask import QemuAnswers, ask, started
 from savefmt.compat.findings import as_findings
 from savefmt.compat.releases import Reader, Release
+from savefmt.compat.statetable import read_state_table, unloadable
 from savefmt.compat.traits import Traits
-from savefmt.errors import ConversionError
+from savefmt.errors import ConversionError, FormatError
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
-from savefmt.qmp import Monitor
+from savefmt.qmp import Monitor, MonitorError
 from savefmt.reports import HostReport
 
 _MEMINFO = Path("/proc/meminfo")
@@ -84,6 +85,8 @@ def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> Host
     _ask_qemu(image, question, host)
     if host.answers is not None:
         host.findings += _judge_qemu(image, traits, host.answers)
+        if question.socket is None and host.qemu is not None:
+            host.findings += _judge_versions(image, host.qemu, question.timeout)
     host.findings += _judge_memory(image, host)
     return _report(image, traits, host)
 
@@ -179,13 +182,18 @@ def trusted_emulator(image: SaveImage) -> str:
     path = os.path.realpath(name)
     if not os.path.exists(path):
         raise NoSuchEmulatorError(f"the QEMU that the image names, {name}, is not here")
-    if not _EMULATOR.fullmatch(os.path.basename(path)) or not _is_roots(path):
+    if not is_trusted_emulator(path):
         raise ConversionError(
             f"the image names {name} as its QEMU, which is not run unasked: it is not "
             "called like a QEMU, or others than root could have changed it; name one with "
             "--qemu-binary"
         )
     return path
+
+
+def is_trusted_emulator(path: str) -> bool:
+    """Whether a program is called like a QEMU, and only root could have put it there."""
+    return bool(_EMULATOR.fullmatch(os.path.basename(path))) and _is_roots(path)
 
 
 def _is_roots(path: str) -> bool:
@@ -233,6 +241,18 @@ def _judge_qemu(image: SaveImage, traits: Traits, answers: QemuAnswers) -> Itera
         yield Finding(
             "host.direct-io", Severity.NOTE, f"{reader} here reads through the page cache"
         )
+
+
+def _judge_versions(image: SaveImage, binary: str, timeout: float) -> Iterator[Finding]:
+    """Hold the devices against what the program loads, where no pass is needed to know them."""
+    try:
+        table = read_state_table(binary, timeout=timeout)
+        sections = image.devices.sections if image.sections is not None else ()
+    except (MonitorError, FormatError):  # it does not tell; the check itself says what is wrong
+        return
+    for idstr, reason in unloadable(sections, table):
+        advice = "use another release of QEMU"
+        yield Finding("host.versions", Severity.ERROR, f"the device {idstr} {reason}", None, advice)
 
 
 def _judge_memory(image: SaveImage, host: _Host) -> Iterator[Finding]:

@@ -65,8 +65,14 @@ UBUNTU: dict[str, Release] = {
     "oracular": Release(9, 0),
     "plucky": Release(9, 2),
     "questing": Release(10, 1),
+    "resolute": Release(10, 2),
 }
-"""Ubuntu's names in its machine types, and the QEMU of each release (Ubuntu, package qemu)."""
+"""Ubuntu's names in its machine types, and the QEMU of each release.
+
+Sources: versions of the package qemu in Ubuntu's security notices (2.0.0+dfsg-2ubuntu1 for 14.04 up
+to 8.0.4+dfsg-1ubuntu3 for 23.10) and in what `qemu --version` prints (8.2.2+ds-0ubuntu1,
+9.2.1+ds-1ubuntu5, 10.1.0+ds-5ubuntu2); Ubuntu Server documentation for 26.04 (10.2.1).
+"""
 
 _VENDORS = (
     (re.compile(r"(?P<family>.+)-rhel(?P<version>\d{1,2}\.\d{1,2}\.\d{1,2})"), "RHEL"),

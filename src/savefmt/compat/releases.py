@@ -225,7 +225,8 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(0, 12),
         "fd: of plain files",
-        "QEMU 11.1 refuses it, 10.0 takes it (tried); QEMU, About, Removed features, 11.0",
+        _REMOVED + ", 11.0 (patch of January 2026: deprecated in 9.1, removed in 11.0); "
+        "11.1 refuses it, 10.0 takes it (tried)",
         until=Release(11, 0),
         certain=False,
     ),
@@ -331,7 +332,10 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("libvirt", Release(6, 3)),
     Reader("libvirt", Release(10, 4)),
     Reader("libvirt", Release(11, 2)),
+    Reader("libvirt", Release(11, 3)),
     Reader("libvirt", Release(12, 1)),
+    Reader("libvirt", Release(12, 4)),
+    Reader("libvirt", Release(12, 8)),
     Reader("libvirt", _PROPOSED_UPON, proposed=True),
     Reader("qemu", Release(2, 4)),
     Reader("qemu", Release(4, 0)),
@@ -342,9 +346,11 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("qemu", Release(9, 1)),
     Reader("qemu", Release(10, 0)),
     Reader("qemu", Release(10, 1)),
+    Reader("qemu", Release(10, 2)),
     Reader("qemu", Release(11, 0)),
+    Reader("qemu", Release(11, 1)),
 )
-"""Releases between which behaviour changed: the rows of ``savefmt compat``."""
+"""Releases between which behaviour changed, up to the newest: the rows of ``compat --all``."""
 
 
 def fact(program: Program, key: str) -> Fact:

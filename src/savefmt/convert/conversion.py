@@ -15,12 +15,12 @@ from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, choose_form
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
-from savefmt.errors import ConversionError, ImageIOError, SavefmtError
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError, located
 from savefmt.format.envelope import Envelope
 from savefmt.format.mappedram import PAGES_ALIGN
 from savefmt.format.wire import ByteOrder
 from savefmt.frozen import replace
-from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
 from savefmt.native.jobs import Emitter
@@ -30,6 +30,7 @@ from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
+from savefmt.reading.source import DIRECT_FROM, find_source
 from savefmt.reports import ConversionReport
 from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile, check_target
@@ -127,19 +128,16 @@ def convert(
         work = Conversion(opened, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
-        try:
+        with located(opened.filename):
             if in_place:
                 return work.in_place(dry_run=dry_run)
             return work.dry_run() if dry_run else work.run()
-        except SavefmtError as error:
-            error.path = error.path or opened.filename
-            raise
 
 
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
-    name = source.filename if isinstance(source, SaveImage) else source
+    place = source.source if isinstance(source, SaveImage) else find_source(source)
     try:
-        return os.fspath(name) != _PIPE and os.path.samefile(name, target)
+        return os.fspath(place) != _PIPE and os.path.samefile(place, target)
     except OSError:
         return False
 
@@ -198,6 +196,11 @@ class Conversion:
         source, form = self._source, self._form
         if not isinstance(source, SaveImage):
             raise AssertionError("a pipe is no file")
+        if source.source.is_part:
+            raise ConversionError(
+                "the target is the file that the image is part of; name another",
+                path=self._target,
+            )
         alike = self._keeps_stream()
         if alike and self.verify_key is not None:
             raise ConversionError(
@@ -425,7 +428,7 @@ class Conversion:
         if label and form.envelope is not None:
             changes.append("the envelope named the wrong layout; it now tells the right one")
         return ConversionReport(
-            source=os.fspath(source.filename),
+            source=str(source.source if isinstance(source, SaveImage) else source.filename),
             target=self._target,
             source_layout=source.layout,
             target_layout=form.layout,

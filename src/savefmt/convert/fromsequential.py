@@ -165,9 +165,7 @@ class MappedWriter(Onlooker):
     def finish(self, end: StreamEnd) -> Outcome:
         """Write description and bitmaps when all pages are in."""
         if self.scatter is None or self._blocks is None:
-            raise ConversionError(
-                "the stream holds device state and no RAM, so it has no mapped-ram form"
-            )
+            raise ConversionError("the stream holds no RAM, so it has no mapped-ram form")
         self._write(bytes([ItemType.EOF]))
         if end.description is not None:
             self._write(end.description.with_capabilities(self._capabilities).pack())
@@ -223,6 +221,8 @@ def scatter_stream(
     """
     writing = io if source.codec == "raw" else io.with_threads(_UNPACKED_WRITERS)
     name = os.fspath(source.filename)
+    if isinstance(source, SaveImage):
+        source.require_ram()
     writer = MappedWriter(output, offset, writing, byte_order, key, name, target)
     try:
         end = _pass(source, writer, io, meter)

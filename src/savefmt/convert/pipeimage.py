@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from savefmt.codec.registry import find_codec
-from savefmt.errors import ImageIOError, NotASaveImageError, SavefmtError
+from savefmt.errors import ImageIOError, NotASaveImageError, located
 from savefmt.model import IOOptions, Layout
 from savefmt.pipes import read_some
 from savefmt.reading.container import read_form
@@ -33,13 +33,10 @@ class PipeImage:
         self.received = 0
         self._fd = fd
         self._cursor = PlainCursor(self._pieces(), 0)
-        try:
+        with located(name):
             if not self._cursor.peek(1):
                 raise NotASaveImageError("nothing came through the pipe")
             form = read_form(self._cursor, self._unpack, name=name)
-        except SavefmtError as error:
-            error.path = error.path or name
-            raise
         self.envelope = form.envelope
         self.codec = form.packing.codec
         self.stream_offset = form.stream_offset

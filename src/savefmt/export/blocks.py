@@ -19,30 +19,32 @@ _SPOOL_ALIGN = 1 << 20
 _COPY_LENGTH = 64 << 20
 
 
-def file_names(blocks: Sequence[str]) -> list[str]:
+def file_names(names: Sequence[str], suffix: str = ".bin") -> list[str]:
     """Return a file name for each idstr: safe, none hidden, all different.
 
     Parameters
     ----------
-    blocks : sequence of str
+    names : sequence of str
         What the image says; it may say anything.
+    suffix : str
+        Added to each.
 
     Returns
     -------
     list of str
         In the same order, such as ``0000_00_02.0_vga.vram.bin``.
     """
-    names: list[str] = []
+    made: list[str] = []
     taken: set[str] = set()
-    for idstr in blocks:
+    for idstr in names:
         stem = _UNSAFE.sub("_", idstr)[:_NAME_LIMIT].lstrip(".") or "_"
-        name, number = f"{stem}.bin", 1
+        name, number = f"{stem}{suffix}", 1
         while name.casefold() in taken:
             number += 1
-            name = f"{stem}-{number}.bin"
+            name = f"{stem}-{number}{suffix}"
         taken.add(name.casefold())
-        names.append(name)
-    return names
+        made.append(name)
+    return made
 
 
 def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegment]:

@@ -154,8 +154,7 @@ def plan_core(
     told = vmcoreinfo.announced(image, findings)
     watch = None if _lies_there(image, told) else vmcoreinfo.watch()
 
-    def finish(output: OutputFile, findings: list[Finding]) -> str | None:
-        info = _find_vmcoreinfo(output, placed, told, watch, findings)
+    def head(info: vmcoreinfo.VmcoreInfo | None) -> bytes:
         whole = notes
         if info is not None:
             note = kind.pack_note(CoreNote(vmcoreinfo.NAME, 0, info.text))
@@ -166,10 +165,14 @@ def plan_core(
                 )
             whole += note
         note_header = ProgramHeader(elf.PT_NOTE, notes_at, 0, 0, len(whole))
-        output.file.write(elf.pack_head(form, [note_header, *headers]) + whole, 0)
+        return elf.pack_head(form, [note_header, *headers]) + whole
+
+    def finish(output: OutputFile, findings: list[Finding]) -> str | None:
+        info = _find_vmcoreinfo(output, placed, told, watch, findings)
+        output.file.write(head(info), 0)
         return info.source if info is not None else None
 
-    return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish)
+    return Plan(placed, end, cpus=len(cpus), watch=watch, finish=finish, head=head)
 
 
 def _lies_there(image: SaveImage, told: vmcoreinfo.Announced | None) -> bool:

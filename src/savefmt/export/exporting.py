@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from savefmt.errors import ConversionError, SavefmtError
+from savefmt.errors import ConversionError, located
 from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
 from savefmt.export.lime import plan_lime
 from savefmt.export.placing import Written, write_pages
@@ -14,9 +14,10 @@ from savefmt.export.plans import Plan
 from savefmt.export.raw import plan_raw
 from savefmt.export.stretches import MemorySegment, find_segments, parse_window, total
 from savefmt.frozen import dataclass, replace
-from savefmt.image import DIRECT_FROM, SaveImage
+from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, Severity, StrPath
 from savefmt.progress import Meter
+from savefmt.reading.source import DIRECT_FROM
 from savefmt.reports import ExportReport
 from savefmt.writing.outfolder import OutputFolder, check_folder
 from savefmt.writing.output import OutputFile, check_target
@@ -153,14 +154,12 @@ class _Export:
 
     def run(self, dry_run: bool) -> ExportReport:
         """Do it, or only plan it."""
-        try:
+        with located(self._image.path):
             return self._run(dry_run)
-        except SavefmtError as error:
-            error.path = error.path or self._image.path
-            raise
 
     def _run(self, dry_run: bool) -> ExportReport:
         self._refuse_same_file()
+        self._image.require_ram()
         match self._request.format:
             case "blocks":
                 return self._blocks(dry_run)
@@ -280,7 +279,7 @@ class _Export:
     ) -> ExportReport:
         image, request = self._image, self._request
         return ExportReport(
-            source=os.fspath(image.path),
+            source=str(image.source),
             target=self._target,
             format=request.format,
             compat=request.compat if request.format == "elf" else None,

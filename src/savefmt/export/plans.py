@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from savefmt.export.placing import Placed
 from savefmt.export.stretches import MemorySegment, total
+from savefmt.export.vmcoreinfo import VmcoreInfo
 from savefmt.frozen import dataclass, field
 from savefmt.model import Finding
 from savefmt.native.pages import Watch
@@ -17,6 +18,14 @@ Finish = Callable[[OutputFile, list[Finding]], str | None]
 
 def _nothing(output: OutputFile, findings: list[Finding]) -> None:
     """Nothing is left to write."""
+
+
+Head = Callable[[VmcoreInfo | None], bytes]
+"""Makes the start of the file, for whom no file is written."""
+
+
+def _no_head(info: VmcoreInfo | None) -> bytes:
+    return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class Plan:
         Looks at the pages for `finish`.
     finish : callable
         Called when the pages are in.
+    head : callable
+        Makes what `finish` writes, of VMCOREINFO that was found otherwise.
     """
 
     placed: tuple[Placed, ...]
@@ -48,6 +59,7 @@ class Plan:
     cpus: int = 0
     watch: Watch | None = None
     finish: Finish = field(default=_nothing)
+    head: Head = field(default=_no_head)
 
     @property
     def segments(self) -> tuple[MemorySegment, ...]:

@@ -31,7 +31,14 @@ class Cursor(ABC):
     ----------
     offset : int
         Where the first byte to read lies.
+
+    Attributes
+    ----------
+    origin : int
+        Where offset 0 lies in a larger file, if that is known.
     """
+
+    origin = 0
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
@@ -297,11 +304,16 @@ class FileCursor(Cursor):
         Where to begin.
     end : int
         Where the file ends.
+    origin : int
+        Where this file begins in a larger one, in which offsets that it holds may count.
     """
 
-    def __init__(self, pread: Callable[[int, int], bytes], offset: int, end: int) -> None:
+    def __init__(
+        self, pread: Callable[[int, int], bytes], offset: int, end: int, *, origin: int = 0
+    ) -> None:
         super().__init__(offset)
         self.pread = pread
+        self.origin = origin
         self._end = end
         self._fetched = offset
 
@@ -321,7 +333,7 @@ class FileCursor(Cursor):
     @contextmanager
     def ahead(self) -> Iterator[FileCursor]:
         """A second cursor that starts here, in the same file."""
-        yield FileCursor(self.pread, self._offset, self._end)
+        yield FileCursor(self.pread, self._offset, self._end, origin=self.origin)
 
     def seek(self, offset: int) -> None:
         """Continue at another place.

@@ -44,6 +44,8 @@ class Hardware:
         Such as ``x86_64`` and ``pc-q35-9.2``.
     cpu_model, cpu_vendor : str or None
         Such as ``EPYC`` and ``AMD``.
+    cpu_features : tuple of (str, bool)
+        What the processor had or had not by libvirt's own check; empty where it made none.
     max_memory : int or None
         Bytes up to which memory could be plugged.
     slots : int
@@ -56,6 +58,7 @@ class Hardware:
     machine: str | None = None
     cpu_model: str | None = None
     cpu_vendor: str | None = None
+    cpu_features: tuple[tuple[str, bool], ...] = ()
     max_memory: int | None = None
     slots: int = 0
     devices: tuple[MemoryDevice, ...] = ()
@@ -102,10 +105,25 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         machine=os_type.attributes.get("machine") if os_type else None,
         cpu_model=processor("model"),
         cpu_vendor=processor("vendor"),
+        cpu_features=tuple(
+            _features(saved, ("cookie", "cpu")) or _features(elements, ("domain", "cpu"))
+        ),
         max_memory=_bytes(most),
         slots=(_number(most.attributes.get("slots")) or 0) if most else 0,
         devices=tuple(_memory_devices(elements)),
     )
+
+
+def _features(elements: list[Element], cpu: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """Return what was compared with QEMU's answers when the guest was started."""
+    if not any(e.path == cpu and e.attributes.get("check") == "full" for e in elements):
+        return []
+    return [
+        (name, policy in ("require", "force"))
+        for element in elements
+        if element.path == (*cpu, "feature") and (name := element.attributes.get("name"))
+        if (policy := element.attributes.get("policy", "require")) != "optional"
+    ]
 
 
 def _memory_devices(elements: list[Element]) -> Iterator[MemoryDevice]:

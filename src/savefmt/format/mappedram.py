@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from struct import Struct
 from typing import ClassVar, Protocol
@@ -22,7 +22,7 @@ _WORD_LENGTH = 8
 _PIECE_LENGTH = 1 << 20
 
 _PROBES = 256
-"""Pages that `guess_bitmap_order` looks at, at most, for either order."""
+"""Pages that `tell_bitmap_order` looks at, at most, for either order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,10 @@ class MappedRamHeader:
     def ignored(self) -> bool:
         """Whether the block is listed but kept elsewhere (format.md 5.6)."""
         return self.pages_offset == 0
+
+    def moved(self, by: int) -> MappedRamHeader:
+        """Return the same, of a block that lies elsewhere in the file."""
+        return MappedRamHeader(self.page_size, self.bitmap_offset + by, self.pages_offset + by)
 
     def pack(self) -> bytes:
         """Return the bytes that `parse` accepts."""
@@ -250,48 +254,75 @@ def stray_count(canonical: Bits, page_count: int) -> int:
     return (int.from_bytes(canonical[whole:], "little") >> rest).bit_count()
 
 
-def page_is_set(canonical: Bits, page: int) -> bool:
-    """Whether a canonical bitmap has that page."""
-    return bool(canonical[page >> 3] >> (page & 7) & 1)
-
-
-def guess_bitmap_order(
-    raw: Bits, page_count: int, has_data: Callable[[int], bool] | None = None
+def tell_bitmap_order(
+    bitmaps: Sequence[tuple[Bits, int]], witnesses: Sequence[Callable[[int, int], bool]] = ()
 ) -> ByteOrder | None:
-    """Guess the byte order of the host that wrote a bitmap (format.md 5.3).
+    """Tell the byte order of the host that wrote the bitmaps of an image (format.md 5.3).
+
+    Bits behind the last page are one hint, because QEMU writes none; where the data lie is
+    another.  One stray bit in one block must not decide alone, so the hints have to agree.
 
     Parameters
     ----------
-    raw : bytes or bytearray
-        As in the file.
-    page_count : int
-        Pages of the block.
-    has_data : callable, optional
-        Whether the file holds data, other than zeros or a hole, for that page.
+    bitmaps : sequence of (bitmap, int)
+        Each as in the file, with the number of its pages.
+    witnesses : sequence of callable
+        Each tells whether the file holds data for a page, given the number of the bitmap and
+        of the page; the first that tells an order is believed.
 
     Returns
     -------
     {"little", "big"} or None
-        None where both orders suit equally well; another block may tell.
+        None where both orders suit equally well.
+
+    Raises
+    ------
+    CorruptError
+        If the hints contradict each other.
     """
-    last = page_count // 64 * _WORD_LENGTH
-    tail, beyond = bytes(raw[last:]), page_count % 64
-    strays = stray_count(tail, beyond), stray_count(_swap(tail), beyond)
-    if (strays[0] == 0) != (strays[1] == 0):
-        return "little" if strays[0] == 0 else "big"
-    if has_data is None:
+    clean = {order for order in BYTE_ORDERS if not any(_strays(*each, order) for each in bitmaps)}
+    told = (_order_by_data(bitmaps, has_data) for has_data in witnesses)
+    by_data = next((order for order in told if order is not None), None)
+    if not clean and by_data is None and _is_same_in_both(bitmaps):
         return None
-    # Stale pages have data under a clear bit, so only set bits bear witness.
+    likely = clean if by_data is None else (clean or {by_data}) & {by_data}
+    if not likely:
+        raise CorruptError(
+            "the bitmaps contradict each other on the byte order of the host that wrote them"
+        )
+    return likely.pop() if len(likely) == 1 else None
+
+
+def _strays(raw: Bits, page_count: int, order: ByteOrder) -> int:
+    tail = bytes(raw[page_count // 64 * _WORD_LENGTH :])
+    return stray_count(tail if order == "little" else _swap(tail), page_count % 64)
+
+
+def _is_same_in_both(bitmaps: Sequence[tuple[Bits, int]]) -> bool:
+    return not any(_only_in(*each, order) for each in bitmaps for order in BYTE_ORDERS)
+
+
+def _order_by_data(
+    bitmaps: Sequence[tuple[Bits, int]], has_data: Callable[[int, int], bool]
+) -> ByteOrder | None:
+    """Return the order whose set pages have more data.
+
+    Stale pages have data under a clear bit, so only set bits bear witness.
+    """
     shares = []
     for order in BYTE_ORDERS:
-        probes = _only_in(raw, order, page_count)
-        shares.append(sum(map(has_data, probes)) / max(len(probes), 1))
+        probes = [
+            (number, page)
+            for number, (raw, page_count) in enumerate(bitmaps)
+            for page in _only_in(raw, page_count, order)
+        ][:_PROBES]
+        shares.append(sum(has_data(*probe) for probe in probes) / max(len(probes), 1))
     if shares[0] == shares[1]:
         return None
     return "little" if shares[0] > shares[1] else "big"
 
 
-def _only_in(raw: Bits, order: ByteOrder, page_count: int) -> list[int]:
+def _only_in(raw: Bits, page_count: int, order: ByteOrder) -> list[int]:
     """Find pages that are set when read in this order, and not in the other."""
     pages: list[int] = []
     for at, little in _pieces(raw):

@@ -373,6 +373,9 @@ class _ListReader:
         if header.ignored and not self._ignore_shared:
             message = f"RAM block {idstr!r} has no page area, and the stream ignores no memory"
             raise CorruptError(message, offset=at + 12)
+        # QEMU counts from the beginning of its file, and the bitmap follows the header.
+        if header.bitmap_offset == self._cursor.tell() + self._cursor.origin:
+            return header.moved(-self._cursor.origin)
         return header
 
     def _jump(self, target: int, idstr: str) -> None:

@@ -227,6 +227,8 @@ class _Builder:
         if not main:
             main = self._nodes_by_length(free)
         if not main and not self.said:
+            if not free:
+                raise UnsupportedError("the image holds no RAM, only devices")
             names = ", ".join(repr(block.idstr) for block in free)
             raise UnsupportedError(
                 "none of the RAM blocks is known to be main memory"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.errors import UnsupportedError, located
 from savefmt.guest.arch.base import GuestArch
 from savefmt.guest.arch.table import Registers
 from savefmt.guest.needs import GuestSource
@@ -41,11 +41,8 @@ class Guest:
         CorruptError
             If parts of the image disagree.
         """
-        try:
+        with located(self._source.path):
             return find_arch(self._source)
-        except SavefmtError as error:
-            error.path = error.path or self._source.path
-            raise
 
     @cached_property
     def cpus(self) -> tuple[Registers, ...]:
@@ -56,11 +53,8 @@ class Guest:
         UnsupportedError
             If the stream has no vCPU, or one of an unknown architecture.
         """
-        try:
+        with located(self._source.path):
             return read_registers(self._source)
-        except SavefmtError as error:
-            error.path = error.path or self._source.path
-            raise
 
     def cpu(self, index: int | None = None) -> Registers:
         """Return the registers of a vCPU.

@@ -67,6 +67,12 @@ def mappable(image: SaveImage) -> tuple[MappedBlock, ...]:
             "savefmt prepare makes one",
             path=image.path,
         )
+    if image.source.is_part:
+        raise ConversionError(
+            "the image is part of another file, which QEMU cannot map; take it out with "
+            "savefmt prepare or savefmt convert",
+            path=image.path,
+        )
     found = [
         MappedBlock(block.idstr, pages.offset, block.used_length)
         for block, pages in zip(image.head.blocks.blocks, image.mapped.pages, strict=True)

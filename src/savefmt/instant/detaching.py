@@ -7,7 +7,7 @@ import re
 
 from savefmt.convert.conversion import Conversion
 from savefmt.convert.planning import ConversionRequest, choose_form
-from savefmt.errors import ConversionError, SavefmtError
+from savefmt.errors import ConversionError, located
 from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.instant.cloning import ID_PREFIX
@@ -77,8 +77,5 @@ def detach(
         work = Conversion(saved, os.fspath(target), form, io, progress)
         work.overwrite = overwrite
         work.verify_key = SumKey.fixed() if verify else None
-        try:
+        with located(saved.filename):
             return work.dry_run() if dry_run else work.run()
-        except SavefmtError as error:
-            error.path = error.path or saved.filename
-            raise

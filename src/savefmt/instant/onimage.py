@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from savefmt.errors import ConversionError
 from savefmt.format.configuration import IGNORE_SHARED
@@ -24,15 +24,10 @@ from savefmt.instant.warming import (
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
-from savefmt.qemu.hosted import look, ram_blocks
+from savefmt.qemu.hosted import look
+from savefmt.qemu.preflight import refuse_other_guest
 from savefmt.qemu.report import RestoreReport
-from savefmt.qemu.restoring import (
-    Load,
-    LoadChoice,
-    pages_file,
-    refuse_other_guest,
-    refuse_unready,
-)
+from savefmt.qemu.restoring import Load, LoadChoice, pages_file, refuse_unready
 from savefmt.qmp import Monitor, MonitorError
 
 RECORD_SECONDS = 10.0
@@ -49,6 +44,7 @@ def restore_on_image(
     order: StrPath | None = None,
     record: StrPath | None = None,
     record_seconds: float = RECORD_SECONDS,
+    ignore: Collection[str] = (),
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -74,6 +70,8 @@ def restore_on_image(
         List in this file what the guest touches at first, and return when that is done.
     record_seconds : float
         How long that is watched.
+    ignore : collection of str
+        What of this QEMU may differ from the guest's, as for `savefmt.qemu.restore`.
     io : IOOptions
         How the blocks are read that QEMU does not map.
     timeout : float
@@ -99,11 +97,12 @@ def restore_on_image(
     with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)
-        guest = look(monitor)
-        refuse_unready(monitor, guest, resume=False)
-        refuse_other_guest(saved, guest, ram_blocks(monitor))
+        refuse_unready(monitor, look(monitor), resume=False)
+        compared = refuse_other_guest(saved, monitor, ignore)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
-        notes = [] if lend_lock(monitor, path) else ["nothing keeps others from changing the image"]
+        notes = [*compared]
+        if not lend_lock(monitor, path):
+            notes.append("nothing keeps others from changing the image")
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         ranges: Iterable[Range] = ()

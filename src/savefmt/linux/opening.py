@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import CorruptError, MissingPackageError
+from savefmt.errors import MissingPackageError, located
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.modulesymbols import module_symbols, module_types
@@ -34,8 +34,5 @@ def open_kernel(image: SaveImage) -> Kernel:
         import drgn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("savefmt linux", "drgn", "linux") from error
-    try:
+    with located(image.path):
         return Kernel(image, module_symbols, module_types)
-    except CorruptError as error:
-        error.path = error.path or image.path
-        raise

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
-from savefmt.errors import AddressError, SavefmtError
+from savefmt.errors import AddressError, located
 from savefmt.frozen import dataclass
 from savefmt.guest.mappings import VirtualRange, lower_half
 from savefmt.image import SaveImage
@@ -126,14 +126,11 @@ class ProcessMemory(Memory):
         base = place.start
         while base > max(place.start - reach.lead, 0) and any(space.parts(base - 1, base)):
             base = max(base - base % PAGE - PAGE * (not base % PAGE), 0)
-        try:
+        with located(self.image.path):
             data = b"".join(
                 self._physical.read(physical, count)
                 for physical, count in space.parts(base, place.end + reach.tail)
             )
-        except SavefmtError as error:
-            error.path = error.path or self.image.path
-            raise
         return Window(place, base, data)
 
     def physical(self, block: str, offset: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,23 @@ from savefmt.errors import (
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Bytes that lie here and there in a file, with zeros between them.
+
+    Attributes
+    ----------
+    length : int
+        Of all of it.
+    extents : sequence of (int, int, int)
+        Offset in the view, length, and offset in the file; in order, none touching the
+        next both here and there.
+    """
+
+    length: int
+    extents: Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +63,7 @@ class FileState:
 
 
 class File:
-    """One regular file, with a direct descriptor beside the buffered one if granted.
+    """One regular file or block device, with a direct descriptor if granted.
 
     Any thread may use it, and any may close it meanwhile: what is under way then ends well,
     and what comes later is ClosedImageError.
@@ -63,6 +80,8 @@ class File:
         Ask for direct I/O.
     engine : str
         One of `savefmt.model.ENGINES`.
+    view : View, optional
+        What to show in the place of the file's own bytes; such a file is only read.
 
     Attributes
     ----------
@@ -83,6 +102,7 @@ class File:
         write: bool = False,
         direct: bool = False,
         engine: str = "auto",
+        view: View | None = None,
     ) -> None:
         flags = (lib.SF_OPEN_WRITE if write else 0) | (lib.SF_OPEN_DIRECT if direct else 0)
         if engine != "psync":
@@ -92,6 +112,9 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        if view is not None:
+            extents = ffi.new("struct sf_extent[]", view.extents)
+            call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
         self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
@@ -146,6 +169,12 @@ class File:
         return bool(lib.sf_file_direct_align(self.handle))
 
     @property
+    def start(self) -> int | None:
+        """Where in the real file the bytes begin; None where they lie in several places."""
+        start = ffi.new("uint64_t *")
+        return int(start[0]) if lib.sf_file_start(self.handle, start) else None
+
+    @property
     def status(self) -> os.stat_result:
         """What the operating system tells of the file now.
 
@@ -190,12 +219,14 @@ class File:
             self.require_unchanged()
 
     def map(self) -> memoryview:
-        """Map the whole file into memory, read-only; the map outlives the file.
+        """Map all bytes into memory, read-only; the map outlives the file.
 
         Raises
         ------
         ImageIOError
             If the operating system refuses.
+        ValueError
+            If `start` is None.
         """
         owner = cell("sf_map")
         call(lib.sf_map_new, self.handle, owner, path=self.path)

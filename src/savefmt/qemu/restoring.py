@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +14,20 @@ from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import Cursor
+from savefmt.format.mappedram import HEADER_LENGTH, MappedRamHeader
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter
 from savefmt.qemu import migration
 from savefmt.qemu.descriptors import file_in_set, pipe_end
-from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qemu.hosted import HostedGuest, look
+from savefmt.qemu.preflight import WAITING, refuse_other_guest
 from savefmt.qemu.pump import Pump, to_qemu
 from savefmt.qemu.report import MigrationError, RestoreReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import CommandError, Monitor
 from savefmt.writing.nameless import own_path
 
-_WAITING = "inmigrate"
 _MUST_MATCH = "x-ignore-shared"
 
 
@@ -60,6 +61,7 @@ def restore(
     bypass_cache: bool = False,
     running: bool | None = None,
     resume: bool = False,
+    ignore: Collection[str] = (),
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -82,6 +84,8 @@ def restore(
     resume : bool
         Load nothing: the guest is in this QEMU already, since an earlier restore ended
         before it let the guest run.  It runs, unless `running` is False.
+    ignore : collection of str
+        Of `savefmt.qemu.preflight.KINDS`: what of this QEMU may differ from the guest's.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -113,10 +117,8 @@ def restore(
         abilities = ask(monitor).abilities
         grants = bypass_cache and saved.file.direct
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
-        guest = look(monitor)
-        refuse_unready(monitor, guest, resume=resume)
-        refuse_other_guest(saved, guest, ram_blocks(monitor))
-        notes = choice.notes
+        refuse_unready(monitor, look(monitor), resume=resume)
+        notes = (*choice.notes, *refuse_other_guest(saved, monitor, ignore))
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
@@ -127,7 +129,7 @@ def restore(
         if running:
             migration.resume(monitor)
         return RestoreReport(
-            image=os.fspath(image),
+            image=str(saved.source),
             machine=saved.machine,
             layout=saved.layout,
             codec=saved.codec,
@@ -171,7 +173,7 @@ def refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> Non
             "it run",
             path=monitor.name,
         )
-    if not whole and guest.status != _WAITING:
+    if not whole and guest.status != WAITING:
         raise MigrationError(
             f"this QEMU does not wait for a guest (it is {guest.status}); start it with "
             "-incoming defer",
@@ -246,47 +248,27 @@ def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
     return ()
 
 
-def refuse_other_guest(
-    image: SaveImage, guest: HostedGuest, blocks: Mapping[str, HostedBlock]
-) -> None:
-    """Refuse a QEMU that was not made for the guest in an image.
-
-    QEMU itself notices some of this, and not before it has begun; RAM of another length it
-    does not notice in a mapped-ram image at all (format.md 11).
-
-    Parameters
-    ----------
-    image : SaveImage
-        Open.
-    guest : HostedGuest
-        What QEMU says of itself.
-    blocks : mapping of str to HostedBlock
-        Its RAM blocks; empty where they are not known.
+def _start_in_file(image: SaveImage) -> int:
+    """Return where in the file QEMU shall begin to read a mapped-ram image.
 
     Raises
     ------
-    MigrationError
-        With the first difference.
+    ConversionError
+        If the offsets in the image do not hold in this file.
     """
-    if image.machine and guest.machine != image.machine:
-        raise MigrationError(
-            f"the image is of a {image.machine} and this QEMU has a {guest.machine}; "
-            f"start it with -machine {image.machine}",
+    start = image.file.start
+    block = next((block for block in image.head.blocks.blocks if block.header), None)
+    if start and block is not None and block.header is not None and block.header_offset:
+        at = block.header_offset
+        written = MappedRamHeader.parse(image.file.read(HEADER_LENGTH, at), at=at)
+        if written != block.header.moved(start):
+            start = None
+    if start is None:
+        raise ConversionError(
+            "QEMU cannot load it from inside of this file; take it out first, with savefmt convert",
+            path=image.path,
         )
-    if not blocks:
-        return
-    for saved in image.head.blocks.blocks:
-        there = blocks.get(saved.idstr)
-        if there is None:
-            raise MigrationError(
-                f"the image has the RAM block {saved.idstr!r} and this QEMU has not; its "
-                "devices or its memory back end differ",
-            )
-        if not there.takes(saved.used_length):
-            raise MigrationError(
-                f"the RAM block {saved.idstr!r} has {saved.used_length} bytes in the image and "
-                f"{there.used_length} in this QEMU; give it the memory that the guest had",
-            )
+    return start + image.stream_offset
 
 
 def pages_file(image: SaveImage) -> str:
@@ -361,7 +343,7 @@ class Load:
             if by_qemu:
                 kinds = ("plain", "direct") if choice.direct else ("plain",)
                 own = own_path(image.file.descriptor)  # the name may lead to another one by now
-                files = file_in_set(monitor, own, image.stream_offset, os.O_RDONLY, kinds)
+                files = file_in_set(monitor, own, _start_in_file(image), os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
                 pieces = self.stream or _pieces(stack.enter_context(image.stream()))

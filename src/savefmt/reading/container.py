@@ -1,62 +1,28 @@
-"""What holds an image: the file, and how the image lies in it."""
+"""How an image lies in its file."""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 
 from savefmt.errors import (
     CorruptError,
-    ImageIOError,
     IncompleteImageError,
     NotASaveImageError,
     SavefmtError,
-    UnsupportedError,
 )
 from savefmt.format.cursor import Cursor
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, IOOptions, StrPath
-from savefmt.native.file import File
+from savefmt.model import Finding, StrPath
 from savefmt.reading.plainstream import Packing
-
-DIRECT_FROM = 256 << 20
-"""Images and guests from this size on bypass the page cache unless told otherwise: they
-would push everything else out of it."""
 
 _MAGIC_LENGTH = 16
 _LAST_CODEC_FORMAT = 5
 _FIRST_LOOKS = (64 << 10, 2 << 20)
 """Compressed bytes that give the first plain ones: few do nearly always, and bzip2 and lzop
 may want a whole block."""
-
-
-def open_file(path: StrPath, io: IOOptions) -> File:
-    """Open the regular file behind an image.
-
-    Raises
-    ------
-    ImageIOError
-        What the operating system refused.
-    UnsupportedError
-        If it is no regular file.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageIOError.from_os(error, path=path) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsupportedError(
-                "not a regular file; images are read by seeking, so write it to one first",
-                path=path,
-            )
-        direct = os.fstat(fd).st_size >= DIRECT_FROM if io.direct is None else io.direct
-        return File(fd, path=path, direct=direct, engine=io.engine)
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +156,8 @@ def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
         return codec_for_format(number).name
     head = cursor.peek(HEAD_LENGTH)
     found = detect(head)
+    if found is None and envelope is not None and not envelope.finished:
+        return "raw"  # the stream has not begun
     if found is None:
         raise not_an_image(head, name, offset=cursor.tell())
     if envelope is not None:

@@ -122,17 +122,17 @@ class Devices:
         """
         payload = self.payload(section)
         entry = self._entries.get((section.idstr, section.instance_id))
-        try:
-            if entry is not None:
-                return decode(entry, payload)
-            known = self.find(section.idstr, section.instance_id)
-            version = known.version if known else section.version
-            guess = find_entry(section.idstr, version, payload)
-            return decode_start(guess or {"vmsd_name": section.idstr}, payload)
-        except FormatError as error:
-            error.path = error.path or self._image.filename
-            error.message = f"section {section.idstr}/{section.instance_id}: {error.message}"
-            raise
+        with located(self._image.filename):
+            try:
+                if entry is not None:
+                    return decode(entry, payload)
+                known = self.find(section.idstr, section.instance_id)
+                version = known.version if known else section.version
+                guess = find_entry(section.idstr, version, payload)
+                return decode_start(guess or {"vmsd_name": section.idstr}, payload)
+            except FormatError as error:
+                error.message = f"section {section.idstr}/{section.instance_id}: {error.message}"
+                raise
 
     def described(self, section: Section) -> bool:
         """Whether the stream itself describes a section."""

@@ -135,7 +135,9 @@ def _state(sums: dict[str, Table], digests: DeviceDigests, end: StreamEnd) -> Gu
 def digest_mapped(image: StoredImage) -> tuple[DeviceDigests, StreamEnd]:
     """Digest the device sections of a mapped-ram image."""
     digests = DeviceDigests()
-    cursor = FileCursor(image.file.read, image.stream_offset, image.length)
+    cursor = FileCursor(
+        image.file.read, image.stream_offset, image.length, origin=image.source.offset
+    )
     return digests, Walk(cursor, digests).run()
 
 

@@ -30,6 +30,7 @@ from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 from savefmt.native.records import RecordCounts
 from savefmt.reading.pageindex import PageIndex
+from savefmt.reading.source import Source
 from savefmt.reading.stored import StoredImage
 from savefmt.writing.cachefolder import cache_folder, cache_key, evict, is_own, mark_used
 from savefmt.writing.output import OutputFile
@@ -70,10 +71,12 @@ class Identity:
     digest: bytes
 
     @classmethod
-    def of(cls, file: File) -> Identity:
+    def of(cls, file: File, source: Source) -> Identity:
         """Tell the identity of an open image."""
         part = min(_BOUND_LENGTH, file.length)
         both = file.read(part, 0) + file.read(part, file.length - part)
+        if source.is_part:  # another part of the file may begin and end like this one
+            both += f"{source.offset} {source.snapshot}".encode(errors="surrogateescape")
         return cls(file.length, file.state.changed, hashlib.sha256(both).digest())
 
 
@@ -95,7 +98,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         That of this image.
     """
     blocks = image.head.blocks
-    identity = Identity.of(image.file)
+    identity = Identity.of(image.file, image.source)
     try:
         path = locate(place, identity)
         key = cache_key()

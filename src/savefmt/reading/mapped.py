@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from savefmt.errors import CorruptError
 from savefmt.format import ram
 from savefmt.format.cursor import Cursor, FileCursor
-from savefmt.format.mappedram import decode_bitmap, guess_bitmap_order
+from savefmt.format.mappedram import decode_bitmap, tell_bitmap_order
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.wire import ByteOrder
@@ -71,7 +71,10 @@ class MappedStream:
 
 
 def read_mapped(
-    file: File, cursor: FileCursor, order_hint: ByteOrder, findings: list[Finding] | None
+    file: File,
+    cursor: FileCursor,
+    envelope_order: ByteOrder | None,
+    findings: list[Finding] | None,
 ) -> MappedStream:
     """Read what stands around the page areas.
 
@@ -81,8 +84,9 @@ def read_mapped(
         The image.
     cursor : FileCursor
         At the magic.
-    order_hint : str
-        Byte order of the bitmaps where they do not tell.
+    envelope_order : str or None
+        Byte order of the envelope: the same host wrote the bitmaps.  Without an envelope they
+        have to tell theirs.
     findings : list of Finding or None
         Receives oddities.
 
@@ -95,7 +99,7 @@ def read_mapped(
     end = Walk(cursor, skeleton, findings=findings, length=cursor.end).run()
     if skeleton.ram is None or skeleton.blocks is None:
         raise CorruptError("a mapped-ram stream without RAM", offset=end.eof)
-    order, pages = _read_bitmaps(file, skeleton.blocks, order_hint, findings)
+    order, pages = _read_bitmaps(file, skeleton.blocks, envelope_order, findings)
     tail = end.eof if end.ram_end is None else end.ram_end
     return MappedStream(
         skeleton.blocks,
@@ -167,18 +171,11 @@ def ram_blocks(listed: BlockList, pages: Sequence[BlockPages] | None) -> dict[st
     }
 
 
-def _end_marker(cursor: FileCursor) -> None:
-    at = cursor.tell()
-    word = cursor.u64("the end marker of a RAM section")
-    if word.to_bytes(8, "big") != ram.EOS_WORD:
-        raise CorruptError(
-            f"RAM word {word:#x} in a mapped-ram stream, where only the end marker may stand",
-            offset=at,
-        )
-
-
 def _read_bitmaps(
-    file: File, blocks: BlockList, hint: ByteOrder, findings: list[Finding] | None
+    file: File,
+    blocks: BlockList,
+    envelope_order: ByteOrder | None,
+    findings: list[Finding] | None,
 ) -> tuple[ByteOrder, tuple[BlockPages, ...]]:
     raw = [
         bytearray()
@@ -186,48 +183,40 @@ def _read_bitmaps(
         else file.read_array(block.bitmap_length, block.header.bitmap_offset)
         for block in blocks.blocks
     ]
-    order = _bitmap_order(file, blocks.blocks, raw, hint)
+    order = envelope_order or _bitmap_order(file, blocks.blocks, raw)
     return order, tuple(
         _block_pages(block, bitmap, order, findings)
         for block, bitmap in zip(blocks.blocks, raw, strict=True)
     )
 
 
-def _bitmap_order(
-    file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytearray], hint: ByteOrder
-) -> ByteOrder:
-    """Let each block in turn say who wrote it, the largest first (format.md 5.3).
+def _bitmap_order(file: File, blocks: Sequence[ListedBlock], raw: Sequence[bytearray]) -> ByteOrder:
+    """Let the bitmaps and their pages say who wrote them, the largest first.
 
-    The cheapest witness speaks first: bits behind the last page, then holes in the file,
-    then the content of pages, which alone is left where a copy filled the holes.
+    Holes in the file are asked before the content of pages: that costs more, and is left
+    alone where a copy filled the holes.
     """
+    pairs = sorted(zip(blocks, raw, strict=True), key=lambda pair: -pair[0].used_length)
+    held = [(block, block.header, bitmap) for block, bitmap in pairs if block.header and bitmap]
 
-    def is_stored(offset: int, length: int) -> bool:
+    def place(number: int, page: int) -> tuple[int, int]:
+        block, header, _ = held[number]
+        return header.pages_offset + page * block.page_size, block.page_size
+
+    def is_stored(number: int, page: int) -> bool:
+        offset, length = place(number, page)
         return any(file.extents(offset, offset + length))
 
-    def has_content(offset: int, length: int) -> bool:
+    def has_content(number: int, page: int) -> bool:
+        offset, length = place(number, page)
         return not is_zero(file.read(length, offset))
 
-    pairs = sorted(zip(blocks, raw, strict=True), key=lambda pair: -pair[0].used_length)
-    for witness in (None, is_stored, has_content):
-        for block, bitmap in pairs:
-            guess = _block_order(block, bitmap, witness)
-            if guess is not None:
-                return guess
-    return hint
-
-
-def _block_order(
-    block: ListedBlock, bitmap: bytearray, witness: Callable[[int, int], bool] | None
-) -> ByteOrder | None:
-    if not bitmap or block.header is None:
-        return None
-    first, size = block.header.pages_offset, block.page_size
-
-    def has_data(page: int) -> bool:
-        return witness is not None and witness(first + page * size, size)
-
-    return guess_bitmap_order(bitmap, block.page_count, has_data if witness else None)
+    bitmaps = [(bitmap, block.page_count) for block, _, bitmap in held]
+    try:
+        return tell_bitmap_order(bitmaps, (is_stored, has_content)) or "little"
+    except CorruptError as error:
+        error.offset = held[0][1].bitmap_offset
+        raise
 
 
 def _block_pages(

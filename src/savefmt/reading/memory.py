@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import UnsupportedError
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.model import IOOptions, Layout, PageRun, StrPath
@@ -21,6 +20,7 @@ from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.pages import IndexedPages, PageStore, SparsePages, UnpackedPages
+from savefmt.reading.spool import refuse_without_room
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.unpacked import open_plain
 from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, sums_by_block
@@ -281,17 +281,7 @@ class GuestMemory:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
         from tempfile import gettempdir
 
-        folder = gettempdir()
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
-        needed = self._image.length - self._image.stored_offset
-        if needed > free:
-            raise ImageIOError(
-                f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
-                "here; name another folder in TMPDIR",
-                errno=errno.ENOSPC,
-                path=folder,
-            )
+        refuse_without_room(gettempdir(), self._image.length - self._image.stored_offset)
 
     def view(self, block: str, offset: int, length: int) -> memoryview:
         """Show a range of a block, without a copy where the law of pages allows it.

@@ -7,9 +7,11 @@ from savefmt.errors import NotASaveImageError
 HEAD_LENGTH = 128
 """Bytes of a file that tell what it is."""
 
+QCOW = b"QFI\xfb"
+"""Begins a disk image of QEMU; version 2 and later may have snapshots."""
+
 _ELF = b"\x7fELF"
 _ELF_CORE = 4
-_QCOW = b"QFI\xfb"
 _CORE_ADVICE = "open it with crash, drgn, gdb or volatility3"
 _DISK_ADVICE = "name the file with the guest's memory instead"
 _VMWARE_ADVICE = "volatility3 reads it, together with the .vmem file beside it"
@@ -64,7 +66,7 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> NotASaveImageError:
     for magic, what in _KINDS.items():
         if head.startswith(magic):
             return NotASaveImageError(f"this is {what}", offset=offset)
-    if head.startswith(_QCOW):
+    if head.startswith(QCOW):
         return _qcow(head, offset)
     if head.startswith(_ELF):
         return _elf(head, offset)
@@ -89,8 +91,8 @@ def _qcow(head: bytes, offset: int) -> NotASaveImageError:
             offset=offset,
         )
     return NotASaveImageError(
-        f"this is a disk image (qcow2) with internal snapshots ({snapshots}), which this "
-        "release does not open; load one with `qemu-system-x86_64 -loadvm` and save the guest",
+        f"this is a disk image (qcow2) with internal snapshots ({snapshots}); make it a "
+        "file of its own, then name one with --snapshot",
         offset=offset,
     )
 

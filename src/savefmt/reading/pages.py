@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from savefmt.errors import SavefmtError
+from savefmt.errors import located
 from savefmt.model import PageRun, StrPath
 from savefmt.native.file import File
 from savefmt.native.index import IndexRun
@@ -68,7 +68,7 @@ class SparsePages:
         pages = self._blocks[block]
         first = offset // pages.page_size
         count = -(-(offset + length) // pages.page_size) - first
-        if not length or pages.count_present(first, count) != count:
+        if not length or pages.count_present(first, count) != count or self._file.start is None:
             return None
         with self._lock:
             if self._map is None:
@@ -140,11 +140,8 @@ class UnpackedPages(_RecordPages):
 
     def read(self, block: int, first: int, count: int) -> bytearray:
         """Read pages; those that are not held are zeros."""
-        try:
+        with located(self._path):
             return read_pages(self._index.blocks[block], self._plain, self._start, first, count)
-        except SavefmtError as error:
-            error.path = error.path or self._path
-            raise
 
 
 def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:

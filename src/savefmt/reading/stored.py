@@ -11,6 +11,7 @@ from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.plainstream import Packing, PlainCursor
+from savefmt.reading.source import Source
 from savefmt.reading.walk import StreamEnd, StreamHead
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class SummedMemory(Protocol):
 class StoredImage(Protocol):
     """What memory needs of the image that it lies in; `SaveImage` is one."""
 
+    source: Source
     filename: StrPath
     layout: Layout
     packing: Packing

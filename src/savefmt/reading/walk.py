@@ -115,6 +115,10 @@ class StreamHead:
         return has_capability(self.configuration, MAPPED_RAM)
 
 
+NO_STREAM = StreamHead(None, (), None, BlockList((), 0, common_page_size(()), 0, 0))
+"""Of an unfinished image that QEMU has not begun to write to."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
     """What a walk found.
@@ -195,7 +199,7 @@ class Walk:
         self._early: list[str] = []
         self._advice: Advice | None = None
         self._ram: SectionHead | None = None
-        self._blocks = BlockList((), 0, common_page_size(()), 0, 0)
+        self._blocks = NO_STREAM.blocks
         self._sink: PageSink | None = None
         self._sections: list[Section] = []
         self._ram_end: int | None = None

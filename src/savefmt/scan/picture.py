@@ -13,7 +13,7 @@ from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.scan.results import Picture
+from savefmt.scan.results import Painting, Picture
 from savefmt.scan.windows import Memory, Window
 from savefmt.writing.output import OutputFile, check_target
 
@@ -93,26 +93,88 @@ def draw(
     ValueError
         If palette or width make no sense.
     """
+    if dry_run:
+        _, _, canvas = _prepare(image, palette, against, width, blocks, io, progress)
+        check_target(target, overwrite=overwrite)
+        return Picture(canvas.width, canvas.height, canvas.rows)
+    with OutputFile(target, overwrite=overwrite) as out:
+        painting = paint(
+            image,
+            palette=palette,
+            against=against,
+            width=width,
+            blocks=blocks,
+            io=io,
+            progress=progress,
+        )
+        out.file.write(painting.png, 0)
+        out.commit()
+    return painting.picture
+
+
+def paint(
+    image: SaveImage,
+    *,
+    palette: str = "zero",
+    against: SaveImage | None = None,
+    width: int | None = None,
+    blocks: Sequence[str] | None = None,
+    most: tuple[int, int] | None = None,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> Painting:
+    """Do as `draw`, and return the PNG file.
+
+    Parameters
+    ----------
+    image, palette, against, width, blocks, io, progress
+        As for `draw`.
+    most : (int, int), optional
+        Pixels in width and height that the PNG has at most: beyond, one shows the mean
+        colour of several pages.
+
+    Returns
+    -------
+    Painting
+        The file, and what is where in the picture of one pixel a page.
+
+    Raises
+    ------
+    UnsupportedError, ConversionError, ValueError
+        As `draw` does.
+    """
+    library, memory, canvas = _prepare(image, palette, against, width, blocks, io, progress)
+    if palette == "entropy":
+        _paint_entropy(memory, canvas)
+    elif against is None:
+        _paint_data(memory, canvas, Meter(progress, image.length, "summing pages"))
+    else:
+        _paint_changes(memory, canvas, against, progress)
+    return Painting(_png(library, canvas, most), Picture(canvas.width, canvas.height, canvas.rows))
+
+
+def _prepare(
+    image: SaveImage,
+    palette: str,
+    against: SaveImage | None,
+    width: int | None,
+    blocks: Sequence[str] | None,
+    io: IOOptions,
+    progress: OnProgress | None,
+) -> tuple[Any, Memory, _Canvas]:
+    """Refuse what makes no sense; return the library, what to paint, and what on."""
     library = _library()
     if palette not in PALETTES:
         raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
     if (palette == "changed") != (against is not None):
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)
-    canvas = _lay_out(memory, width)
-    if dry_run:
-        check_target(target, overwrite=overwrite)
-        return Picture(canvas.width, canvas.height, canvas.rows)
-    with OutputFile(target, overwrite=overwrite) as out:
-        if palette == "entropy":
-            _paint_entropy(memory, canvas)
-        elif against is None:
-            _paint_data(memory, canvas, Meter(progress, image.length, "summing pages"))
-        else:
-            _paint_changes(memory, canvas, against, progress)
-        out.file.write(_png(library, canvas), 0)
-        out.commit()
-    return Picture(canvas.width, canvas.height, canvas.rows)
+    return library, memory, _lay_out(memory, width)
+
+
+def entropy_colors() -> list[tuple[float, str]]:
+    """Return the scale of the palette ``entropy``: bits a byte, and colour as ``#rrggbb``."""
+    return [(number / ENTROPY_UNITS, "#%02x%02x%02x" % color) for number, color in _GRADIENT]
 
 
 class _Canvas:
@@ -197,9 +259,13 @@ def _paint_changes(
             canvas.paint(name, run.first, bytes([_CHANGED]) * run.count)
 
 
-def _png(library: Any, canvas: _Canvas) -> bytes:
+def _png(library: Any, canvas: _Canvas, most: tuple[int, int] | None) -> bytes:
     picture = library.frombytes("P", (canvas.width, canvas.height), bytes(canvas.pixels))
     picture.putpalette([part for number in range(256) for part in _color(number)])
+    if most is not None:
+        factor = max(-(-canvas.width // most[0]), -(-canvas.height // most[1]))
+        if factor > 1:
+            picture = picture.convert("RGB").reduce(factor)
     encoded = BytesIO()
     picture.save(encoded, "PNG")
     return encoded.getvalue()

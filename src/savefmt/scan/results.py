@@ -207,3 +207,10 @@ class Picture:
     width: int
     height: int
     rows: dict[str, int]
+
+
+class Painting(NamedTuple):
+    """A picture as a PNG file, and what is where in it."""
+
+    png: bytes
+    picture: Picture

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
-from savefmt.errors import AddressError, SavefmtError, UnsupportedError
+from savefmt.errors import AddressError, UnsupportedError, located
 from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
@@ -232,11 +232,8 @@ class Memory:
         size = self.page_size
         base = max(place.start - reach.lead, 0) // size * size
         end = min(-(-(place.end + reach.tail) // size) * size, self.lengths[place.block])
-        try:
+        with located(self.image.path):
             data = self.image.memory.read(place.block, base, end - base)
-        except SavefmtError as error:
-            error.path = error.path or self.image.path
-            raise
         return Window(place, base, data)
 
 

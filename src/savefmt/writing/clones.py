@@ -174,6 +174,8 @@ def _share(
     source: File, block: BlockPages, target: File, offset: int, tick: Callable[[], None]
 ) -> bool:
     """Clone a block, or let a server copy it; False where neither can be done."""
+    if source.start != 0:  # its offsets are not those of the file
+        return False
     try:
         grain = os.fstatvfs(target.descriptor).f_bsize
         if any(place % grain for place in (block.offset, offset, block.page_size)):

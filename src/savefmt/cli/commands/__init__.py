@@ -9,8 +9,8 @@ NAMES = (
     *("info", "check", "compat", "convert", "compare", "xml"),
     *("devices", "regs", "memmap", "read", "vtop"),
     *("search", "strings", "hash", "stats", "map", "os", "linux"),
-    *("export", "plugins", "save", "restore", "prepare", "clone", "detach"),
-    *("plan", "config", "bench", "schema", "completion"),
+    *("export", "mount", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),
+    *("fleet", "plan", "config", "bench", "schema", "completion"),
 )
 """In the order of the help; each is the name of a module and of its command."""
 

@@ -6,11 +6,11 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.check import check_lines, unjudged
 from savefmt.cli.render.document import Documents, error_values
-from savefmt.cli.saveoptions import binary_option, monitor_option, reader_option
+from savefmt.cli.saveoptions import binary_option, ignore_option, monitor_option, reader_option
 from savefmt.cli.ui import Ui
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
 from savefmt.frozen import replace
@@ -41,8 +41,10 @@ def add(commands: Commands) -> None:
     whom = host.add_mutually_exclusive_group()
     binary_option(whom)
     monitor_option(whom)
+    ignore_option(host)
     output_options(parser)
     io_options(parser)
+    source_options(parser, "images")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -116,6 +118,10 @@ def _add_readers(
             question = HostQuestion(args.qemu_binary, args.qmp, load().timeout)
             hosts.append(probe_host(image, traits, question))
             findings += hosts[-1].findings
+        if args.qmp:
+            from savefmt.qemu.preflight import target_findings
+
+            findings += target_findings(image, args.qmp, args.ignore, timeout=load().timeout)
     return replace(report, findings=tuple(findings))
 
 

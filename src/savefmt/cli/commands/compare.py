@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.compare import comparison_lines
 from savefmt.cli.render.document import Documents
@@ -42,6 +42,7 @@ def add(commands: Commands) -> None:
     )
     output_options(parser)
     io_options(parser)
+    source_options(parser, "left", "right")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

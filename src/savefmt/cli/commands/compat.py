@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-Without --for, the rows are the releases between which behaviour changed.
+Without --for, the rows are what current distributions ship; with --all, all releases
+between which behaviour changed.
 
 exit codes: 0 told, whatever the verdicts; 1 the image could not be read; 64 wrong
             usage; `savefmt check --for` has exit codes for the verdicts
@@ -28,9 +29,14 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    reader_option(parser)
+    asked = parser.add_mutually_exclusive_group()
+    reader_option(asked)
+    asked.add_argument(
+        "--all", action="store_true", help="all releases between which behaviour changed"
+    )
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -46,14 +52,14 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Judge one image."""
     from savefmt.cli.render.compat import compat_lines
     from savefmt.compat.releases import MILESTONES
+    from savefmt.compat.systems import current
     from savefmt.compat.verdict import compatibility
 
+    readers = args.readers or (MILESTONES if args.all else current())
     with ui.progress(args.image) as progress:
-        report = compatibility(
-            args.image, args.readers or MILESTONES, io=io_of(args), progress=progress
-        )
+        report = compatibility(args.image, readers, io=io_of(args), progress=progress)
     if ui.json:
         ui.document(compatibility=report)
     else:
-        ui.say(compat_lines(report))
+        ui.say(compat_lines(report, systems=not (args.readers or args.all)))
     return ExitCode.GOOD

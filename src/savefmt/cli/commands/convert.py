@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     io_options,
     output_options,
     refuse_mixing,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "source")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, number, output_options
+from savefmt.cli.options import common_options, number, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -44,6 +44,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="bytes to show of each opaque field (default: 64)",
     )
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     output_options,
     place_option,
     places_of,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -83,6 +84,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace TARGET")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")

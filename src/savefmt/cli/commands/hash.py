@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.inputs import lines_of, shown
-from savefmt.cli.options import common_options, io_of, output_options, scan_options
+from savefmt.cli.options import common_options, io_of, output_options, scan_options, source_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
     )
     output_options(parser, lines=True)
     scan_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options
+from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents, error_values
-from savefmt.cli.render.info import summary_lines
+from savefmt.cli.render.info import disk_lines, summary_lines
 from savefmt.cli.render.plain import paragraphs
 from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
+from savefmt.model import DiskSummary, ImageSummary, OnProgress
 
 _EPILOG = """\
 exit codes: 0 every image was read, 1 one was not, 64 wrong usage
@@ -36,6 +38,7 @@ def add(commands: Commands) -> None:
     )
     output_options(parser)
     io_options(parser)
+    source_options(parser, "images")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -43,9 +46,22 @@ def add(commands: Commands) -> None:
 def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.cli.render.failure import FailedValues
-    from savefmt.model import ImageSummary
 
-    return ({"images": list[ImageSummary | FailedValues]},)
+    return ({"images": list[ImageSummary | DiskSummary | FailedValues]},)
+
+
+def _summary(
+    path: str, args: argparse.Namespace, progress: OnProgress | None
+) -> ImageSummary | DiskSummary:
+    if args.snapshot is None and not args.offset and savefmt.is_disk(path):
+        return DiskSummary(path, savefmt.list_snapshots(path))
+    return savefmt.probe(path, pages=args.pages, io=io_of(args), progress=progress)
+
+
+def _lines(summary: ImageSummary | DiskSummary, *, verbose: bool) -> Iterator[str]:
+    if isinstance(summary, DiskSummary):
+        return disk_lines(summary)
+    return summary_lines(summary, verbose=verbose)
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -55,14 +71,14 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     for path in args.images:
         try:
             with ui.progress(path) as progress:
-                summary = savefmt.probe(path, pages=args.pages, io=io_of(args), progress=progress)
+                summary = _summary(path, args, progress)
         except (SavefmtError, OSError) as error:
             ui.complain(error, path)
             code = ExitCode.FAILED
             if ui.json:
-                blocks.append({"path": path, "error": error_values(error, path)})
+                blocks.append({"path": str(path), "error": error_values(error, path)})
         else:
-            blocks.append(summary if ui.json else summary_lines(summary, verbose=ui.verbosity > 0))
+            blocks.append(summary if ui.json else _lines(summary, verbose=ui.verbosity > 0))
     if ui.json:
         ui.document(images=blocks)
     else:

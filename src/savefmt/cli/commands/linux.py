@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -83,6 +84,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True)
     index_option(parser)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

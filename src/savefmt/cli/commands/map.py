@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     number,
     output_options,
     progress_options,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -60,6 +61,7 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

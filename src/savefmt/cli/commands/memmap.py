@@ -11,6 +11,7 @@ from savefmt.cli.options import (
     output_options,
     place_option,
     places_of,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     place_option(parser)
     output_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     place_option,
     places_of,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -38,6 +39,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

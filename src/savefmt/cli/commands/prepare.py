@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     io_options,
     number,
     output_options,
+    source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -52,6 +53,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace DST")
     output_options(parser)
     io_options(parser)
+    source_options(parser, "image")
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)

@@ -17,6 +17,7 @@ from savefmt.cli.options import (
     place_option,
     places_of,
     progress_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.ui import Ui
@@ -57,6 +58,7 @@ def add(commands: Commands) -> None:
     place_option(parser)
     index_option(parser)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

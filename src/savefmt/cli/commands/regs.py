@@ -6,7 +6,7 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, number, output_options
+from savefmt.cli.options import common_options, number, output_options, source_options
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("--cpu", type=number, metavar="N", help="this vCPU only")
     output_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING
 import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.interrupt import telling_of_the_guest
-from savefmt.cli.options import common_options, output_options, progress_options, threads_option
+from savefmt.cli.options import (
+    common_options,
+    output_options,
+    progress_options,
+    source_options,
+    threads_option,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
-from savefmt.cli.saveoptions import bypass_option, channels_option, monitor_option
+from savefmt.cli.saveoptions import (
+    bypass_option,
+    channels_option,
+    ignore_option,
+    monitor_option,
+)
 from savefmt.cli.ui import Ui
 from savefmt.model import IOOptions
 
@@ -79,9 +90,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="load nothing, and let a guest run that an interrupted restore left paused",
     )
+    ignore_option(parser)
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -149,6 +162,7 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             args.image,
             qmp=args.qmp,
             running=args.running,
+            ignore=args.ignore,
             copy=args.writable_copy,
             warm=args.warm,
             order=args.order,
@@ -172,6 +186,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             bypass_cache=bool(args.bypass_cache),
             running=args.running,
             resume=args.resume,
+            ignore=args.ignore,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,

@@ -19,6 +19,7 @@ from savefmt.cli.options import (
     process_options,
     processes_of,
     scan_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -110,6 +111,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True, csv=True)
     place_option(parser)
     scan_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

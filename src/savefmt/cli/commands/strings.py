@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     process_options,
     processes_of,
     scan_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -56,6 +57,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True)
     process_options(parser)
     scan_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     place_option,
     places_of,
     progress_options,
+    source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -45,6 +46,7 @@ def add(commands: Commands) -> None:
     index_option(parser)
     output_options(parser)
     progress_options(parser)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

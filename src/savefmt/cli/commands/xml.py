@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.inputs import document
-from savefmt.cli.options import clone_option, common_options, io_of, io_options, output_options
+from savefmt.cli.options import (
+    clone_option,
+    common_options,
+    io_of,
+    io_options,
+    output_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.render.xml import edit_lines, xml_lines
@@ -52,6 +59,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _add_dump(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
+    source_options(parser, "image")
     parser.set_defaults(run=run_dump, failed=ExitCode.FAILED)
 
 

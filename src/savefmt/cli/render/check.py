@@ -63,7 +63,9 @@ def _worst_word(report: CheckReport) -> str:
     if unjudged(report):
         return "unsupported, so nobody knows whether it is sound"
     errors = (f.code for f in report.findings if f.severity is Severity.ERROR)
-    others = any(code.partition(".")[0] not in ("libvirt", "qemu", "host") for code in errors)
+    others = any(
+        code.partition(".")[0] not in ("libvirt", "qemu", "host", "target") for code in errors
+    )
     return "damaged" if others else "not loadable there"
 
 

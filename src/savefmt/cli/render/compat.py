@@ -6,19 +6,22 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render.plain import plain, size
+from savefmt.compat.systems import shipping
 from savefmt.frozen import replace
 from savefmt.reports import Answer, CompatReport, HostReport, Verdict
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 
 
-def compat_lines(report: CompatReport) -> Iterator[str]:
+def compat_lines(report: CompatReport, *, systems: bool = False) -> Iterator[str]:
     """Tell who can load an image, one line for neighbours that say the same.
 
     Parameters
     ----------
     report : CompatReport
         What `savefmt.compat.verdict.compatibility` returned.
+    systems : bool
+        Name the distributions that ship what is judged.
 
     Yields
     ------
@@ -26,7 +29,7 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
         One line.
     """
     yield f"{plain(report.path)}: machine type {plain(report.machine) or 'not recorded'}"
-    rows = [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
+    rows = reader_rows(report, systems=systems)
     width = max([18, *(len(readers) + 2 for readers, _ in rows)])
     for readers, verdict in rows:
         first, *others = (*map(plain, verdict.reasons), "")
@@ -40,6 +43,14 @@ def compat_lines(report: CompatReport) -> Iterator[str]:
             yield f"{indent}savefmt convert {options} makes it {becomes}"
 
 
+def reader_rows(report: CompatReport, *, systems: bool = False) -> list[tuple[str, Verdict]]:
+    """Return readers, neighbours that say the same together, and what they say."""
+    return [
+        (_readers(same) + (_shipping(same) if systems else ""), same[0])
+        for same in _grouped(report.verdicts)
+    ]
+
+
 def _grouped(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
     """Yield neighbours that say the same of their releases."""
     for _, same in itertools.groupby(verdicts, lambda verdict: replace(verdict, release="")):
@@ -50,6 +61,11 @@ def _readers(verdicts: Sequence[Verdict]) -> str:
     first, last = verdicts[0], verdicts[-1]
     span = first.release if first is last else f"{first.release} to {last.release}"
     return f"{_NAMES[first.program]} {span}"
+
+
+def _shipping(verdicts: Sequence[Verdict]) -> str:
+    named = [name for v in verdicts for name in shipping(v.program, v.release)]
+    return f" ({', '.join(named)})"
 
 
 def host_lines(report: HostReport) -> Iterator[str]:

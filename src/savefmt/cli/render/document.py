@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from savefmt.errors import SavefmtError
+from savefmt.model import SCHEMA as SCHEMA
 
 if TYPE_CHECKING:
     from savefmt.cli.render.failure import ErrorValues
-
-SCHEMA = 1
-"""Rises when a member goes away or changes its meaning, not when one is added."""
 
 Documents = tuple[Mapping[str, Any] | type, ...]
 """What a command may print with ``-j``: for each form its members and their types.
@@ -65,6 +63,8 @@ def values(result: Any) -> Any:
         Plain values under the names of the Python API, with the properties that a class
         lists as `COMPUTED`.
     """
+    if isinstance(result, os.PathLike):
+        return str(result)
     kind = type(result)
     names: tuple[str, ...] | None = getattr(kind, "__match_args__", None)
     if names is not None:
@@ -75,6 +75,31 @@ def values(result: Any) -> Any:
     if isinstance(result, Mapping):
         return {key: values(item) for key, item in result.items()}
     return result
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Write JSON in ASCII, so that no terminal obeys it; DEL is the one control left."""
+    import json
+
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def document_text(indent: int | None = 2, **members: object) -> str:
+    """Return one JSON document: results, or collections of them, by name.
+
+    Parameters
+    ----------
+    indent : int, optional
+        None puts all on one line.
+    **members
+        What is in it.
+
+    Returns
+    -------
+    str
+        With the number of the schema, without a newline at the end.
+    """
+    return json_text({"schema": SCHEMA, **values(members)}, indent)
 
 
 def error_values(error: SavefmtError | OSError, path: str | None = None) -> ErrorValues:
@@ -96,10 +121,12 @@ def error_values(error: SavefmtError | OSError, path: str | None = None) -> Erro
         named, message, offset = error.path, error.message, error.offset
     else:
         named, message, offset = error.filename, error.strerror or str(error), None
+    if named is None and path is not None:
+        named = str(path)
     return {
         "type": type(error).__name__,
         "message": message,
-        "path": path if named is None else os.fsdecode(named),
+        "path": None if named is None else os.fsdecode(named),
         "offset": offset,
         "errno": getattr(error, "errno", None) or None,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from savefmt.cli.render.plain import WIDTH, many, plain, size
 from savefmt.format.features import name_bits
-from savefmt.model import ImageSummary, Layout, RamBlock
+from savefmt.model import DiskSummary, ImageSummary, Layout, RamBlock, Snapshot
 
 _STATES = {
     "finished": "complete",
@@ -31,15 +31,63 @@ def summary_lines(summary: ImageSummary, *, verbose: bool = False) -> Iterator[s
     str
         One line.
     """
-    for key, value in _summary_fields(summary):
+    for key, value in summary_fields(summary):
         yield f"{key + ':':<15}{plain(value)}"
     yield from _block_lines(summary.blocks)
     yield from _section_lines(summary, verbose=verbose)
 
 
-def _summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+def disk_lines(summary: DiskSummary) -> Iterator[str]:
+    """List the snapshots of a disk image that hold a guest.
+
+    Parameters
+    ----------
+    summary : DiskSummary
+        The disk image.
+
+    Yields
+    ------
+    str
+        One line.
+    """
+    guests = [snapshot for snapshot in summary.snapshots if snapshot.state_length]
+    others = len(summary.snapshots) - len(guests)
+    yield f"{'image:':<15}{plain(summary.path)}"
+    yield f"{'kind:':<15}qcow2 disk image"
+    more = f", {others} of the disk alone" if others else ""
+    yield f"{'snapshots:':<15}{len(guests)} with a guest{more}"
+    for snapshot in guests:
+        yield f"  {plain(snapshot.name)}: {_snapshot(snapshot)}"
+
+
+def _snapshot(snapshot: Snapshot) -> str:
+    words = [
+        f"ID {snapshot.identity}",
+        _clock(snapshot.date),
+        f"guest clock {_duration(snapshot.clock)}",
+        size(snapshot.state_length),
+    ]
+    if snapshot.complete is not None:
+        words.append("complete" if snapshot.complete else "INCOMPLETE")
+    return plain(", ".join(words))
+
+
+def _duration(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds // 1_000_000, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}.{rest:03}"
+
+
+def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
+    """Tell about an image as a whole: name and value, as they stand in it."""
     envelope = summary.envelope
     yield "image", summary.path
+    if summary.snapshot is not None:
+        yield "snapshot", f"{summary.snapshot.name}: {_snapshot(summary.snapshot)}"
+    if summary.offset:
+        yield "begins at", f"offset {summary.offset:#x} of the file; other offsets count from there"
+    if summary.outer != "raw":
+        yield "compressed", f"as a whole, with {summary.outer}"
     if envelope is None:
         yield "kind", "bare QEMU stream, without a libvirt header"
     else:

@@ -1,0 +1,285 @@
+"""``savefmt fleet``: one question to many images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+import savefmt
+from savefmt.cli.codes import ExitCode, worst
+from savefmt.cli.commands.convert import FORMATS
+from savefmt.cli.options import common_options, number, output_options, writing_options
+from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import reader_option
+from savefmt.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from savefmt.fleet.records import FleetRecord, Job
+    from savefmt.fleet.targets import Target
+
+_EPILOG = """\
+TARGET is a file, a folder, which is gone through, or a pattern such as '/srv/*.save'.
+
+exit codes: 0 all good; 1 some could not be looked at; 2 damaged, or (audit) a reader
+            refuses it; 3 usable with findings; 63 no save image; 64 wrong usage; of
+            several images the worst counts
+"""
+
+_VERBS = {
+    "audit": "tell who will load images after an upgrade, and what helps",
+    "check": "tell whether images are sound",
+    "hash": "hash the memory of images",
+    "os": "tell which systems run in images",
+    "search": "search the memory of images",
+    "convert": "convert images",
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command with its verbs to the parser."""
+    group = commands.add_parser(
+        "fleet", help="put one question to many images", epilog=_EPILOG, leaf=False
+    )
+    verbs = group.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, help in _VERBS.items():
+        parser = verbs.add_parser(
+            verb, help=help, description=f"{help.capitalize()}.", epilog=_EPILOG
+        )
+        file_argument(parser, "targets", nargs="*", metavar="TARGET")
+        if verb in _OPTIONS:
+            _OPTIONS[verb](parser)
+        _add_shared(parser)
+        common_options(parser)
+        parser.set_defaults(run=run, failed=ExitCode.FAILED)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    file_argument(
+        parser,
+        "--from-file",
+        dash="",
+        metavar="LIST",
+        help="a file with a target a line; - for standard input",
+    )
+    file_argument(
+        parser,
+        "-o",
+        dest="target",
+        metavar="JOURNAL",
+        help="write a line of JSON an image to this new file",
+    )
+    file_argument(
+        parser,
+        "--resume",
+        metavar="JOURNAL",
+        help="go on with this journal: only what is not done, has failed or has changed",
+    )
+    output_options(parser, lines=True, csv=True)
+    group = parser.add_argument_group("working")
+    group.add_argument(
+        "--jobs", type=number, default=0, metavar="N", help="images at a time (default: the cores)"
+    )
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a dask scheduler, such as tcp://10.0.0.5:8786, whose workers do it",
+    )
+    group.add_argument(
+        "--time-limit",
+        type=number,
+        default=0,
+        metavar="SECONDS",
+        help="for one image (default: none)",
+    )
+    group.add_argument(
+        "--memory-limit",
+        type=number,
+        default=0,
+        metavar="SIZE",
+        help="for one image (default: none)",
+    )
+    group.add_argument(
+        "--retries",
+        type=number,
+        default=1,
+        metavar="N",
+        help="times to try again where a worker died or a limit was met (default: 1)",
+    )
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--full", action="store_true", help="read every page, too")
+
+
+def _add_hash(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-a",
+        "--algorithm",
+        choices=("sha256", "sha512", "sha1", "md5", "blake3", "xxh3"),
+        default="sha256",
+        help="hash to use (default: sha256)",
+    )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--text", action="append", metavar="TEXT", help="text to find; may be repeated"
+    )
+    file_argument(what, "--yara", metavar="RULES", help="file with YARA rules")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-O", dest="format", choices=tuple(FORMATS), required=True, help="target format"
+    )
+    file_argument(
+        parser,
+        "--to",
+        required=True,
+        metavar="FOLDER",
+        help="where to, with the same folders inside",
+    )
+    writing_options(parser, replaced="replace files that are there")
+
+
+_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "audit": reader_option,
+    "check": _add_check,
+    "hash": _add_hash,
+    "search": _add_search,
+    "convert": _add_convert,
+}
+
+
+def documents() -> Documents:
+    """Return what ``-j`` prints."""
+    from savefmt.fleet.records import FleetRecord
+
+    return ({"records": list[FleetRecord], "complete": bool}, FleetRecord)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Go through all images, then tell of the run."""
+    from savefmt.cli.render.fleet import Summary
+    from savefmt.cli.render.plain import many
+    from savefmt.fleet import running
+    from savefmt.fleet.cluster import Cluster
+    from savefmt.fleet.journal import Journal
+    from savefmt.fleet.pool import Engine, Limits, ProcessPool
+
+    if not args.targets and not args.from_file:
+        usage_error(args, "name a TARGET, or give --from-file")
+    if args.target and args.resume:
+        usage_error(args, "--resume goes on with its own file; it goes without -o")
+    if args.scheduler and args.jobs:
+        usage_error(args, "--jobs is for this host; the scheduler knows its workers")
+    if args.target and not args.target.endswith(".jsonl"):
+        usage_error(args, "-o names a journal, FILE.jsonl; --output=csv prints a table")
+    summary = Summary()
+    with ExitStack() as stack:
+        journal = None
+        if args.target or args.resume:
+            journal = Journal(args.target or args.resume, resume=bool(args.resume))
+            stack.callback(journal.close)
+        limits = Limits(args.time_limit, args.memory_limit, args.retries)
+        engine: Engine
+        if args.scheduler:
+            engine = stack.enter_context(closing(Cluster(args.scheduler, limits)))
+        else:
+            engine = stack.enter_context(ProcessPool(args.jobs or _cores(), limits))
+        records = running.run(_jobs(args), engine, savefmt.__version__, journal)
+        _print(_counted(records, summary), args, ui)
+    kept = journal.kept if journal is not None else Counter()
+    if not ui.quiet and summary.verdicts:
+        print(*summary.lines(), sep="\n", file=sys.stderr)
+    if kept:
+        ui.remark(f"{many(kept.total(), 'image')} done before")
+    return worst(_CODES[verdict] for verdict in {*summary.verdicts, *kept})
+
+
+_CODES = {
+    "good": ExitCode.GOOD,
+    "findings": ExitCode.FINDINGS,
+    "refused": ExitCode.DAMAGED,
+    "damaged": ExitCode.DAMAGED,
+    "not-an-image": ExitCode.NOT_AN_IMAGE,
+    "failed": ExitCode.FAILED,
+}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _counted(records: Iterable[FleetRecord], summary: Any) -> Iterator[FleetRecord]:
+    for record in records:
+        summary.add(record)
+        yield record
+
+
+def _print(records: Iterable[FleetRecord], args: argparse.Namespace, ui: Ui) -> None:
+    if args.output == "csv":
+        from savefmt.cli.render.fleet import COLUMNS, csv_row
+
+        ui.table(COLUMNS, map(csv_row, records))
+    elif ui.json:
+        ui.stream("records", records)
+    else:
+        from savefmt.cli.render.fleet import record_line
+
+        quiet = ui.quiet or args.target or args.resume
+        ui.say((record_line(r) for r in records if not quiet or r.verdict != "good"), at_once=True)
+
+
+# --- jobs ---
+
+
+def _jobs(args: argparse.Namespace) -> Iterator[Job]:
+    from savefmt.fleet.records import Job
+    from savefmt.fleet.targets import find_targets
+
+    options = _options(args)
+    for target in find_targets(_names(args)):
+        more = {"target": _converted(args.to, target)} if args.verb == "convert" else {}
+        yield Job(args.verb, target.path, options | more, target.named)
+
+
+def _names(args: argparse.Namespace) -> Iterator[str]:
+    yield from args.targets
+    if args.from_file == "-":
+        yield from filter(None, (line.rstrip("\n") for line in sys.stdin))
+    elif args.from_file:
+        with open(args.from_file, errors="surrogateescape", encoding="utf-8") as file:
+            yield from filter(None, (line.rstrip("\n") for line in file))
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.verb == "audit":
+        return {"readers": [f"{reader.program}={reader.name}" for reader in args.readers]}
+    if args.verb == "check":
+        return {"full": args.full}
+    if args.verb == "hash":
+        return {"algorithm": args.algorithm}
+    if args.verb == "search":
+        return {"yara": os.path.abspath(args.yara)} if args.yara else {"texts": args.text}
+    if args.verb == "convert":
+        layout, codec = FORMATS[args.format]
+        return {
+            "layout": layout,
+            "codec": codec,
+            "dry_run": args.dry_run,
+            "overwrite": args.force,
+        }
+    return {}
+
+
+def _converted(folder: str, target: Target) -> str:
+    """Return where an image's conversion goes."""
+    return os.path.join(os.path.abspath(folder), os.path.relpath(target.path, target.base))

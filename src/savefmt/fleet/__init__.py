@@ -1,0 +1,1 @@
+"""Many images at once: found, worked on by processes of their own, and journaled."""

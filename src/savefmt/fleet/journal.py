@@ -1,0 +1,111 @@
+"""The journal of a run: one line an image, whole after any end, to go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from typing import Any
+
+from savefmt.errors import ConversionError, ImageIOError
+from savefmt.fleet.records import FleetRecord, Job, Outcome
+from savefmt.model import StrPath
+
+Key = tuple[str, str, str]
+"""Verb, options, path."""
+
+
+class Journal:
+    """A file to which lines are added.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+    resume : bool
+        Go on with one that is there; a line that was torn at its end is dropped.
+
+    Attributes
+    ----------
+    kept : Counter of Outcome
+        Verdicts of the jobs that `has` said were done.
+
+    Raises
+    ------
+    ConversionError
+        If a line is none of a journal, or a new journal's file is there already.
+    ImageIOError
+        What the operating system refused.
+    """
+
+    def __init__(self, path: StrPath, *, resume: bool) -> None:
+        self._path = path
+        self._done: dict[Key, tuple[tuple[int, ...], Outcome]] = {}
+        self.kept: Counter[Outcome] = Counter()
+        mode = os.O_RDWR | os.O_CLOEXEC | os.O_APPEND
+        try:
+            self._fd = os.open(path, mode | (0 if resume else os.O_CREAT | os.O_EXCL), 0o600)
+        except FileExistsError as error:
+            raise ConversionError("the file exists; --resume goes on with it", path=path) from error
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=path) from error
+        try:
+            self._take_up()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take_up(self) -> None:
+        """Read what is there, and cut off a line without an end."""
+        end = 0
+        with open(os.dup(self._fd), "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    self._note(json.loads(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ConversionError(
+                        f"line {number} is none of savefmt fleet", path=self._path
+                    ) from error
+                end += len(line)
+        os.ftruncate(self._fd, end)
+
+    def _note(self, values: dict[str, Any]) -> None:
+        key = values["verb"], _words(values["options"]), values["path"]
+        self._done[key] = tuple(map(int, values["identity"])), Outcome(values["verdict"])
+
+    def has(self, job: Job, identity: tuple[int, ...]) -> bool:
+        """Whether a job was done on just this file; what failed is tried again."""
+        before, verdict = self._done.get(key_of(job), ((), Outcome.FAILED))
+        if not identity or before != identity or verdict is Outcome.FAILED:
+            return False
+        self.kept[verdict] += 1
+        return True
+
+    def add(self, record: FleetRecord) -> None:
+        """Add a line."""
+        data = f"{record.line()}\n".encode()
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self._path) from error
+
+    def close(self) -> None:
+        """Sync and close."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self._path) from error
+        finally:
+            os.close(self._fd)
+
+
+def key_of(job: Job) -> Key:
+    """Return what a job is, the state of its file aside."""
+    return job.verb, _words(job.options), job.path
+
+
+def _words(options: dict[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)

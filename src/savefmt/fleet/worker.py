@@ -1,0 +1,48 @@
+"""A process that works on images: jobs come on standard input, answers leave on standard output.
+
+One line of JSON each.  So nothing from an image ever is anything but a text, and the process
+ends with its input, whatever became of who started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+
+from savefmt.fleet.records import Outcome, Told
+from savefmt.fleet.verbs import perform
+from savefmt.frozen import asdict
+
+OUT_OF_MEMORY = 77
+"""The exit code that says so: what is left of the process is not to be trusted."""
+
+
+def main() -> None:
+    """Work until the input ends."""
+    signal.signal(signal.SIGTERM, _end)  # so that half-made files go
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            told = perform(job["verb"], job["path"], job["options"])
+            answer = json.dumps(asdict(told))
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except Exception as error:
+            told = Told(Outcome.FAILED, (f"a bug in savefmt: {type(error).__name__}: {error}",))
+            answer = json.dumps(asdict(told))
+        answers.write(f"{answer}\n")
+        answers.flush()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

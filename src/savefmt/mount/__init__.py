@@ -1,0 +1,1 @@
+"""An image as a folder of files, computed as they are read."""

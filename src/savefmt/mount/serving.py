@@ -1,0 +1,173 @@
+"""The kernel's questions about a mounted folder, and our answers (FUSE)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from savefmt.errors import ConversionError, ImageIOError, SavefmtError, UnsupportedError
+from savefmt.model import StrPath
+from savefmt.mount.folder import Folder, find
+
+_KEPT = 3600.0
+"""Seconds for which the kernel need not ask again: nothing changes here."""
+
+
+def check_mountpoint(folder: StrPath) -> None:
+    """Refuse a place that is no empty folder.
+
+    Raises
+    ------
+    ConversionError
+        If something would be hidden.
+    ImageIOError
+        If it cannot be looked at.
+    """
+    try:
+        if os.listdir(folder):
+            raise ConversionError("the folder is not empty; mount to another", path=folder)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=folder) from error
+
+
+def serve(
+    top: Folder, folder: StrPath, *, modified: int, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Mount a folder, answer until it is unmounted or a signal ends us, and unmount it.
+
+    Parameters
+    ----------
+    top : Folder
+        What is in it.
+    folder : str or os.PathLike
+        An empty folder.
+    modified : int
+        Time of all files, in nanoseconds.
+    ready : callable
+        Called when it is mounted.
+
+    Raises
+    ------
+    UnsupportedError
+        If mfusepy or libfuse is not installed.
+    ImageIOError
+        If the kernel or the system refuses.
+    """
+    library = _library()
+    answers = _Answers(top, modified, ready)
+    # libfuse ends by itself at signals that nobody else takes.
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in old.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        library.FUSE(
+            answers,
+            os.fspath(folder),
+            foreground=True,
+            ro=True,
+            nosuid=True,
+            nodev=True,
+            noexec=True,
+            default_permissions=True,
+            fsname="savefmt",
+            subtype="savefmt",
+        )
+    except RuntimeError as error:
+        if not answers.mounted:  # else a signal ended it, as it may
+            raise ImageIOError(
+                "it could not be mounted; is /dev/fuse there, and may you use it?",
+                errno=errno.EPERM,
+                path=folder,
+            ) from error
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class _Answers:
+    """What libfuse calls, in many threads at once."""
+
+    use_ns = True
+
+    def __init__(self, top: Folder, modified: int, ready: Callable[[], None]) -> None:
+        self._top = top
+        self._modified = modified
+        self._ready = ready
+        self._owner = os.geteuid(), os.getegid()
+        self.mounted = False
+
+    def init_with_config(self, connection: Any, config: Any) -> None:
+        """Let the kernel keep what it has read."""
+        if config is not None:
+            config.attr_timeout = config.entry_timeout = config.negative_timeout = _KEPT
+            config.kernel_cache = 1
+        self.mounted = True
+        self._ready()
+
+    def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
+        """Return what `stat` tells; a memory's secrets are the owner's alone."""
+        found = self._find(path)
+        owner, group = self._owner
+        times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._modified)
+        common = {"st_uid": owner, "st_gid": group, **times}
+        if isinstance(found, dict):
+            folders = sum(isinstance(item, dict) for item in found.values())
+            return {"st_mode": stat.S_IFDIR | 0o500, "st_nlink": 2 + folders, **common}
+        return {
+            "st_mode": stat.S_IFREG | 0o400,
+            "st_nlink": 1,
+            "st_size": found.length,
+            "st_blocks": -(-_told(lambda: found.stored) // 512),
+            **common,
+        }
+
+    def readdir(self, path: str, handle: int) -> list[str]:
+        """Return the names in a folder."""
+        found = self._find(path)
+        if not isinstance(found, dict):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return [".", "..", *found]
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a file for reading."""
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        self._find(path)
+        return 0
+
+    def read(self, path: str, length: int, offset: int, handle: int) -> bytes:
+        """Return content; where the image is damaged, and nowhere else, that is EIO."""
+        found = self._find(path)
+        if isinstance(found, dict):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        data: bytes = _told(lambda: found.read(offset, length))
+        return data
+
+    def _find(self, path: str) -> Any:
+        found = find(self._top, path)
+        if found is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found
+
+
+def _told(question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except SavefmtError as error:
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+
+
+def _library() -> Any:
+    try:
+        import mfusepy
+    except (ImportError, OSError) as error:
+        raise UnsupportedError(
+            "mounting needs mfusepy and libfuse, which are not here: "
+            "pip install 'savefmt[mount]', and libfuse3 from your system"
+        ) from error
+    return mfusepy

@@ -1,0 +1,354 @@
+"""What stands between an image and a waiting QEMU, found before anything is loaded.
+
+QEMU notices some of it itself, after it has begun, and then holds no whole guest; some it
+does not notice at all: RAM of another length in a mapped-ram image (format.md 11), devices
+that the guest has never seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from savefmt.compat.statetable import section_name, unloadable
+from savefmt.errors import FormatError
+from savefmt.format.hardware import Hardware
+from savefmt.frozen import replace
+from savefmt.guest.needs import read_hardware
+from savefmt.guest.pci import read_config
+from savefmt.image import SaveImage
+from savefmt.model import Finding, Section, Severity
+from savefmt.qemu.report import MigrationError
+from savefmt.qemu.target import Target, TargetCpu, look_closely
+from savefmt.qmp import Monitor
+
+KINDS = ("machine", "memory", "devices", "versions", "cpu")
+"""What can be compared, and left out of it."""
+
+WAITING = "inmigrate"
+_PCI_PLACE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}(?::[0-9a-f]{2}\.[0-7])+")
+_STATELESS = frozenset({"pci-testdev", "igbvf"})
+"""PCI devices without state to save (tried with QEMU 10.0)."""
+_OFTEN_UNSENT = frozenset({"smbus-eeprom", "spapr_watchdog"})
+"""Sections that a QEMU may leave out although it has the device (tried with QEMU 10.0)."""
+_LIBVIRTS_OWN = {"pclmuldq": "pclmulqdq"}
+_TOLD = 8
+"""Differences in one message."""
+
+
+def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list[Finding]:
+    """List what differs between the guest in an image and a QEMU that is to load it.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    target : Target
+        The QEMU.
+    thorough : bool
+        Read an image whole where nothing less tells its devices.
+
+    Returns
+    -------
+    list of Finding
+        Errors, with codes such as ``target.devices``; and notes, of what was not compared.
+    """
+    if image.machine and target.guest.machine != image.machine:
+        return [
+            _error(
+                "machine",
+                f"the image is of a {image.machine} and this QEMU has a {target.guest.machine}",
+                f"start it with -machine {image.machine}",
+            )
+        ]
+    found = list(_compare_blocks(image, target))
+    found += _compare_model(read_hardware(image, []), target.cpu)
+    if not thorough and image.sections is None:
+        return [*found, _note("the devices were not compared: that takes a pass over the image")]
+    try:
+        sections = image.devices.sections
+    except FormatError as error:
+        return [*found, _note(f"the devices were not compared: {error.message}")]
+    if (reason := image.devices.incomplete) is not None:
+        return [*found, _note(f"the devices were not compared: {reason}")]
+    found += _compare_vcpus(sections, target.cpu)
+    found += (pci := list(_compare_pci(image, sections, target)))
+    if target.table is None:
+        return [*found, _note("this QEMU's program could not be asked for its device state")]
+    for idstr, reason in unloadable(sections, target.table):
+        advice = "use another release of QEMU, or the machine type's own"
+        found.append(_error("versions", f"the device {idstr} {reason}", advice))
+    if all(finding.severity is Severity.NOTE for finding in pci):  # else each is told twice
+        found += _compare_counts(sections, target)
+    return found
+
+
+def features_of(image: SaveImage) -> list[str]:
+    """Return the CPU features that an image tells of, by QEMU's names."""
+    return [_qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
+
+
+def refuse_other_guest(
+    image: SaveImage, monitor: Monitor, ignore: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Refuse a QEMU that was not made for the guest in an image.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    monitor : Monitor
+        Of the QEMU.
+    ignore : collection of str
+        Of `KINDS`: what may differ.
+
+    Returns
+    -------
+    tuple of str
+        What was not compared, and what differs and is ignored.
+
+    Raises
+    ------
+    MigrationError
+        With all differences.
+    """
+    found = compare(image, look_closely(monitor, features_of(image)))
+    notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
+    refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
+    return tuple(notes)
+
+
+def target_findings(
+    image: SaveImage, qmp: str, ignore: Collection[str] = (), *, timeout: float = 10.0
+) -> list[Finding]:
+    """Compare an image with the QEMU behind a socket, thoroughly.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Open.
+    qmp : str
+        Path of the QMP socket.
+    ignore : collection of str
+        Of `KINDS`: differences that are notes.
+    timeout : float
+        Seconds for the socket to answer.
+
+    Returns
+    -------
+    list of Finding
+        As `compare` gives them; only a note for a QEMU that does not wait for a guest.
+    """
+    with Monitor(qmp, timeout=timeout) as monitor:
+        if (status := monitor.status) != WAITING:
+            reason = f"it does not wait for a guest ({status})"
+            return [_note(f"this QEMU was not compared with the guest: {reason}")]
+        target = look_closely(monitor, features_of(image))
+    return [
+        replace(finding, severity=Severity.NOTE) if kind_of(finding) in ignore else finding
+        for finding in compare(image, target, thorough=True)
+    ]
+
+
+def refuse(differences: list[Finding]) -> None:
+    """Raise a `MigrationError` that tells all differences, if there are any."""
+    if not differences:
+        return
+    told = [f"{finding.message}; {finding.advice}" for finding in differences[:_TOLD]]
+    if len(differences) > _TOLD:
+        told.append(f"{len(differences) - _TOLD} more, which savefmt check --qmp lists")
+    kinds = sorted({kind_of(finding) for finding in differences})
+    allowed = " ".join(f"--ignore {kind}" for kind in kinds)
+    raise MigrationError(f"{'. Also: '.join(told)} (load it all the same: {allowed})")
+
+
+def kind_of(finding: Finding) -> str:
+    """Return which of `KINDS` a difference is."""
+    return finding.code.rpartition(".")[2]
+
+
+def _error(kind: str, message: str, advice: str) -> Finding:
+    return Finding(f"target.{kind}", Severity.ERROR, message, advice=advice)
+
+
+def _note(message: str) -> Finding:
+    return Finding("target.unknown", Severity.NOTE, message)
+
+
+# Memory
+
+
+def _compare_blocks(image: SaveImage, target: Target) -> Iterator[Finding]:
+    if not target.blocks:
+        return
+    saved = {block.idstr: block.used_length for block in image.head.blocks.blocks}
+    for idstr, length in saved.items():
+        there = target.blocks.get(idstr)
+        if there is None:
+            yield _error(
+                "memory",
+                f"the image has the RAM block {idstr!r} and this QEMU has not",
+                "its devices or its memory back end differ",
+            )
+        elif not there.takes(length):
+            yield _error(
+                "memory",
+                f"the RAM block {idstr!r} has {length} bytes in the image and "
+                f"{there.used_length} in this QEMU",
+                _remedy(idstr, length),
+            )
+    for idstr, there in target.blocks.items():
+        if idstr not in saved and there.used_length:
+            yield _error(
+                "memory",
+                f"this QEMU has the RAM block {idstr!r}, and the image has not",
+                "start it without that memory or device",
+            )
+
+
+def _remedy(idstr: str, length: int) -> str:
+    if _PCI_PLACE.match(idstr) and idstr.endswith(".rom"):
+        return f"give the device romsize={length}, or the romfile= of that length that it had"
+    if "bios" in idstr or "flash" in idstr:
+        return "give it the firmware that the guest had"
+    return "give it the memory that the guest had"
+
+
+# Processor
+
+
+def _qemus_name(feature: str) -> str:
+    return _LIBVIRTS_OWN.get(feature, feature).replace("_", "-")
+
+
+def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Finding]:
+    if cpu is None:
+        return
+    model, named = hardware.cpu_model, {kind: name for name, kind in cpu.models.items()}
+    wanted = cpu.models.get(model or "")
+    if wanted is not None and wanted != cpu.kind:
+        yield _error(
+            "cpu",
+            f"the guest had a {model} and this QEMU has a {named.get(cpu.kind, cpu.kind)}",
+            f"start it with -cpu {model}",
+        )
+        return
+    for feature, had in hardware.cpu_features:
+        name = _qemus_name(feature)
+        if cpu.flags.get(name, had) != had:
+            yield _error(
+                "cpu",
+                f"the guest's processor had {'' if had else 'no '}{name} and this QEMU's has "
+                f"{'none' if had else 'it'}",
+                f"start it with {name}={'on' if had else 'off'} behind -cpu",
+            )
+
+
+def _compare_vcpus(sections: Iterable[Section], cpu: TargetCpu | None) -> Iterator[Finding]:
+    count = sum(section.idstr == "cpu" for section in sections)
+    if cpu is not None and count and cpu.count != count:
+        yield _error(
+            "cpu",
+            f"the guest had {count} vCPUs and this QEMU has {cpu.count}",
+            f"start it with -smp {count}",
+        )
+
+
+# Devices
+
+
+def _compare_pci(
+    image: SaveImage, sections: Iterable[Section], target: Target
+) -> Iterator[Finding]:
+    names = _places(image, sections)
+    if not names:
+        return
+    if target.pci is None:
+        yield _note("the addresses of the devices were not compared: there are several PCI roots")
+        return
+    extra = [place for place in target.pci if place not in names]
+    for place, name in names.items():
+        identity, there = _identity(image, place), target.identities.get(place)
+        if place not in target.pci:
+            twin = next((p for p in extra if identity and target.identities.get(p) == identity), "")
+            if twin:
+                extra.remove(twin)
+            yield _error(
+                "devices",
+                f"the image has {name} at {place} and this QEMU "
+                f"{f'has it at {twin}' if twin else 'has nothing there'}",
+                f"give the device {_address(place)}",
+            )
+        elif identity is not None and there is not None and identity != there:
+            yield _error(
+                "devices",
+                f"at {place} the image has {name} ({_hex(identity)}) and this QEMU a "
+                f"{target.pci[place]} ({_hex(there)})",
+                "start it with the devices that the guest had, at the same addresses",
+            )
+    for place in extra:
+        if target.pci[place] not in _STATELESS:
+            yield _error(
+                "devices",
+                f"this QEMU has a {target.pci[place]} at {place}, and the image has nothing there",
+                "start it without that device",
+            )
+
+
+def _places(image: SaveImage, sections: Iterable[Section]) -> dict[str, str]:
+    """Return what the image has at which place of PCI."""
+    found: dict[str, str] = {}
+    idstrs = [section.idstr for section in sections]
+    for idstr in (*idstrs, *(block.idstr for block in image.head.blocks.blocks)):
+        if place := _PCI_PLACE.match(idstr):
+            found.setdefault(place[0], section_name(idstr))
+    return dict(sorted(found.items()))
+
+
+def _identity(image: SaveImage, place: str) -> tuple[int, int] | None:
+    """Return vendor and device of a PCI function, None where the image does not tell."""
+    config = read_config(image, place, [])
+    if config is None:
+        return None
+    return int.from_bytes(config[0:2], "little"), int.from_bytes(config[2:4], "little")
+
+
+def _hex(identity: tuple[int, int]) -> str:
+    return f"{identity[0]:04x}:{identity[1]:04x}"
+
+
+def _address(place: str) -> str:
+    slot, _, function = place.rpartition(":")[2].partition(".")
+    number = f"0x{int(slot, 16):x}" + ("" if function == "0" else f".0x{function}")
+    return f"addr={number} on its bus"
+
+
+def _compare_counts(sections: Iterable[Section], target: Target) -> Iterator[Finding]:
+    """Compare how many devices of each kind there are, wherever they are."""
+    if target.table is None:
+        return
+    here: Counter[str] = Counter()
+    kinds: dict[str, set[str]] = {}
+    for kind, count in target.kinds.items():
+        if (name := target.table.names.get(kind)) is not None:
+            here[name] += count
+            kinds.setdefault(name, set()).add(kind)
+    known = target.table.versions
+    saved = Counter(section_name(section.idstr, known) for section in sections)
+    for name in sorted((set(saved) & set(known)) | set(here)):
+        if saved[name] == here[name] or (name in _OFTEN_UNSENT and not saved[name]):
+            continue
+        yield _error(
+            "devices",
+            f"the image has {_count(saved, name)} and this QEMU has {_many(here[name])}",
+            "start it with the devices that the guest had",
+        )
+
+
+def _count(counted: Mapping[str, int], name: str) -> str:
+    return f"{_many(counted.get(name, 0))} {name}"
+
+
+def _many(count: int) -> str:
+    return str(count) if count else "no"

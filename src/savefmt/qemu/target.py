@@ -1,0 +1,202 @@
+"""What a waiting QEMU has, as far as it can be compared with an image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from savefmt.compat.host import is_trusted_emulator
+from savefmt.compat.statetable import StateTable, read_state_table
+from savefmt.frozen import dataclass
+from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
+from savefmt.qmp import CommandError, Monitor, MonitorError
+
+_CHILD = "child<"
+_LEAVES = frozenset({"memory-region", "irq"})
+_PCI_PROPERTIES = frozenset({"parent_bus", "addr", "romfile"})
+_MOST_NODES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TargetCpu:
+    """The vCPUs of a QEMU.
+
+    Attributes
+    ----------
+    count : int
+        How many.
+    kind : str
+        Their type (QOM); that of what it stands for, where it is an alias.
+    models : mapping of str to str
+        Types by the names of models, in the same manner.
+    flags : mapping of str to bool
+        Features that were asked for and are known to it.
+    """
+
+    count: int
+    kind: str = ""
+    models: Mapping[str, str] = {}
+    flags: Mapping[str, bool] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A QEMU that is to take a guest.
+
+    Attributes
+    ----------
+    guest : HostedGuest
+        What it says of itself.
+    blocks : mapping of str to HostedBlock
+        Its RAM blocks; empty where they are not known.
+    pci : mapping of str to str, or None
+        Types (QOM) of its PCI functions by place; None where the places are not clear.
+    identities : mapping of str to (int, int)
+        Vendor and device of those on the first bus.
+    kinds : mapping of str to int
+        How many objects of each type (QOM) its machine consists of.
+    cpu : TargetCpu or None
+        Its vCPUs.
+    table : StateTable or None
+        What its program can load; None where that cannot be asked.
+    """
+
+    guest: HostedGuest
+    blocks: Mapping[str, HostedBlock]
+    pci: Mapping[str, str] | None = None
+    identities: Mapping[str, tuple[int, int]] = {}
+    kinds: Mapping[str, int] = {}
+    cpu: TargetCpu | None = None
+    table: StateTable | None = None
+
+
+def look_closely(monitor: Monitor, features: Iterable[str] = ()) -> Target:
+    """Ask a QEMU what it has.
+
+    Parameters
+    ----------
+    monitor : Monitor
+        Connected.
+    features : iterable of str
+        Of the CPU, by QEMU's names.
+
+    Returns
+    -------
+    Target
+        Complete, as far as this QEMU tells.
+    """
+    objects = list(_walk(monitor))
+    places = _places(monitor, [path for path, _, has in objects if has >= _PCI_PROPERTIES])
+    kinds = {path: kind for path, kind, _ in objects if kind}
+    return Target(
+        guest=look(monitor),
+        blocks=ram_blocks(monitor),
+        pci=None if places is None else {place: kinds[path] for path, place in places.items()},
+        identities=_identities(monitor),
+        kinds=Counter(kinds.values()),
+        cpu=_cpu(monitor, features),
+        table=_table(monitor),
+    )
+
+
+def _walk(monitor: Monitor) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Yield path, type and properties of every object that the machine consists of."""
+    waiting = [("/machine", "")]
+    for _ in range(_MOST_NODES):
+        if not waiting:
+            return
+        path, kind = waiting.pop()
+        entries: list[dict[str, Any]] = monitor.execute("qom-list", path=path)
+        yield path, kind, frozenset(entry["name"] for entry in entries)
+        for entry in entries:
+            child = str(entry["type"])
+            if child.startswith(_CHILD) and (child := child[len(_CHILD) : -1]) not in _LEAVES:
+                waiting.append((f"{path}/{entry['name']}", child))
+
+
+def _places(monitor: Monitor, paths: Iterable[str]) -> dict[str, str] | None:
+    """Return the places of PCI functions, as idstrs have them, by path.
+
+    ``query-pci`` has none behind a bridge that no firmware has set up yet.
+    """
+
+    def read(path: str, name: str) -> Any:
+        return monitor.execute("qom-get", path=path, property=name)
+
+    functions = {path: (read(path, "addr"), str(read(path, "parent_bus"))) for path in paths}
+
+    def place(path: str) -> str:
+        number, bus = functions[path]
+        bridge = bus.rpartition("/")[0]
+        before = place(bridge) if bridge in functions else "0000:00"
+        return f"{before}:{number >> 3:02x}.{number & 7:x}"
+
+    roots = {bus for _, bus in functions.values() if bus.rpartition("/")[0] not in functions}
+    if len(roots) > 1:  # PXB: what number has which of them?
+        return None
+    return {path: place(path) for path in functions}
+
+
+def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
+    """Return vendor and device of the PCI functions on the first bus."""
+    try:
+        buses: list[dict[str, Any]] = monitor.execute("query-pci")
+    except CommandError:  # built without PCI
+        return {}
+    return {
+        f"0000:00:{device['slot']:02x}.{device['function']:x}": (
+            int(device["id"]["vendor"]),
+            int(device["id"]["device"]),
+        )
+        for bus in buses
+        if bus["bus"] == 0
+        for device in bus["devices"]
+    }
+
+
+def _cpu(monitor: Monitor, features: Iterable[str]) -> TargetCpu | None:
+    vcpus: list[dict[str, Any]] = monitor.execute("query-cpus-fast")
+    if not vcpus:
+        return None
+    path = vcpus[0]["qom-path"]
+    kind = str(monitor.execute("qom-get", path=path, property="type"))
+    flags: dict[str, bool] = {}
+    for name in features:
+        with contextlib.suppress(CommandError):  # another program's name for it
+            value = monitor.execute("qom-get", path=path, property=name)
+            if isinstance(value, bool):
+                flags[name] = value
+    models, aliases = _models(monitor)
+    return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags)
+
+
+def _models(monitor: Monitor) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the names of CPU models stand for, and what the types of aliases do."""
+    try:
+        listed: list[dict[str, Any]] = monitor.execute("query-cpu-definitions")
+    except CommandError:
+        return {}, {}
+    types = {entry["name"]: str(entry["typename"]) for entry in listed}
+    models = {
+        name: types.get(entry.get("alias-of", name), types[name])
+        for entry in listed
+        if (name := entry["name"])
+    }
+    return models, {types[name]: kind for name, kind in models.items()}
+
+
+def _table(monitor: Monitor) -> StateTable | None:
+    """Ask the program behind the monitor, if it is one that may be run."""
+    if monitor.peer is None:
+        return None
+    link = f"/proc/{monitor.peer}/exe"
+    try:
+        path = os.readlink(link)
+        if not is_trusted_emulator(path) or not os.path.samefile(link, path):
+            return None
+        return read_state_table(path)
+    except (OSError, MonitorError):
+        return None

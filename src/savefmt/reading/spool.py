@@ -1,0 +1,94 @@
+"""Unlinked temporary files, for what cannot be read where it lies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+
+from savefmt.errors import ImageIOError
+from savefmt.model import IOOptions
+from savefmt.native.file import File
+from savefmt.native.pages import is_zero
+
+_HOLE_LENGTH = 4096
+
+
+def spool(
+    pieces: Iterator[tuple[int, bytes | memoryview]],
+    io: IOOptions,
+    *,
+    needed: int,
+    length: int | None = None,
+) -> File:
+    """Write pieces to an unlinked temporary file; zeros become holes.
+
+    Parameters
+    ----------
+    pieces : iterator of (int, bytes)
+        Each with its offset.
+    io : IOOptions
+        How the file is read.
+    needed : int
+        Bytes that it takes at least: what cannot fit is refused at once.
+    length : int, optional
+        Of the file; otherwise it ends with the pieces.
+
+    Returns
+    -------
+    File
+        To be closed, which gives the room back.
+
+    Raises
+    ------
+    ImageIOError
+        What the operating system refused.
+    """
+    folder = tempfile.gettempdir()
+    refuse_without_room(folder, needed)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        try:
+            end = 0
+            for offset, piece in pieces:
+                _write(file.fileno(), memoryview(piece), offset)
+                end = max(end, offset + len(piece))
+            os.ftruncate(file.fileno(), end if length is None else length)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=folder) from error
+        return File(file.fileno(), path=folder, engine=io.engine)
+
+
+def refuse_without_room(folder: str, needed: int) -> None:
+    """Refuse a spool for which the folder has no room.
+
+    Raises
+    ------
+    ImageIOError
+        With what there is.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise ImageIOError(
+            f"unpacking takes {needed >> 20} MiB or more, and {free >> 20} MiB are free "
+            "here; name another folder in TMPDIR",
+            errno=errno.ENOSPC,
+            path=folder,
+        )
+
+
+def _write(fd: int, piece: memoryview, offset: int) -> None:
+    """Write what is not zero."""
+    start = 0
+    for at in range(0, len(piece), _HOLE_LENGTH):
+        if is_zero(piece[at : at + _HOLE_LENGTH]):
+            _write_all(fd, piece[start:at], offset + start)
+            start = at + _HOLE_LENGTH
+    _write_all(fd, piece[start:], offset + start)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done

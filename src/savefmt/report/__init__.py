@@ -1,0 +1,1 @@
+"""All that an image tells, gathered for one page."""

@@ -1,0 +1,230 @@
+"""Images mounted for real, and read as other programs would."""
+
+from __future__ import annotations
+
+import ctypes.util
+import errno
+import filecmp
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from builder import PAGE_SIZE, make_stream, page
+from cli.fakes import Run
+from golden import load
+
+import savefmt
+from savefmt.edit import dump_xml
+
+CAP_SYS_ADMIN = 21
+
+
+def lack() -> str:
+    """Say why nothing can be mounted here, or nothing."""
+    if ctypes.util.find_library("fuse3") is None:
+        return "no libfuse3"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "no /dev/fuse"
+    status = Path("/proc/self/status").read_text()
+    granted = int(status.partition("CapEff:")[2].split()[0], 16)
+    return "" if granted >> CAP_SYS_ADMIN & 1 else "only root may mount here"
+
+
+pytestmark = pytest.mark.skipif(bool(lack()), reason=lack())
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "savefmt", "mount", *map(str, words)]
+
+
+def mounted_at(folder: Path) -> bool:
+    return os.path.ismount(folder)
+
+
+@contextmanager
+def mounted(image: Path, *options: str) -> Iterator[Path]:
+    """Mount an image as a user does, in the background."""
+    folder = image.parent / f"{image.name}.mounted"
+    folder.mkdir()
+    # With a pipe we would wait for the end of who keeps the other end.
+    done = subprocess.run(command(image, folder, *options), stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert mounted_at(folder)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True, timeout=60)
+    assert not mounted_at(folder)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image with all that one can have."""
+    return load.unpack("libvirt-devices", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["libvirt-devices", "libvirt-zstd", "live"])
+def test_files_are_what_export_writes(name: str, tmp_path: Path) -> None:
+    image = load.unpack(name, tmp_path)
+    savefmt.export(image, tmp_path / "core")
+    savefmt.export(image, tmp_path / "raw", format="raw")
+    savefmt.export(image, tmp_path / "blocks", format="blocks")
+    with mounted(image) as folder:
+        assert filecmp.cmp(folder / "memory.elf", tmp_path / "core", shallow=False)
+        assert filecmp.cmp(folder / "memory.raw", tmp_path / "raw", shallow=False)
+        for block in (folder / "blocks").iterdir():
+            assert filecmp.cmp(block, tmp_path / "blocks" / f"{block.name}.bin", shallow=False)
+
+
+def test_texts_are_what_commands_print(image: Path, run: Run) -> None:
+    def told(*words: str) -> str:
+        return run(words[0], str(image), *words[1:]).out
+
+    with mounted(image) as folder:
+        xml = dump_xml(image).decode()
+        assert (folder / "domain.xml").read_text() == xml
+        assert (folder / "cookie.xml").read_bytes() == dump_xml(image, cookie=True)
+        assert (folder / "info.json").read_text() == told("info", "-j")
+        assert (folder / "check.json").read_text() == told("check", "-j")
+        assert (folder / "os.txt").read_text() == told("os")
+        device = told("devices", "mc146818rtc/0", "-j", "--limit=1M")
+        assert (folder / "devices" / "mc146818rtc-0.json").read_text() == device
+        assert (folder / "cpus" / "1.txt").read_text() in told("regs")
+        assert len(list((folder / "cpus").iterdir())) == 2
+        names = json.loads(told("devices", "-j"))["devices"]
+        assert len(list((folder / "devices").iterdir())) == len(names)
+
+
+def test_what_stat_tells(image: Path) -> None:
+    savefmt.export(image, image.parent / "core")
+    with mounted(image, "--quick") as folder:
+        status, truth = (folder / "memory.elf").stat(), (image.parent / "core").stat()
+        assert status.st_size == truth.st_size
+        assert status.st_mtime_ns == image.stat().st_mtime_ns
+        assert abs(status.st_blocks - truth.st_blocks) * 512 <= 64 << 10
+        assert status.st_mode & 0o777 == 0o400
+        assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+        assert not (folder / "os.txt").exists()
+
+
+def test_nothing_can_be_written(image: Path) -> None:
+    with mounted(image, "--quick") as folder:
+        for attempt in (
+            lambda: (folder / "new").touch(),
+            lambda: (folder / "memory.raw").write_bytes(b""),
+            lambda: (folder / "memory.raw").unlink(),
+            lambda: (folder / "memory.raw").chmod(0o600),
+        ):
+            with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+                attempt()
+
+
+def read_at_random(job: tuple[str, str, int]) -> int:
+    """Compare ranges of two files; return how many were compared."""
+    mounted, truth, seed = job
+    chance = random.Random(seed)
+    with open(mounted, "rb", buffering=0) as one, open(truth, "rb", buffering=0) as other:
+        size = os.fstat(other.fileno()).st_size
+        for count in range(200):
+            offset, length = chance.randrange(size), chance.choice((1, 100, 4096, 70000))
+            found = os.pread(one.fileno(), length, offset)
+            if found != os.pread(other.fileno(), length, offset):
+                return count
+    return 200
+
+
+def test_many_processes_read_at_once(image: Path) -> None:
+    savefmt.export(image, image.parent / "core")
+    with mounted(image, "--quick") as folder:
+        jobs = [(str(folder / "memory.elf"), str(image.parent / "core"), n) for n in range(4)]
+        with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+            assert list(pool.map(read_at_random, jobs)) == [200] * 4
+
+
+def test_a_damaged_page_is_an_error_there_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    content = b"".join(page(number) for number in range(2048))
+    path.write_bytes(make_stream(layout="mapped-ram", blocks={"pc.ram": content}))
+    with mounted(path, "--quick") as folder:
+        with savefmt.open(path) as image:
+            start = image.mapped.pages[0].offset
+        with path.open("r+b") as file:
+            file.truncate(start + 1500 * PAGE_SIZE)
+        with (folder / "blocks" / "pc.ram").open("rb", buffering=0) as block:
+            failed = []
+            for number in range(1400, 1600):
+                try:
+                    found = os.pread(block.fileno(), PAGE_SIZE, number * PAGE_SIZE)
+                except OSError as error:
+                    failed.append((number, error.errno))
+                else:
+                    assert found == page(number)
+        assert failed == [(number, errno.EIO) for number in range(1500, 1600)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_front_it_ends_with_a_signal(image: Path, number: int) -> None:
+    folder = image.parent / "folder"
+    folder.mkdir()
+    with subprocess.Popen(
+        command(image, folder, "--foreground"), stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not mounted_at(folder):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        digest = hashlib.sha256((folder / "memory.raw").read_bytes()).hexdigest()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    assert digest
+    assert not mounted_at(folder)
+
+
+def test_what_cannot_be_mounted(tmp_path: Path, image: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "text").write_text("no image" * 100)
+    for source, folder, words in (
+        (tmp_path / "text", empty, "neither a libvirt save image"),
+        (tmp_path / "missing", empty, "No such file"),
+        (image, tmp_path, "the folder is not empty"),
+        (image, tmp_path / "nowhere", "No such file"),
+    ):
+        done = subprocess.run(
+            command(source, folder), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert not mounted_at(empty)
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="no gdb")
+def test_gdb_reads_a_mounted_core(image: Path) -> None:
+    savefmt.export(image, image.parent / "core")
+    asked = ["-ex", "info registers", "-ex", "x/16xb 0xf0000"]
+
+    def told(core: Path) -> str:
+        done = subprocess.run(
+            ["gdb", "-nx", "-batch", *asked, "--core", str(core)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.stdout[done.stdout.index("rax") :]
+
+    with mounted(image, "--quick") as folder:
+        assert told(folder / "memory.elf") == told(image.parent / "core")

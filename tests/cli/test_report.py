@@ -1,0 +1,287 @@
+"""The page about an image: what is on it, and what a hostile image cannot do to it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builder import PAGE_SIZE, make_envelope, make_stream, page
+from cli.fakes import Run
+from golden import load
+from PIL import Image
+
+from savefmt.cli.render import report as rendering
+from savefmt.image import SaveImage
+from savefmt.scan.results import SystemHint
+from savefmt.scan.system import identify
+
+HOSTILE_NAME = "\x1b[31m<script>document.title='owned'</script>"
+HOSTILE_BLOCK = "\"><script>document.title='owned'</script>"
+VOID = {"meta", "br", "image", "path", "rect", "stop", "img"}
+
+
+def hostile_xml(source: str) -> bytes:
+    """Return a domain whose every text is an attack."""
+    name = "&lt;script&gt;document.title='owned'&lt;/script&gt;&#x202e;"
+    image = f"&lt;img src='{source}'&gt;"
+    return f"""<domain type='qemu'><name>{name}{image}</name>
+    <memory unit='KiB'>16</memory><vcpu>2</vcpu><cpu><model>{image}</model></cpu>
+    <devices><emulator>{name}</emulator>
+    <disk type='file' device='disk'><driver type='qcow2'/><source file="{image}"/>
+    <target dev='vda'/></disk>
+    <interface type='bridge'><source bridge="{image}"/><mac address='52:54:00:00:00:01'/>
+    <model type='virtio'/></interface></devices></domain>""".encode()
+
+
+def hostile_image(folder: Path, source: str = "http://127.0.0.1:9/x") -> Path:
+    """Write an image that attacks whoever looks at it."""
+    blocks = {"pc.ram": page(0) * 512 + bytes(PAGE_SIZE) * 1536, HOSTILE_BLOCK: page(7)}
+    path = folder / "hostile.save"
+    prefix = make_envelope(xml=hostile_xml(source))
+    path.write_bytes(make_stream(prefix=prefix, blocks=blocks, machine=f"pc-{HOSTILE_NAME}"))
+    return path
+
+
+class Reader(HTMLParser):
+    """Takes a page apart and refuses what is not well-formed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.opened.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Reader:
+    """Parse a page."""
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.opened == []
+    return reader
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_is_on_the_page(folder: Path, run: Run) -> None:
+    image = load.unpack("libvirt-devices", folder)
+    outcome = run("report", str(image), "--for", "qemu=7.2.0")
+    reader = read(folder / "libvirt-devices.save.report.html")
+
+    assert outcome.code == 0
+    assert outcome.out.startswith("wrote libvirt-devices.save.report.html: ")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    hashes = [
+        line.split()[0] for line in run("hash", str(image)).out.splitlines() if line[0] != "#"
+    ]
+    registers = next(
+        line
+        for line in run("regs", str(image)).out.splitlines()
+        if "EAX=" in line or "RAX=" in line
+    )
+    again = f"savefmt report {image} --for=qemu=7.2"
+    for told in (digest, registers.split()[0], again, "pc-i440fx-9.2", "boot.img", "pc.ram"):
+        assert told in reader.text
+    assert hashes
+    assert all(one in reader.text for one in hashes if re.fullmatch(r"[0-9a-f]{64}", one))
+    assert reader.text.count("mapped-ram came with QEMU 9.0") == 1
+    assert "libvirt 1.0" not in reader.text
+
+
+def test_the_page_needs_nothing_else(folder: Path, run: Run) -> None:
+    image = load.unpack("libvirt-zstd", folder)
+    assert run("report", str(image), "-o", "page.html").code == 0
+    tags = read(folder / "page.html").tags
+
+    assert "script" not in {tag for tag, _ in tags}
+    names = {name for _, attributes in tags for name in attributes}
+    assert not any(name.startswith("on") for name in names)
+    assert "style" not in names
+    links = [v or "" for _, a in tags for name, v in a.items() if name in ("src", "href")]
+    assert links
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    policy = next(a["content"] or "" for t, a in tags if t == "meta" and "http-equiv" in a)
+    style = (Path(rendering.__file__).parent / "report.css").read_text()
+    hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ")
+    assert f"style-src 'sha256-{hashed}'" in policy
+
+
+def test_nothing_hostile_gets_out_of_its_text(folder: Path, run: Run) -> None:
+    assert run("report", str(hostile_image(folder)), "-o", "page.html").code == 0
+    reader = read(folder / "page.html")
+    raw = (folder / "page.html").read_text(encoding="utf-8")
+
+    tags = {tag for tag, _ in reader.tags}
+    assert not tags & {"script", "img"}
+    assert reader.text.count("<script>") > 5  # shown
+    assert "\\u202e" in reader.text
+    assert "\\x1b[31m" in reader.text
+    assert all(c.isprintable() or c == "\n" for c in raw)
+
+
+def test_what_is_missing_says_why(folder: Path, run: Run) -> None:
+    whole = load.unpack("libvirt-raw", folder).read_bytes()
+    Path("short.save").write_bytes(whole[: len(whole) // 2])
+    outcome = run("report", "short.save", "-o", "page.html")
+    reader = read(folder / "page.html")
+
+    assert outcome.code == 0
+    assert "without hashes: " in outcome.out
+    assert "DAMAGED" in reader.text
+    assert "image.truncated" in reader.text
+    assert reader.text.count("Not told: ") >= 4
+    assert re.search(r"libvirt \d", reader.text)  # the rest is there
+
+
+def test_quick_reads_no_memory(folder: Path, run: Run) -> None:
+    image = load.unpack("q35-smp-mapped", folder)
+    outcome = run("report", str(image), "--quick", "-o", "page.html")
+    text = read(folder / "page.html").text
+
+    assert outcome.code == 0
+    assert text.count("memory was not read (--quick)") == 4
+    assert "vCPU 1" in text
+    assert "a bare QEMU stream has no domain XML" in text
+
+
+def test_what_is_no_image_leaves_no_page(folder: Path, run: Run) -> None:
+    Path("text").write_text("hello" * 100)
+
+    assert run("report", "text").code == 1
+    assert [path.name for path in folder.iterdir()] == ["text"]
+    assert run("report", "missing").code == 1
+    assert [path.name for path in folder.iterdir()] == ["text"]
+
+
+def test_an_image_that_changes_meanwhile_is_refused(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = load.unpack("libvirt-zstd", folder)
+
+    def touching(image: SaveImage, **options: Any) -> SystemHint:
+        path.touch()
+        return identify(image, **options)
+
+    monkeypatch.setattr("savefmt.report.dossier.identify", touching)
+    outcome = run("report", str(path), "-o", "page.html")
+
+    assert outcome.code == 1
+    assert "the image changed while it was read" in outcome.err
+    assert not Path("page.html").exists()
+
+
+# --- in a real browser ---
+
+
+CHROMIUM = shutil.which("chromium")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with")
+
+
+class Listener:
+    """Counts who comes to a port of this host."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.visits = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                visitor, _ = self._socket.accept()
+            except OSError:
+                return
+            self.visits += 1
+            visitor.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Someone who waits for requests."""
+    made = Listener()
+    yield made
+    made.close()
+
+
+def browse(folder: Path, page: Path, *options: str) -> str:
+    """Open a page and return what came of it."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    return done.stdout.decode()
+
+
+@browser
+def test_a_browser_runs_nothing_and_fetches_nothing(
+    folder: Path, run: Run, listener: Listener
+) -> None:
+    url = f"http://127.0.0.1:{listener.port}/x"
+    run("report", str(hostile_image(folder, url)), "-o", "page.html")
+    page = folder / "page.html"
+    attack = f"<img src='{url}'><script>document.title='owned'</script>"
+    text = page.read_text(encoding="utf-8")
+    # Should escaping ever fail, the policy still holds; without either the attack succeeds.
+    (folder / "unescaped.html").write_text(text.replace("<main>", f"<main>{attack}"))
+    (folder / "bare.html").write_text(f"<title>bare</title>{attack}")
+
+    for name in ("page.html", "unescaped.html"):
+        shown = browse(folder, folder / name, "--dump-dom")
+        assert "<title>owned" not in shown
+        assert 'id="made"' in shown
+    assert listener.visits == 0
+    assert "<title>owned" in browse(folder, folder / "bare.html", "--dump-dom")
+    assert listener.visits > 0
+
+
+@browser
+@pytest.mark.parametrize("width", [500, 1100])
+def test_a_browser_shows_the_picture(folder: Path, run: Run, width: int) -> None:
+    run("report", str(hostile_image(folder)), "-o", "page.html")
+    reader = read(folder / "page.html")
+    link = next(a["href"] or "" for tag, a in reader.tags if tag == "image")
+    picture = Image.open(BytesIO(base64.b64decode(link.partition(",")[2]))).convert("RGB")
+    wanted = {color: count for count, color in picture.getcolors(1 << 16) or []}
+    zero = (16, 16, 24)
+    other = max(wanted.keys() - {zero, (255, 255, 255)}, key=lambda color: wanted[color])
+    browse(folder, folder / "page.html", f"--window-size={width},8000", "--screenshot=shot.png")
+    shot = Image.open(folder / "shot.png").convert("RGB")
+    seen = {color: count for count, color in shot.getcolors(1 << 24) or []}
+
+    assert seen[zero] > 10_000
+    ratio = wanted[zero] / wanted[other]
+    assert seen[zero] / seen[other] == pytest.approx(ratio, rel=0.05)

@@ -1,0 +1,190 @@
+"""What differs between an image and a waiting QEMU is found before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden import load
+
+import savefmt
+from interop.conftest import lack_of_qemu, need_machine
+from interop.live import LiveGuest
+from savefmt import qemu
+from savefmt.format.envelope import Envelope
+from savefmt.model import Severity
+from savefmt.qemu.preflight import compare, features_of
+from savefmt.qemu.target import look_closely
+from savefmt.qmp import Monitor
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
+
+RICH = [
+    *("-machine", "pc-q35-10.0", "-m", "16M", "-cpu", "Haswell-noTSX"),
+    *("-device", "virtio-rng-pci,addr=5"),
+    *("-device", "pcie-root-port,id=rp,addr=6", "-device", "virtio-net-pci,bus=rp,id=net"),
+    *("-device", "qemu-xhci,id=usb,addr=7", "-device", "usb-tablet,bus=usb.0"),
+    *("-device", "pci-testdev,addr=8", "-device", "isa-serial"),
+]
+CPU = """\
+<domain type='qemu'>
+  <name>rich</name>
+  <uuid>00112233-4455-6677-8899-aabbccddeeff</uuid>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom' match='exact' check='full'>
+    <model fallback='forbid'>Haswell-noTSX</model>
+    <feature policy='require' name='f16c'/>
+    <feature policy='disable' name='pcid'/>
+  </cpu>
+</domain>
+"""
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A libvirt image of the guest above, which tells its processor."""
+    if lack_of_qemu():
+        pytest.skip(lack_of_qemu())
+    folder = tmp_path_factory.mktemp("rich")
+    with LiveGuest(folder, RICH) as guest:
+        guest.migrate_to(f"file:{folder}/stream")
+    envelope = Envelope(True, 2, 0, 0, 0, 0, bytes(56), "little", CPU.encode() + b"\0")
+    image = folder / "image"
+    image.write_bytes(envelope.pack() + (folder / "stream").read_bytes())
+    return image
+
+
+def swapped(old: str, *new: str) -> list[str]:
+    """Return the guest's arguments with one value replaced."""
+    assert old in RICH
+    return [word for words in RICH for word in (new if words == old else (words,))]
+
+
+def without(value: str) -> list[str]:
+    """Return the guest's arguments without an option and its value."""
+    at = RICH.index(value)
+    return RICH[: at - 1] + RICH[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (
+            swapped("virtio-rng-pci,addr=5", "virtio-rng-pci,addr=9"),
+            "devices",
+            "has virtio-rng at 0000:00:05.0 and this QEMU has it at 0000:00:09.0; "
+            "give the device addr=0x5",
+        ),
+        (
+            without("virtio-rng-pci,addr=5"),
+            "devices",
+            "has virtio-rng at 0000:00:05.0 and this QEMU has nothing there",
+        ),
+        (
+            swapped("virtio-rng-pci,addr=5", "virtio-balloon-pci,addr=5"),
+            "devices",
+            r"at 0000:00:05.0 the image has virtio-rng \(1af4:1005\) and this QEMU a virtio-ba",
+        ),
+        (
+            [*RICH, "-device", "virtio-balloon-pci"],
+            "devices",
+            "has a virtio-balloon-pci at 0000:00:01.0",
+        ),
+        (
+            swapped("virtio-net-pci,bus=rp,id=net", "virtio-net-pci,id=net,addr=0x10"),
+            "devices",
+            "the image has virtio-net at 0000:00:06.0:00.0 and this QEMU has nothing there",
+        ),
+        ([*RICH, "-device", "usb-kbd,bus=usb.0"], "devices", "no usb-kbd and this QEMU has 1"),
+        (without("usb-tablet,bus=usb.0"), "devices", "image has 1 usb-ptr and this QEMU has no"),
+        ([*RICH, "-device", "isa-serial"], "devices", "image has 2 serial and this QEMU has 3"),
+        (swapped("16M", "32M"), "memory", "'pc.ram' has 16777216 bytes in the image and 33554432"),
+        (
+            swapped("virtio-net-pci,bus=rp,id=net", "virtio-net-pci,bus=rp,romsize=524288"),
+            "memory",
+            "virtio-net-pci.rom' has 262144 bytes .*; give the device romsize=262144",
+        ),
+        (
+            [*RICH, "-device", "bochs-display"],
+            "memory",
+            "this QEMU has the RAM block '.*bochs-display-vram', and the image has not",
+        ),
+        (
+            swapped("Haswell-noTSX", "Skylake-Client-v1"),
+            "cpu",
+            "had a Haswell-noTSX and this QEMU has a Skylake-Client.*; start it with -cpu Haswell-",
+        ),
+        (
+            swapped("Haswell-noTSX", "Haswell-noTSX,f16c=off"),
+            "cpu",
+            "processor had f16c and .*none",
+        ),
+        ([*RICH, "-smp", "2"], "cpu", "had 1 vCPUs and this QEMU has 2; start it with -smp 1"),
+        (swapped("pc-q35-10.0", "pc-q35-9.2"), "machine", "start it with -machine pc-q35-10.0"),
+    ],
+    ids=[
+        *("moved", "absent", "other", "extra", "bridge", "extra-usb", "absent-usb", "extra-isa"),
+        *("ram", "rom", "extra-memory", "model", "feature", "vcpus", "machine"),
+    ],
+)
+def test_what_differs_is_told(
+    arguments: list[str], kind: str, words: str, rich: Path, tmp_path: Path
+) -> None:
+    with LiveGuest(tmp_path, arguments, incoming=True) as other:
+        before = other.settings()
+        with pytest.raises(qemu.MigrationError, match=words) as caught:
+            qemu.restore(rich, qmp=other.socket)
+        assert f"--ignore {kind}" in str(caught.value)
+        assert other.status == "inmigrate"
+        assert (other.settings(), other.qmp("query-migrate")) == (before, {})
+
+
+def test_the_same_guest_is_restored(rich: Path, tmp_path: Path) -> None:
+    alias = swapped("Haswell-noTSX", "Haswell-v2")
+    with LiveGuest(tmp_path, alias, incoming=True) as other:
+        done = qemu.restore(rich, qmp=other.socket)
+        assert (other.status, done.notes) == ("prelaunch", ())
+
+
+def test_what_is_ignored_is_noted(rich: Path, tmp_path: Path) -> None:
+    arguments = swapped("Haswell-noTSX", "Haswell-noTSX,f16c=off")
+    with LiveGuest(tmp_path, arguments, incoming=True) as other:
+        with pytest.raises(qemu.MigrationError):
+            qemu.restore(rich, qmp=other.socket, ignore=["devices"])
+        done = qemu.restore(rich, qmp=other.socket, ignore=["cpu"])
+        assert other.status == "prelaunch"
+        assert ["f16c" in note for note in done.notes] == [True]
+
+
+@pytest.mark.parametrize("name", load.names(lambda facts: bool(facts.get("arguments"))))
+def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
+    facts = load.manifest()[name]
+    need_machine(facts["machine"])
+    firmware = load.firmware(facts["firmware"], tmp_path)
+    arguments = [argument.format(firmware=firmware) for argument in facts["arguments"]]
+    with (
+        LiveGuest(tmp_path, arguments, incoming=True) as guest,
+        savefmt.open(load.unpack(name, tmp_path)) as image,
+        Monitor(guest.socket) as monitor,
+    ):
+        found = compare(image, look_closely(monitor, features_of(image)), thorough=True)
+
+    assert [finding for finding in found if finding.severity is Severity.ERROR] == []
+
+
+def test_check_tells_the_same(rich: Path, tmp_path: Path) -> None:
+    arguments = without("virtio-rng-pci,addr=5")
+    with LiveGuest(tmp_path, arguments, incoming=True) as other:
+        command = [sys.executable, "-m", "savefmt", "check", "-j", "--qmp", other.socket, str(rich)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        ignoring = subprocess.run(
+            [*command, "--ignore", "devices"], capture_output=True, text=True, check=False
+        )
+        assert other.status == "inmigrate"
+
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, ignoring.returncode) == (2, 0)
+    assert "target.devices" in [finding["code"] for finding in report["findings"]]
