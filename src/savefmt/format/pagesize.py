@@ -16,13 +16,16 @@ LOOK_LENGTH = 1 << 20
 """Bytes of records that are enough: 16 of the largest pages."""
 
 _MAX_RECORDS = 512
+# Plain numbers: flags of an enumeration take ten times as long to test, and `savefmt info`
+# tests thousands.
+_CONTINUE, _EOS = RamFlag.CONTINUE.value, RamFlag.EOS.value
+_PAGE, _XBZRLE, _COMPRESS = (
+    RamFlag.PAGE.value,
+    RamFlag.XBZRLE.value,
+    RamFlag.COMPRESS_PAGE.value,
+)
 _BARE = frozenset({RamFlag.HOOK.value, RamFlag.MULTIFD_FLUSH.value})
-_HEADS: Mapping[int, int] = {
-    RamFlag.ZERO.value: 1,
-    RamFlag.PAGE.value: 0,
-    RamFlag.XBZRLE.value: 3,
-    RamFlag.COMPRESS_PAGE.value: 4,
-}
+_HEADS: Mapping[int, int] = {RamFlag.ZERO.value: 1, _PAGE: 0, _XBZRLE: 3, _COMPRESS: 4}
 """Bytes between the name and the content, by kind of record."""
 
 
@@ -42,14 +45,14 @@ def may_begin_record(data: bytes, page_size: int, names: Container[bytes]) -> bo
     kind = _kind_of(word, page_size)
     if kind is None or len(data) < 8:
         return False
-    if kind not in _HEADS or word & RamFlag.CONTINUE:
+    if kind not in _HEADS or word & _CONTINUE:
         return True
     return data[9 : 9 + data[8]] in names if len(data) > 8 else False
 
 
 def _kind_of(word: int, page_size: int) -> int | None:
-    kind = word & (page_size - 1) & ~RamFlag.CONTINUE.value
-    sound = kind in _HEADS or kind in _BARE or word == RamFlag.EOS
+    kind = word & (page_size - 1) & ~_CONTINUE
+    sound = kind in _HEADS or kind in _BARE or word == _EOS
     return kind if sound else None
 
 
@@ -124,7 +127,7 @@ class _Trial:
             word = int.from_bytes(data[at : at + 8], "big")
             if at + 8 > len(data):
                 return 0 if len(data) >= LOOK_LENGTH else -1
-            if word == RamFlag.EOS:
+            if word == _EOS:
                 return at + 8 if ends(data[at + 8 :]) else -1
             length = self._record(data, at, word)
             if length < 0:
@@ -141,7 +144,7 @@ class _Trial:
         if kind in _BARE:
             return 8
         block = self._block
-        if not word & RamFlag.CONTINUE:
+        if not word & _CONTINUE:
             block = data[at + 1 : at + 1 + data[at]] if at < len(data) else b""
             at += 1 + len(block)
         address = word & ~(self.size - 1)
@@ -151,11 +154,11 @@ class _Trial:
         self.records += 1
         self._block, self._address = block, address
         at += _HEADS[kind]
-        if kind == RamFlag.PAGE:
+        if kind == _PAGE:
             at += self.size
-        elif kind == RamFlag.XBZRLE:
+        elif kind == _XBZRLE:
             at += int.from_bytes(data[at - 2 : at], "big")
-        elif kind == RamFlag.COMPRESS_PAGE:
+        elif kind == _COMPRESS:
             at += int.from_bytes(data[at - 4 : at], "big")
         elif data[at - 1 : at] != b"\0":
             return -1

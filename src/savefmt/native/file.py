@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from savefmt.errors import (
     ClosedImageError,
@@ -37,7 +37,8 @@ class View:
     extents: Sequence[tuple[int, int, int]]
 
 
-class FileState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileState:
     """What tells a file from another one, and from what it was before.
 
     Attributes
