@@ -35,6 +35,31 @@ SF_DROP(sf_tally, sf_tally_free)
 
 #undef SF_DROP
 
+/* A file that stays open for a while, whoever closes it meanwhile: a pointer to it that
+ * counts as a user. */
+struct sf_hold;
+
+static inline enum sf_status sf_hold_start(struct sf_file *file, struct sf_hold **cell,
+                                           struct sf_err *err)
+{
+    const enum sf_status status = sf_file_acquire(file, err);
+
+    if (status == SF_OK) {
+        *cell = (struct sf_hold *)file;
+    }
+    return status;
+}
+
+static inline void sf_hold_drop(struct sf_hold **cell)
+{
+    struct sf_file *file = (struct sf_file *)*cell;
+
+    *cell = NULL;
+    if (file != NULL) {
+        sf_file_release(file);
+    }
+}
+
 /* Wait for all of a job and say how it went. */
 static inline enum sf_status sf_job_end(struct sf_job **cell, struct sf_err *err)
 {

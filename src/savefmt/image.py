@@ -455,19 +455,10 @@ class SaveImage:
         iterator of MapExtent
             Ascending inside each block, block after block.
         """
+        from savefmt.reading.extents import extents_of
+
         self.require_ram()
-        return self._extents(Meter(progress, self.length, "reading"))
-
-    def _extents(self, meter: Meter) -> Iterator[MapExtent]:
-        from savefmt.reading.extents import index_extents, mapped_extents
-
-        if self.layout is Layout.MAPPED_RAM:
-            for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
-                yield from mapped_extents(block, pages)
-            return
-        index = self.memory.index(meter)
-        for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
-            yield from index_extents(block, places, with_offsets=not self.packing.packed)
+        return extents_of(self, Meter(progress, self.length, "reading"))
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.

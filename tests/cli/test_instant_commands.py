@@ -129,7 +129,7 @@ def test_a_base_is_neither_changed_nor_replaced(thin: Path, base: Path, run: Run
     before = base.stat().st_mtime_ns
     for words in (
         ("xml", "set", str(base), "--running"),
-        ("convert", str(base), str(base), "--save-version=3"),
+        ("convert", str(base), str(base), "--save-version=3", "-F"),
         ("convert", other, str(base), "-F"),
         ("export", other, str(base), "-F"),
     ):

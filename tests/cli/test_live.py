@@ -198,6 +198,7 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
                 "bypass_cache": False,
                 "running": False,
                 "resume": False,
+                "ignore": [],
                 "io": IOOptions(),
                 "timeout": 10,
                 "progress": None,

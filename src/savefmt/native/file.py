@@ -183,13 +183,12 @@ class File:
         ImageIOError
             If it tells nothing.
         """
-        call(lib.sf_file_acquire, self.handle, path=self.path)
-        try:
-            return os.fstat(lib.sf_file_descriptor(self._handle))
-        except OSError as error:
-            raise ImageIOError.from_os(error, path=self.path) from error
-        finally:
-            lib.sf_file_release(self._handle)
+        with cell("sf_hold") as hold:
+            call(lib.sf_hold_start, self.handle, hold, path=self.path)
+            try:
+                return os.fstat(lib.sf_file_descriptor(self._handle))
+            except OSError as error:
+                raise ImageIOError.from_os(error, path=self.path) from error
 
     def require_unchanged(self) -> None:
         """Refuse what was read meanwhile, if the file is not what it was when it was opened.
