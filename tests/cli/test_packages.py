@@ -26,6 +26,9 @@ LACKS = [
     ("shtab", "completion bash", "savefmt completion", "shtab", "completion"),
     ("drgn", "linux IMAGE", "savefmt linux", "drgn", "linux"),
     ("PIL", "map IMAGE --png new.png --palette owner", "map --png", "pillow", "plot"),
+    ("jinja2", "report IMAGE", "savefmt report", "jinja2", "report"),
+    ("distributed", "fleet check IMAGE --scheduler x", "fleet --scheduler", "distributed", "fleet"),
+    ("mfusepy", "mount IMAGE folder --foreground", "savefmt mount", "mfusepy", "mount"),
     ("qemu.qmp", "save new --qmp socket", "talking to QEMU", "qemu.qmp", None),
     ("qemu.qmp", "plan new --qmp socket", "talking to QEMU", "qemu.qmp", None),
     ("qemu.qmp", "restore IMAGE --qmp socket", "talking to QEMU", "qemu.qmp", None),
@@ -50,6 +53,7 @@ def test_what_lacks_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
     Path("rules").write_text('rule r { strings: $a = "x" condition: $a }')
     image = str(unpack("libvirt-devices", tmp_path))
     monkeypatch.setitem(sys.modules, module, None)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.errors import ImageIOError, MissingPackageError
 from savefmt.fleet.pool import Done, Limits, ProcessPool
 from savefmt.fleet.records import Job, Outcome, Told
 from savefmt.frozen import asdict
@@ -124,7 +124,5 @@ def _library() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise UnsupportedError(
-            "--scheduler needs dask.distributed, which is not here: pip install 'savefmt[fleet]'"
-        ) from error
+        raise MissingPackageError("fleet --scheduler", "distributed", "fleet") from error
     return distributed

@@ -9,7 +9,13 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from savefmt.errors import ConversionError, ImageIOError, SavefmtError, UnsupportedError
+from savefmt.errors import (
+    ConversionError,
+    ImageIOError,
+    MissingPackageError,
+    SavefmtError,
+    UnsupportedError,
+)
 from savefmt.model import StrPath
 from savefmt.mount.folder import Folder, find
 
@@ -165,9 +171,10 @@ def _told(question: Callable[[], Any]) -> Any:
 def _library() -> Any:
     try:
         import mfusepy
-    except (ImportError, OSError) as error:
+    except ImportError as error:
+        raise MissingPackageError("savefmt mount", "mfusepy", "mount") from error
+    except OSError as error:
         raise UnsupportedError(
-            "mounting needs mfusepy and libfuse, which are not here: "
-            "pip install 'savefmt[mount]', and libfuse3 from your system"
+            "savefmt mount needs libfuse3, which is not here: install your system's package"
         ) from error
     return mfusepy

@@ -15,7 +15,7 @@ from savefmt.cli.render.memmap import map_lines
 from savefmt.cli.render.os import system_lines
 from savefmt.cli.render.plain import brief_size, duration, plain, size
 from savefmt.cli.render.regs import registers_lines
-from savefmt.errors import UnsupportedError
+from savefmt.errors import MissingPackageError
 from savefmt.frozen import dataclass
 from savefmt.model import Severity
 from savefmt.report.dossier import DeviceState, Dossier, Missing, ReportWritten
@@ -115,9 +115,7 @@ def _environment() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise UnsupportedError(
-            "reports need Jinja2, which is not here: pip install 'savefmt[report]'"
-        ) from error
+        raise MissingPackageError("savefmt report", "jinja2", "report") from error
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
