@@ -458,7 +458,8 @@ class SaveImage:
         from savefmt.reading.extents import extents_of
 
         self.require_ram()
-        return extents_of(self, Meter(progress, self.length, "reading"))
+        meter = Meter(progress, self.length, "reading")
+        return extents_of(self, lambda: self.memory.index(meter))
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from savefmt.format.ram import ListedBlock
 from savefmt.model import Layout, MapExtent
 from savefmt.native.index import BlockIndex
 from savefmt.native.pages import BlockPages, page_runs
-from savefmt.progress import Meter
+from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.stored import StoredImage
 
 
-def extents_of(image: StoredImage, meter: Meter) -> Iterator[MapExtent]:
-    """Yield the extents of all blocks; a sequential image is read whole for that."""
+def extents_of(image: StoredImage, index_of: Callable[[], PageIndex]) -> Iterator[MapExtent]:
+    """Yield the extents of all blocks; those of a sequential image are told by its index."""
     if image.layout is Layout.MAPPED_RAM:
         for block, pages in zip(image.head.blocks.blocks, image.mapped.pages, strict=True):
             yield from mapped_extents(block, pages)
         return
-    index = image.memory.index(meter)
+    index = index_of()
     for block, places in zip(image.head.blocks.blocks, index.blocks, strict=True):
         yield from index_extents(block, places, with_offsets=not image.packing.packed)
 
