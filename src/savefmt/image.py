@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
@@ -298,13 +299,7 @@ class SaveImage:
 
     @cached_property
     def mapped(self) -> MappedStream:
-        """The skeleton of a mapped-ram image.
-
-        Raises
-        ------
-        UnsupportedError
-            For a sequential one.
-        """
+        """The skeleton of a mapped-ram image; UnsupportedError for a sequential one."""
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
         order = self.envelope.byte_order if self.envelope else None
@@ -455,19 +450,15 @@ class SaveImage:
         iterator of MapExtent
             Ascending inside each block, block after block.
         """
-        self.require_ram()
-        return self._extents(Meter(progress, self.length, "reading"))
-
-    def _extents(self, meter: Meter) -> Iterator[MapExtent]:
         from savefmt.reading.extents import index_extents, mapped_extents
 
+        self.require_ram()
+        blocks = self.head.blocks.blocks
         if self.layout is Layout.MAPPED_RAM:
-            for block, pages in zip(self.head.blocks.blocks, self.mapped.pages, strict=True):
-                yield from mapped_extents(block, pages)
-            return
-        index = self.memory.index(meter)
-        for block, places in zip(self.head.blocks.blocks, index.blocks, strict=True):
-            yield from index_extents(block, places, with_offsets=not self.packing.packed)
+            return chain.from_iterable(map(mapped_extents, blocks, self.mapped.pages))
+        known = self.memory.index(Meter(progress, self.length, "reading")).blocks
+        tell = partial(index_extents, with_offsets=not self.packing.packed)
+        return chain.from_iterable(map(tell, blocks, known))
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.
