@@ -298,13 +298,7 @@ class SaveImage:
 
     @cached_property
     def mapped(self) -> MappedStream:
-        """The skeleton of a mapped-ram image.
-
-        Raises
-        ------
-        UnsupportedError
-            For a sequential one.
-        """
+        """The skeleton of a mapped-ram image; UnsupportedError for a sequential one."""
         if self.layout is not Layout.MAPPED_RAM:
             raise UnsupportedError("a sequential image has no page areas", path=self.path)
         order = self.envelope.byte_order if self.envelope else None

@@ -352,7 +352,7 @@ static void test_nothing_to_continue(void)
 static void test_makers_arguments(void)
 {
     const struct sf_scan_block block = {long_name, PAGE, 256, 0};
-    const uint32_t sizes[] = {0, 1, 256, 4095, 131072};
+    const uint32_t sizes[] = {0, 1, 128, 4095, 131072};
     struct sf_scan *scan = NULL;
     struct sf_err err;
 
