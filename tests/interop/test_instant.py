@@ -173,7 +173,7 @@ def test_nothing_of_ours_changes_an_image_that_a_guest_runs_on(
     for change in (
         lambda: set_xml(saved.path, other),
         lambda: set_xml(saved.path, other.replace(b"</domain>", b" " * 9000 + b"</domain>")),
-        lambda: savefmt.convert(saved.path, saved.path, save_version=2),
+        lambda: savefmt.convert(saved.path, saved.path, save_version=2, overwrite=True),
         lambda: (
             savefmt.convert(saved.path, saved.path.with_name("out"), overwrite=True)
             and savefmt.convert(saved.path.with_name("out"), saved.path, overwrite=True)

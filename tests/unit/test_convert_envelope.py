@@ -51,7 +51,7 @@ def mapped(version: int, order: str) -> bytes:
         unused=features + bytes(52),
         **STRANGE,
     )
-    return make_stream(layout="mapped-ram", prefix=prefix)
+    return make_stream(layout="mapped-ram", prefix=prefix, bitmap_order=order)
 
 
 # What may come out of what: source version, requested version, result of a sequential and of
