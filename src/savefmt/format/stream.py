@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from struct import Struct
 
 from savefmt.errors import CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.configuration import Configuration
@@ -140,6 +141,11 @@ class SectionHead:
         return (ItemType.FOOTER << 32 | self.section_id).to_bytes(5, "big")
 
 
+_LEAD = Struct(">IB")
+"""Section id, and the length of the name."""
+_NUMBERS = Struct(">II")
+
+
 @dataclass(frozen=True, slots=True)
 class EndOfStream:
     """The EOF item; a vmdescription may follow it."""
@@ -257,10 +263,11 @@ class ItemReader:
         return Command(offset, number, self.cursor.read(length, f"command {name}"))
 
     def _announcement(self, offset: int, kind: ItemType) -> SectionHead:
-        section_id = self.cursor.u32("section id")
-        idstr = decode_name(self.cursor.counted("section name"))
-        instance_id = self.cursor.u32("section instance")
-        version = self.cursor.u32("section version")
+        # Two reads, not five: there may be hundreds of thousands.
+        section_id, length = _LEAD.unpack(self.cursor.read(_LEAD.size, "section id"))
+        name = self.cursor.read(length + _NUMBERS.size, "section name, instance and version")
+        idstr = decode_name(name[:length])
+        instance_id, version = _NUMBERS.unpack_from(name, length)
         head = SectionHead(offset, kind, section_id, idstr, instance_id, version)
 
         earlier = self._announced.setdefault(section_id, head)
