@@ -332,8 +332,9 @@ class SaveImage:
         """Walk over an uncompressed stream that is short, with next to nothing loaded for it."""
         from savefmt.reading.visitors import SkimVisitor
 
-        cursor = self._cursor_at(self.stream_offset)
-        self.ending = Walk(cursor, SkimVisitor(self.filename), length=self.length).run()
+        cursor, size = self._cursor_at(self.stream_offset), self.head.blocks.page_size
+        visitor = SkimVisitor(self.filename)
+        self.ending = Walk(cursor, visitor, length=self.length, page_size=size).run()
         return self.ending
 
     # --- what it holds ---

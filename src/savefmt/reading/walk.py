@@ -176,6 +176,8 @@ class Walk:
         Receives oddities.
     length : int, optional
         Where the file ends, to tell how much follows the stream.
+    page_size : int, optional
+        What an earlier walk over the same stream found, to be spared looking again.
     """
 
     def __init__(
@@ -186,12 +188,14 @@ class Walk:
         *,
         findings: list[Finding] | None = None,
         length: int | None = None,
+        page_size: int | None = None,
     ) -> None:
         self._cursor = cursor
         self._visitor = visitor
         self._tick = tick
         self._findings: list[Finding] = [] if findings is None else findings
         self._length = length
+        self._page_size = page_size
         self._reader = ItemReader(cursor, findings=self._findings)
         self._framing = Framing(self._reader)
         self._configuration: Configuration | None = None
@@ -317,7 +321,7 @@ class Walk:
             ignore_shared=has_capability(configuration, IGNORE_SHARED),
             postcopy=self._advice,
             page_size=configuration.page_size if configuration is not None else None,
-            infer=lambda blocks: self._infer_page_size(head, blocks),
+            infer=lambda blocks: self._page_size or self._infer_page_size(head, blocks),
             findings=self._findings,
         )
         names = (block.name for block in self._blocks.blocks)
