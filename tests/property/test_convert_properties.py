@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -225,6 +226,15 @@ def peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+NO_MEMORY = hashlib.sha256().hexdigest()
+
+
+def without_ram(path: Path) -> bool:
+    """Whether an image is of devices alone."""
+    with savefmt.open(path, io=IO) as opened:
+        return opened.head.ram is None
+
+
 def survive(data: bytes, *, examine: bool = False) -> Outcome:
     """Do all that one can do with an image, in one process that must stay small.
 
@@ -241,7 +251,8 @@ def survive(data: bytes, *, examine: bool = False) -> Outcome:
             result = outcome.converted[layout] = attempt(partial(convert, path, target, layout))
             assert target.exists() == isinstance(result, ConversionReport)
             if isinstance(result, ConversionReport):
-                assert result.digest == before
+                # A flip can make another section of `ram`: then there is no memory to hash.
+                assert result.digest == (NO_MEMORY if without_ram(path) else before)
                 assert savefmt.compare(path, target, io=IO).same
                 if examine:
                     outcome.blocks[layout] = digests(hold(target).image)
