@@ -49,9 +49,11 @@ class Held:
     image: Image
 
 
-def hold(path: Path, *, bitmap_order: str = "little") -> Held:
-    """Read a file of any form."""
+def hold(path: Path, *, bitmap_order: str | None = None) -> Held:
+    """Read a file of any form; the host that wrote an envelope wrote its bitmaps, too."""
     data = path.read_bytes()
+    if bitmap_order is None:
+        bitmap_order = "big" if data.startswith(b"LibvirtQemud") and not data[16] else "little"
     length = envelope_length(data)
     codec = codec_of(data[length:])
     stream = decompress(codec, data[length:])
