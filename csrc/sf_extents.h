@@ -1,5 +1,5 @@
-/* A view of a file: its bytes lie in stretches of the file, in any order, and zeros
- * between them. */
+/* A view of a file: its bytes lie in stretches of the file, in any order, or are told
+ * outright, and zeros are between them. */
 #ifndef SF_EXTENTS_H
 #define SF_EXTENTS_H
 
@@ -16,13 +16,14 @@ struct sf_piece {
 struct sf_extent {
     uint64_t offset; /* in the view */
     uint64_t len;
-    uint64_t place; /* in the file */
+    uint64_t place;       /* in the file */
+    const uint8_t *bytes; /* NULL: in the file; else they are these, whatever PLACE is */
 };
 
 struct sf_extents;
 
 /* COUNT extents in order, which do not overlap in the view, for a view of LENGTH bytes.
- * All of them must lie in a file of FILE_LENGTH bytes. */
+ * Those without bytes must lie in a file of FILE_LENGTH bytes; bytes are copied. */
 enum sf_status sf_extents_new(const struct sf_extent *extents, size_t count,
                               uint64_t length, uint64_t file_length,
                               struct sf_extents **out, struct sf_err *err);
@@ -33,7 +34,7 @@ void sf_extents_free(struct sf_extents *extents);
 void sf_extents_next(const struct sf_extents *extents, uint64_t offset, uint64_t *start,
                      uint64_t *len);
 /* Cut LEFT, a piece inside of the view, into at most ROOM parts that lie in the file,
- * and leave what is not done; what reads as zeros is zeros at once. */
+ * and leave what is not done; what does not lie there is filled in at once. */
 unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
                         struct sf_piece *parts, unsigned room);
 /* Where in the file the view begins, if it is one stretch of it. */

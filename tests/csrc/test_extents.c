@@ -38,7 +38,12 @@ static size_t arrange(struct dice *dice, unsigned unit, const uint8_t *content,
             break;
         }
         const uint64_t place = sf_align_down(below(dice, FILE_LENGTH - len + 1), unit);
-        extents[count++] = (struct sf_extent){at, len, place};
+        extents[count++] = (struct sf_extent){at, len, place, NULL};
+        if (count % 5 == 0) {
+            /* Told outright: the bytes are those of elsewhere, and PLACE counts for nothing. */
+            extents[count - 1].place = UINT64_MAX;
+            extents[count - 1].bytes = content + place;
+        }
         memcpy(model + at, content + place, len);
         at += len;
     }
@@ -103,12 +108,12 @@ static void test_refuses_what_cannot_be(void)
     uint8_t *content;
     struct sf_file *file = source(0, &content);
     static const struct sf_extent bad[][2] = {
-        {{0, 10, 0}, {5, 10, 20}},             /* overlap */
-        {{20, 10, 0}, {5, 10, 20}},            /* order */
-        {{0, 0, 0}, {5, 10, 20}},              /* empty */
-        {{0, 10, 0}, {90, 11, 20}},            /* out of the view */
-        {{0, 10, 0}, {UINT64_MAX, 2, 20}},     /* wraps */
-        {{0, 10, FILE_LENGTH - 9}, {20, 1, 0}} /* out of the file */
+        {{0, 10, 0, NULL}, {5, 10, 20, NULL}},             /* overlap */
+        {{20, 10, 0, NULL}, {5, 10, 20, NULL}},            /* order */
+        {{0, 0, 0, NULL}, {5, 10, 20, NULL}},              /* empty */
+        {{0, 10, 0, NULL}, {90, 11, 20, NULL}},            /* out of the view */
+        {{0, 10, 0, NULL}, {UINT64_MAX, 2, 20, NULL}},     /* wraps */
+        {{0, 10, FILE_LENGTH - 9, NULL}, {20, 1, 0, NULL}} /* out of the file */
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         CHECK_EQ(sf_file_arrange(file, bad[i], 2, 100, &err), SF_E_RANGE);
@@ -126,7 +131,7 @@ static void test_maps_one_stretch(void)
     struct sf_err err;
     uint8_t *content;
     struct sf_file *file = source(0, &content);
-    const struct sf_extent one = {0, 10000, 5001};
+    const struct sf_extent one = {0, 10000, 5001, NULL};
     struct sf_map *map;
     uint64_t start;
 
@@ -145,6 +150,13 @@ static void test_maps_one_stretch(void)
     CHECK_EQ(sf_map_new(file, &map, &err), SF_E_RANGE);
     sf_file_free(file);
     free(content);
+
+    file = source(0, &content);
+    const struct sf_extent told = {0, 4, 0, content};
+    CHECK_OK(sf_file_arrange(file, &told, 1, 4, &err), &err);
+    CHECK(!sf_file_start(file, &start));
+    sf_file_free(file);
+    free(content);
 }
 
 /* A file that becomes shorter under a view is no zeros. */
@@ -153,7 +165,7 @@ static void test_a_shorter_file(void)
     struct sf_err err;
     const int fd = scratch_fd(FILE_LENGTH);
     struct sf_file *file = adopt(fd, 0);
-    const struct sf_extent one = {0, 8192, 4096};
+    const struct sf_extent one = {0, 8192, 4096, NULL};
     uint8_t buf[8192];
 
     CHECK_OK(sf_file_arrange(file, &one, 1, 8192, &err), &err);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,10 +32,14 @@ class View:
     extents : sequence of (int, int, int)
         Offset in the view, length, and offset in the file; in order, none touching the
         next both here and there.
+    told : sequence of (int, bytes)
+        Bytes that are in no file, by their offset in the view; in order, and where no
+        extent is.
     """
 
     length: int
     extents: Sequence[tuple[int, int, int]]
+    told: Sequence[tuple[int, bytes]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,7 @@ class File:
         self._handle = self._cell[0]
         self._closed = False
         if view is not None:
-            extents = ffi.new("struct sf_extent[]", view.extents)
-            call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
+            self._arrange(view)
         self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
@@ -123,6 +127,12 @@ class File:
                 "--engine=psync does the same work",
                 path=path,
             )
+
+    def _arrange(self, view: View) -> None:
+        told = [(at, len(data), 0, ffi.from_buffer(data)) for at, data in view.told if data]
+        extents = sorted([(*extent, ffi.NULL) for extent in view.extents] + told, key=itemgetter(0))
+        array = ffi.new("struct sf_extent[]", extents)
+        call(lib.sf_file_arrange, self._handle, array, len(array), view.length, path=self.path)
 
     def __enter__(self) -> Self:
         return self
