@@ -105,6 +105,11 @@ void sf_scan_begin(struct sf_scan *scan, uint64_t offset)
     scan->carried = 0;
 }
 
+uint64_t sf_scan_offset(const struct sf_scan *scan)
+{
+    return scan->offset;
+}
+
 void sf_scan_get_counts(const struct sf_scan *scan, struct sf_scan_counts *out)
 {
     *out = scan->counts;

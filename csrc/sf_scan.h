@@ -53,6 +53,8 @@ enum sf_status sf_scan_feed(struct sf_scan *scan, const uint8_t *buf, size_t len
                             struct sf_record *out, size_t cap, size_t *used,
                             size_t *nrec, bool *done, struct sf_err *err);
 
+/* Stream offset of the first element that is not handed out yet. */
+uint64_t sf_scan_offset(const struct sf_scan *scan);
 void sf_scan_get_counts(const struct sf_scan *scan, struct sf_scan_counts *out);
 
 /* Apply an XBZRLE delta to PAGE, or leave it alone and fail. */

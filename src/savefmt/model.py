@@ -140,6 +140,91 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of a damaged image that was passed over.
+
+    Attributes
+    ----------
+    offset, end : int
+        In the file, from its first byte to behind its last.
+    kind : str
+        ``cut`` (the file ends there), ``damaged`` (what is there breaks the format),
+        ``unreadable`` (the system refused to read it), ``listed`` (a ddrescue map says so) or
+        ``guessed`` (nothing tells which pages are valid).
+    message : str
+        What is wrong there.
+    """
+
+    offset: int
+    end: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedBlock:
+    """What could be had of a RAM block, in pages.
+
+    Attributes
+    ----------
+    idstr : str
+        Its name.
+    pages : int
+        All of them.
+    lost : int
+        Those whose content is not known.
+    """
+
+    idstr: str
+    pages: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What was recovered of a damaged image.
+
+    Attributes
+    ----------
+    damages : tuple of Damage
+        In the order of the file.
+    blocks : tuple of SalvagedBlock
+        In file order.
+    share : float
+        Of the guest's memory that was recovered, 0 to 1.
+    unlisted : int
+        Bytes of memory in blocks whose very names are lost.
+    repeated : int
+        Pages that came more than once in what could be read: the guest ran while it was saved.
+    devices_whole : bool
+        Whether all device sections are there.
+    missing_devices : tuple of str
+        Those that are known to be lost.
+    notes : tuple of str
+        How sure all this is.
+    """
+
+    damages: tuple[Damage, ...]
+    blocks: tuple[SalvagedBlock, ...]
+    share: float
+    unlisted: int = 0
+    repeated: int = 0
+    devices_whole: bool = True
+    missing_devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """Pages of all blocks whose content is not known."""
+        return sum(block.lost for block in self.blocks)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong with the image after all."""
+        return not self.damages and not self.lost and self.devices_whole and not self.unlisted
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Bytes of work done so far out of `total`, which is 0 where unknown."""
 

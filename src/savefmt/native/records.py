@@ -23,6 +23,30 @@ class RecordCounts:
     flushes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A page record: `offset` is that of its data, or of its word for zeros (``struct sf_record``)."""
+
+    kind: int
+    block: int
+    page: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some records that came by: bytes used, whether the end marker was reached, the last one."""
+
+    used: int
+    done: bool
+    last: Record | None
+
+
+_BATCH = 1024
+"""Records that are scanned at a time."""
+
+
 class PayloadSource(Protocol):
     """What a cursor offers: the bytes at hand, and consuming some of them."""
 
@@ -65,11 +89,44 @@ class Scanner:
         lib.sf_scan_begin(self.handle, offset)
 
     @property
+    def offset(self) -> int:
+        """Stream offset of the first record that was not handed out yet."""
+        return int(lib.sf_scan_offset(self.handle))
+
+    @property
     def counts(self) -> RecordCounts:
         """What came by so far."""
         counts = ffi.new("struct sf_scan_counts *")
         lib.sf_scan_get_counts(self.handle, counts)
         return RecordCounts(counts.pages, counts.zeros, counts.deltas, counts.flushes)
+
+    def skim(self, data: bytes, at: int = 0) -> Batch:
+        """Scan some of the payload in `data` from `at` on, and keep only the last record.
+
+        Raises
+        ------
+        CorruptError, UnsupportedError
+            What the first record breaks; those before the first wrong one come in a batch.
+        """
+        out = ffi.new("struct sf_record[]", _BATCH)
+        used, nrec, done = ffi.new("size_t *"), ffi.new("size_t *"), ffi.new("bool *")
+        view = ffi.from_buffer("uint8_t[]", data)
+        call(
+            lib.sf_scan_feed,
+            self.handle,
+            view + at,
+            len(data) - at,
+            out,
+            _BATCH,
+            used,
+            nrec,
+            done,
+        )
+        last = None
+        if nrec[0]:
+            record = out[nrec[0] - 1]
+            last = Record(record.kind, record.block, record.page, record.offset, record.length)
+        return Batch(int(used[0]), bool(done[0]), last)
 
     def records(self, data: bytes) -> tuple[list[tuple[int, int, int, int, bytes]], int, bool]:
         """Scan one piece of payload: the plain door, for tests and small inputs.
@@ -180,11 +237,9 @@ class Tally(_Taker):
 class Skim(_Taker):
     """Check page records and keep nothing of them."""
 
-    _BATCH = 1024
-
     def __init__(self, scanner: Scanner, path: StrPath) -> None:
         super().__init__(scanner, path)
-        self._records = ffi.new("struct sf_record[]", self._BATCH)
+        self._records = ffi.new("struct sf_record[]", _BATCH)
         self._count = ffi.new("size_t *")
 
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
@@ -194,7 +249,7 @@ class Skim(_Taker):
             view,
             length,
             self._records,
-            self._BATCH,
+            _BATCH,
             used,
             self._count,
             done,

@@ -242,12 +242,44 @@ class Walk:
             What the stream breaks, or what cannot be passed over.
         """
         self._begin()
+        return self.go_on()
+
+    def go_on(self, *, within: SectionHead | None = None) -> StreamEnd:
+        """Walk on to the end of the stream from where the cursor is now.
+
+        Parameters
+        ----------
+        within : SectionHead, optional
+            Of the ``ram`` section in whose payload it is; otherwise it is at an item.
+
+        Returns
+        -------
+        StreamEnd
+            As `run` does.
+        """
+        if within is not None:
+            self._pass_ram(within)
         while not isinstance(item := self._reader.next_item(), EndOfStream):
             if isinstance(item, SectionHead) and item.idstr == ram.IDSTR:
                 self._pass_ram(item)
             else:
                 self._pass(item)
         return self._end(item)
+
+    @property
+    def ram_end(self) -> int | None:
+        """Behind the END section of RAM, if that came by."""
+        return self._ram_end
+
+    @property
+    def has_footers(self) -> bool:
+        """Whether sections end in footers, as far as that is known."""
+        return bool(self._reader.has_footers)
+
+    @property
+    def seen(self) -> tuple[Section, ...]:
+        """The FULL sections that came by so far."""
+        return tuple(self._sections)
 
     # --- before and around RAM ---
 

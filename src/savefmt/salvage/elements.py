@@ -1,0 +1,144 @@
+"""Page records one at a time, for the places where the C core's scanner cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from savefmt.errors import CorruptError
+from savefmt.format.ram import EOS_WORD, ZERO_FILL, BlockList, pack_word
+from savefmt.format.wire import RamFlag, pack_counted
+from savefmt.frozen import dataclass
+
+_CONTINUE = RamFlag.CONTINUE.value
+_ZERO, _PAGE, _DELTA = RamFlag.ZERO.value, RamFlag.PAGE.value, RamFlag.XBZRLE.value
+_BARE = (RamFlag.HOOK.value, RamFlag.MULTIFD_FLUSH.value)
+_DELTA_HEAD = 3
+_WORD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A record or a bare word of a ``ram`` payload.
+
+    Attributes
+    ----------
+    start, end : int
+        Where it stands in the file.
+    flag : int
+        Its kind; 0 for a bare word.
+    block : int or None
+        Number of its block; None where it continues one that is not known.
+    address : int
+        Of its page in the block.
+    named : bool
+        Whether it names its block.
+    body : int
+        Where the file goes on behind word and name.
+    """
+
+    start: int
+    end: int
+    flag: int
+    block: int | None
+    address: int
+    named: bool
+    body: int
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the end marker."""
+        return self.flag == RamFlag.EOS.value
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it tells of a page."""
+        return self.flag in (_ZERO, _PAGE, _DELTA)
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it tells how a page differs from what it was."""
+        return self.flag == _DELTA
+
+
+class Elements:
+    """Takes payloads apart.
+
+    Parameters
+    ----------
+    blocks : BlockList
+        Of the stream.
+    """
+
+    def __init__(self, blocks: BlockList) -> None:
+        self.page_size = blocks.page_size
+        self.names = [block.name for block in blocks.blocks]
+        self.lengths = [block.used_length for block in blocks.blocks]
+        self.longest = max(self.lengths, default=0)
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+
+    def parse(self, data: bytes, base: int, block: int | None) -> Iterator[Element]:
+        """Yield what stands in `data`, which lies at `base`, as far as it is there whole.
+
+        Parameters
+        ----------
+        data : bytes
+            Begins with a word.
+        base : int
+            Where it lies in the file.
+        block : int or None
+            What the first record continues, if it does.
+
+        Raises
+        ------
+        CorruptError
+            At the first word that no record has.
+        """
+        at = 0
+        while (element := self._one(data, at, base, block)) is not None:
+            yield element
+            if element.is_end:
+                return
+            block = element.block
+            at = element.end - base
+
+    def _one(self, data: bytes, at: int, base: int, block: int | None) -> Element | None:
+        word = int.from_bytes(data[at : at + _WORD], "big")
+        if at + _WORD > len(data):
+            return None
+        start = base + at
+        flags = word & (self.page_size - 1)
+        address, flag = word - flags, flags & ~_CONTINUE
+        at += _WORD
+        if word.to_bytes(_WORD, "big") == EOS_WORD or flag in _BARE:
+            kind = RamFlag.EOS.value if flag not in _BARE else 0
+            return Element(start, base + at, kind, block, 0, False, base + at)
+        if flag not in (_ZERO, _PAGE, _DELTA):
+            raise CorruptError(f"RAM word {word:#x} begins no page record", offset=start)
+        named = not flags & _CONTINUE
+        if named:
+            name = data[at + 1 : at + 1 + data[at]] if at < len(data) else b""
+            if at >= len(data) or len(name) < data[at]:
+                return None
+            if name not in self._numbers:
+                raise CorruptError("a page of no known block", offset=start)
+            block = self._numbers[name]
+            at += 1 + len(name)
+        length = self.longest if block is None else self.lengths[block]
+        if address + self.page_size > length:
+            raise CorruptError(f"a page at {address:#x}, beyond its block", offset=start)
+        body = at
+        if flag == _ZERO:
+            at += 1
+        elif flag == _PAGE:
+            at += self.page_size
+        else:
+            at += _DELTA_HEAD + int.from_bytes(data[at + 1 : at + _DELTA_HEAD], "big")
+        if at > len(data):
+            return None
+        if flag == _ZERO and data[body:at] != ZERO_FILL:
+            raise CorruptError("a page of zeros with another fill byte", offset=start)
+        return Element(start, base + at, flag, block, address, named, base + body)
+
+    def head(self, element: Element, block: int) -> bytes:
+        """Return word and name of a record that names its block."""
+        return pack_word(element.address, RamFlag(element.flag)) + pack_counted(self.names[block])
