@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
     from savefmt.reading.devices import Devices
     from savefmt.reading.memory import GuestMemory
     from savefmt.reading.prefetch import Pipe
+    from savefmt.salvage.rescue import Rescue
 
 _SPARSE_FORMAT = 6
 _PIECE_LENGTH = 256 << 10
@@ -93,6 +94,8 @@ class SaveImage:
         Oddities met on the way; filled only without `strict`.
     ending : StreamEnd or None
         Where the stream ends and what is behind RAM, once it was walked to its end.
+    rescue : Rescue or None
+        What is lost of an image that was opened with `salvage`.
     mark, base : ThinMark and SaveImage, or None
         What a thin image says of its base, and that itself where it is followed.
     """
@@ -117,16 +120,28 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
-        self._file = open_file(self.source, io)
+        self.rescue = self._salvaged()
+        self._file = self.rescue.file if self.rescue else open_file(self.source, io)
         try:
             with located(self.filename):
                 self._read_head()
                 self.mark = self._find_mark()
-                if follow and self.mark is not None:
+                if self.rescue is not None:
+                    self.rescue.account(self)
+                elif follow and self.mark is not None:
                     self._follow(self.mark)
         except BaseException:
             self.close()
             raise
+
+    def _salvaged(self) -> Rescue | None:
+        if not self.source.salvage:
+            return None
+        from savefmt.salvage.rescue import open_salvaged
+
+        rescue = open_salvaged(self.source, self._io)
+        self.source = rescue.source
+        return rescue
 
     def _read_head(self) -> None:
         self.length = self._file.length
@@ -507,6 +522,7 @@ class SaveImage:
             offset=self.source.offset,
             snapshot=snapshot,
             base=self.mark.path if self.mark else None,
+            salvage=self.rescue.report if self.rescue else None,
         )
 
     def _state(self) -> str:
@@ -524,6 +540,8 @@ def open(
     strict: bool = True,
     index: StrPath | None = None,
     places: Mapping[str, int] | None = None,
+    salvage: bool = False,
+    bad: StrPath | None = None,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -547,6 +565,10 @@ def open(
     places : mapping of str to int, optional
         Guest-physical addresses of RAM blocks, by idstr: they count more than what the
         image and the rules of its machine say.
+    salvage : bool
+        Take what can be read of a damaged image; `SaveImage.rescue` tells what is lost.
+    bad : str or os.PathLike, optional
+        A GNU ddrescue map file, for `salvage`: what could not be copied is not read.
 
     Returns
     -------
@@ -562,33 +584,6 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    if snapshot is not None or offset:
-        path = Source(path, snapshot, offset)
+    if snapshot is not None or offset or salvage:
+        path = Source(path, snapshot, offset, salvage, bad)
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
-
-
-def probe(
-    path: StrPath,
-    *,
-    pages: bool = False,
-    io: IOOptions = IOOptions(),
-    progress: OnProgress | None = None,
-) -> ImageSummary:
-    """Tell what an image is, from its headers alone.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The image; an unfinished one is described too.
-    pages : bool
-        Also count the pages of a sequential image, which reads all of it.
-    io, progress
-        For that reading.
-
-    Returns
-    -------
-    ImageSummary
-        As `savefmt info` prints it.
-    """
-    with SaveImage(path, io=io, strict=False) as image:
-        return image.summary(pages=pages, progress=progress)

@@ -317,6 +317,8 @@ class ImageSummary:
         the end of the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
+    salvage : Salvage or None
+        What was recovered, where the image was opened to salvage it.
     """
 
     path: str
@@ -343,6 +345,7 @@ class ImageSummary:
     snapshot: Snapshot | None = None
     sections_proved: bool = True
     base: str | None = None
+    salvage: Salvage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
@@ -40,6 +41,28 @@ class View:
     length: int
     extents: Sequence[tuple[int, int, int]]
     told: Sequence[tuple[int, bytes]] = ()
+
+    def through(self, below: View) -> View:
+        """Return the same where the offsets "in the file" are those of another view.
+
+        Raises
+        ------
+        ValueError
+            If the other one has bytes that are in no file.
+        """
+        if below.told:
+            raise ValueError("a view of what is in no file")
+        starts = [at for at, _, _ in below.extents]
+        found = []
+        for at, length, place in self.extents:
+            number = max(bisect_right(starts, place) - 1, 0)
+            for inner, count, offset in below.extents[number:]:
+                first, last = max(inner, place), min(inner + count, place + length)
+                if inner >= place + length:
+                    break
+                if first < last:
+                    found.append((at + first - place, last - first, offset + first - inner))
+        return View(self.length, found, self.told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +115,8 @@ class File:
     ----------
     state : FileState
         What it was when it was opened.
+    view : View or None
+        As given.
 
     Raises
     ------
@@ -117,6 +142,7 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        self.view = view
         if view is not None:
             self._arrange(view)
         self.state = FileState.of(self.status)

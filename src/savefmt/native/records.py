@@ -25,7 +25,7 @@ class RecordCounts:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A page record: `offset` is that of its data, or of its word for zeros (``struct sf_record``)."""
+    """A page record (``struct sf_record``): `offset` is that of its data, of zeros of its word."""
 
     kind: int
     block: int

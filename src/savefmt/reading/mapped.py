@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from savefmt.errors import CorruptError
 from savefmt.format import ram
@@ -183,15 +183,16 @@ def _read_bitmaps(
         else file.read_array(block.bitmap_length, block.header.bitmap_offset)
         for block in blocks.blocks
     ]
-    order = _bitmap_order(file, blocks.blocks, raw, envelope_order)
+    order = bitmap_order(file.extents, file.read, blocks.blocks, raw, envelope_order)
     return order, tuple(
         _block_pages(block, bitmap, order, findings)
         for block, bitmap in zip(blocks.blocks, raw, strict=True)
     )
 
 
-def _bitmap_order(
-    file: File,
+def bitmap_order(
+    extents: Callable[[int, int], Iterable[tuple[int, int]]],
+    pread: Callable[[int, int], bytes],
     blocks: Sequence[ListedBlock],
     raw: Sequence[bytearray],
     envelope: ByteOrder | None,
@@ -200,6 +201,17 @@ def _bitmap_order(
 
     Holes in the file are asked before the content of pages: that costs more, and is left
     alone where a copy filled the holes.
+
+    Parameters
+    ----------
+    extents, pread : callable
+        As of `File`: what is no hole between two offsets, and so many bytes at an offset.
+    blocks : sequence of ListedBlock
+        Of the stream.
+    raw : sequence of bytearray
+        The bitmap of each as it stands in the file; empty where it has none.
+    envelope : str or None
+        Byte order of the envelope.
     """
     pairs = sorted(zip(blocks, raw, strict=True), key=lambda pair: -pair[0].used_length)
     held = [(block, block.header, bitmap) for block, bitmap in pairs if block.header and bitmap]
@@ -210,11 +222,11 @@ def _bitmap_order(
 
     def is_stored(number: int, page: int) -> bool:
         offset, length = place(number, page)
-        return any(file.extents(offset, offset + length))
+        return any(extents(offset, offset + length))
 
     def has_content(number: int, page: int) -> bool:
         offset, length = place(number, page)
-        return not is_zero(file.read(length, offset))
+        return not is_zero(pread(length, offset))
 
     bitmaps = [(bitmap, block.page_count) for block, _, bitmap in held]
     try:

@@ -34,17 +34,25 @@ class Source:
         Name or ID of an internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
+    salvage : bool
+        Take what can be read of a damaged image; what is lost is told by it.
+    bad : str or os.PathLike, optional
+        A GNU ddrescue map file that lists what of the file could not be copied.
     """
 
     path: StrPath
     snapshot: str | None = None
     offset: int = 0
+    salvage: bool = False
+    bad: StrPath | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0:
             raise ValueError(f"an image cannot begin at {self.offset}")
         if self.offset and self.snapshot is not None:
             raise ValueError("a snapshot has no offset")
+        if self.bad is not None and not self.salvage:
+            raise ValueError("a map of bad sectors goes with salvage")
 
     @property
     def is_part(self) -> bool:

@@ -10,6 +10,7 @@ from savefmt.native.file import File
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
+from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.plainstream import Packing, PlainCursor
 from savefmt.reading.source import Source
 from savefmt.reading.walk import StreamEnd, StreamHead
@@ -38,6 +39,9 @@ class SummedMemory(Protocol):
 
     def sums(self, key: SumKey, meter: Meter) -> dict[str, Table]:
         """Sum every page, in one pass over the image."""
+
+    def index(self, meter: Meter) -> PageIndex:
+        """Read a sequential image whole and tell where each page lies."""
 
 
 class StoredImage(Protocol):

@@ -272,6 +272,16 @@ class Walk:
         return self._ram_end
 
     @property
+    def ram(self) -> SectionHead | None:
+        """The START of RAM, if it came by; perhaps its block list cannot be read."""
+        return self._ram
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The configuration section, if the stream has one and it came by."""
+        return self._configuration
+
+    @property
     def has_footers(self) -> bool:
         """Whether sections end in footers, as far as that is known."""
         return bool(self._reader.has_footers)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from savefmt.errors import TruncatedError
 from savefmt.format.cursor import Cursor, FileCursor
-from savefmt.format.ram import EOS_WORD, ZERO_FILL, BlockList, RamFlag, pack_word
+from savefmt.format.ram import EOS_WORD, ZERO_FILL, BlockList, pack_word
 from savefmt.format.stream import SectionHead
-from savefmt.format.wire import ItemType, pack_counted
+from savefmt.format.wire import ItemType, RamFlag, pack_counted
 from savefmt.native.records import Record
 from savefmt.reading.visitors import scanner_for
 from savefmt.salvage.elements import Element, Elements

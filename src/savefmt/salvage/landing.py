@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 
 from savefmt.errors import FormatError, UnsupportedError
-from savefmt.format.ram import EOS_WORD, RamFlag, pack_word
+from savefmt.format.ram import EOS_WORD, pack_word
 from savefmt.format.stream import SectionHead
-from savefmt.format.wire import ItemType, pack_counted
+from savefmt.format.wire import ItemType, RamFlag, pack_counted
 from savefmt.frozen import dataclass
 from savefmt.native.pages import is_zero
 from savefmt.native.records import Scanner
@@ -100,7 +100,8 @@ class Lander:
         size = self._elements.page_size
         wanted = _LEAST_PAGES * size + 1
         data = self._source.pread(wanted + 2 * size + 512, offset)
-        count, before = 0, (None, -1)
+        count = 0
+        before: tuple[int | None, int] = (None, -1)
         try:
             for element in self._elements.parse(data, offset, None):
                 if element.is_end:
@@ -141,15 +142,16 @@ class Lander:
         second = lengths[-2] if len(lengths) > 1 else 0
         size = self._elements.page_size
         farthest = 0
-        at = offset
-        for at, page in self._run(offset):
+        end = offset
+        for reached, page in self._run(offset):
+            end = reached
             farthest = max(farthest, (page + 1) * size)
             if farthest > second:
                 break
         fitting = [i for i, length in enumerate(self._elements.lengths) if length >= farthest]
         if len(fitting) == 1:
             return Landing(offset, fitting[0])
-        return Landing(at, None)
+        return Landing(end, None)
 
     def _run(self, offset: int) -> Iterator[tuple[int, int]]:
         """Yield how far records reach that continue a block, and the last page of each batch."""

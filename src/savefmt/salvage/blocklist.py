@@ -1,0 +1,104 @@
+"""The block list of a damaged mapped-ram stream, as far as it can be read.
+
+Each entry stands behind the pages of the one before, so a file that was cut short has lost
+the entries of all blocks behind the cut, their names included.
+"""
+
+from __future__ import annotations
+
+from savefmt.errors import FormatError, UnsupportedError
+from savefmt.format.cursor import FileCursor
+from savefmt.format.mappedram import HEADER_LENGTH, MappedRamHeader, bitmap_length
+from savefmt.format.ram import MAX_BLOCKS, MAX_TOTAL_LENGTH, BlockList, ListedBlock
+from savefmt.format.wire import MIN_PAGE_SIZE, RamFlag, decode_name
+from savefmt.salvage.readable import Readable
+
+_FLAGS = MIN_PAGE_SIZE - 1
+_LEAST_ROOM = 1 << 20
+"""A bitmap that is longer than this and than the file is not believed."""
+
+
+def read_sound_entries(
+    source: Readable, at: int, *, ignore_shared: bool, origin: int
+) -> BlockList | None:
+    """Read entries up to the first that makes no sense.
+
+    Parameters
+    ----------
+    source : Readable
+        The file.
+    at : int
+        Where the payload of the START of ``ram`` begins.
+    ignore_shared : bool
+        The stream has the capability x-ignore-shared.
+    origin : int
+        Where the image begins in a larger file, from which QEMU may have counted.
+
+    Returns
+    -------
+    BlockList or None
+        Its total is that of all blocks, listed or not; None where nothing can be read.
+    """
+    word = int.from_bytes(source.pread(8, at), "big")
+    if word & _FLAGS != RamFlag.MEM_SIZE or source.bad.overlap(at, at + 8):
+        return None
+    total = word & ~_FLAGS
+    if not 0 < total <= MAX_TOTAL_LENGTH:
+        return None
+    blocks: list[ListedBlock] = []
+    names: set[bytes] = set()
+    offset = end = at + 8
+    left = total
+    while left and len(blocks) < MAX_BLOCKS:
+        try:
+            block = _entry(source, end, ignore_shared, origin)
+        except (FormatError, UnsupportedError):
+            break
+        if block.name in names or not 0 < block.used_length <= left or not _is_sound(block, blocks):
+            break
+        if block.bitmap_length > max(source.length, _LEAST_ROOM):
+            break
+        blocks.append(block)
+        names.add(block.name)
+        left -= block.used_length
+        end = block.next_offset or end
+    if not blocks:
+        return None
+    return BlockList(tuple(blocks), total, blocks[0].page_size, offset, end)
+
+
+def _entry(source: Readable, at: int, ignore_shared: bool, origin: int) -> ListedBlock:
+    cursor = FileCursor(source.pread, at, source.length)
+    name = cursor.counted("the RAM block list")
+    length = cursor.u64("the RAM block list")
+    address = cursor.u64("the RAM block list") if ignore_shared else None
+    header_at = cursor.tell()
+    header = MappedRamHeader.parse(cursor.read(HEADER_LENGTH), at=header_at)
+    if header.bitmap_offset == cursor.tell() + origin:
+        header = header.moved(-origin)
+    if source.bad.overlap(at, cursor.tell()) or not name:
+        raise UnsupportedError("an entry that cannot be read", offset=at)
+    return ListedBlock(
+        decode_name(name),
+        name,
+        length,
+        header.page_size,
+        None,
+        address,
+        header,
+        at,
+        header_at,
+    )
+
+
+def _is_sound(block: ListedBlock, before: list[ListedBlock]) -> bool:
+    """Tell whether an entry fits the others, with its parts in the order that QEMU writes."""
+    header, at = block.header, block.header_offset
+    assert header is not None
+    assert at is not None
+    if before and before[0].page_size != block.page_size:
+        return False
+    if block.used_length % block.page_size or header.ignored:
+        return header.ignored and not block.used_length % block.page_size
+    bitmap_end = header.bitmap_offset + bitmap_length(block.page_count)
+    return at + HEADER_LENGTH <= header.bitmap_offset and bitmap_end <= header.pages_offset
