@@ -27,6 +27,7 @@ from savefmt.model import (
     IOOptions,
     Layout,
     OnProgress,
+    Salvage,
     Severity,
     StrPath,
 )
@@ -108,10 +109,26 @@ def check(
     except (FormatError, UnsupportedError) as error:
         return CheckReport(os.fspath(path), level, (finding_of(error),))
     with image:
+        if image.rescue is not None:
+            image.findings += damage_findings(image.rescue.report)
         checker = _Checker(image, level, io, progress)
         checker.run()
         findings = tuple(dict.fromkeys(checker.findings))
         return CheckReport(os.fspath(path), level, findings, checker.summary)
+
+
+def damage_findings(report: Salvage) -> Iterator[Finding]:
+    """Return what was passed over in a damaged image, as findings."""
+    for damage in report.damages:
+        advice = "the rest can be read; `savefmt salvage` writes an image of it"
+        code = f"salvage.{damage.kind}"
+        yield Finding(code, Severity.ERROR, damage.message, max(damage.offset, 0), advice)
+    for block in report.blocks:
+        if block.lost:
+            message = f"{block.lost} of {block.pages} pages of {block.idstr!r} are lost"
+            yield Finding("salvage.lost", Severity.ERROR, message, None, "--lost FILE lists them")
+    for note in report.notes:
+        yield Finding("salvage.note", Severity.NOTE, note)
 
 
 def finding_of(error: SavefmtError) -> Finding:

@@ -127,7 +127,7 @@ class SaveImage:
                 self._read_head()
                 self.mark = self._find_mark()
                 if self.rescue is not None:
-                    self.rescue.account(self)
+                    self.rescue.account(self, self.source.on_salvage)
                 elif follow and self.mark is not None:
                     self._follow(self.mark)
         except BaseException:
@@ -451,7 +451,7 @@ class SaveImage:
         return Devices(self, self._io)
 
     def extents(self, *, progress: OnProgress | None = None) -> Iterator[MapExtent]:
-        """Return stretches of all blocks: data, zero, or never sent.
+        """Return stretches of all blocks: data, zero, never sent, or lost.
 
         A sequential image is read whole for that.
 
@@ -469,7 +469,8 @@ class SaveImage:
 
         self.require_ram()
         meter = Meter(progress, self.length, "reading")
-        return extents_of(self, lambda: self.memory.index(meter))
+        found = extents_of(self, lambda: self.memory.index(meter))
+        return found if self.rescue is None else self.rescue.mark_lost(found)
 
     def summary(self, *, pages: bool = False, progress: OnProgress | None = None) -> ImageSummary:
         """Gather what `savefmt info` shows.

@@ -368,9 +368,9 @@ class DiskSummary:
 class MapExtent:
     """A stretch of one RAM block: `start` and `length` in bytes inside the block.
 
-    `kind` is ``data``, ``zero`` or ``absent`` (never sent); `offset` is where the
-    content lies in the file, None for zeros and for compressed images.  Sequential
-    pages are not adjacent in the file: page *i* of the extent lies at
+    `kind` is ``data``, ``zero``, ``absent`` (never sent) or, in a damaged image, ``lost``;
+    `offset` is where the content lies in the file, None for zeros and for compressed images.
+    Sequential pages are not adjacent in the file: page *i* of the extent lies at
     ``offset + i * stride``.
     """
 

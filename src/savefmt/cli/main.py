@@ -146,7 +146,7 @@ def _run(argv: Sequence[str] | None) -> int:
     failed: ExitCode = args.failed
     try:
         with _unwrapped():
-            return int(args.run(args, ui))
+            return int(_after(args, ui, args.run(args, ui)))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     except ClosedOutputError:
@@ -168,6 +168,15 @@ def _run(argv: Sequence[str] | None) -> int:
         print_trace(error)
         to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
+
+
+def _after(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
+    """Tell what is lost of damaged images, which is never passed over in silence."""
+    if not getattr(args, "rescued", ()):
+        return code
+    from savefmt.cli.salvaged import tell_lost
+
+    return tell_lost(args, ui, code)
 
 
 @contextmanager

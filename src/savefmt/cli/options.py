@@ -49,7 +49,7 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
+def source_options(parser: argparse.ArgumentParser, *names: str, damaged: bool = True) -> None:
     """Add what tells where in a file an image is, for every command that reads one.
 
     Parameters
@@ -58,6 +58,8 @@ def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
         The command's parser.
     *names : str
         The arguments that name images.
+    damaged : bool
+        Offer to take what can be read of a damaged one.
     """
     group = parser.add_argument_group("where the image is")
     one = group.add_mutually_exclusive_group()
@@ -73,20 +75,64 @@ def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
-    parser.set_defaults(sources=names)
+    parser.set_defaults(sources=names, salvage=False, bad=None, lost=None)
+    if damaged:
+        group = parser.add_argument_group("a damaged image")
+        group.add_argument(
+            "--salvage",
+            action="store_true",
+            help="take what can be read of a file that is cut short, damaged or on a failing disk",
+        )
+        salvage_options(group)
+
+
+def salvage_options(group: argparse._ActionsContainer) -> None:
+    """Add what goes with ``--salvage``.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    file_argument(
+        group,
+        "--map",
+        dest="bad",
+        metavar="FILE",
+        help="map file of GNU ddrescue: what it could not copy is not read",
+    )
+    file_argument(
+        group,
+        "--lost",
+        metavar="FILE",
+        help="list what is lost in FILE: block, first byte and length, one stretch a line",
+    )
 
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
     names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset):
+    args.rescued = []
+    if names and not args.salvage and (args.bad is not None or args.lost is not None):
+        usage_error(args, "--map and --lost go with --salvage")
+    if not names or not (args.snapshot is not None or args.offset or args.salvage):
         return
     from savefmt.reading.source import Source
 
     for name in names:
         value = getattr(args, name)
         paths = value if isinstance(value, list) else [value]
-        found = [Source(path, args.snapshot, args.offset) for path in paths]
+        found = [
+            Source(
+                path,
+                args.snapshot,
+                args.offset,
+                args.salvage,
+                args.bad,
+                args.rescued.append if args.salvage else None,
+            )
+            for path in paths
+        ]
         setattr(args, name, found if isinstance(value, list) else found[0])
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from savefmt.export.placing import Placed, Written, write_pages
-from savefmt.export.stretches import MemorySegment, absent
+from savefmt.export.stretches import MemorySegment, absent, note_lost
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, Layout
 from savefmt.progress import Meter
@@ -55,6 +55,7 @@ def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegmen
             findings.append(absent(block.idstr))
         elif block.used_length:
             found.append(MemorySegment(0, number, 0, block.page_count, block.page_size, "block"))
+    note_lost(image, findings)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from savefmt.errors import ConversionError
 from savefmt.frozen import dataclass, replace
@@ -101,9 +101,36 @@ def find_segments(
             continue
         part = item if window is None else _cut(item, window)
         segment = _whole_pages(part, numbers[item.block], image.page_size, findings)
-        if segment is not None:
-            _append(found, segment)
+        for known in _known(image, item.block, segment) if segment is not None else ():
+            _append(found, known)
+    note_lost(image, findings)
     return found
+
+
+def _known(image: SaveImage, block: str, segment: MemorySegment) -> Iterator[MemorySegment]:
+    """Leave out the pages of a segment that a damaged image has lost."""
+    if image.rescue is None:
+        yield segment
+        return
+    end = segment.first + segment.count
+    for first, last in image.rescue.lost(block).outside(segment.first, end):
+        address = segment.address + (first - segment.first) * segment.page_size
+        yield replace(segment, address=address, first=first, count=last - first)
+
+
+def note_lost(image: SaveImage, findings: list[Finding]) -> None:
+    """Say of a damaged image what the export lacks."""
+    if image.rescue is not None and (lost := image.rescue.report.lost):
+        findings.append(
+            Finding(
+                "export.lost",
+                Severity.WARNING,
+                f"{lost} pages are lost; where they were the export has nothing, or zeros where "
+                "its format has no gaps",
+                None,
+                "--lost FILE lists them",
+            )
+        )
 
 
 def absent(idstr: str) -> Finding:

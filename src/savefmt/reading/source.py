@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, UnsupportedError
 from savefmt.frozen import dataclass
@@ -16,6 +16,9 @@ from savefmt.reading.otherformats import QCOW
 
 if TYPE_CHECKING:  # most images are in no disk image
     from savefmt.reading.qcow2 import Disk
+
+OnSalvage = Callable[[Any], None]
+"""Gets a `savefmt.salvage.rescue.Rescue`."""
 
 DIRECT_FROM = 256 << 20
 """Images and guests from this size on bypass the page cache unless told otherwise: they
@@ -38,6 +41,8 @@ class Source:
         Take what can be read of a damaged image; what is lost is told by it.
     bad : str or os.PathLike, optional
         A GNU ddrescue map file that lists what of the file could not be copied.
+    on_salvage : callable, optional
+        Told of each image that was salvaged, once it is open.
     """
 
     path: StrPath
@@ -45,6 +50,7 @@ class Source:
     offset: int = 0
     salvage: bool = False
     bad: StrPath | None = None
+    on_salvage: OnSalvage | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0:
@@ -56,8 +62,8 @@ class Source:
 
     @property
     def is_part(self) -> bool:
-        """Whether the image is only part of the file."""
-        return self.snapshot is not None or self.offset > 0
+        """Whether the image is only part of the file, or is made of parts of it."""
+        return self.snapshot is not None or self.offset > 0 or self.salvage
 
     def __fspath__(self) -> str:
         """Return the path of the file."""

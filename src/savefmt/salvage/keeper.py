@@ -46,9 +46,8 @@ class RecordKeeper:
         Where the first record stands that is not kept yet.
     records : int
         Page records that were kept.
-    unsure : list of set of int
-        Pages of each block that came again in what was lost, so that what there is of them
-        is old.
+    void : list of set of int
+        Pages of each block whose last record is lost; they are zeros in the splice.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class RecordKeeper:
         self.at = blocks.end
         self._stage = _PAYLOAD
         self.records = 0
-        self.unsure: list[set[int]] = [set() for _ in blocks.blocks]
+        self.void: list[set[int]] = [set() for _ in blocks.blocks]
 
     # --- the walk's side ---
 
@@ -123,9 +122,18 @@ class RecordKeeper:
             self._splice.restore(place)
         else:
             self._splice.take_back(self.at - place)
-        self.unsure[block].add(page)
+        self._void(block, page)
         self.records -= 1
+
+    def _void(self, block: int, page: int) -> None:
+        """Put zeros where a record is lost, so that no older content of the page is left."""
+        address = page * self.elements.page_size
+        name = pack_counted(self.elements.names[block])
+        self._splice.put(pack_word(address, RamFlag.ZERO) + name + ZERO_FILL)
+        self.void[block].add(page)
+        self.records += 1
         self._last = None
+        self._cut = False
 
     def closed(self) -> None:
         """Note that a section was ended by its own footer."""
@@ -219,9 +227,7 @@ class RecordKeeper:
         page = element.address // self.elements.page_size
         bad = self._source.bad.overlap(element.start, element.end)
         if bad or (element.is_delta and self._deltas_void):
-            self.unsure[block].add(page)
-            self._last = None
-            self._cut = True
+            self._void(block, page)
             self._deltas_void = self._deltas_void or bad
             return
         self._last = self._splice.mark(), block, page
@@ -231,5 +237,5 @@ class RecordKeeper:
             self._cut = False
         else:
             self._splice.keep(element.start, element.end)
-        self.unsure[block].discard(page)
+        self.void[block].discard(page)
         self.records += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 
@@ -22,12 +22,12 @@ from savefmt.format.ram import BlockList
 from savefmt.format.stream import STREAM_HEADER, read_header
 from savefmt.format.wire import ItemType
 from savefmt.frozen import dataclass, replace
-from savefmt.model import Damage, IOOptions, Salvage, SalvagedBlock, StrPath
+from savefmt.model import Damage, IOOptions, MapExtent, Salvage, SalvagedBlock, StrPath
 from savefmt.native.file import File, View
 from savefmt.progress import Meter
 from savefmt.reading.otherformats import HEAD_LENGTH
 from savefmt.reading.pageindex import PageIndex
-from savefmt.reading.source import Source, open_file
+from savefmt.reading.source import OnSalvage, Source, open_file
 from savefmt.reading.stored import StoredImage
 from savefmt.reading.walk import has_capability
 from savefmt.salvage.ranges import Ranges
@@ -69,6 +69,8 @@ class Rescue:
         What was found before the stream.
     report : Salvage
         What was recovered; complete after `account`.
+    page_size : int
+        Bytes a page, from then on, too.
     """
 
     def __init__(
@@ -78,16 +80,19 @@ class Rescue:
         readable: Readable,
         work: SequentialSalvage | SparseSalvage,
         damages: list[Damage],
+        origin: Callable[[int], int | None],
     ) -> None:
         self.file = file
         self.source = source
         self._readable = readable
         self._work = work
+        self._origin = origin
+        self.page_size = 1
         self._lost: dict[str, Ranges] = {}
         self.damages = damages
         self.report = Salvage((), (), 0.0)
 
-    def account(self, image: StoredImage) -> None:
+    def account(self, image: StoredImage, told: OnSalvage | None = None) -> None:
         """Find out which pages are lost, once the image was opened on `file`.
 
         A sequential image is read whole for that.
@@ -101,6 +106,31 @@ class Rescue:
             block.idstr: gone for block, gone in zip(blocks.blocks, numbered, strict=True)
         }
         self.report = self._report(blocks, index)
+        self.page_size = blocks.page_size
+        if told is not None:
+            told(self)
+
+    def lost_bytes(self, block: str, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield what of a part of a block is lost, from its first byte to behind its last."""
+        size, end = self.page_size, offset + length
+        for first, last in self._lost[block].within(offset // size, -(-end // size)):
+            yield max(first * size, offset), min(last * size, end)
+
+    def mark_lost(self, extents: Iterable[MapExtent]) -> Iterator[MapExtent]:
+        """Cut lost pages out of extents, and tell where in the real file the others lie."""
+        size = self.page_size
+        for extent in extents:
+            first, end = extent.start // size, (extent.start + extent.length) // size
+            lost = self._lost[extent.block]
+            parts = [(*part, "lost") for part in lost.within(first, end)]
+            parts += [(*part, extent.kind) for part in lost.outside(first, end)]
+            for start, stop, kind in sorted(parts):
+                stride = extent.stride if kind == extent.kind else None
+                offset = None
+                if stride is not None and extent.offset is not None:
+                    offset = self._origin(extent.offset + (start - first) * stride)
+                length = (stop - start) * size
+                yield MapExtent(extent.block, start * size, length, kind, offset, stride)
 
     def lost(self, block: str) -> Ranges:
         """Return the numbers of the pages of a block whose content is not known."""
@@ -112,8 +142,8 @@ class Rescue:
             return work.lost
         assert index is not None
         lost = []
-        for pages, unsure in zip(index.blocks, work.sink.unsure, strict=True):
-            gone = Ranges((page, page + 1) for page in sorted(unsure))
+        for pages, void in zip(index.blocks, work.sink.void, strict=True):
+            gone = Ranges((page, page + 1) for page in sorted(void))
             if not work.ram_whole:
                 for run in pages.runs():
                     if run.kind == "absent":
@@ -277,7 +307,8 @@ def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> R
     else:
         work = SequentialSalvage(source, at, splice)
     work.run()
-    return Rescue(_show(source.file, splice.view(), io), named, source, work, damages)
+    file = _show(source.file, splice.view(), io)
+    return Rescue(file, named, source, work, damages, splice.origin)
 
 
 def _is_mapped(source: Readable, at: int) -> bool:

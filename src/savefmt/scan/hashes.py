@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
-from savefmt.errors import MissingPackageError
+from savefmt.errors import MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.results import MemoryHash
@@ -77,6 +77,7 @@ def hash_memory(
     *,
     pages: bool = False,
     blocks: Sequence[str] | None = None,
+    lost_as_zero: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Iterator[MemoryHash]:
@@ -96,6 +97,8 @@ def hash_memory(
         Hash each page, too.
     blocks : sequence of str, optional
         Only these; then there is no hash of the whole.
+    lost_as_zero : bool
+        Take lost pages of a damaged image for zeros, rather than refuse it.
     io : IOOptions
         Threads.
     progress : callable, optional
@@ -105,9 +108,36 @@ def hash_memory(
     ------
     MemoryHash
         The pages of a block before it, the whole memory at the end.
+
+    Raises
+    ------
+    UnsupportedError
+        If pages are lost.
     """
+    if not lost_as_zero:
+        refuse_lost(image, blocks)
     hasher = _Hasher(Memory(image, blocks, io=io, progress=progress), algorithm)
     return hasher.run(pages, whole=blocks is None)
+
+
+def refuse_lost(image: SaveImage, blocks: Sequence[str] | None = None) -> None:
+    """Refuse to hash an image of which pages are lost.
+
+    Raises
+    ------
+    UnsupportedError
+        With what is lost.
+    """
+    if image.rescue is None:
+        return
+    lost = {block.idstr: block.lost for block in image.rescue.report.blocks}
+    lost = {name: lost[name] for name in blocks or lost if lost.get(name)}
+    if lost:
+        raise UnsupportedError(
+            f"{sum(lost.values())} pages of {', '.join(map(repr, lost))} are lost, so no hash is "
+            "that of the guest's memory; --lost-as-zero takes them for zeros",
+            path=image.path,
+        )
 
 
 class _Hasher:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import ConversionError, MissingPackageError, UnsupportedError
 from savefmt.image import SaveImage
@@ -17,6 +17,9 @@ from savefmt.scan.results import Painting, Picture
 from savefmt.scan.windows import Memory, Window
 from savefmt.writing.output import OutputFile, check_target
 
+if TYPE_CHECKING:
+    from savefmt.salvage.rescue import Rescue
+
 PALETTES = ("zero", "entropy", "changed")
 """What colours tell: data or not; how random it is; what differs from another image."""
 
@@ -25,9 +28,10 @@ _MAX_HEIGHT = 1 << 20
 _LEAST_WIDTH = 64
 
 _Color = tuple[int, int, int]
-_DATA, _CHANGED, _EMPTY = 251, 252, 253
+_LOST, _DATA, _CHANGED, _EMPTY = 250, 251, 252, 253
 _FIXED: dict[int, _Color] = {
     0: (16, 16, 24),  # zero
+    _LOST: (200, 0, 200),
     _DATA: (70, 130, 200),
     _CHANGED: (230, 60, 40),
     _EMPTY: (255, 255, 255),  # between blocks, and behind the last page
@@ -150,6 +154,9 @@ def paint(
         _paint_data(memory, canvas, Meter(progress, image.length, "summing pages"))
     else:
         _paint_changes(memory, canvas, against, progress)
+    for one in (image, against):
+        if one is not None and one.rescue is not None:
+            _paint_lost(canvas, one.rescue)
     return Painting(_png(library, canvas, most), Picture(canvas.width, canvas.height, canvas.rows))
 
 
@@ -224,6 +231,12 @@ def _paint_table(canvas: _Canvas, name: str, table: Table) -> None:
         for at in range(0, len(sums), 1 << 16):
             piece = sums[at : at + (1 << 16)]
             canvas.paint(name, at, bytes(_DATA if one else 0 for one in piece))
+
+
+def _paint_lost(canvas: _Canvas, rescue: Rescue) -> None:
+    for name in canvas.rows:
+        for first, end in rescue.lost(name):
+            canvas.paint(name, first, bytes([_LOST]) * (end - first))
 
 
 def _paint_entropy(memory: Memory, canvas: _Canvas) -> None:

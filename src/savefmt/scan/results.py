@@ -101,6 +101,8 @@ class BlockStats:
         Bits a byte, the mean over pages that are not zero.
     histogram : tuple of int
         Pages by their entropy: from 0 to below 1 bit, from 1 to below 2, and so on to 8.
+    lost : int
+        Pages whose content a damaged image does not tell; they are in no other count.
     """
 
     idstr: str
@@ -110,6 +112,7 @@ class BlockStats:
     unique: int
     entropy: float
     histogram: tuple[int, ...]
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class MemoryStats:
     unique: int
     left_out: tuple[str, ...] = ()
 
-    COMPUTED: ClassVar = ("pages", "zero", "duplicate")
+    COMPUTED: ClassVar = ("pages", "zero", "duplicate", "lost")
 
     @property
     def pages(self) -> int:
@@ -135,9 +138,14 @@ class MemoryStats:
         return sum(block.zero for block in self.blocks)
 
     @property
+    def lost(self) -> int:
+        """Pages whose content is not known."""
+        return sum(block.lost for block in self.blocks)
+
+    @property
     def duplicate(self) -> int:
         """Pages that are like an earlier one, zeros left out: what sharing could save."""
-        return self.pages - self.zero - self.distinct
+        return self.pages - self.zero - self.lost - self.distinct
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,14 +48,18 @@ def stats(
     sums = image.memory.sums(SumKey.random(), Meter(progress, image.length, "summing pages"))
     histograms = _histograms(memory)
     found = [
-        _block_stats(name, sums[name], histograms[name], memory.page_size)
+        _block_stats(name, sums[name], histograms[name], _lost(image, name))
         for name in memory.lengths
     ]
     distinct, unique = count_distinct([sums[name] for name in memory.lengths])
     return MemoryStats(memory.page_size, tuple(found), distinct, unique, memory.left_out)
 
 
-def _block_stats(name: str, table: Table, units: list[int], page_size: int) -> BlockStats:
+def _lost(image: SaveImage, block: str) -> int:
+    return image.rescue.lost(block).total if image.rescue is not None else 0
+
+
+def _block_stats(name: str, table: Table, units: list[int], lost: int) -> BlockStats:
     """Gather what is known of a block; `units` counts its pages by entropy, zeros left out."""
     nonzero = table.count_nonzero()
     distinct, unique = count_distinct([table])
@@ -67,7 +71,14 @@ def _block_stats(name: str, table: Table, units: list[int], page_size: int) -> B
     histogram[0] -= sum(units) - nonzero
     mean = total / nonzero / ENTROPY_UNITS if nonzero else 0.0
     return BlockStats(
-        name, table.count, table.count - nonzero, distinct, unique, mean, tuple(histogram)
+        name,
+        table.count,
+        table.count - nonzero - lost,
+        distinct,
+        unique,
+        mean,
+        tuple(histogram),
+        lost,
     )
 
 

@@ -163,10 +163,24 @@ class Memory:
             Ascending in each block, no two touching.
         """
         for block, length in self.lengths.items():
-            if reach.zeros:
-                yield Stretch(block, 0, length)
-            else:
-                yield from self._data(block, length, reach.margin)
+            whole = Stretch(block, 0, length)
+            found = [whole] if reach.zeros else self._data(block, length, reach.margin)
+            for stretch in found:
+                yield from self._known(stretch)
+
+    def _known(self, stretch: Stretch) -> Iterator[Stretch]:
+        """Leave out what is lost of a damaged image: that is no zeros."""
+        rescue = self.image.rescue
+        if rescue is None:
+            yield stretch
+            return
+        start = stretch.start
+        for lost, end in rescue.lost_bytes(stretch.block, start, stretch.length):
+            if start < lost:
+                yield Stretch(stretch.block, start, lost)
+            start = end
+        if start < stretch.end:
+            yield Stretch(stretch.block, start, stretch.end)
 
     def _data(self, block: str, length: int, margin: int) -> Iterator[Stretch]:
         size = self.page_size

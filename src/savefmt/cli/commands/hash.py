@@ -39,6 +39,11 @@ def add(commands: Commands) -> None:
         help="hash to use (default: sha256)",
     )
     parser.add_argument("--pages", action="store_true", help="hash each page, too")
+    parser.add_argument(
+        "--lost-as-zero",
+        action="store_true",
+        help="with --salvage: take lost pages for zeros instead of refusing",
+    )
     file_argument(
         parser,
         "--check",
@@ -81,6 +86,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             algorithm,
             pages=args.pages,
             blocks=args.block,
+            lost_as_zero=args.lost_as_zero,
             io=io_of(args),
             progress=progress,
         )
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render.hash import check_lines, check_values
     from savefmt.errors import FormatError
-    from savefmt.scan.hashes import Manifest, check_manifest
+    from savefmt.scan.hashes import Manifest, check_manifest, refuse_lost
 
     counts = Counter[bool | None]()
 
@@ -104,6 +110,8 @@ def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
             savefmt.open(args.image, io=io_of(args)) as image,
             ui.progress(args.image) as progress,
         ):
+            if not args.lost_as_zero:
+                refuse_lost(image)
             try:
                 manifest = Manifest(lines)
                 for result in check_manifest(image, manifest, io=io_of(args), progress=progress):

@@ -53,7 +53,8 @@ def documents() -> Documents:
 def _summary(
     path: str, args: argparse.Namespace, progress: OnProgress | None
 ) -> ImageSummary | DiskSummary:
-    if args.snapshot is None and not args.offset and savefmt.is_disk(path):
+    part = args.snapshot is not None or args.offset or args.salvage
+    if not part and savefmt.is_disk(path):
         return DiskSummary(path, savefmt.list_snapshots(path))
     return savefmt.probe(path, pages=args.pages, io=io_of(args), progress=progress)
 

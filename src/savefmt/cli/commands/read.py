@@ -73,13 +73,47 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     with savefmt.open(args.image, index=args.index, places=places_of(args)) as image:
         ui.prepare(image)
+        lost = _LostBytes(image, args) if image.rescue is not None else None
         pieces = _pieces(_reader(image, args), args.address, args.length)
         if args.raw:
             for data in pieces:
                 sys.stdout.buffer.write(data)
         else:
-            ui.say(hexdump(pieces, args.address))
+            ui.say(hexdump(pieces, args.address, lost.among if lost is not None else None))
     return ExitCode.GOOD
+
+
+class _LostBytes:
+    """Tells which bytes by the addresses asked for are lost of a damaged image."""
+
+    def __init__(self, image: SaveImage, args: argparse.Namespace) -> None:
+        self._image = image
+        self._args = args
+
+    def among(self, address: int, length: int) -> list[tuple[int, int]]:
+        """Return stretches of addresses, from their first to behind their last."""
+        rescue = self._image.rescue
+        assert rescue is not None
+        found = []
+        for at, block, offset, count in self._pieces(address, length):
+            for first, end in rescue.lost_bytes(block, offset, count):
+                found.append((at + first - offset, at + end - offset))
+        return found
+
+    def _pieces(self, address: int, length: int) -> Iterator[tuple[int, str, int, int]]:
+        """Yield parts of the addresses: where, in which block, at which offset, how many."""
+        args, guest = self._args, self._image.guest
+        if args.block is not None:
+            yield address, args.block, address, length
+            return
+        parts = [(address, length)]
+        if args.virtual:
+            parts = list(guest.space(args.cpu, args.cr3).pieces(address, length))
+        at = address
+        for physical, part in parts:
+            for found, offset, count in guest.physical.pieces(physical, part):
+                yield at, found.block, offset, count
+                at += count
 
 
 def _reader(image: SaveImage, args: argparse.Namespace) -> Callable[[int, int], bytes]:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
         result = stats(image, blocks=args.block, io=io_of(args), progress=progress)
     if ui.json:
-        computed = {"pages": result.pages, "zero": result.zero, "duplicate": result.duplicate}
+        computed = {name: getattr(result, name) for name in result.COMPUTED}
         ui.document(stats={**asdict(result), **computed})
     else:
         ui.say(stats_lines(result))

@@ -59,7 +59,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _add_dump(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", damaged=False)
     parser.set_defaults(run=run_dump, failed=ExitCode.FAILED)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from savefmt.cli.render.damage import salvage_lines
 from savefmt.cli.render.plain import WIDTH, many, plain, size
 from savefmt.format.features import name_bits
 from savefmt.model import DiskSummary, ImageSummary, Layout, RamBlock, Snapshot
@@ -34,6 +35,8 @@ def summary_lines(summary: ImageSummary, *, verbose: bool = False) -> Iterator[s
     for key, value in summary_fields(summary):
         yield f"{key + ':':<15}{plain(value)}"
     yield from _block_lines(summary.blocks)
+    if summary.salvage is not None:
+        yield from map(plain, salvage_lines(summary.salvage))
     yield from _section_lines(summary, verbose=verbose)
 
 

@@ -28,6 +28,8 @@ def stats_lines(stats: MemoryStats) -> Iterator[str]:
 
     yield f"pages:      {share(stats.pages)}"
     yield f"zero:       {share(stats.zero)}"
+    if stats.lost:
+        yield f"lost:       {share(stats.lost)}"
     yield f"distinct:   {share(stats.distinct)}"
     yield f"unique:     {share(stats.unique)}"
     yield f"duplicate:  {share(stats.duplicate)}"
@@ -42,5 +44,8 @@ def stats_lines(stats: MemoryStats) -> Iterator[str]:
             f"{block.pages:>10}{block.zero:>10}{block.distinct:>10}{block.unique:>10}"
             f"{block.entropy:>9.2f}  {bins:<48}  {plain(block.idstr)}"
         )
+    for block in stats.blocks:
+        if block.lost:
+            yield f"note: {many(block.lost, 'page')} of block {plain(block.idstr)} are lost"
     for name in stats.left_out:
         yield f"note: block {plain(name)} was left out of the image"

@@ -1,0 +1,43 @@
+"""What every command says at its end of a damaged image that it read with ``--salvage``."""
+
+from __future__ import annotations
+
+import argparse
+
+from savefmt.cli.codes import ExitCode
+from savefmt.cli.render.damage import lost_lines, remarks
+from savefmt.cli.ui import Ui
+from savefmt.salvage.rescue import Rescue
+from savefmt.writing.output import OutputFile
+
+
+def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
+    """Say what was lost, and list it in a file where that is asked for.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command line, with what was salvaged.
+    ui : Ui
+        Where to say it.
+    code : ExitCode
+        How the command ended.
+
+    Returns
+    -------
+    ExitCode
+        That of findings, where all went well and something is lost.
+    """
+    rescued: dict[str, Rescue] = {str(rescue.source): rescue for rescue in args.rescued}
+    for path, rescue in rescued.items():
+        for line in remarks(rescue.report):
+            ui.remark(f"{path}: {line}")
+    if args.lost is not None:
+        with OutputFile(args.lost, overwrite=getattr(args, "force", False)) as output:
+            text = "".join(line for rescue in rescued.values() for line in lost_lines(rescue))
+            output.file.write(text.encode("utf-8", "surrogateescape") or b"\n", 0)
+            output.commit()
+        for note in output.notes:
+            ui.remark(f"{args.lost}: {note}")
+    sound = all(rescue.report.sound for rescue in rescued.values())
+    return code if sound or code is not ExitCode.GOOD else ExitCode.FINDINGS
