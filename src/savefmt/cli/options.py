@@ -75,7 +75,7 @@ def source_options(parser: argparse.ArgumentParser, *names: str, damaged: bool =
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
-    parser.set_defaults(sources=names, salvage=False, bad=None, lost=None)
+    parser.set_defaults(sources=names, salvage=False, bad=None, lost=None, tell_lost=True)
     if damaged:
         group = parser.add_argument_group("a damaged image")
         group.add_argument(

@@ -30,7 +30,7 @@ def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
     """
     rescued: dict[str, Rescue] = {str(rescue.source): rescue for rescue in args.rescued}
     for path, rescue in rescued.items():
-        for line in remarks(rescue.report):
+        for line in remarks(rescue.report) if args.tell_lost else ():
             ui.remark(f"{path}: {line}")
     if args.lost is not None:
         with OutputFile(args.lost, overwrite=getattr(args, "force", False)) as output:

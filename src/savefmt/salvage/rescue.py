@@ -300,7 +300,7 @@ def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> R
     work: SequentialSalvage | SparseSalvage
     if _is_mapped(source, at):
         order = envelope.byte_order if envelope is not None else None
-        finished = envelope is None or envelope.finished
+        finished = envelope is not None and envelope.finished
         work = SparseSalvage(
             source, at, splice, order=order, finished=finished, origin=named.offset
         )

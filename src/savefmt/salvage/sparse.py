@@ -47,7 +47,7 @@ class SparseSalvage:
     order : str or None
         Byte order of the envelope.
     finished : bool
-        Whether the save finished, as far as the envelope tells.
+        Whether the envelope tells that the save finished, bitmaps and all.
     origin : int
         Where the image begins in a larger file.
 
@@ -154,7 +154,7 @@ class SparseSalvage:
         raw = [self._raw_bitmap(block) for block in blocks.blocks]
         known = [bitmap if bitmap is not None else bytearray() for bitmap in raw]
         order = bitmap_order(self._extents, self._zeros_behind, blocks.blocks, known, self._order)
-        written = end is not None and end.ram_end is not None and self._finished
+        written = end.ram_end is not None if end is not None else self._finished
         empty = not any(any(bitmap) for bitmap in known)
         for block, bitmap in zip(blocks.blocks, raw, strict=True):
             if block.header is None or block.ignored:
@@ -167,7 +167,7 @@ class SparseSalvage:
                 self._splice.skip_to(bitmap_end)
                 continue
             if bitmap is None or (empty and not written):
-                bitmap, lost = self._guess(block, sure=end is not None and self._finished)
+                bitmap, lost = self._guess(block, sure=end is not None)
             else:
                 decode_bitmap(bitmap, block.page_count, order)
                 lost = self._missing(block, bitmap)

@@ -132,10 +132,13 @@ def refuse_lost(image: SaveImage, blocks: Sequence[str] | None = None) -> None:
         return
     lost = {block.idstr: block.lost for block in image.rescue.report.blocks}
     lost = {name: lost[name] for name in blocks or lost if lost.get(name)}
-    if lost:
+    what = f"{sum(lost.values())} pages of {', '.join(map(repr, lost))}" if lost else ""
+    if not what and blocks is None and image.rescue.report.unlisted:
+        what = "whole blocks"
+    if what:
         raise UnsupportedError(
-            f"{sum(lost.values())} pages of {', '.join(map(repr, lost))} are lost, so no hash is "
-            "that of the guest's memory; --lost-as-zero takes them for zeros",
+            f"{what} are lost, so no hash is that of the guest's memory; --lost-as-zero hashes "
+            "what there is, with zeros in the gaps",
             path=image.path,
         )
 

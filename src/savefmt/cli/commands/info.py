@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
     io_options(parser)
     source_options(parser, "images")
     common_options(parser)
-    parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    parser.set_defaults(run=run, failed=ExitCode.FAILED, tell_lost=False)
 
 
 def documents() -> Documents:

@@ -28,7 +28,7 @@ def remarks(report: Salvage) -> Iterator[str]:
         One sentence.
     """
     if report.sound:
-        yield "nothing is lost: the image is sound"
+        yield "no damage was found, so nothing was left out"
         return
     yield f"{share(report)} of the guest's memory was recovered"
     for damage in report.damages[:_MOST_SHOWN]:
@@ -37,7 +37,7 @@ def remarks(report: Salvage) -> Iterator[str]:
         yield f"and {len(report.damages) - _MOST_SHOWN} more damaged parts"
     for block in report.blocks:
         if block.lost:
-            yield f"{block.lost} of {many(block.pages, 'page')} of {block.idstr!r} are lost"
+            yield f"lost: {block.lost} of {many(block.pages, 'page')} of {block.idstr!r}"
     if report.unlisted:
         yield f"{size(report.unlisted)} of memory are lost with the very names of their blocks"
     if not report.devices_whole:
