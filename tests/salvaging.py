@@ -26,7 +26,7 @@ class Sent:
 
 def records_of(data: bytes, blocks: dict[str, int]) -> list[Sent]:
     """List the records of a sequential stream of `make_stream`, which names blocks at will."""
-    found = []
+    found: list[Sent] = []
     at = data.index(b"\x03ram\0\0\0\0\0\0\0\x04") + 12
     at += 8 + sum(1 + len(name.encode()) + 8 for name in blocks)
     block = ""

@@ -18,6 +18,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "check": [("IMAGE",), ("IMAGE", "missing", "--for", "libvirt=9.0.0")],
     "compat": [("IMAGE",)],
     "convert": [("IMAGE", "converted", "-O", "sparse")],
+    "salvage": [("IMAGE", "salvaged")],
     "compare": [("IMAGE", "IMAGE"), ("IMAGE", "OTHER", "--fields")],
     "xml": [("set", "IMAGE", "--paused")],
     "devices": [("IMAGE",), ("IMAGE", "none")],

@@ -17,7 +17,7 @@ from savefmt.errors import SavefmtError
 from savefmt.salvage.ranges import Ranges
 
 BLOCKS = {"pc.ram": 12, "vga": 5, "pc.bios": 2}
-FEW = settings(max_examples=max(settings.default.max_examples // 2, 20))
+FEW = settings(max_examples=max(settings().max_examples // 2, 20))
 """Each example opens an image."""
 
 LENGTHS = {name: count * PAGE_SIZE for name, count in BLOCKS.items()}
@@ -27,7 +27,7 @@ LENGTHS = {name: count * PAGE_SIZE for name, count in BLOCKS.items()}
 def contents(draw: st.DrawFn) -> dict[str, bytes]:
     """Draw blocks in which about half of the pages are zero, and none is like another."""
     seed = draw(st.integers(0, 2**20))
-    found = {}
+    found: dict[str, bytes] = {}
     for name, count in BLOCKS.items():
         kept = draw(st.lists(st.booleans(), min_size=count, max_size=count))
         found[name] = b"".join(

@@ -55,6 +55,11 @@ class Element:
         return self.flag in (_ZERO, _PAGE, _DELTA)
 
     @property
+    def is_content(self) -> bool:
+        """Whether it has a page's content whole."""
+        return self.flag == _PAGE
+
+    @property
     def is_delta(self) -> bool:
         """Whether it tells how a page differs from what it was."""
         return self.flag == _DELTA

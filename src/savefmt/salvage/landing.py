@@ -2,8 +2,9 @@
 
 A wrong guess would put one page's content into another's place, so a place counts only where a
 chain of records stands: three or more in ascending order that reach over more than two pages, or
-any that end in the end marker and the footer of the section.  What a page of the guest holds by
-itself cannot look so, because the head of the next record breaks it off.
+one with a whole page that ends in the end marker and the footer of RAM.  A guest may hold records
+itself, in the pages of a file that it reads; but no page can hold a whole page's record, and
+what it holds of shorter ones ends with it, because the head of the next record breaks it off.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import re
 from collections.abc import Iterator
 
 from savefmt.errors import FormatError, UnsupportedError
-from savefmt.format.ram import EOS_WORD, pack_word
+from savefmt.format.ram import pack_word
 from savefmt.format.stream import SectionHead
 from savefmt.format.wire import ItemType, RamFlag, pack_counted
 from savefmt.frozen import dataclass
 from savefmt.native.pages import is_zero
 from savefmt.native.records import Scanner
-from savefmt.salvage.elements import Elements
+from savefmt.salvage.elements import Element, Elements
 from savefmt.salvage.readable import Readable
 
 _STEP = 1 << 20
@@ -28,6 +29,7 @@ _MOST_TRIES = 1 << 20
 """Places that are tried at most: beyond, a file is made to be slow."""
 
 _WORD = 8
+_HEAD_REACH = 512
 _STAND_IN = b"?"
 
 
@@ -76,12 +78,12 @@ class Lander:
         self._part = (ItemType.PART << 32 | ram.section_id).to_bytes(5, "big")
         self._end = (ItemType.END << 32 | ram.section_id).to_bytes(5, "big")
         self.tries = 0
-        self._pattern = _candidates(elements.longest, elements.page_size, EOS_WORD + self._footer)
+        self._pattern = _candidates(elements.longest, elements.page_size)
 
     def find(self, offset: int) -> Landing | None:
         """Return the first place at or behind an offset; None where there is none."""
         length = self._source.length
-        overlap = _WORD + len(self._footer)
+        overlap = _WORD
         while offset < length and self.tries < _MOST_TRIES:
             data = self._source.pread(_STEP + overlap, offset)
             if not is_zero(data):
@@ -90,41 +92,67 @@ class Lander:
                     if at >= _STEP or self.tries >= _MOST_TRIES:
                         break
                     self.tries += 1
-                    if self._is_sound(offset + at):
-                        return self._landed(offset + at)
+                    if (proved := self._prove(offset + at)) is not None:
+                        return self._landed(proved)
             offset += _STEP
         return None
 
-    def _is_sound(self, offset: int) -> bool:
-        """Tell whether a chain of records begins here."""
+    def _prove(self, offset: int) -> int | None:
+        """Return where the first record stands that a chain of them from here on proves."""
         size = self._elements.page_size
-        wanted = _LEAST_PAGES * size + 1
-        data = self._source.pread(wanted + 2 * size + 512, offset)
+        first: int | None = None
         count = 0
         before: tuple[int | None, int] = (None, -1)
         try:
-            for element in self._elements.parse(data, offset, None):
-                if element.is_end:
-                    return self._ends_well(element.end, data[element.end - offset :])
+            for element in self._chain(offset):
                 if self._source.bad.overlap(element.start, element.body):
-                    return False
+                    return None
+                if element.is_end:
+                    return first if self._ends_here(element.end) else None
                 if element.is_page:
                     if element.block == before[0] and element.address <= before[1]:
-                        return False
+                        return None
                     before = element.block, element.address
                     count += 1
-                if count >= _LEAST_RECORDS and element.end - offset >= wanted:
-                    return True
+                # Shorter ones may be what one page holds, up to its very end.
+                if first is None and (element.is_content or element.start - offset >= size):
+                    first = element.start
+                reached = element.end - offset
+                if first is not None and count >= _LEAST_RECORDS and reached > _LEAST_PAGES * size:
+                    return first
         except FormatError:
-            return False
-        return False
+            return None
+        return None
 
-    def _ends_well(self, end: int, rest: bytes) -> bool:
-        if self._source.bad.overlap(end - _WORD, end + len(self._footer)):
+    def _chain(self, offset: int) -> Iterator[Element]:
+        """Yield what stands from here on, section after section."""
+        size = self._elements.page_size
+        block: int | None = None
+        while True:
+            data = self._source.pread(4 * size + _HEAD_REACH, offset)
+            start = offset
+            for element in self._elements.parse(data, offset, block):
+                block, offset = element.block, element.end
+                if element.is_end and self._goes_on(offset):
+                    offset += len(self._footer) + len(self._part)
+                    break
+                yield element
+                if element.is_end:
+                    return
+            if offset == start:
+                return
+
+    def _goes_on(self, end: int) -> bool:
+        """Tell whether another section of RAM follows an end marker."""
+        behind = self._source.pread(len(self._footer) + 5, end)
+        return behind in (self._footer + self._part, self._footer + self._end)
+
+    def _ends_here(self, end: int) -> bool:
+        """Tell whether something else follows an end marker, and the footer of RAM."""
+        behind = self._source.pread(len(self._footer) + 5, end)
+        if self._source.bad.overlap(end, end + len(behind)):
             return False
-        if self._footer:
-            return rest.startswith(self._footer)
-        return rest[:5] in (self._part, self._end)
+        return behind.startswith(self._footer) if self._footer else behind == self._end
 
     def _landed(self, offset: int) -> Landing:
         first = next(self._elements.parse(self._source.pread(_STEP, offset), offset, None))
@@ -186,7 +214,7 @@ def _pages(scanner: Scanner, data: bytes) -> Iterator[tuple[int, int, bool]]:
         yield used, batch.last.page if batch.last is not None else 0, done
 
 
-def _candidates(longest: int, page_size: int, ending: bytes) -> re.Pattern[bytes]:
+def _candidates(longest: int, page_size: int) -> re.Pattern[bytes]:
     """Return what finds words that may begin a record: zeros in front, flags behind."""
     zeros = min(8 - -(-max(longest - page_size, 1).bit_length() // 8), 6)
     flags = rb"\x02\x08\x22\x28\x40\x60"
@@ -194,4 +222,4 @@ def _candidates(longest: int, page_size: int, ending: bytes) -> re.Pattern[bytes
     nibble = b"" if page_size < 4096 else b"".join(b"\\x%02x" % (n << 4) for n in range(16))
     low = rb"[\s\S]" if not nibble else b"[" + nibble + b"]"
     word = b"\\x00" * zeros + rb"[\s\S]{%d}" % middle + low + b"[" + flags + b"]"
-    return re.compile(b"(?=" + word + b"|" + re.escape(ending) + b")")
+    return re.compile(b"(?=" + word + b")")

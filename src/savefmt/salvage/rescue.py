@@ -164,7 +164,7 @@ class Rescue:
         damages = [*self.damages, *work.damages, *self._unreadable()]
         notes = []
         if isinstance(work, SequentialSalvage):
-            if lost:
+            if not work.ram_whole:
                 notes.append(_RAN if repeated else _STILL)
             if any(damage.kind == "damaged" for damage in damages):
                 notes.append(_CONTENT)
@@ -233,7 +233,7 @@ def open_salvaged(source: Source, io: IOOptions) -> Rescue:
 @contextmanager
 def _opened(source: Source, io: IOOptions, bad: list[tuple[int, int]]) -> Iterator[Readable]:
     plain = replace(source, salvage=False, bad=None)
-    with open_file(plain, replace(io, direct=False)) as file:
+    with open_file(plain, replace(io, direct=False, engine="psync")) as file:
         parts = [(start - source.offset, end - source.offset) for start, end in bad]
         yield Readable(file, [(max(start, 0), end) for start, end in parts if end > 0])
 

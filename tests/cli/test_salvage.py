@@ -1,0 +1,277 @@
+"""Damaged images on the command line: what is lost is told, and never passed off as zeros."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from builder import EOS, MIB, PAGE_SIZE, make_envelope, make_stream, pack_records, page, word
+from builder import Record as Sent
+from cli.fakes import Run
+from reference import read_image
+
+RAM = b"".join(map(page, range(8)))
+BLOCKS = {"pc.ram": RAM, "pc.bios": page(50) + bytes(PAGE_SIZE)}
+
+
+def cut_short(path: Path, layout: str = "sequential") -> str:
+    """Write an image that ends in the middle of page 4 of pc.ram."""
+    data = make_stream(layout=layout, blocks=BLOCKS, align=PAGE_SIZE, machine="pc-i440fx-10.0")
+    path.write_bytes(data[: data.index(page(4)) + 100])
+    return str(path)
+
+
+@pytest.fixture(params=["sequential", "mapped-ram"])
+def cut(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return cut_short(tmp_path / "cut", request.param)
+
+
+def test_without_salvage_a_cut_image_is_refused(run: Run, cut: str) -> None:
+    assert run("map", cut).code == 1
+    assert run("map", cut, "--lost", "list").code == 64
+
+
+def test_every_command_says_what_is_lost_and_ends_with_code_3(run: Run, cut: str) -> None:
+    for words in (
+        ("map", cut),
+        ("stats", cut),
+        ("search", cut, "\x02"),
+        ("strings", cut),
+        ("devices", cut),
+    ):
+        outcome = run(*words, "--salvage")
+        assert outcome.code == 3 or (words[0], outcome.code) == ("search", 1), words
+        assert f"{cut}: the file was cut short" in outcome.err or "cut short" in outcome.err
+        assert "lost: 4 of 8 pages of 'pc.ram'" in outcome.err
+
+
+def test_lost_is_a_kind_of_its_own(run: Run, cut: str) -> None:
+    extents = json.loads(run("map", "--salvage", "-j", cut).out)["extents"]
+    stats = json.loads(run("stats", "--salvage", "-j", cut).out)["stats"]
+
+    ram = [(e["kind"], e["start"], e["length"]) for e in extents if e["block"] == "pc.ram"]
+    merged = {kind: sum(n for k, _, n in ram if k == kind) for kind, _, _ in ram}
+    assert merged == {"data": 4 * PAGE_SIZE, "lost": 4 * PAGE_SIZE}
+    block = stats["blocks"][0]
+    assert (block["pages"], block["zero"], block["lost"], block["unique"]) == (8, 0, 4, 4)
+    assert "lost:" in run("stats", "--salvage", cut).out
+
+
+def test_the_file_offsets_are_those_of_the_real_file(run: Run, cut: str) -> None:
+    data = Path(cut).read_bytes()
+    for extent in json.loads(run("map", "--salvage", "-j", cut).out)["extents"]:
+        if extent["kind"] == "data":
+            for number in range(extent["length"] // PAGE_SIZE):
+                at = extent["offset"] + number * extent["stride"]
+                assert data[at : at + PAGE_SIZE] == page(extent["start"] // PAGE_SIZE + number)
+
+
+def test_read_marks_lost_bytes(run: Run, cut: str) -> None:
+    shown = run("read", "--salvage", "--block", "pc.ram", cut, hex(4 * PAGE_SIZE - 16), "48")
+
+    assert shown.code == 3
+    known, lost, *_ = shown.out.splitlines()
+    assert (
+        known
+        == "00003ff0  "
+        + " ".join(["00 00 00 04"] * 2)
+        + "  "
+        + " ".join(["00 00 00 04"] * 2)
+        + "  |"
+        + "." * 16
+        + "|"
+    )
+    assert lost.split("|")[0].count("??") == 16
+    assert "?" * 16 in lost
+
+
+def test_hash_refuses_unless_told_otherwise(run: Run, cut: str) -> None:
+    refused = run("hash", "--salvage", cut)
+    taken = run("hash", "--salvage", "--lost-as-zero", cut)
+
+    assert refused.code == 1
+    assert "--lost-as-zero" in refused.err
+    assert taken.code == 3
+    assert "memory" in taken.out
+
+
+def test_the_elf_core_has_no_segment_over_what_is_lost(run: Run, cut: str, tmp_path: Path) -> None:
+    target, listed = tmp_path / "core", tmp_path / "lost"
+    outcome = run(
+        *("export", "--salvage", cut, str(target), "--lost", str(listed)),
+        *("--place", "pc.ram=0"),
+    )
+
+    assert outcome.code == 3, outcome.err
+    core = target.read_bytes()
+    table, count = struct.unpack_from("<Q", core, 32)[0], struct.unpack_from("<H", core, 56)[0]
+    loads = []
+    for number in range(count):
+        kind, _, _, _, address, length = struct.unpack_from("<IIQQQQ", core, table + 56 * number)
+        if kind == 1:
+            loads.append((address, length))
+    assert (0, 4 * PAGE_SIZE) in loads
+    assert not any(address < 8 * PAGE_SIZE <= address + length for address, length in loads)
+    assert f"pc.ram {4 * PAGE_SIZE:#x} {4 * PAGE_SIZE:#x}\n" in listed.read_text()
+
+
+@pytest.mark.parametrize("form", ["raw", "sparse"])
+def test_salvage_writes_an_image_of_what_is_left(
+    run: Run, cut: str, tmp_path: Path, form: str
+) -> None:
+    target = tmp_path / "rest"
+    outcome = run("salvage", cut, str(target), "-O", form, "--lost", str(tmp_path / "lost"))
+
+    assert outcome.code == 3, outcome.err
+    assert "it cannot be loaded" in outcome.out
+    image = read_image(target.read_bytes())
+    assert bytes(image.blocks["pc.ram"].content) == RAM[: 4 * PAGE_SIZE] + bytes(4 * PAGE_SIZE)
+    assert image.blocks["pc.ram"].present == {0, 1, 2, 3}
+    assert run("salvage", cut, str(target)).code == 1  # nothing is replaced unasked
+    document = json.loads(run("salvage", cut, str(target), "-F", "-j").out)
+    assert document["loadable"] is False
+    assert document["salvage"]["blocks"][0] == {"idstr": "pc.ram", "pages": 8, "lost": 4}
+
+
+def test_what_is_sound_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(make_stream(blocks=BLOCKS, prefix=make_envelope()))
+
+    outcome = run("salvage", str(image), str(tmp_path / "copy"))
+
+    assert outcome.code == 0
+    assert (tmp_path / "copy").read_bytes() == image.read_bytes()
+    assert "it can be loaded" in outcome.out
+
+
+def test_a_middle_that_was_overwritten(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    data = make_stream(blocks=BLOCKS)
+    at = data.index(page(3)) + 4000  # in page 3, up to behind the head of page 4
+    image.write_bytes(data[:at] + b"?" * 200 + data[at + 200 :])
+
+    outcome = run("salvage", str(image), str(tmp_path / "rest"))
+
+    assert outcome.code == 3
+    assert "it can be loaded, but the guest finds zeros" in outcome.out
+    found = read_image((tmp_path / "rest").read_bytes())
+    assert found.blocks["pc.ram"].present == {0, 1, 2, 5, 6, 7}
+    assert bytes(found.blocks["pc.bios"].content) == BLOCKS["pc.bios"]
+    assert [device.idstr for device in found.devices] == [
+        *("timer", "cpu_common", "0000:00:02.0/virtio-rng")
+    ]
+
+
+def test_pages_that_may_be_of_two_blocks_are_given_up(run: Run, tmp_path: Path) -> None:
+    blocks = {"node0": RAM, "node1": b"".join(map(page, range(60, 68)))}
+    data = make_stream(blocks=blocks)
+    at = data.index(page(2)) - 4
+    image = tmp_path / "image"
+    image.write_bytes(data[:at] + b"?" * 8 + data[at + 8 :])
+
+    run("salvage", str(image), str(tmp_path / "rest"))
+
+    found = read_image((tmp_path / "rest").read_bytes())
+    assert found.blocks["node0"].present == {0}
+    assert bytes(found.blocks["node1"].content) == blocks["node1"]
+
+
+def test_deltas_behind_damage_are_given_up(run: Run, tmp_path: Path) -> None:
+    delta = b"\x00\x04abcd"
+    rounds = [[Sent("pc.ram", i, page(i)) for i in range(8)]]
+    last = [Sent("pc.ram", 7, delta=delta), Sent("pc.ram", 6, page(70))]
+    data = make_stream(blocks={"pc.ram": RAM}, rounds=rounds, last_round=last)
+    at = data.index(page(3)) - 6
+    image = tmp_path / "image"
+    image.write_bytes(data[:at] + b"?" * 3 + data[at + 3 :])
+
+    run("salvage", str(image), str(tmp_path / "rest"), "--lost", str(tmp_path / "lost"))
+
+    found = read_image((tmp_path / "rest").read_bytes())
+    content = bytes(found.blocks["pc.ram"].content)
+    assert content[6 * PAGE_SIZE : 7 * PAGE_SIZE] == page(70)
+    assert content[7 * PAGE_SIZE :] == bytes(PAGE_SIZE)
+    assert f"pc.ram {7 * PAGE_SIZE:#x} {PAGE_SIZE:#x}" in (tmp_path / "lost").read_text()
+
+
+def test_an_unfinished_save_and_a_lost_envelope(run: Run, tmp_path: Path) -> None:
+    part, lost = tmp_path / "part", tmp_path / "lost"
+    stream = make_stream(blocks=BLOCKS, prefix=make_envelope(magic=b"LibvirtQemudPart"))
+    part.write_bytes(stream[: stream.index(page(5))])
+    lost.write_bytes(b"?" * 500 + stream[500:])
+
+    for image, pages in ((part, 5), (lost, 8)):
+        outcome = run("salvage", str(image), str(tmp_path / f"{image.name}-rest"))
+        assert outcome.code == 3, outcome.err
+        found = read_image((tmp_path / f"{image.name}-rest").read_bytes())
+        assert found.blocks["pc.ram"].present == {*range(pages)}
+    assert "Part magic" in run("info", "--salvage", str(part)).out
+
+
+def test_without_valid_bitmaps_pages_that_are_not_zero_are_taken(run: Run, tmp_path: Path) -> None:
+    blocks = {"pc.ram": page(0) + bytes(PAGE_SIZE) + page(2)}
+    data = bytearray(make_stream(layout="mapped-ram", blocks=blocks, align=PAGE_SIZE))
+    image = tmp_path / "image"
+    at = data.index(b"pc.ram") + 6 + 8 + 28
+    data[at : at + 8] = bytes(8)
+    end = data.index(EOS + b"\x7e\0\0\0\x02" + b"\x08")  # what follows RAM was not written
+    image.write_bytes(data[:end])
+
+    outcome = run("map", "--salvage", str(image))
+
+    kinds = [line.split()[2] for line in outcome.out.splitlines()[1:]]
+    assert kinds == ["data", "lost", "data"]
+    assert "no bitmap tells which pages of 'pc.ram' are valid" in outcome.err
+
+
+def test_a_map_that_is_none_is_refused(run: Run, cut: str, tmp_path: Path) -> None:
+    listed = tmp_path / "map"
+    for text in ("", "hello\n", "0 ?\n0 12\n", "0 ?\n0x0 0x10 !\n"):
+        listed.write_text(text)
+        outcome = run("info", "--salvage", "--map", str(listed), cut)
+        assert outcome.code == 1
+        assert "GNU ddrescue map file" in outcome.err
+
+
+def test_a_guest_that_ran_is_told(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    rounds = [[Sent("pc.ram", i, page(i)) for i in range(8)]]
+    last = [Sent("pc.ram", i, page(100 + i)) for i in range(8)]
+    data = make_stream(blocks={"pc.ram": RAM}, rounds=rounds, last_round=last)
+    image.write_bytes(data[: data.index(page(104))])
+
+    outcome = run("info", "--salvage", "-j", str(image))
+
+    salvage = json.loads(outcome.out)["images"][0]["salvage"]
+    assert salvage["repeated"] == 4
+    assert "the guest ran while it was saved" in salvage["notes"][0]
+
+
+def test_nothing_to_recover(run: Run, tmp_path: Path) -> None:
+    for content in (b"", b"\0" * MIB, b"QEVM\0\0\0\3", make_envelope()):
+        image = tmp_path / "image"
+        image.write_bytes(content)
+        outcome = run("info", "--salvage", str(image))
+        assert outcome.code == 1
+        assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_stream_that_the_guest_holds_is_no_place_to_go_on(run: Run, tmp_path: Path) -> None:
+    """A page full of records, as of an image in the guest's page cache, is content."""
+    inner = b"".join(word(i * PAGE_SIZE, 0x22) + b"\0" for i in range(4)) * 200
+    trap = (b"?" * 10 + inner)[:PAGE_SIZE]
+    records = [Sent("pc.ram", i, page(i)) for i in range(3)]
+    records += [Sent("pc.ram", 3, trap), *(Sent("pc.ram", i, page(i)) for i in range(4, 8))]
+    assert pack_records(records)
+    data = make_stream(blocks={"pc.ram": RAM}, rounds=[records])
+    at = data.index(trap) - 6
+    image = tmp_path / "image"
+    image.write_bytes(data[:at] + b"?" * 8 + data[at + 8 :])
+
+    run("salvage", str(image), str(tmp_path / "rest"), "--lost", str(tmp_path / "lost"))
+
+    found = read_image((tmp_path / "rest").read_bytes())
+    assert found.blocks["pc.ram"].present == {0, 1, 4, 5, 6, 7}
+    assert (tmp_path / "lost").read_text() == "pc.ram 0x2000 0x2000\n"
