@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import random
 import struct
 from pathlib import Path
 
@@ -11,6 +15,9 @@ from builder import EOS, MIB, PAGE_SIZE, make_envelope, make_stream, pack_record
 from builder import Record as Sent
 from cli.fakes import Run
 from reference import read_image
+from salvaging import recovered
+
+from savefmt.codec.registry import find_codec
 
 RAM = b"".join(map(page, range(8)))
 BLOCKS = {"pc.ram": RAM, "pc.bios": page(50) + bytes(PAGE_SIZE)}
@@ -275,3 +282,66 @@ def test_a_stream_that_the_guest_holds_is_no_place_to_go_on(run: Run, tmp_path: 
     found = read_image((tmp_path / "rest").read_bytes())
     assert found.blocks["pc.ram"].present == {0, 1, 4, 5, 6, 7}
     assert (tmp_path / "lost").read_text() == "pc.ram 0x2000 0x2000\n"
+
+
+def packed(codec: str, data: bytes) -> bytes:
+    """Compress data into parts of about 100 kB that can be unpacked alone."""
+    if codec == "bzip2":
+        return bz2.compress(data, 1)
+    parts = [data[at : at + 100_000] for at in range(0, len(data), 100_000)]
+    if codec == "lzop":
+        parts = [data]  # which has blocks of its own
+    if codec == "xz":
+        return b"".join(map(lzma.compress, parts))
+    frames = []
+    for part in parts:
+        frames.append(b"")
+        writer = find_codec(codec).open_writer(
+            lambda piece: frames.append(frames.pop() + piece), threads=1
+        )
+        writer.write(part)
+        writer.close()
+    return b"".join(frames)
+
+
+@pytest.mark.parametrize(
+    ("codec", "enveloped"),
+    [("bzip2", True), ("xz", False), ("zstd", True), ("lzop", False), ("gzip", True)],
+)
+def test_compressed_parts_before_and_behind_damage(
+    tmp_path: Path, codec: str, enveloped: bool
+) -> None:
+    dice = random.Random(codec)
+    ram = b"".join(dice.randbytes(2048) + bytes(2048) for _ in range(700))
+    whole = packed(codec, make_stream(blocks={"pc.ram": ram, "pc.bios": page(1)}))
+    number = ["gzip", "bzip2", "xz", "lzop", "zstd"].index(codec) + 1
+    envelope = make_envelope(format=number) if enveloped else b""
+    middle = len(whole) // 2
+    cut = whole[:middle]
+    damaged = cut + bytes(byte ^ 0x5A for byte in whole[middle : middle + 9]) + whole[middle + 9 :]
+
+    for data in (whole, cut, damaged):
+        found, report = recovered(tmp_path / "image", envelope + data)
+        numbers = sorted(number for name, number in found if name == "pc.ram")
+        for one in numbers:
+            assert found["pc.ram", one] == ram[one * PAGE_SIZE : (one + 1) * PAGE_SIZE]
+        if data is whole:
+            assert report.sound
+            assert len(numbers) == 700
+        else:
+            assert not report.sound
+            assert numbers[:40] == [*range(40)]
+            assert len(numbers) < 700
+        assert (699 in numbers) == (data is not cut)
+
+
+def test_one_checksum_that_is_wrong_proves_nothing(run: Run, tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(make_stream(blocks=BLOCKS)))
+    data[len(data) // 2] ^= 1
+    image = tmp_path / "image"
+    image.write_bytes(data)
+
+    outcome = run("info", "--salvage", str(image))
+
+    assert outcome.code == 1
+    assert "nothing of it is proven" in outcome.err

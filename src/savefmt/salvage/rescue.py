@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from savefmt.errors import (
+    CorruptError,
     FormatError,
     ImageIOError,
     NotASaveImageError,
@@ -36,7 +38,11 @@ from savefmt.salvage.sequential import SequentialSalvage
 from savefmt.salvage.sparse import SparseSalvage
 from savefmt.salvage.splice import Splice
 
+if TYPE_CHECKING:  # most images are not compressed
+    from savefmt.salvage.unpacking import Unpacking
+
 _STEP = 1 << 20
+_LAST_CODEC_FORMAT = 5
 _STREAM_BEGINS = re.compile(
     re.escape(STREAM_HEADER)
     + b"[%c%c%c]" % (ItemType.CONFIGURATION, ItemType.START, ItemType.COMMAND)
@@ -67,6 +73,8 @@ class Rescue:
         Where the image turned out to be.
     damages : list of Damage
         What was found before the stream.
+    codec : str or None
+        What the stream was compressed with.
     report : Salvage
         What was recovered; complete after `account`.
     page_size : int
@@ -90,6 +98,7 @@ class Rescue:
         self.page_size = 1
         self._lost: dict[str, Ranges] = {}
         self.damages = damages
+        self.codec: str | None = None
         self.report = Salvage((), (), 0.0)
 
     def account(self, image: StoredImage, told: OnSalvage | None = None) -> None:
@@ -127,6 +136,8 @@ class Rescue:
             for start, stop, kind in sorted(parts):
                 stride = extent.stride if kind == extent.kind else None
                 offset = None
+                if self.codec is not None:
+                    stride = None
                 if stride is not None and extent.offset is not None:
                     offset = self._origin(extent.offset + (start - first) * stride)
                 length = (stop - start) * size
@@ -161,7 +172,9 @@ class Rescue:
         repeated = self._repeated(index)
         lost = sum(block.lost for block in counted)
         total = sum(block.used_length for block in blocks.blocks) + unlisted
-        damages = [*self.damages, *work.damages, *self._unreadable()]
+        # In a compressed stream offsets would count bytes that are in no file.
+        inner = [*work.damages, *self._unreadable()] if self.codec is None else []
+        damages = [*self.damages, *inner]
         notes = []
         if isinstance(work, SequentialSalvage):
             if not work.ram_whole:
@@ -219,6 +232,9 @@ def open_salvaged(source: Source, io: IOOptions) -> Rescue:
     """
     bad = read_map(source.bad) if source.bad is not None else []
     with located(source.path), _opened(source, io, bad) as readable:
+        codec = _outer_codec(readable)
+        if codec is not None:
+            return _unpacked(readable, codec, io, source)
         start = _find_start(readable)
         if isinstance(start, _Start):
             return _salvage(readable, io, source, start)
@@ -288,15 +304,107 @@ def _search(source: Readable) -> int:
     )
 
 
+def _outer_codec(source: Readable) -> str | None:
+    """Tell what a file as a whole is compressed with."""
+    head = source.pread(HEAD_LENGTH, 0)
+    return None if is_envelope(head) or head.startswith(STREAM_HEADER) else _codec_of(head)
+
+
+def _codec_of(head: bytes) -> str | None:
+    from savefmt.codec.registry import detect
+
+    return detect(head)
+
+
+def _unpacked(source: Readable, codec: str, io: IOOptions, named: Source) -> Rescue:
+    """Salvage what comes out of a file that is compressed as a whole."""
+    from savefmt.salvage.unpacking import Unpacking
+
+    unpacking = Unpacking(source, codec, 0)
+    with unpacking.run(io) as plain:
+        _refuse_unproven(unpacking, plain, codec)
+        inner = Readable(plain, unpacking.bad)
+        start = _find_start(inner)
+        if not isinstance(start, _Start):
+            raise CorruptError(f"inside of the {codec} data: {start.message}")
+        rescue = _salvage(inner, io, named, start)
+    return _packed(rescue, codec, unpacking.damages)
+
+
+def _refuse_unproven(unpacking: Unpacking, plain: File, codec: str) -> None:
+    """Say why there is not even a head, where the first checksum covers it and is wrong."""
+    if unpacking.damages and (unpacking.bad.overlap(0, 1) or not plain.length):
+        raise CorruptError(
+            f"the {codec} data are damaged, and one checksum covers all from their beginning to "
+            f"there, so nothing of it is proven: {unpacking.damages[0].message}"
+        )
+
+
+def _packed(rescue: Rescue, codec: str, damages: list[Damage]) -> Rescue:
+    """Say what was wrong with the compressed bytes."""
+    rescue.damages = [*damages, *rescue.damages]
+    rescue.codec = codec
+    return rescue
+
+
 def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> Rescue:
     envelope, splice = start.envelope, Splice()
     damages = []
     if envelope is not None:
-        splice.put(envelope.pack_header(finished=True))
-        splice.keep(splice.length, envelope.stream_offset)
         if not envelope.finished:
             damages.append(Damage(0, 16, "damaged", "the save never finished (Part magic)"))
-    at = splice.length
+        at = envelope.stream_offset
+        codec = _stream_codec(source, envelope, at)
+        if codec is not None:
+            return _inner(source, codec, io, named, envelope, damages)
+        splice.put(envelope.pack_header(finished=True))
+        splice.keep(splice.length, at)
+    return _streamed(source, io, named, envelope, splice, splice.length, damages)
+
+
+def _stream_codec(source: Readable, envelope: Envelope, at: int) -> str | None:
+    """Tell what the stream behind an envelope is compressed with."""
+    head = source.pread(HEAD_LENGTH, at)
+    if head.startswith(STREAM_HEADER[:4]):
+        return None
+    from savefmt.codec.registry import codec_for_format
+
+    if 0 < envelope.stream_format <= _LAST_CODEC_FORMAT:
+        return codec_for_format(envelope.stream_format).name
+    return _codec_of(head)
+
+
+def _inner(
+    source: Readable,
+    codec: str,
+    io: IOOptions,
+    named: Source,
+    envelope: Envelope,
+    damages: list[Damage],
+) -> Rescue:
+    """Salvage a compressed stream behind its envelope, which then says that it is raw."""
+    from savefmt.salvage.unpacking import Unpacking
+
+    unpacking = Unpacking(source, codec, envelope.stream_offset)
+    with unpacking.run(io) as plain:
+        _refuse_unproven(unpacking, plain, codec)
+        splice = Splice()
+        plain_envelope = replace(envelope, finished=True, format=0)
+        splice.put(plain_envelope.pack())
+        inner = Readable(plain, unpacking.bad)
+        rescue = _streamed(inner, io, named, envelope, splice, 0, damages)
+    return _packed(rescue, codec, unpacking.damages)
+
+
+def _streamed(
+    source: Readable,
+    io: IOOptions,
+    named: Source,
+    envelope: Envelope | None,
+    splice: Splice,
+    at: int,
+    damages: list[Damage],
+) -> Rescue:
     work: SequentialSalvage | SparseSalvage
     if _is_mapped(source, at):
         order = envelope.byte_order if envelope is not None else None
@@ -307,7 +415,7 @@ def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> R
     else:
         work = SequentialSalvage(source, at, splice)
     work.run()
-    file = _show(source.file, splice.view(), io)
+    file = _show(source.file, splice.view(), io, named.path)
     return Rescue(file, named, source, work, damages, splice.origin)
 
 
@@ -319,8 +427,8 @@ def _is_mapped(source: Readable, at: int) -> bool:
     return has_capability(configuration, MAPPED_RAM)
 
 
-def _show(base: File, view: View, io: IOOptions) -> File:
+def _show(base: File, view: View, io: IOOptions, path: StrPath) -> File:
     """Open the same file as something else."""
     if base.view is not None:
         view = view.through(base.view)
-    return File(base.descriptor, path=base.path, engine=io.engine, view=view)
+    return File(base.descriptor, path=path, engine=io.engine, view=view)

@@ -26,7 +26,8 @@ _FORMATS = {"raw": (Layout.SEQUENTIAL, "raw"), "sparse": (Layout.MAPPED_RAM, "ra
 
 _EPILOG = """\
 DST is an image that every command reads.  Where pages are lost it has none, or zeros, and the
-guest would see zeros there: keep the list of --lost beside it.  It can be loaded where all device sections survived, which the command tells.
+guest would see zeros there: keep the list of --lost beside it.  It can be loaded where all
+device sections survived, which the command tells.
 
 exit codes: 0 nothing is lost, 3 written, and something is lost, 1 failed, 64 wrong usage
 """
