@@ -9,6 +9,7 @@ from pathlib import Path
 from builder import EOS, PAGE_SIZE
 
 import savefmt
+from savefmt.model import Salvage
 
 Page = tuple[str, int]
 
@@ -48,7 +49,7 @@ def records_of(data: bytes, blocks: dict[str, int]) -> list[Sent]:
         found.append(Sent((block, address // PAGE_SIZE), start, body, at, content))
 
 
-def recovered(path: Path, data: bytes, **options: object) -> tuple[dict[Page, bytes], object]:
+def recovered(path: Path, data: bytes, **options: object) -> tuple[dict[Page, bytes], Salvage]:
     """Salvage an image; return the pages that it calls recovered, and its report."""
     path.write_bytes(data)
     with savefmt.open(path, salvage=True, **options) as image:  # type: ignore[arg-type]
