@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from savefmt.errors import ConversionError, ImageIOError
-from savefmt.fleet.journal import Journal
+from savefmt.fleet.journal import Journal, read_journal
 from savefmt.fleet.pool import Done, Limits, ProcessPool
 from savefmt.fleet.records import FleetRecord, Job, Outcome, Told
 from savefmt.fleet.running import run
@@ -144,8 +145,11 @@ class Counting:
     def run(self, jobs: object) -> object:
         for job in jobs:  # type: ignore[attr-defined]
             self.paths.append(Path(job.target.path).name)
-            identity = identity_of(job.target.path)
-            yield Done(job, Told(self._verdict), 0.5, 1, "host", identity)
+            yield self.done(job)
+
+    def done(self, job: Job) -> Done:
+        identity = identity_of(job.target.path)
+        return Done(job, Told(self._verdict), 0.5, 1, "host", identity)
 
 
 def go(folder: Path, engine: Counting, *, resume: bool = True, verb: str = "check") -> list[str]:
@@ -182,6 +186,32 @@ def test_what_failed_is_tried_again(folder: Path) -> None:
     assert go(folder, Counting()) == []
 
 
+def test_hosts_have_images_of_the_same_name(folder: Path) -> None:
+    """With --everywhere a path says nothing without its host."""
+
+    def at(host: str, inode: int) -> Job:
+        target = Target("/same", "/", True, (inode, 1, 1), host=host, place=host)
+        return Job("check", target, {})
+
+    for jobs, undone in (
+        ([at("a", 1), at("b", 2)], ["a", "b"]),
+        ([at("a", 1), at("b", 3), at("c", 1)], ["b", "c"]),
+        ([at("a", 1), at("b", 3), at("c", 1)], []),
+    ):
+        journal = Journal(folder / "run.jsonl", resume=(folder / "run.jsonl").exists())
+        engine = Counting()
+        engine.done = lambda job: Done(  # type: ignore[method-assign]
+            job, Told(Outcome.GOOD), 0.5, 1, job.target.host, job.target.identity
+        )
+        try:
+            found = list(run(jobs, engine, "1", journal))  # type: ignore[arg-type]
+        finally:
+            journal.close()
+        assert [record.host for record in found] == undone
+    newest = {(one.host, one.identity[0]) for one in read_journal(folder / "run.jsonl")}
+    assert newest == {("a", 1), ("b", 3), ("c", 1)}
+
+
 def test_a_torn_line_is_done_again(folder: Path) -> None:
     go(folder, Counting(), resume=False)
     path = folder / "run.jsonl"
@@ -195,10 +225,19 @@ def test_a_torn_line_is_done_again(folder: Path) -> None:
 
 def test_files_that_are_no_journal(folder: Path) -> None:
     path = folder / "run.jsonl"
-    for text in ("text\n", "[1]\n", "{}\n", '{"verb": 1}\n'):
+    go(folder, Counting(), resume=False)
+    values = json.loads(path.read_text().splitlines()[0])
+    changed: tuple[dict[str, object], ...] = (
+        *({"verb": 1}, {"verdict": "splendid"}, {"reasons": 5}, {"reasons": [5]}, {"options": []}),
+        *({"identity": ["a"]}, {"seconds": "1"}, {"tries": None}, {"path": ["a"]}),
+    )
+    wrong = [json.dumps(values | change) + "\n" for change in changed]
+    for text in (*wrong, "text\n", "[1]\n", "{}\n", "[" * 100_000 + "\n"):
         path.write_text(text)
         with pytest.raises(ConversionError, match="line 1 is none of"):
             Journal(path, resume=True)
+        with pytest.raises(ConversionError, match="line 1 is none of"):
+            list(read_journal(path))
         assert path.read_text() == text
     with pytest.raises(ConversionError, match="the file exists"):
         Journal(path, resume=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -171,4 +172,6 @@ def _library() -> Any:
         import distributed
     except ImportError as error:
         raise MissingPackageError("fleet --scheduler", "distributed", "fleet") from error
+    for name in ("distributed", "distributed.client"):  # we say ourselves what went wrong
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
