@@ -5,12 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
-import socket
-import subprocess
-import threading
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ from typing import Any
 import pytest
 from builder import PAGE_SIZE, make_envelope, make_stream, page
 from cli.fakes import Run
+from cli.pages import Listener, browse, browser, read
 from golden import load
 from PIL import Image
 
@@ -28,7 +23,6 @@ from savefmt.scan.system import identify
 
 HOSTILE_NAME = "\x1b[31m<script>document.title='owned'</script>"
 HOSTILE_BLOCK = "\"><script>document.title='owned'</script>"
-VOID = {"meta", "br", "image", "path", "rect", "stop", "img"}
 
 
 def hostile_xml(source: str) -> bytes:
@@ -51,38 +45,6 @@ def hostile_image(folder: Path, source: str = "http://127.0.0.1:9/x") -> Path:
     prefix = make_envelope(xml=hostile_xml(source))
     path.write_bytes(make_stream(prefix=prefix, blocks=blocks, machine=f"pc-{HOSTILE_NAME}"))
     return path
-
-
-class Reader(HTMLParser):
-    """Takes a page apart and refuses what is not well-formed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.opened.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.opened.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(path: Path) -> Reader:
-    """Parse a page."""
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    assert reader.opened == []
-    return reader
 
 
 @pytest.fixture
@@ -201,49 +163,6 @@ def test_an_image_that_changes_meanwhile_is_refused(
 
 
 # --- in a real browser ---
-
-
-CHROMIUM = shutil.which("chromium")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with")
-
-
-class Listener:
-    """Counts who comes to a port of this host."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.visits = 0
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                visitor, _ = self._socket.accept()
-            except OSError:
-                return
-            self.visits += 1
-            visitor.close()
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    """Someone who waits for requests."""
-    made = Listener()
-    yield made
-    made.close()
-
-
-def browse(folder: Path, page: Path, *options: str) -> str:
-    """Open a page and return what came of it."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
-    return done.stdout.decode()
 
 
 @browser

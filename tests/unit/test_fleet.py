@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,10 +228,10 @@ def test_files_that_are_no_journal(folder: Path) -> None:
     path = folder / "run.jsonl"
     go(folder, Counting(), resume=False)
     values = json.loads(path.read_text().splitlines()[0])
-    changed: tuple[dict[str, object], ...] = (
+    changed: list[dict[str, Any]] = [
         *({"verb": 1}, {"verdict": "splendid"}, {"reasons": 5}, {"reasons": [5]}, {"options": []}),
         *({"identity": ["a"]}, {"seconds": "1"}, {"tries": None}, {"path": ["a"]}),
-    )
+    ]
     wrong = [json.dumps(values | change) + "\n" for change in changed]
     for text in (*wrong, "text\n", "[1]\n", "{}\n", "[" * 100_000 + "\n"):
         path.write_text(text)

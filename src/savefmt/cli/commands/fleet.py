@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -57,6 +58,28 @@ def add(commands: Commands) -> None:
         _add_shared(parser)
         common_options(parser)
         parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    _add_report(verbs)
+
+
+def _add_report(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "report",
+        help="write a page about a run, for people",
+        description="Write what a journal tells on one HTML page that needs nothing else.",
+        epilog="exit codes: 0 written, whatever it says; 1 failed; 64 wrong usage\n",
+    )
+    file_argument(parser, "journal", metavar="JOURNAL")
+    file_argument(
+        parser,
+        "-o",
+        dest="target",
+        metavar="PAGE",
+        help="file to write (default: the journal's name with .html, in this folder)",
+    )
+    parser.add_argument("-F", "--force", action="store_true", help="replace the file")
+    output_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run_report, failed=ExitCode.FAILED)
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -166,9 +189,14 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
+    from savefmt.fleet.overview import FleetReportWritten
     from savefmt.fleet.records import FleetRecord
 
-    return ({"records": list[FleetRecord], "complete": bool}, FleetRecord)
+    return (
+        {"records": list[FleetRecord], "complete": bool},
+        FleetRecord,
+        {"report": FleetReportWritten},
+    )
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -328,3 +356,43 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _converted(folder: str, target: Target) -> str:
     """Return where an image's conversion goes."""
     return os.path.join(os.path.abspath(folder), os.path.relpath(target.path, target.base))
+
+
+# --- the page ---
+
+
+def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Read the journal, then write the page."""
+    import time
+
+    from savefmt.cli.render.fleetpage import page, written_lines
+    from savefmt.cli.render.html import Making
+    from savefmt.fleet.overview import FleetReportWritten, survey
+    from savefmt.writing.output import OutputFile
+
+    stem = os.path.basename(args.journal).removesuffix(".jsonl")
+    target = args.target or f"{stem}.html"
+    started, clock = time.time(), time.monotonic()
+    words = ["savefmt", "fleet", "report", args.journal]
+    command = shlex.join(words + (["-o", args.target] if args.target else []))
+    with OutputFile(target, overwrite=args.force) as output:
+        overview = survey(args.journal)
+        made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))
+        making = Making(savefmt.__version__, command, made, time.monotonic() - clock)
+        text = page(overview, making)
+        output.file.write(text, 0)
+        output.commit()
+    written = FleetReportWritten(
+        source=args.journal,
+        target=target,
+        digest=overview.digest,
+        images=overview.total,
+        shown=len(overview.shown),
+        target_length=len(text),
+        seconds=time.monotonic() - clock,
+    )
+    if ui.json:
+        ui.document(report=written)
+    elif not ui.quiet:
+        ui.say(written_lines(written))
+    return ExitCode.GOOD
