@@ -265,7 +265,8 @@ def test_a_worker_that_does_not_see_a_file_passes_it_on(
 
 
 def test_no_scheduler(run: Run) -> None:
-    outcome = run("fleet", "check", "x", "--scheduler", "nonsense://127.0.0.1:1")
+    for address in ("nonsense://127.0.0.1:1", "tls://127.0.0.1:1"):
+        outcome = run("fleet", "check", "x", "--scheduler", address)
 
-    assert outcome.code == 1
-    assert "the scheduler does not answer" in outcome.err
+        assert outcome.code == 1
+        assert "the scheduler does not answer" in outcome.err

@@ -80,6 +80,26 @@ def test_what_stat_tells(image: Path) -> None:
         assert not (folder / "os.txt").exists()
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_nobody_else_may_look(image: Path) -> None:
+    """A memory's secrets are those of who mounted it."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    image.parent.chmod(0o755)
+    with mounted(image, "--quick") as folder:
+        for words in (["ls", folder], ["head", "-c1", folder / "memory.raw"]):
+            done = subprocess.run([*nobody, *words], capture_output=True, text=True, check=False)
+            assert done.returncode != 0
+            assert "Permission denied" in done.stderr
+
+
+def test_holes_are_told_by_their_blocks_alone(image: Path) -> None:
+    """FUSE libraries for Python pass no lseek on, so all of a file is data for SEEK_HOLE."""
+    with mounted(image, "--quick") as folder, (folder / "memory.raw").open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == size
+        assert os.fstat(file.fileno()).st_blocks * 512 < size // 8
+
+
 def test_nothing_can_be_written(image: Path) -> None:
     with mounted(image, "--quick") as folder:
         for attempt in (

@@ -18,6 +18,7 @@ from PIL import Image
 
 from savefmt.cli.render import report as rendering
 from savefmt.image import SaveImage
+from savefmt.linux.facts import GuestReport, Process, Socket
 from savefmt.scan.results import SystemHint
 from savefmt.scan.system import identify
 
@@ -131,9 +132,46 @@ def test_quick_reads_no_memory(folder: Path, run: Run) -> None:
     text = read(folder / "page.html").text
 
     assert outcome.code == 0
-    assert text.count("memory was not read (--quick)") == 4
+    assert text.count("memory was not read (--quick)") == 5
     assert "vCPU 1" in text
     assert "a bare QEMU stream has no domain XML" in text
+
+
+def test_what_runs_in_the_guest(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guest calls itself is hostile, too."""
+    image = load.unpack("libvirt-zstd", folder)
+    assert run("report", str(image), "-o", "none.html").code == 0
+    assert "docs/forensics.md" in read(folder / "none.html").text
+
+    def answer(opened: SaveImage) -> GuestReport:
+        values = dict.fromkeys(GuestReport.__match_args__)
+        found = (process(1, "/sbin/init"), process(2, ""), process(600, HOSTILE_NAME, "-x"))
+        more = {"processes": found, "sockets": (socket_of(600),), "findings": ()}
+        return GuestReport(**{**values, "path": "", **more})  # type: ignore[arg-type]
+
+    monkeypatch.setattr("savefmt.report.dossier.what_runs", answer)
+    assert run("report", str(image), "-o", "page.html").code == 0
+    reader = read(folder / "page.html")
+
+    assert "2 processes, and 1 threads of the kernel" in reader.text
+    assert f"{HOSTILE_NAME} -x".replace("\x1b", "\\x1b") in reader.text
+    assert "10.0.0.1 4711" in reader.text
+    assert "As the kernel's own lists say" in reader.text
+    assert "script" not in {tag for tag, _ in reader.tags}
+
+
+def process(pid: int, *words: str) -> Process:
+    values: dict[str, Any] = dict.fromkeys(Process.__match_args__, 0)
+    kernel = words == ("",)
+    return Process(
+        **{**values, "pid": pid, "name": "name", "command_line": words, "kernel": kernel}
+    )
+
+
+def socket_of(pid: int) -> Socket:
+    values: dict[str, Any] = dict.fromkeys(Socket.__match_args__, "")
+    told = {"pid": pid, "local": "10.0.0.1", "local_port": 4711, "state": "listening"}
+    return Socket(**{**values, **told, "family": "inet"})
 
 
 def test_what_is_no_image_leaves_no_page(folder: Path, run: Run) -> None:

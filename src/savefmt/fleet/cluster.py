@@ -50,7 +50,7 @@ class Cluster:
         self._everywhere = everywhere
         try:
             self._client = library.Client(address, timeout=10, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # the last where TLS is not set up
             raise ImageIOError(f"the scheduler does not answer: {error}", path=address) from error
         try:
             self._client.wait_for_workers(1, timeout=PATIENCE)

@@ -11,6 +11,7 @@ from savefmt.cli.render.compat import reader_rows
 from savefmt.cli.render.devices import device_lines
 from savefmt.cli.render.html import Making
 from savefmt.cli.render.info import summary_fields
+from savefmt.cli.render.linux import span
 from savefmt.cli.render.memmap import map_lines
 from savefmt.cli.render.os import system_lines
 from savefmt.cli.render.plain import brief_size, plain, size
@@ -24,6 +25,8 @@ from savefmt.scan.results import MemoryStats, Painting
 _PICTURE_WIDTH = 768
 _LEFT, _LINE, _LABELS = 96, 16, 64
 _TICKS = 8
+_ROWS = 500
+"""Processes and sockets on the page at most."""
 _BYTES_SHOWN = 64
 _BAR_WIDTH, _BAR_HEIGHT = 60, 120
 
@@ -72,6 +75,7 @@ def page(dossier: Dossier, making: Making) -> bytes:
         else _drawn(dossier.painting, dossier),
         bars=None if isinstance(dossier.stats, Missing) else _bars(dossier.stats),
         scale=_scale(),
+        shown=_ROWS,
     )
 
 
@@ -219,4 +223,5 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "device": _device,
     "memory_map": map_lines,
     "system": system_lines,
+    "span": span,
 }
