@@ -28,7 +28,7 @@ PYTHON_ROWS = (
     "bench check compare compat export plugins scan",
     "convert linux mount report",
     "drgn edit fleet qemu",
-    "instant",
+    "instant needs",
     "cli",
     "__main__",
 )

@@ -113,6 +113,39 @@ def test_what_qemu_lacks(
     assert words in finding.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "kvm", "lacking", "code"),
+    [
+        ("qemu", False, [], None),
+        ("qemu", False, ["avx"], "host.cpu"),
+        ("kvm", True, [], None),
+        ("kvm", True, ["avx"], "host.cpu"),
+        ("kvm", False, [], "host.kvm"),
+    ],
+)
+def test_the_processor_of_a_host(
+    kind: str, kvm: bool, lacking: list[str], code: str | None, tmp_path: Path
+) -> None:
+    """A host-model guest's processor stands in the cookie alone."""
+    cookie = (
+        b"<cookie><cpu mode='custom' match='exact' check='full'><model>qemu64</model>"
+        b"<feature policy='require' name='f16c'/></cpu></cookie>"
+    )
+    xml = f"<domain type='{kind}'><cpu mode='host-model'/></domain>".encode()
+    path = tmp_path / "image"
+    path.write_bytes(make_stream(prefix=make_envelope(xml=xml, cookie=cookie)))
+    known = {
+        **fakeqemu.answers(),
+        "query-kvm": {"enabled": kvm},
+        "query-cpu-definitions": [{"name": "qemu64", "unavailable-features": lacking}],
+        "query-cpu-model-expansion": {"model": {"props": {"f16c": True}}},
+    }
+
+    report = ask(path, binary=fakeqemu.write_program(tmp_path / "qemu-system-fake", known))
+
+    assert codes(report) == ({code: ERROR} if code else {})
+
+
 def test_a_machine_under_its_alias(tmp_path: Path) -> None:
     listed = {"name": "pc-q35-11.0", "alias": "pc-q35-10.0", "default-ram-id": "pc.ram"}
 

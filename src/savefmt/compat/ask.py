@@ -15,7 +15,7 @@ from savefmt.compat.policy import Abilities
 from savefmt.compat.releases import Release
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.frozen import dataclass
-from savefmt.qmp import Monitor, MonitorError
+from savefmt.qmp import CommandError, Monitor, MonitorError
 
 _END_SECONDS = 5
 
@@ -108,14 +108,24 @@ def read_capabilities(monitor: Monitor) -> dict[str, bool]:
     return {entry["capability"]: bool(entry["state"]) for entry in listed}
 
 
+def has_kvm(monitor: Monitor) -> bool:
+    """Whether a QEMU runs its guest with KVM."""
+    try:
+        return bool(monitor.execute("query-kvm")["enabled"])
+    except CommandError:  # built without
+        return False
+
+
 @contextmanager
-def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
+def started(binary: str, *, accelerator: str = "tcg", timeout: float = 10.0) -> Iterator[Monitor]:
     """Start a QEMU without a guest and talk to it.
 
     Parameters
     ----------
     binary : str
         The program.  It is run: know where the name comes from.
+    accelerator : str
+        ``kvm:tcg`` takes KVM where that can be had.
     timeout : float
         Seconds for it to answer.
 
@@ -134,7 +144,7 @@ def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
         stack.callback(ours.close)
         with theirs:
             fd = theirs.fileno()
-            process = _run(binary, fd)
+            process = _run(binary, accelerator, fd)
         stack.callback(_end, process)
         try:
             monitor = Monitor(ours, timeout=timeout)
@@ -144,8 +154,9 @@ def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
         yield stack.enter_context(monitor)
 
 
-def _run(binary: str, fd: int) -> subprocess.Popen[bytes]:
-    command = [binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
+    command = [binary, "-machine", f"none,accel={accelerator}", "-nodefaults"]
+    command += ["-no-user-config", "-display", "none"]
     command += ["-S", "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
     try:
         return subprocess.Popen(

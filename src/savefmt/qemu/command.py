@@ -34,7 +34,7 @@ def command_line(image: SaveImage) -> CommandSkeleton:
         Machine, memory, vCPUs and CPU model; what they cannot hold is a remark.
     """
     xml = _elements(image)
-    emulator, doubt = _emulator(image, xml)
+    emulator, doubt = emulator_of(image)
     main = _main_memory(image)
     memory = sum(block.used_length for block in ([main] if main else image.blocks.values()))
     words = [
@@ -78,9 +78,9 @@ def _value(text: str) -> str:
     return text.replace(",", ",,")
 
 
-def _emulator(image: SaveImage, xml: list[Element]) -> tuple[str, str]:
-    """Return QEMU's name for the architecture, and what is in doubt about it."""
-    element = _find(xml, "os", "type")
+def emulator_of(image: SaveImage) -> tuple[str, str]:
+    """Return QEMU's name for the architecture of an image, and what is in doubt about it."""
+    element = _find(_elements(image), "os", "type")
     said = element.attributes.get("arch", "") if element is not None else ""
     evidence = evidence_of(image, devices=image.sections is not None)
     doubt = ""

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from savefmt.compat.cpufit import qemus_name
 from savefmt.compat.statetable import section_name, unloadable
 from savefmt.errors import FormatError
 from savefmt.format.hardware import Hardware
@@ -32,7 +33,6 @@ _STATELESS = frozenset({"pci-testdev", "igbvf"})
 """PCI devices without state to save (tried with QEMU 10.0)."""
 _OFTEN_UNSENT = frozenset({"smbus-eeprom", "spapr_watchdog"})
 """Sections that a QEMU may leave out although it has the device (tried with QEMU 10.0)."""
-_LIBVIRTS_OWN = {"pclmuldq": "pclmulqdq"}
 _TOLD = 8
 """Differences in one message."""
 
@@ -86,7 +86,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
 
 def features_of(image: SaveImage) -> list[str]:
     """Return the CPU features that an image tells of, by QEMU's names."""
-    return [_qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
+    return [qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
 
 
 def refuse_other_guest(
@@ -218,10 +218,6 @@ def _remedy(idstr: str, length: int) -> str:
 # Processor
 
 
-def _qemus_name(feature: str) -> str:
-    return _LIBVIRTS_OWN.get(feature, feature).replace("_", "-")
-
-
 def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Finding]:
     if cpu is None:
         return
@@ -235,7 +231,7 @@ def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Findin
         )
         return
     for feature, had in hardware.cpu_features:
-        name = _qemus_name(feature)
+        name = qemus_name(feature)
         if cpu.flags.get(name, had) != had:
             yield _error(
                 "cpu",
