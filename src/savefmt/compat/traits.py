@@ -164,19 +164,15 @@ def find_switchover(
     """Tell where command 11 stands in the decompressed file, if that can matter."""
     if image.layout is Layout.MAPPED_RAM:
         return tuple(
-            (part.offset, part.end)
-            for part in image.mapped.parts
-            if part.head is None and _command_at(image, part.offset) == SWITCHOVER_START
+            (command.offset, command.offset + len(command.pack()))
+            for command in image.mapped.commands
+            if command.number == SWITCHOVER_START
         )
     if machine.is_upstream:
         return ()
     visitor = _CommandVisitor(image)
     pass_over(image, visitor, io, Meter(progress, 0, "looking for commands"))
     return tuple(visitor.places)
-
-
-def _command_at(image: SaveImage, offset: int) -> int:
-    return int.from_bytes(image.file.read(2, offset + 1), "big")
 
 
 class _CommandVisitor(SkimVisitor):

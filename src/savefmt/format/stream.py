@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from struct import Struct
+from typing import NamedTuple
 
 from savefmt.errors import CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.configuration import Configuration
@@ -34,8 +35,11 @@ COMMANDS: Mapping[int, tuple[str, tuple[int, ...] | None]] = {
 """Command number to name and allowed data lengths, None for any (format.md 3.5)."""
 
 POSTCOPY_ADVISE = 3
+FOOTER_LENGTH = 5
 _PACKAGED = 7
 _NEVER_IN_FILES = {4, 5, 6, 9, 10}
+_CONTINUING = {bytes([kind]): kind for kind in (ItemType.PART, ItemType.END)}
+_ANNOUNCING = {int(kind): kind for kind in (ItemType.START, ItemType.FULL)}
 _ITEMS_AFTER_SECTION = {*range(ItemType.EOF, ItemType.SUBSECTION), ItemType.COMMAND}
 
 
@@ -109,8 +113,7 @@ class Command:
         return head + self.data
 
 
-@dataclass(frozen=True, slots=True)
-class SectionHead:
+class SectionHead(NamedTuple):  # three times as fast to make as a frozen dataclass
     """The head of a section; a PART or END repeats what its START announced."""
 
     offset: int
@@ -138,7 +141,7 @@ class SectionHead:
 
     def pack_footer(self) -> bytes:
         """Return the footer that closes the section."""
-        return (ItemType.FOOTER << 32 | self.section_id).to_bytes(5, "big")
+        return b"\x7e" + self.section_id.to_bytes(4, "big")
 
 
 _LEAD = Struct(">IB")
@@ -191,18 +194,18 @@ class ItemReader:
         Command, SectionHead or EndOfStream
             Nothing of the stream but a vmdescription follows the last.
         """
-        offset = self.cursor.tell()
-        kind = self.cursor.u8("the stream, before its EOF mark")
-        match kind:
-            case ItemType.PART | ItemType.END:
-                return self._continuation(offset, ItemType(kind))
-            case ItemType.START | ItemType.FULL:
-                return self._announcement(offset, ItemType(kind))
-            case ItemType.COMMAND:
-                return self._command(offset)
-            case ItemType.EOF:
-                return EndOfStream(offset)
-        raise CorruptError(f"no item begins with byte {kind:#04x}", offset=offset)
+        cursor = self.cursor
+        offset = cursor.tell()
+        if kind := _CONTINUING.get(cursor.peek(1)):
+            return self._continuation(offset, kind)
+        byte = cursor.u8("the stream, before its EOF mark")
+        if kind := _ANNOUNCING.get(byte):
+            return self._announcement(offset, kind)
+        if byte == ItemType.COMMAND:
+            return self._command(offset)
+        if byte == ItemType.EOF:
+            return EndOfStream(offset)
+        raise CorruptError(f"no item begins with byte {byte:#04x}", offset=offset)
 
     def may_end(self, head: SectionHead, data: bytes) -> bool:
         """Tell whether a section may have ended before these bytes."""
@@ -210,7 +213,7 @@ class ItemReader:
             return not data or data[0] in _ITEMS_AFTER_SECTION
         return data.startswith(head.pack_footer())
 
-    def finish_section(self, head: SectionHead) -> None:
+    def finish_section(self, head: SectionHead) -> bytes:
         """Read and check the footer behind a payload.
 
         A stream may do without footers (machine types before QEMU 2.4), but then its
@@ -220,29 +223,36 @@ class ItemReader:
         ----------
         head : SectionHead
             The section that ends here.
+
+        Returns
+        -------
+        bytes
+            The footer, empty where sections have none.
         """
-        offset = self.cursor.tell()
+        cursor = self.cursor
+        offset = cursor.tell()
         if self.has_footers is None:
-            first = self.cursor.peek(1)
+            first = cursor.peek(1)
             self.has_footers = not first or first[0] not in _ITEMS_AFTER_SECTION
             if not self.has_footers:
                 advice = "QEMU loads it with migration.send-section-footer=off only"
                 self._warn("stream.no-footers", "sections lack footers", offset, advice)
         if not self.has_footers:
-            return
-        if self.cursor.peek(5) == head.pack_footer():
-            return self.cursor.skip(5)
-        mark = self.cursor.u8(f"the footer of the {head}")
-        if mark != ItemType.FOOTER:
-            raise CorruptError(
-                f"byte {mark:#04x} where the footer of the {head} belongs", offset=offset
-            )
-        section_id = self.cursor.u32(f"the footer of the {head}")
-        if section_id != head.section_id:
-            raise CorruptError(
-                f"footer of section {section_id}, but the {head} is section {head.section_id}",
-                offset=offset,
-            )
+            return b""
+        footer = cursor.peek(FOOTER_LENGTH)
+        if footer == head.pack_footer():
+            cursor.skip(FOOTER_LENGTH)
+            return footer
+        if footer[:1] not in (b"", bytes([ItemType.FOOTER])):
+            message = f"byte {footer[0]:#04x} where the footer of the {head} belongs"
+            raise CorruptError(message, offset=offset)
+        section_id = int.from_bytes(
+            cursor.read(FOOTER_LENGTH, f"the footer of the {head}")[1:], "big"
+        )
+        raise CorruptError(
+            f"footer of section {section_id}, but the {head} is section {head.section_id}",
+            offset=offset,
+        )
 
     def _command(self, offset: int) -> Command:
         number = self.cursor.u16("command")
@@ -295,7 +305,7 @@ class ItemReader:
         return (idstr, instance_id) in self._ids
 
     def _continuation(self, offset: int, kind: ItemType) -> SectionHead:
-        section_id = self.cursor.u32("section id")
+        section_id = int.from_bytes(self.cursor.read(5, "the head of a section")[1:], "big")
         start = self.started(section_id)
         if start is None:
             raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)

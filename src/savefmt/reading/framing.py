@@ -14,12 +14,18 @@ from savefmt.errors import FormatError, SavefmtError, TruncatedError, Unsupporte
 from savefmt.format import iterables, ram
 from savefmt.format.cursor import Cursor, LookaheadError
 from savefmt.format.pagesize import may_begin_record
-from savefmt.format.stream import COMMANDS, Command, EndOfStream, ItemReader, SectionHead
+from savefmt.format.stream import (
+    COMMANDS,
+    FOOTER_LENGTH,
+    Command,
+    EndOfStream,
+    ItemReader,
+    SectionHead,
+)
 from savefmt.format.vmstate import Description, find_ahead
 from savefmt.format.wire import PAGE_SIZES, ItemType, decode_name
 from savefmt.frozen import dataclass
 
-FOOTER_LENGTH = 5
 _LOOK_LENGTH = FOOTER_LENGTH + 1 + 4 + 1 + 255 + 8 + 8
 """A footer, the longest head of a section, and a RAM word behind it."""
 
