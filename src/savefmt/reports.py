@@ -178,7 +178,8 @@ class Verdict:
     """What one release of libvirt or QEMU makes of an image.
 
     `conversion` holds the options of ``savefmt convert`` that turn a no into a yes, and
-    is empty where none is needed or none helps.
+    is empty where none is needed or none helps.  `system` names the distribution whose
+    release it is, and is empty for the release as such.
     """
 
     program: str
@@ -186,6 +187,7 @@ class Verdict:
     answer: Answer
     reasons: tuple[str, ...] = ()
     conversion: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,15 @@ class QemuAnswers:
         Migration parameters it knows.
     machines : dict of str to MachineEntry
         By name and by alias.
+    direct_io_set : bool
+        Whether it would bypass the page cache with mapped-ram now.
     """
 
     release: Release
     capabilities: frozenset[str]
     parameters: frozenset[str]
     machines: Mapping[str, MachineEntry]
+    direct_io_set: bool = False
 
     @property
     def abilities(self) -> Abilities:
@@ -57,6 +60,7 @@ class QemuAnswers:
             mapped_ram=MAPPED_RAM in self.capabilities,
             direct_io="direct-io" in self.parameters,
             multifd="multifd" in self.capabilities,
+            direct_io_set=self.direct_io_set,
         )
 
 
@@ -94,11 +98,13 @@ def _ask(monitor: Monitor) -> QemuAnswers:
         machines[entry.name] = entry
         if alias := listed.get("alias"):
             machines[alias] = entry
+    parameters: dict[str, Any] = monitor.execute("query-migrate-parameters")
     return QemuAnswers(
         release=Release(version["major"], version["minor"], version["micro"]),
         capabilities=frozenset(read_capabilities(monitor)),
-        parameters=frozenset(monitor.execute("query-migrate-parameters")),
+        parameters=frozenset(parameters),
         machines=machines,
+        direct_io_set=parameters.get("direct-io") is True,
     )
 
 

@@ -85,8 +85,8 @@ def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> Host
         If a QEMU that is here, or was named, cannot be asked.
     """
     host = _Host(libvirt=installed_libvirt())
-    host.findings += _judge_libvirt(traits, host)
     _ask_qemu(image, question, host)
+    host.findings += _judge_libvirt(traits, host)
     if host.answers is not None:
         host.findings += _judge_qemu(image, traits, host.answers)
         if question.socket is None and host.qemu is not None:
@@ -124,7 +124,8 @@ def _judge_libvirt(traits: Traits, host: _Host) -> Iterator[Finding]:
     if host.libvirt is None:
         yield Finding("host.libvirt", Severity.NOTE, "no libvirt is installed here")
     else:
-        reader = Reader("libvirt", host.libvirt)
+        starts = host.answers.release if host.answers is not None else None
+        reader = Reader("libvirt", host.libvirt, starts=starts)
         found = [o for o in rules.obstacles(traits, reader) if o.code not in ("qemu", "program")]
         yield from as_findings(traits, reader, found)
     if traits.form.codec != "raw":

@@ -1,7 +1,8 @@
-"""What the domain XML says about processor and memory of the guest (format.md 9.6)."""
+"""What the domain XML says about processor, memory and screen of the guest (format.md 9.6)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from savefmt.format.domain import Element, groups, integer, kibibytes, read_elements
@@ -53,6 +54,10 @@ class Hardware:
         In the order of the XML.
     cpu_mode : str or None
         Such as ``custom`` and ``host-passthrough``.
+    socket_cpus : int
+        vCPUs in a socket.
+    video : str or None
+        Model of the primary video device.
     """
 
     architecture: str | None = None
@@ -64,6 +69,8 @@ class Hardware:
     slots: int = 0
     devices: tuple[MemoryDevice, ...] = ()
     cpu_mode: str | None = None
+    socket_cpus: int = 1
+    video: str | None = None
 
 
 def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> Hardware:
@@ -101,6 +108,7 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         found = (element for element in saved if element.path[2:] == (name,))
         return _words(next(found, first("cpu", name)))
 
+    topology = next((e for e in saved if e.path[2:] == ("topology",)), first("cpu", "topology"))
     os_type, most, cpu = first("os", "type"), first("maxMemory"), first("cpu")
     return Hardware(
         architecture=os_type.attributes.get("arch") if os_type else None,
@@ -114,6 +122,8 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         slots=(integer(most.attributes.get("slots")) or 0) if most else 0,
         devices=tuple(_memory_devices(elements)),
         cpu_mode=cpu.attributes.get("mode") if cpu else None,
+        socket_cpus=_socket_cpus(topology),
+        video=_primary_video(elements),
     )
 
 
@@ -127,6 +137,20 @@ def _features(elements: list[Element], cpu: tuple[str, ...]) -> list[tuple[str, 
         if element.path == (*cpu, "feature") and (name := element.attributes.get("name"))
         if (policy := element.attributes.get("policy", "require")) != "optional"
     ]
+
+
+def _socket_cpus(topology: Element | None) -> int:
+    levels = ("dies", "clusters", "cores", "threads")
+    given = topology.attributes if topology is not None else {}
+    return math.prod(integer(given.get(level)) or 1 for level in levels)
+
+
+def _primary_video(elements: list[Element]) -> str | None:
+    """Return the model of the first device, or of the one that is called primary."""
+    here = ("domain", "devices", "video", "model")
+    models = [element.attributes for element in elements if element.path == here]
+    primary = [model for model in models if model.get("primary") == "yes"]
+    return next((model.get("type") for model in (*primary, *models)), None)
 
 
 def _memory_devices(elements: list[Element]) -> Iterator[MemoryDevice]:
