@@ -102,7 +102,8 @@ def test_the_verdict_is_what_happens(name: str, libvirt: Libvirt, tmp_path: Path
 
 
 CORES = """\
-<domain type='qemu'><name>cores</name><memory unit='MiB'>16</memory><vcpu>2</vcpu>
+<domain type='qemu'><name>cores</name><uuid>0bb3d62c-1f2b-4a7d-9d0a-4c2f5e6a7b10</uuid>
+<memory unit='MiB'>16</memory><vcpu>2</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os>
 <cpu mode='custom' match='exact'><model>qemu64</model>
 <topology sockets='1' dies='1' cores='2' threads='1'/></cpu>
