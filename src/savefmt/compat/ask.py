@@ -89,7 +89,6 @@ def ask(monitor: Monitor) -> QemuAnswers:
 
 
 def _ask(monitor: Monitor) -> QemuAnswers:
-    version = monitor.execute("query-version")["qemu"]
     machines: dict[str, MachineEntry] = {}
     for listed in monitor.execute("query-machines"):
         entry = MachineEntry(
@@ -100,12 +99,18 @@ def _ask(monitor: Monitor) -> QemuAnswers:
             machines[alias] = entry
     parameters: dict[str, Any] = monitor.execute("query-migrate-parameters")
     return QemuAnswers(
-        release=Release(version["major"], version["minor"], version["micro"]),
+        release=read_release(monitor),
         capabilities=frozenset(read_capabilities(monitor)),
         parameters=frozenset(parameters),
         machines=machines,
         direct_io_set=parameters.get("direct-io") is True,
     )
+
+
+def read_release(monitor: Monitor) -> Release:
+    """Return the version of a QEMU."""
+    version = monitor.execute("query-version")["qemu"]
+    return Release(version["major"], version["minor"], version["micro"])
 
 
 def read_capabilities(monitor: Monitor) -> dict[str, bool]:

@@ -141,6 +141,11 @@ class Machine:
         return cls(name, found["family"], Release.parse(found["version"]))
 
     @property
+    def may_be_arm(self) -> bool:
+        """Whether it is none of x86, POWER or s390x by its name."""
+        return not self.name.startswith(("pc", "isapc", "microvm", "pseries", "s390"))
+
+    @property
     def is_upstream(self) -> bool:
         """Whether the version is one of QEMU's own, not of a distribution."""
         return self.version is not None and self.family in _UPSTREAM and not self.vendor

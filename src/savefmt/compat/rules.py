@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 
+from savefmt.compat.armregisters import named, unknown_registers
 from savefmt.compat.machines import Standing, came_in, gone_in, lack_of_type
 from savefmt.compat.pitfalls import met
 from savefmt.compat.releases import NEWEST, Reader, can, fact, was_released
@@ -263,6 +264,14 @@ def _removed(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
         yield _need("compress", "the migration capability `compress` must be on")
 
 
+def _registers(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    unknown, unsure = unknown_registers(traits.registers, reader.release)
+    if unknown:
+        yield _no("registers", f"it does not know the system registers {named(unknown)}")
+    elif unsure:
+        yield _risk("registers", f"it may not know the system registers {named(unsure)}")
+
+
 def _configuration(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.configured and not can(reader, "configuration"):
         yield _no("configuration", f"the configuration section {_when(reader, 'configuration')}")
@@ -275,7 +284,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "qemu": (
         *(_unknown_release, _finished, _machine, _configuration, _layout, _capabilities),
-        *(_commands, _removed),
+        *(_commands, _removed, _registers),
     ),
 }
 """The rules of each program; an image is loadable where none of them blocks."""

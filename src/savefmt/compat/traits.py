@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from savefmt.compat.armregisters import saved_registers
 from savefmt.compat.machines import Machine
 from savefmt.compat.releases import fact
 from savefmt.compat.relics import has_compressed_pages
@@ -85,6 +86,8 @@ class Traits:
         Whether the processor had several cores or threads in a socket, and not the feature ht.
     virtio_video : bool
         Whether the primary video device is virtio, of which x86 has two.
+    registers : frozenset of int
+        System registers of Arm's vCPUs, as far as they are known.
     cuts : tuple of (int, int)
         Where in the decompressed file command 11 stands: start and end.
     """
@@ -102,6 +105,7 @@ class Traits:
     compressed_pages: bool = False
     without_ht: bool = False
     virtio_video: bool = False
+    registers: frozenset[int] = frozenset()
     cuts: tuple[tuple[int, int], ...] = ()
 
     def shaped(self, form: Form) -> Self:
@@ -160,8 +164,14 @@ def examine(
         compressed_pages=compressed,
         without_ht=_lacks_ht(hardware),
         virtio_video=_is_x86(hardware) and hardware.video == "virtio",
+        registers=_registers(image, machine),
         cuts=cuts,
     )
+
+
+def _registers(image: SaveImage, machine: Machine) -> frozenset[int]:
+    """Look where it costs no pass over the image."""
+    return saved_registers(image) if machine.may_be_arm and image.sections else frozenset()
 
 
 def _is_x86(hardware: Hardware) -> bool:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from savefmt.compat.armregisters import named, saved_registers, unknown_registers
 from savefmt.compat.cpufit import qemus_name
 from savefmt.compat.statetable import section_name, unloadable
 from savefmt.errors import FormatError
@@ -73,6 +74,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
     if (reason := image.devices.incomplete) is not None:
         return [*found, _note(f"the devices were not compared: {reason}")]
     found += _compare_vcpus(sections, target.cpu)
+    found += _compare_registers(image, target)
     found += (pci := list(_compare_pci(image, sections, target)))
     if target.table is None:
         return [*found, _note("this QEMU's program could not be asked for its device state")]
@@ -248,6 +250,19 @@ def _compare_vcpus(sections: Iterable[Section], cpu: TargetCpu | None) -> Iterat
             "cpu",
             f"the guest had {count} vCPUs and this QEMU has {cpu.count}",
             f"start it with -smp {count}",
+        )
+
+
+def _compare_registers(image: SaveImage, target: Target) -> Iterator[Finding]:
+    if target.release is None:
+        return
+    unknown, _ = unknown_registers(saved_registers(image), target.release)
+    if unknown:
+        yield _error(
+            "cpu",
+            f"the image lists the system registers {named(unknown)}, which QEMU {target.release} "
+            "does not know",
+            "use the release of QEMU that the guest was saved with",
         )
 
 
