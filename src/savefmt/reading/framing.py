@@ -85,6 +85,8 @@ class Framing:
         self._page_sizes: tuple[int, ...] = PAGE_SIZES
         self.ram_ended = False
         self._route: Route | None = None
+        self.description: Description | None = None
+        """The one that proved the way."""
 
     def expect_pages(self, names: Iterable[bytes], page_size: int | None) -> None:
         """Tell how RAM sections go on from here.
@@ -199,7 +201,7 @@ class Framing:
             description = Description.read(cursor)
         except SavefmtError:
             return False
-        return (
+        told = (
             description is not None
             and all(
                 lengths[key] == length if key in lengths else self._reader.knows(*key)
@@ -207,6 +209,9 @@ class Framing:
             )
             and all(key in description.sections for key in lengths)
         )
+        if told:
+            self.description = description
+        return told
 
     def _pass_ahead(
         self, reader: ItemReader, head: SectionHead, told: Mapping[SectionKey, int]

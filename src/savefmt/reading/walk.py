@@ -398,6 +398,10 @@ class Walk:
         if cursor.peek(6)[5:] != b"{":
             return None
         offset = cursor.tell()
+        known = self._framing.description
+        if known is not None and known.offset == offset:
+            cursor.skip(known.end - offset)
+            return known
         try:
             return Description.read(cursor)
         except CorruptError as error:
