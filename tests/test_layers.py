@@ -28,7 +28,7 @@ PYTHON_ROWS = (
     "bench check compare compat export plugins scan",
     "convert linux mount",
     "drgn edit fleet qemu report",
-    "instant",
+    "instant needs",
     "cli",
     "__main__",
 )

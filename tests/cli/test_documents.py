@@ -17,6 +17,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "info": [("IMAGE",), ("IMAGE", "missing"), ("--pages", "IMAGE")],
     "check": [("IMAGE",), ("IMAGE", "missing", "--for", "libvirt=9.0.0")],
     "compat": [("IMAGE",)],
+    "needs": [("IMAGE",), ("IMAGE", "--list")],
     "convert": [("IMAGE", "converted", "-O", "sparse")],
     "compare": [("IMAGE", "IMAGE"), ("IMAGE", "OTHER", "--fields")],
     "xml": [("set", "IMAGE", "--paused")],
