@@ -26,9 +26,9 @@ PYTHON_ROWS = (
     "guest salvage",
     "image",
     "bench check compare compat export plugins probing scan",
-    "convert linux mount report",
-    "drgn edit fleet qemu",
-    "instant",
+    "convert linux mount",
+    "drgn edit fleet qemu report",
+    "instant needs",
     "cli",
     "__main__",
 )

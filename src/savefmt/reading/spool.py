@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 
 from savefmt.errors import ImageIOError
@@ -45,6 +44,8 @@ def spool(
     ImageIOError
         What the operating system refused.
     """
+    import tempfile  # loads half of the standard library, and few images need room
+
     folder = tempfile.gettempdir()
     refuse_without_room(folder, needed)
     with tempfile.TemporaryFile(buffering=0) as file:
