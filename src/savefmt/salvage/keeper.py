@@ -135,8 +135,24 @@ class RecordKeeper:
         self._last = None
         self._cut = False
 
-    def closed(self) -> None:
-        """Note that a section was ended by its own footer."""
+    def closed(self, start: int, end: int, footer: int) -> None:
+        """Keep what ends a section: its footer, and before it what `take` was spared.
+
+        Parameters
+        ----------
+        start, end : int
+            Where the section's head begins, and where its footer ends.
+        footer : int
+            How long that is.
+        """
+        if self._stage is _PAYLOAD:
+            start = end - footer - len(EOS_WORD)
+        elif self._stage is _FOOTER:
+            start = end - footer
+        elif self._resumed:
+            start = end  # there is no head, and no page either
+        self._splice.keep(start, end)
+        self._resumed = False
         self._stage = _CLOSED
 
     def close(self, footer: bytes) -> None:

@@ -53,9 +53,9 @@ class _Keeper(Onlooker):
     def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
         """Keep a section, of RAM its footer: the sink has the rest."""
         if head.idstr == ram.IDSTR:
-            self._keep(end - len(footer), end)
             if self.sink is not None:
-                self.sink.closed()
+                self.sink.closed(head.offset, end, len(footer))
+            self.end = end
         elif self._source.bad.overlap(head.offset, end):
             self.lost.append(head.idstr)
             self.end = end

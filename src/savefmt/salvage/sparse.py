@@ -10,7 +10,7 @@ from savefmt.format.cursor import FileCursor
 from savefmt.format.mappedram import decode_bitmap, encode_bitmap
 from savefmt.format.ram import EOS_WORD, BlockList, ListedBlock, pack_word
 from savefmt.format.stream import SectionHead
-from savefmt.format.wire import ByteOrder, ItemType, RamFlag
+from savefmt.format.wire import BYTE_ORDERS, ByteOrder, ItemType, RamFlag
 from savefmt.model import Damage
 from savefmt.native.pages import is_zero, page_runs
 from savefmt.reading.mapped import EndMarkers, bitmap_order
@@ -153,7 +153,7 @@ class SparseSalvage:
     def _put_bitmaps(self, blocks: BlockList, end: StreamEnd | None) -> None:
         raw = [self._raw_bitmap(block) for block in blocks.blocks]
         known = [bitmap if bitmap is not None else bytearray() for bitmap in raw]
-        order = bitmap_order(self._extents, self._zeros_behind, blocks.blocks, known, self._order)
+        order = self._tell_order(blocks, known)
         written = end.ram_end is not None if end is not None else self._finished
         empty = not any(any(bitmap) for bitmap in known)
         for block, bitmap in zip(blocks.blocks, raw, strict=True):
@@ -169,11 +169,28 @@ class SparseSalvage:
             if bitmap is None or (empty and not written):
                 bitmap, lost = self._guess(block, sure=end is not None)
             else:
-                decode_bitmap(bitmap, block.page_count, order)
-                lost = self._missing(block, bitmap)
+                strays = decode_bitmap(bitmap, block.page_count, order)
+                if strays:  # which no QEMU writes: it was damaged
+                    bitmap, lost = self._guess(block, sure=end is not None)
+                else:
+                    lost = self._missing(block, bitmap)
             self.lost.append(lost)
             self._copy(block.header.bitmap_offset)
             self._splice.put(bytes(encode_bitmap(bitmap, order)))
+
+    def _tell_order(self, blocks: BlockList, raw: list[bytearray]) -> ByteOrder:
+        """Tell the byte order of the bitmaps, by those that make sense in either."""
+        sound = [
+            bitmap
+            if any(not decode_bitmap(bytearray(bitmap), block.page_count, o) for o in BYTE_ORDERS)
+            else bytearray()
+            for block, bitmap in zip(blocks.blocks, raw, strict=True)
+        ]
+        read = self._extents, self._zeros_behind
+        try:
+            return bitmap_order(*read, blocks.blocks, sound, self._order)
+        except CorruptError:
+            return self._order or "little"
 
     def _raw_bitmap(self, block: ListedBlock) -> bytearray | None:
         """Return a bitmap as it stands in the file, None where it cannot be read."""
