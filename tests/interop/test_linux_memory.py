@@ -16,6 +16,7 @@ from interop.qemu import Guest
 from savefmt.image import SaveImage
 from savefmt.scan.patterns import Matcher, regex, text
 from savefmt.scan.search import Places, search
+from savefmt.scan.strings import strings
 from savefmt.scan.system import identify
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
@@ -112,3 +113,49 @@ def test_virtual_addresses_lead_to_what_was_found(image: SaveImage) -> None:
                 assert space.read(address, hit.length) == hit.data
     # The kernel maps all of memory, and its own text once more.
     assert any(len(hit.virtual) > 1 for hit in hits)
+
+
+@pytest.mark.parametrize("kind", ["mapped", "sequential"])
+def test_half_of_a_guest_still_answers(kind: str, panicked: Panicked, tmp_path: Path) -> None:
+    """What is found in a file that was cut in half is what stands there in the whole guest."""
+    data, cut = panicked.images[kind].read_bytes(), tmp_path / "cut"
+    cut.write_bytes(data[: len(data) // 2])
+    pattern = regex(r"[a-z]+_table\x00|Linux version |\x7fELF[\x01\x02]")
+    with (
+        savefmt.open(panicked.images[kind]) as whole,
+        savefmt.open(cut, salvage=True) as image,
+    ):
+        rescue = image.rescue
+        assert rescue is not None
+        assert 0.1 < rescue.report.share < 0.99
+        lost = rescue.lost("pc.ram")
+        size = image.page_size
+
+        def known(start: int, end: int) -> bool:
+            return not lost.overlap(start // size, (end - 1) // size + 1)
+
+        hits = [(hit.offset, hit.data) for hit in search(image, [pattern], blocks=["pc.ram"])]
+        expected = [
+            (hit.offset, hit.data)
+            for hit in search(whole, [pattern], blocks=["pc.ram"])
+            if known(hit.offset, hit.offset + hit.length)
+        ]
+        assert hits == expected
+        assert len(hits) > 1
+        texts = {(one.offset, one.text) for one in strings(whole, blocks=["pc.ram"])}
+        found = list(strings(image, blocks=["pc.ram"]))
+        # One that goes over into what is lost ends there.
+        sure = [
+            one for one in found if known(max(one.offset - 1, 0), one.offset + len(one.text) + 1)
+        ]
+        assert {(one.offset, one.text) for one in sure} <= texts
+        assert len(found) > 1000
+        assert identify(image).version in (identify(whole).version, None)
+        for run in image.memory.runs("pc.ram"):
+            where, length = run.first * size, run.count * size
+            assert image.memory.read("pc.ram", where, length) == whole.memory.read(
+                "pc.ram", where, length
+            )
+        report = savefmt.export(image, tmp_path / "core", format="elf")
+    assert any(finding.code == "export.lost" for finding in report.findings)
+    assert report.memory_length < MEMORY

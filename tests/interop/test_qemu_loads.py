@@ -290,3 +290,27 @@ def test_a_guest_survives_there_and_back(
         check_linux(saved, target, saved.layout, plainly, guest)
     middle.unlink()
     target.unlink()
+
+
+def test_what_was_salvaged_loads_where_the_devices_survived(tmp_path: Path) -> None:
+    """All pages are the guest's, but for those that are told to be lost, which are zeros."""
+    facts = load.manifest()["q35-smp"]
+    image, target = load.unpack("q35-smp", tmp_path), tmp_path / "rest"
+    data = image.read_bytes()
+    middle = len(data) // 4
+    image.write_bytes(data[:middle] + b"\xff" * 9000 + data[middle + 9000 :])
+
+    with savefmt.open(image, salvage=True) as damaged:
+        assert damaged.rescue is not None
+        report = damaged.rescue.report
+        savefmt.convert(damaged, target)
+
+    assert report.devices_whole
+    lost = {block.idstr for block in report.blocks if block.lost}
+    assert lost
+    with golden_guest("q35-smp", tmp_path) as guest:
+        plainly(guest, target, loading_capabilities(facts, savefmt.Layout(facts["layout"])))
+        after = guest.block_hashes()
+        guest.cont()
+    whole = {name: block["sha256"] for name, block in facts["blocks"].items()}
+    assert {name for name in whole if after[name] != whole[name]} == lost
