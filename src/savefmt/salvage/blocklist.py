@@ -14,6 +14,9 @@ from savefmt.format.wire import MIN_PAGE_SIZE, RamFlag, decode_name
 from savefmt.salvage.readable import Readable
 
 _FLAGS = MIN_PAGE_SIZE - 1
+_FARTHEST = 1 << 61
+"""No file is as long as this."""
+
 _LEAST_ROOM = 1 << 20
 """A bitmap that is longer than this and than the file is not believed."""
 
@@ -100,5 +103,7 @@ def _is_sound(block: ListedBlock, before: list[ListedBlock]) -> bool:
         return False
     if block.used_length % block.page_size or header.ignored:
         return header.ignored and not block.used_length % block.page_size
+    if header.pages_offset > _FARTHEST:
+        return False
     bitmap_end = header.bitmap_offset + bitmap_length(block.page_count)
     return at + HEADER_LENGTH <= header.bitmap_offset and bitmap_end <= header.pages_offset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.errors import FormatError, SavefmtError, TruncatedError, UnsupportedError
+from savefmt.errors import CorruptError, FormatError, SavefmtError, TruncatedError, UnsupportedError
 from savefmt.format import ram
 from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import FileCursor
@@ -132,7 +132,10 @@ class SequentialSalvage:
             If there is not even a block list.
         """
         try:
-            self._finish(self._walk.run())
+            end = self._walk.run()
+            if self._keeper.sink is None:
+                raise CorruptError("the stream ends and no RAM came", offset=end.eof)
+            self._finish(end)
             return
         except (FormatError, UnsupportedError) as error:
             failure: SavefmtError = error
