@@ -12,6 +12,7 @@ from savefmt.frozen import dataclass
 _CONTINUE = RamFlag.CONTINUE.value
 _ZERO, _PAGE, _DELTA = RamFlag.ZERO.value, RamFlag.PAGE.value, RamFlag.XBZRLE.value
 _BARE = (RamFlag.HOOK.value, RamFlag.MULTIFD_FLUSH.value)
+_KINDS = frozenset({_ZERO, _PAGE, _DELTA, RamFlag.EOS.value, *_BARE})
 _DELTA_HEAD = 3
 _WORD = 8
 
@@ -143,6 +144,22 @@ class Elements:
         if flag == _ZERO and data[body:at] != ZERO_FILL:
             raise CorruptError("a page of zeros with another fill byte", offset=start)
         return Element(start, base + at, flag, block, address, named, base + body)
+
+    def may_go_on(self, data: bytes, at: int) -> bool:
+        """Tell, as far as `data` goes, whether something can follow a record that begins there.
+
+        Cheap, for there may be very many words that look like one.
+        """
+        word = int.from_bytes(data[at : at + _WORD], "big")
+        flags = word & (self.page_size - 1)
+        at += _WORD
+        if not flags & _CONTINUE and at < len(data):
+            if data[at + 1 : at + 1 + data[at]] not in self._numbers:
+                return at + 1 + data[at] > len(data)
+            at += 1 + data[at]
+        at += {_ZERO: 1, _PAGE: self.page_size}.get(flags & ~_CONTINUE, len(data))
+        behind = int.from_bytes(data[at : at + _WORD], "big")
+        return at + _WORD > len(data) or behind & (self.page_size - 1) & ~_CONTINUE in _KINDS
 
     def head(self, element: Element, block: int) -> bytes:
         """Return word and name of a record that names its block."""

@@ -25,7 +25,7 @@ from savefmt.salvage.readable import Readable
 _STEP = 1 << 20
 _LEAST_RECORDS = 3
 _LEAST_PAGES = 2
-_MOST_TRIES = 1 << 20
+_MOST_TRIES = 1 << 16
 """Places that are tried at most: beyond, a file is made to be slow."""
 
 _WORD = 8
@@ -91,6 +91,8 @@ class Lander:
                     at = match.start()
                     if at >= _STEP or self.tries >= _MOST_TRIES:
                         break
+                    if not self._elements.may_go_on(data, at):
+                        continue
                     self.tries += 1
                     if (proved := self._prove(offset + at)) is not None:
                         return self._landed(proved)

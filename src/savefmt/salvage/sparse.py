@@ -112,7 +112,7 @@ class SparseSalvage:
         self.unlisted = blocks.total - listed
         if self.unlisted:
             self._note(
-                blocks.end,
+                min(blocks.end, self._source.length),
                 self._source.length,
                 "cut" if blocks.end >= self._source.length else "damaged",
                 "the list of RAM blocks goes on here, and cannot be read",
