@@ -13,6 +13,7 @@ from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, StrPath
+from savefmt.native.file import Appender
 from savefmt.pipes import STANDARD_OUTPUT, wait_writable
 from savefmt.qemu.descriptors import opened
 from savefmt.reports import SavePlan
@@ -59,7 +60,8 @@ class FileTarget(ImageTarget):
 
     def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
         """Return what appends to the file."""
-        return file_sink(self._output.file, self._envelope.stream_offset, codec, io)
+        self._appender = Appender(self._output.file, self._envelope.stream_offset, io)
+        return file_sink(self._appender, codec, io)
 
     def seal(self) -> None:
         """Sync, mark, sync again, rename."""
