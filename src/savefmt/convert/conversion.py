@@ -360,7 +360,7 @@ class Conversion:
                 self.notes += self.original.supersede(output)
             else:
                 output.commit()
-                self.notes += [*output.notes, *volume_notes(self._form, self._target)]
+                self.notes += [*output.notes, *volume_notes(self._form.codec, self._target)]
         report = self._report(outcome, digest, lengths=output.lengths)
         return replace(report, direct=direct)
 

@@ -8,7 +8,7 @@ from savefmt.convert.planning import TargetForm
 from savefmt.errors import ConversionError
 from savefmt.format.mappedram import place_all
 from savefmt.image import SaveImage
-from savefmt.model import IOOptions, Layout
+from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.progress import Meter
 from savefmt.writing.volumes import is_volume, volume_length
 
@@ -70,12 +70,12 @@ def require_room(
         )
 
 
-def volume_notes(form: TargetForm, target: str) -> list[str]:
+def volume_notes(codec: str, target: StrPath) -> list[str]:
     """Tell what is worth knowing of an image on a block device."""
-    if not is_volume(target) or form.codec not in _STRICT:
+    if codec not in _STRICT or not is_volume(target):
         return []
     return [
-        f"virsh restore will fail from this device: libvirt hands {form.codec} all that is on it, "
+        f"virsh restore will fail from this device: libvirt hands {codec} all that is on it, "
         "and it refuses what lies behind the image; raw and sparse can be restored from there"
     ]
 

@@ -106,7 +106,7 @@ class Place:
         if status is not None and stat.S_ISBLK(status.st_mode):
             raise ConversionError(
                 "the target is a block device, to which only whole images are written (convert, "
-                "detach); name a file",
+                "detach, save); name a file",
                 path=self.path,
             )
         if special:
