@@ -36,6 +36,7 @@ C_ROWS = (
     "sf_base",
     "sf_err",
     "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch sf_buffer sf_extents",
+    "sf_descriptors",
     "sf_file sf_scan sf_sum",
     "sf_index sf_job sf_map sf_pages sf_ring",
     "sf_queue sf_tally",

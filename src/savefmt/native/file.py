@@ -22,19 +22,23 @@ from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Bytes that lie here and there in a file, with zeros between them.
+    """Bytes that lie here and there in a file or several, with zeros between them.
 
     Attributes
     ----------
     length : int
         Of all of it.
-    extents : sequence of (int, int, int)
-        Offset in the view, length, and offset in the file; in order, none touching the
-        next both here and there.
+    extents : sequence of (int, int, int) or (int, int, int, int)
+        Offset in the view, length, offset in the file, and which file: 0, as without it,
+        is the one that shows the view, 1 the first of `others`.  In order, none touching
+        the next both here and there.
+    others : sequence of File
+        Held open by the one that shows the view; none of them shows a view.
     """
 
     length: int
-    extents: Sequence[tuple[int, int, int]]
+    extents: Sequence[tuple[int, int, int] | tuple[int, int, int, int]]
+    others: Sequence[File] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,7 @@ class File:
         self._handle = self._cell[0]
         self._closed = False
         if view is not None:
-            extents = ffi.new("struct sf_extent[]", view.extents)
-            call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
+            self._arrange(view)
         self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
@@ -123,6 +126,20 @@ class File:
                 "--engine=psync does the same work",
                 path=path,
             )
+
+    def _arrange(self, view: View) -> None:
+        extents = ffi.new("struct sf_extent[]", view.extents)
+        others = ffi.new("struct sf_file *[]", [file.handle for file in view.others])
+        call(
+            lib.sf_file_arrange,
+            self._handle,
+            others,
+            len(others),
+            extents,
+            len(extents),
+            view.length,
+            path=self.path,
+        )
 
     def __enter__(self) -> Self:
         return self
