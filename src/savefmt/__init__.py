@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from savefmt.export import export as export
     from savefmt.image import SaveImage as SaveImage
     from savefmt.image import open as open
-    from savefmt.image import probe as probe
     from savefmt.model import CheckLevel as CheckLevel
     from savefmt.model import DiskSummary as DiskSummary
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from savefmt.model import Section as Section
     from savefmt.model import Severity as Severity
     from savefmt.model import Snapshot as Snapshot
+    from savefmt.probing import probe as probe
     from savefmt.reading.source import Source as Source
     from savefmt.reading.source import is_disk as is_disk
     from savefmt.reading.source import list_snapshots as list_snapshots
@@ -65,9 +65,10 @@ _HOMES = {
     " ImageChangedError ImageIOError IncompleteImageError NotASaveImageError OperationCancelled"
     " SavefmtError TruncatedError UnsupportedError",
     "savefmt.export": "export",
-    "savefmt.image": "SaveImage open probe",
+    "savefmt.image": "SaveImage open",
     "savefmt.model": "CheckLevel DiskSummary EnvelopeSummary Finding IOOptions ImageSummary Layout"
     " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Section Severity Snapshot",
+    "savefmt.probing": "probe",
     "savefmt.reading.source": "Source is_disk list_snapshots",
     "savefmt.reports": "BlockDifference CheckReport Comparison ConversionReport EditReport"
     " ExportReport SectionDifference",

@@ -118,12 +118,15 @@ class SaveImage:
         self._closed = False
         self.ending: StreamEnd | None = None
         self._file = open_file(self.source, io)
+        self._written = self._file.status.st_mtime
         try:
             with located(self.filename):
                 self._read_head()
                 self.mark = self._find_mark()
                 if follow and self.mark is not None:
                     self._follow(self.mark)
+                if self.source.shared:
+                    self._fill_in()
         except BaseException:
             self.close()
             raise
@@ -196,6 +199,22 @@ class SaveImage:
         self.length, self.packing = base.length, base.packing
         self.stored_offset, self.stream_offset = base.stored_offset, base.stream_offset
         self.head, self.layout, self.ending = base.head, base.layout, base.ending
+
+    def _fill_in(self) -> None:
+        """Take the memory that was left out from the files that it lies in."""
+        from savefmt.reading.filled import fill_in
+
+        store, left_out = self.memory.prepare(Meter(None)), frozenset(self.memory.left_out)
+        order = self.envelope.byte_order if self.envelope is not None else "little"
+        file = fill_in(self, self.source.shared, store, left_out, order, self._io)
+        self.__dict__.pop("memory").close()
+        self.__dict__.pop("mapped", None)
+        self._file.close()
+        self._file = file
+        self.length, self.packing = file.length, Packing()
+        self.stored_offset = self.stream_offset = 0
+        self.head = self._stream_head(self._cursor_at(0))
+        self.layout, self.ending = Layout.MAPPED_RAM, None
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -275,7 +294,7 @@ class SaveImage:
     @property
     def mislabelled(self) -> bool:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
-        if self.envelope is None or self.base is not None:
+        if self.envelope is None or self.base is not None or self.source.shared:
             return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
@@ -471,7 +490,6 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = self.file.status
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL and self.head.ram is not None:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
@@ -490,7 +508,7 @@ class SaveImage:
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=snapshot.date if snapshot else status.st_mtime,
+            saved=snapshot.date if snapshot else self._written,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -507,6 +525,7 @@ class SaveImage:
             offset=self.source.offset,
             snapshot=snapshot,
             base=self.mark.path if self.mark else None,
+            shared=tuple(name for name, _ in self.source.shared),
         )
 
     def _state(self) -> str:
@@ -520,6 +539,7 @@ def open(
     *,
     snapshot: str | None = None,
     offset: int = 0,
+    shared: Mapping[str, StrPath] | None = None,
     io: IOOptions = IOOptions(),
     strict: bool = True,
     index: StrPath | None = None,
@@ -536,6 +556,9 @@ def open(
         Name or ID of the internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
+    shared : mapping of str to str or os.PathLike, optional
+        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
+        idstr.
     io : IOOptions
         How its pages are read.
     strict : bool
@@ -562,33 +585,6 @@ def open(
     ImageIOError
         What the operating system refused.
     """
-    if snapshot is not None or offset:
-        path = Source(path, snapshot, offset)
+    if snapshot is not None or offset or shared:
+        path = Source(path, snapshot, offset, tuple((shared or {}).items()))
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
-
-
-def probe(
-    path: StrPath,
-    *,
-    pages: bool = False,
-    io: IOOptions = IOOptions(),
-    progress: OnProgress | None = None,
-) -> ImageSummary:
-    """Tell what an image is, from its headers alone.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The image; an unfinished one is described too.
-    pages : bool
-        Also count the pages of a sequential image, which reads all of it.
-    io, progress
-        For that reading.
-
-    Returns
-    -------
-    ImageSummary
-        As `savefmt info` prints it.
-    """
-    with SaveImage(path, io=io, strict=False) as image:
-        return image.summary(pages=pages, progress=progress)

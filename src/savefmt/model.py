@@ -232,6 +232,8 @@ class ImageSummary:
         the end of the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
+    shared : tuple of str
+        Blocks that were filled in from files of their own.
     """
 
     path: str
@@ -258,6 +260,7 @@ class ImageSummary:
     snapshot: Snapshot | None = None
     sections_proved: bool = True
     base: str | None = None
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

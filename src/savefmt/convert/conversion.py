@@ -448,6 +448,11 @@ class Conversion:
         else:
             source_length, label = source.received, False
         changes = list(form.changes)
+        if isinstance(source, SaveImage) and source.head.ram is not None and not dry_run:
+            changes += [
+                f"the source lacks {name!r}, which was left out of it; --shared fills it in"
+                for name in source.memory.left_out
+            ]
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content")
         if label and form.envelope is not None:

@@ -33,7 +33,7 @@ class View:
         is the one that shows the view, 1 the first of `others`.  In order, none touching
         the next both here and there.
     others : sequence of File
-        Held open by the one that shows the view; none of them shows a view.
+        Closed with the one that shows the view; none of them shows a view.
     """
 
     length: int
@@ -116,6 +116,7 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        self._others = view.others if view is not None else ()
         if view is not None:
             self._arrange(view)
         self.state = FileState.of(self.status)
@@ -156,6 +157,8 @@ class File:
         """Close both descriptors once nobody uses them any more; harmless when repeated."""
         self._closed = True
         lib.sf_file_close(self._handle)
+        for other in self._others:
+            other.close()
 
     @property
     def handle(self) -> Any:
@@ -222,6 +225,8 @@ class File:
                 "the image changed while it was read; wait until the save has finished",
                 path=self.path,
             )
+        for other in self._others:
+            other.require_unchanged()
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -34,22 +34,28 @@ class Source:
         Name or ID of an internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
+    shared : tuple of (str, str or os.PathLike)
+        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
+        idstr.
     """
 
     path: StrPath
     snapshot: str | None = None
     offset: int = 0
+    shared: tuple[tuple[str, StrPath], ...] = ()
 
     def __post_init__(self) -> None:
         if self.offset < 0:
             raise ValueError(f"an image cannot begin at {self.offset}")
         if self.offset and self.snapshot is not None:
             raise ValueError("a snapshot has no offset")
+        if len(dict(self.shared)) != len(self.shared):
+            raise ValueError("a block is named twice, and can be in one file only")
 
     @property
     def is_part(self) -> bool:
-        """Whether the image is only part of the file."""
-        return self.snapshot is not None or self.offset > 0
+        """Whether the image is only part of the file, or one of several files."""
+        return self.snapshot is not None or self.offset > 0 or bool(self.shared)
 
     def __fspath__(self) -> str:
         """Return the path of the file."""
