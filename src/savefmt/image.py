@@ -33,7 +33,7 @@ from savefmt.reading.atend import claimed_sections
 from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
-from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_file
+from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_source
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
@@ -74,7 +74,9 @@ class SaveImage:
     source : Source
         Where the image is.
     places : dict of str to int
-        Where the caller says that blocks lie.
+        Where the caller, or a memory dump, says that blocks lie.
+    dump : Dump or None
+        What a memory dump is that is shown as an image.
     filename : str or os.PathLike
         The file that it is in.
     envelope : Envelope or None
@@ -109,7 +111,7 @@ class SaveImage:
     ) -> None:
         self.source = find_source(path)
         self.filename = self.source.path
-        self.places: Mapping[str, int] = dict(places or {})
+        self.places: Mapping[str, int] = places or {}
         self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
@@ -117,7 +119,8 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
-        self._file = open_file(self.source, io)
+        self._file, self.dump = open_source(self.source, io)
+        self.places = {**(self.dump.places if self.dump is not None else {}), **self.places}
         self._written = self._file.status.st_mtime
         try:
             with located(self.filename):
@@ -358,6 +361,15 @@ class SaveImage:
 
     # --- what it holds ---
 
+    def require_machine(self) -> None:
+        """Raise UnsupportedError if nothing is there but memory: no QEMU loads that."""
+        if self.dump is not None:
+            raise UnsupportedError(
+                "a memory dump has no devices, so nothing that QEMU could load can be made of it; "
+                "savefmt export takes the memory out",
+                path=self.filename,
+            )
+
     def require_ram(self) -> None:
         """Raise UnsupportedError if the image is of devices alone."""
         if self.head.ram is None:
@@ -526,6 +538,7 @@ class SaveImage:
             snapshot=snapshot,
             base=self.mark.path if self.mark else None,
             shared=tuple(name for name, _ in self.source.shared),
+            dump=self.dump.kind if self.dump is not None else None,
         )
 
     def _state(self) -> str:

@@ -234,6 +234,9 @@ class ImageSummary:
         The image that the memory of a thin one lies in.
     shared : tuple of str
         Blocks that were filled in from files of their own.
+    dump : str or None
+        What it is, where it is a memory dump and no image; offsets are then those of a stream
+        that was made up around it.
     """
 
     path: str
@@ -261,6 +264,7 @@ class ImageSummary:
     sections_proved: bool = True
     base: str | None = None
     shared: tuple[str, ...] = ()
+    dump: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ def convert(
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
         _refuse_thin(opened)
+        if isinstance(opened, SaveImage):
+            opened.require_machine()
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
         changes = form.changes + fitted.changes

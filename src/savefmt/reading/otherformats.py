@@ -10,7 +10,7 @@ HEAD_LENGTH = 128
 QCOW = b"QFI\xfb"
 """Begins a disk image of QEMU; version 2 and later may have snapshots."""
 
-_ELF = b"\x7fELF"
+ELF = b"\x7fELF"
 _ELF_CORE = 4
 _CORE_ADVICE = "open it with crash, drgn, gdb or volatility3"
 _DISK_ADVICE = "name the file with the guest's memory instead"
@@ -68,7 +68,7 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> NotASaveImageError:
             return NotASaveImageError(f"this is {what}", offset=offset)
     if head.startswith(QCOW):
         return _qcow(head, offset)
-    if head.startswith(_ELF):
+    if head.startswith(ELF):
         return _elf(head, offset)
     if name.lower().endswith(".vmem"):
         return NotASaveImageError(

@@ -12,9 +12,10 @@ from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, Unsupport
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
-from savefmt.reading.otherformats import QCOW
+from savefmt.reading.otherformats import ELF, QCOW
 
-if TYPE_CHECKING:  # most images are in no disk image
+if TYPE_CHECKING:  # most images are in no disk image, and no dumps
+    from savefmt.reading.coredump import Dump
     from savefmt.reading.qcow2 import Disk
 
 DIRECT_FROM = 256 << 20
@@ -101,6 +102,27 @@ def open_file(source: Source, io: IOOptions) -> File:
                 return disk.open(source.snapshot, io, direct=direct)
         view = _from(source.offset, length) if source.offset else None
         return File(fd, path=source.path, direct=direct, engine=io.engine, view=view)
+
+
+def open_source(source: Source, io: IOOptions) -> tuple[File, Dump | None]:
+    """Open what is behind an image, which a memory dump may be; otherwise as `open_file`.
+
+    Returns
+    -------
+    File
+        To be closed.
+    Dump or None
+        What a dump is that is shown as an image.
+    """
+    with _opened(source) as fd:
+        if not source.is_part and os.pread(fd, len(ELF), 0) == ELF:
+            from savefmt.reading.coredump import is_core, open_core
+
+            if is_core(fd):
+                length = os.lseek(fd, 0, os.SEEK_END)
+                direct = length >= DIRECT_FROM if io.direct is None else io.direct
+                return open_core(fd, source.path, io, direct=direct)
+    return open_file(source, io), None
 
 
 def _from(offset: int, length: int) -> View:

@@ -93,7 +93,9 @@ def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
         )
     if summary.outer != "raw":
         yield "compressed", f"as a whole, with {summary.outer}"
-    if envelope is None:
+    if summary.dump is not None:
+        yield "kind", f"{summary.dump}, read as RAM alone"
+    elif envelope is None:
         yield "kind", "bare QEMU stream, without a libvirt header"
     else:
         yield (
