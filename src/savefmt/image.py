@@ -364,11 +364,7 @@ class SaveImage:
     def require_machine(self) -> None:
         """Raise UnsupportedError if nothing is there but memory: no QEMU loads that."""
         if self.dump is not None:
-            raise UnsupportedError(
-                "a memory dump has no devices, so nothing that QEMU could load can be made of it; "
-                "savefmt export takes the memory out",
-                path=self.filename,
-            )
+            raise self.dump.no_machine(self.filename)
 
     def require_ram(self) -> None:
         """Raise UnsupportedError if the image is of devices alone."""

@@ -15,7 +15,7 @@ from savefmt.reading.walk import StreamHead
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from savefmt.reading.coredump import Dump
+    from savefmt.reading.dumpview import Dump
 
 
 class BlockReader(Protocol):

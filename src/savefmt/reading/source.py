@@ -12,15 +12,17 @@ from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, Unsupport
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
-from savefmt.reading.otherformats import ELF, QCOW
+from savefmt.reading.otherformats import ELF, FLATTENED, KDUMP, QCOW
 
 if TYPE_CHECKING:  # most images are in no disk image, and no dumps
-    from savefmt.reading.coredump import Dump
+    from savefmt.reading.dumpview import Dump
     from savefmt.reading.qcow2 import Disk
 
 DIRECT_FROM = 256 << 20
 """Images and guests from this size on bypass the page cache unless told otherwise: they
 would push everything else out of it."""
+
+_DUMPS = (ELF, FLATTENED[:4], KDUMP[:4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +117,13 @@ def open_source(source: Source, io: IOOptions) -> tuple[File, Dump | None]:
         What a dump is that is shown as an image.
     """
     with _opened(source) as fd:
-        if not source.is_part and os.pread(fd, len(ELF), 0) == ELF:
-            from savefmt.reading.coredump import is_core, open_core
+        if not source.is_part and os.pread(fd, 4, 0) in _DUMPS:
+            from savefmt.reading.dumps import is_dump, open_dump
 
-            if is_core(fd):
+            if is_dump(fd):
                 length = os.lseek(fd, 0, os.SEEK_END)
                 direct = length >= DIRECT_FROM if io.direct is None else io.direct
-                return open_core(fd, source.path, io, direct=direct)
+                return open_dump(fd, source.path, io, direct=direct)
     return open_file(source, io), None
 
 

@@ -29,10 +29,15 @@ class Spool:
     def __exit__(self, *raised: object) -> None:
         self._file.close()
 
+    @property
+    def descriptor(self) -> int:
+        """The file itself, which stays ours."""
+        return self._file.fileno()
+
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write what of it is not zero."""
         try:
-            _write(self._file.fileno(), memoryview(data), offset)
+            write_sparsely(self._file.fileno(), memoryview(data), offset)
         except OSError as error:
             raise ImageIOError.from_os(error, path=self._folder) from error
 
@@ -119,8 +124,8 @@ def refuse_without_room(folder: str, needed: int) -> None:
         )
 
 
-def _write(fd: int, piece: memoryview, offset: int) -> None:
-    """Write what is not zero."""
+def write_sparsely(fd: int, piece: memoryview, offset: int) -> None:
+    """Write what is not zero to a file that is."""
     start = 0
     for at in range(0, len(piece), _HOLE_LENGTH):
         if is_zero(piece[at : at + _HOLE_LENGTH]):
