@@ -25,7 +25,7 @@ PYTHON_ROWS = (
     "reading",
     "guest",
     "image",
-    "bench check compare compat export plugins probing scan",
+    "bench check compare compat export facade plugins scan",
     "convert linux mount report",
     "drgn edit fleet qemu",
     "instant",

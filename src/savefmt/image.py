@@ -33,7 +33,7 @@ from savefmt.reading.atend import claimed_sections
 from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
-from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_source
+from savefmt.reading.source import describe_snapshot, find_source, lengths_of, open_source
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
@@ -79,6 +79,8 @@ class SaveImage:
         What a memory dump is that is shown as an image.
     filename : str or os.PathLike
         The file that it is in.
+    state : FileState
+        What that was when it was opened.
     envelope : Envelope or None
         None for a bare stream.
     packing : Packing
@@ -119,9 +121,10 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
+        self._unpacked = "raw"
         self._file, self.dump = open_source(self.source, io)
         self.places = {**(self.dump.places if self.dump is not None else {}), **self.places}
-        self._written = self._file.status.st_mtime
+        self.state = self._file.state
         try:
             with located(self.filename):
                 self._read_head()
@@ -155,12 +158,28 @@ class SaveImage:
             with self.stream(look=True) as stream:
                 self.head = self._stream_head(stream)
             if self.head.mapped:
-                raise UnsupportedError(
-                    "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
-                    "decompress it to where it was written",
-                    offset=self.stream_offset,
-                )
+                self._unpack()
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _unpack(self) -> None:
+        """Put a mapped-ram image, whose pages have their places, into a temporary file."""
+        from savefmt.reading.spool import in_order, spool
+
+        codec = self.packing.single
+        if codec is None or (self.envelope is not None and self.packing.codec != "raw"):
+            raise UnsupportedError(
+                "a mapped-ram stream that is compressed behind its envelope: its offsets cannot "
+                "hold; decompress it to where it was written",
+                offset=self.stream_offset,
+            )
+        pieces = self.file.chunks(0, self.length, self._io)
+        plain = self._plain(pieces, Packing(outer=codec), self._io, look=False)
+        with self.file.unchanged(), plain as cursor:
+            file = spool(in_order(cursor.rest()), self._io, needed=self.length)
+        self._file.close()
+        self._file, self._unpacked = file, codec
+        self.findings.clear()
+        self._read_head()
 
     def _stream_head(self, cursor: Cursor) -> StreamHead:
         try:
@@ -268,6 +287,16 @@ class SaveImage:
         from pathlib import Path
 
         return Path(self.filename)
+
+    @property
+    def outer(self) -> str:
+        """``raw`` or what compresses the file as a whole."""
+        return self.packing.outer if self._unpacked == "raw" else self._unpacked
+
+    @property
+    def is_own_file(self) -> bool:
+        """Whether the file is the image as it lies, not one that holds it somehow."""
+        return self.outer == "raw" and self.dump is None and not self.source.is_part
 
     @property
     def codec(self) -> str:
@@ -516,7 +545,7 @@ class SaveImage:
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=snapshot.date if snapshot else self._written,
+            saved=snapshot.date if snapshot else self.state.changed / 1e9,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -529,7 +558,7 @@ class SaveImage:
             sections_proved=proved,
             logical_length=logical,
             disk_length=on_disk,
-            outer=self.packing.outer,
+            outer=self.outer,
             offset=self.source.offset,
             snapshot=snapshot,
             base=self.mark.path if self.mark else None,
@@ -541,59 +570,3 @@ class SaveImage:
         if self.envelope is None:
             return "bare"
         return "finished" if self.envelope.finished else "incomplete"
-
-
-def open(
-    path: StrPath,
-    *,
-    snapshot: str | None = None,
-    offset: int = 0,
-    shared: Mapping[str, StrPath] | None = None,
-    io: IOOptions = IOOptions(),
-    strict: bool = True,
-    index: StrPath | None = None,
-    places: Mapping[str, int] | None = None,
-) -> SaveImage:
-    """Open a save image for reading.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
-        image, ``disk.qcow2:NAME`` for a snapshot in it.
-    snapshot : str, optional
-        Name or ID of the internal snapshot, in a qcow2 disk image.
-    offset : int
-        Where in the file the image begins.
-    shared : mapping of str to str or os.PathLike, optional
-        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
-        idstr.
-    io : IOOptions
-        How its pages are read.
-    strict : bool
-        False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
-        A file that keeps the index of a sequential image from one reading to the next,
-        or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
-        made anew when it is not that of this image.
-    places : mapping of str to int, optional
-        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
-        image and the rules of its machine say.
-
-    Returns
-    -------
-    SaveImage
-        To be closed.
-
-    Raises
-    ------
-    NotASaveImageError, IncompleteImageError, TruncatedError, CorruptError
-        What is wrong with the file.
-    UnsupportedError
-        What is beyond this release.
-    ImageIOError
-        What the operating system refused.
-    """
-    if snapshot is not None or offset or shared:
-        path = Source(path, snapshot, offset, tuple((shared or {}).items()))
-    return SaveImage(path, io=io, strict=strict, index=index, places=places)

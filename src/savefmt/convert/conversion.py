@@ -224,7 +224,7 @@ class Conversion:
             self.notes.append("nothing but the header, in place")
         if dry_run:
             return self.dry_run()
-        with Original(self._target, source.file.state) as original:
+        with Original(self._target, source.state) as original:
             if not alike:
                 self.original = original
                 return self.run()
@@ -240,7 +240,7 @@ class Conversion:
         source, form = self._source, self._form
         return (
             isinstance(source, SaveImage)
-            and source.packing.outer == "raw"
+            and source.is_own_file
             and (form.layout, form.codec) == (source.layout, source.codec)
             and not form.cuts
             and (form.envelope is None) == (source.envelope is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from savefmt.errors import ImageIOError
@@ -103,6 +103,14 @@ def spool(
             file.write(piece, offset)
             end = max(end, offset + len(piece))
         return file.open(io, end if length is None else length)
+
+
+def in_order(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Yield pieces that follow each other, each with its offset."""
+    at = 0
+    for piece in pieces:
+        yield at, piece
+        at += len(piece)
 
 
 def refuse_without_room(folder: str, needed: int) -> None:
