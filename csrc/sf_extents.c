@@ -1,4 +1,4 @@
-/* A view of a file. */
+/* A view of files. */
 #include "sf_extents.h"
 
 #include <stdlib.h>
@@ -11,18 +11,16 @@ struct sf_extents {
 };
 
 static bool is_sound(const struct sf_extent *extents, size_t count, uint64_t length,
-                     uint64_t file_length)
+                     const uint64_t *lengths, unsigned nfiles)
 {
     uint64_t end = 0;
 
     for (size_t i = 0; i < count; i++) {
         const struct sf_extent *extent = &extents[i];
         if (extent->len == 0 || extent->offset < end || extent->offset > length ||
-            extent->len > length - extent->offset) {
-            return false;
-        }
-        if (extent->bytes == NULL && (extent->place > file_length ||
-                                      extent->len > file_length - extent->place)) {
+            extent->len > length - extent->offset || extent->source >= nfiles ||
+            extent->place > lengths[extent->source] ||
+            extent->len > lengths[extent->source] - extent->place) {
             return false;
         }
         end = extent->offset + extent->len;
@@ -30,39 +28,14 @@ static bool is_sound(const struct sf_extent *extents, size_t count, uint64_t len
     return true;
 }
 
-/* How many bytes are told outright; those of a sound list are in memory, so they fit. */
-static size_t count_bytes(const struct sf_extent *extents, size_t count)
-{
-    size_t total = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        total += extents[i].bytes != NULL ? (size_t)extents[i].len : 0;
-    }
-    return total;
-}
-
-/* Copy the bytes that are told outright to where there is room for them. */
-static void take_bytes(struct sf_extents *extents, uint8_t *room)
-{
-    for (size_t i = 0; i < extents->count; i++) {
-        struct sf_extent *extent = &extents->list[i];
-        if (extent->bytes != NULL) {
-            memcpy(room, extent->bytes, (size_t)extent->len);
-            extent->bytes = room;
-            room += extent->len;
-        }
-    }
-}
-
 enum sf_status sf_extents_new(const struct sf_extent *extents, size_t count,
-                              uint64_t length, uint64_t file_length,
+                              uint64_t length, const uint64_t *lengths, unsigned nfiles,
                               struct sf_extents **out, struct sf_err *err)
 {
-    if (length > INT64_MAX || !is_sound(extents, count, length, file_length)) {
+    if (length > INT64_MAX || !is_sound(extents, count, length, lengths, nfiles)) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "extents out of order");
     }
-    const size_t told = count_bytes(extents, count);
-    struct sf_extents *copy = calloc(1, sizeof *copy + count * sizeof *extents + told);
+    struct sf_extents *copy = calloc(1, sizeof *copy + count * sizeof *extents);
     if (copy == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "extents");
     }
@@ -70,7 +43,6 @@ enum sf_status sf_extents_new(const struct sf_extent *extents, size_t count,
     copy->count = count;
     if (count != 0) {
         memcpy(copy->list, extents, count * sizeof *extents);
-        take_bytes(copy, (uint8_t *)(copy->list + count));
     }
     *out = copy;
     return SF_OK;
@@ -98,58 +70,63 @@ static size_t search(const struct sf_extents *extents, uint64_t offset)
     return low;
 }
 
-/* Find what lies at OFFSET of the view, which is inside of it, and how many bytes from
- * there on are of one kind.  NULL: they are zeros. */
-static const struct sf_extent *find(const struct sf_extents *extents, uint64_t offset,
-                                    uint64_t *len)
+/* Find what lies at OFFSET of the view, which is inside of it: how many bytes from
+ * there on are of one kind, and where and in which file they lie.  False: they are
+ * zeros. */
+static bool find(const struct sf_extents *extents, uint64_t offset, uint64_t *len,
+                 uint64_t *place, uint32_t *source)
 {
     const size_t i = search(extents, offset);
 
     if (i == extents->count) {
         *len = extents->length - offset;
-        return NULL;
+        return false;
     }
     const struct sf_extent *extent = &extents->list[i];
     if (extent->offset > offset) {
         *len = extent->offset - offset;
-        return NULL;
+        return false;
     }
     *len = extent->offset + extent->len - offset;
-    return extent;
+    *place = extent->place + (offset - extent->offset);
+    *source = extent->source;
+    return true;
 }
 
 void sf_extents_next(const struct sf_extents *extents, uint64_t offset, uint64_t *start,
                      uint64_t *len)
 {
+    uint64_t place;
+    uint32_t source;
+
     *start = offset;
     *len = 0;
-    while (*start < extents->length && find(extents, *start, len) == NULL) {
+    while (*start < extents->length && !find(extents, *start, len, &place, &source)) {
         *start += *len;
         *len = 0;
     }
 }
 
 unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
-                        struct sf_piece *parts, unsigned room)
+                        struct sf_part *parts, unsigned room)
 {
     unsigned count = 0;
 
     while (left->len != 0 && count < room) {
-        struct sf_piece part = {left->buf, 0, 0};
+        struct sf_part part = {{left->buf, 0, 0}, 0};
+        struct sf_piece *piece = &part.piece;
         uint64_t same = 0;
-        const struct sf_extent *extent = find(extents, left->offset, &same);
-        part.len = (size_t)sf_min(same, left->len);
-        if (extent == NULL) {
-            memset(part.buf, 0, part.len);
-        } else if (extent->bytes != NULL) {
-            memcpy(part.buf, extent->bytes + (left->offset - extent->offset), part.len);
-        } else {
-            part.offset = extent->place + (left->offset - extent->offset);
+        const bool data =
+            find(extents, left->offset, &same, &piece->offset, &part.source);
+        piece->len = (size_t)sf_min(same, left->len);
+        if (data) {
             parts[count++] = part;
+        } else {
+            memset(piece->buf, 0, piece->len);
         }
-        left->buf += part.len;
-        left->len -= part.len;
-        left->offset += part.len;
+        left->buf += piece->len;
+        left->len -= piece->len;
+        left->offset += piece->len;
     }
     return count;
 }
@@ -157,7 +134,7 @@ unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
 bool sf_extents_whole(const struct sf_extents *extents, uint64_t *place)
 {
     if (extents->count != 1 || extents->list[0].len != extents->length ||
-        extents->list[0].bytes != NULL) {
+        extents->list[0].source != 0) {
         return false;
     }
     *place = extents->list[0].place;

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from savefmt.errors import TruncatedError as TruncatedError
     from savefmt.errors import UnsupportedError as UnsupportedError
     from savefmt.export import export as export
+    from savefmt.facade import open as open
+    from savefmt.facade import probe as probe
     from savefmt.image import SaveImage as SaveImage
-    from savefmt.image import open as open
     from savefmt.model import CheckLevel as CheckLevel
     from savefmt.model import DiskSummary as DiskSummary
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from savefmt.model import Section as Section
     from savefmt.model import Severity as Severity
     from savefmt.model import Snapshot as Snapshot
-    from savefmt.probing import probe as probe
     from savefmt.reading.source import Source as Source
     from savefmt.reading.source import is_disk as is_disk
     from savefmt.reading.source import list_snapshots as list_snapshots
@@ -66,11 +66,11 @@ _HOMES = {
     " ImageChangedError ImageIOError IncompleteImageError NotASaveImageError OperationCancelled"
     " SavefmtError TruncatedError UnsupportedError",
     "savefmt.export": "export",
-    "savefmt.image": "SaveImage open",
+    "savefmt.facade": "open probe",
+    "savefmt.image": "SaveImage",
     "savefmt.model": "CheckLevel DiskSummary EnvelopeSummary Finding IOOptions ImageSummary Layout"
     " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Salvage Section Severity"
     " Snapshot",
-    "savefmt.probing": "probe",
     "savefmt.reading.source": "Source is_disk list_snapshots",
     "savefmt.reports": "BlockDifference CheckReport Comparison ConversionReport EditReport"
     " ExportReport SectionDifference",

@@ -6,11 +6,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
+Outputs = Callable[[argparse.Namespace], Sequence[str | None]] | None
 _PLACES_LIMIT = 1 << 20
 """Characters of a file of places that are read."""
 
@@ -49,8 +50,14 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def source_options(parser: argparse.ArgumentParser, *names: str, damaged: bool = True) -> None:
-    """Add what tells where in a file an image is, for every command that reads one.
+def source_options(
+    parser: argparse.ArgumentParser,
+    *names: str,
+    also: Sequence[str] = (),
+    writes: Outputs = None,
+    damaged: bool = True,
+) -> None:
+    """Add what tells where in a file an image is, and ``--case-notes``.
 
     Parameters
     ----------
@@ -58,9 +65,12 @@ def source_options(parser: argparse.ArgumentParser, *names: str, damaged: bool =
         The command's parser.
     *names : str
         The arguments that name images.
+    also, writes
+        As for `evidence_options`.
     damaged : bool
         Offer to take what can be read of a damaged one.
     """
+    evidence_options(parser, *names, *also, writes=writes)
     group = parser.add_argument_group("where the image is")
     one = group.add_mutually_exclusive_group()
     one.add_argument(
@@ -74,6 +84,15 @@ def source_options(parser: argparse.ArgumentParser, *names: str, damaged: bool =
         default=0,
         metavar="N",
         help="where in the file the image begins (default: 0)",
+    )
+    group.add_argument(
+        "--shared",
+        type=shared_argument,
+        action="append",
+        default=[],
+        metavar="BLOCK=FILE",
+        help="the file that a RAM block lies in which was left out of the image "
+        "(x-ignore-shared); may be repeated",
     )
     parser.set_defaults(sources=names, salvage=False, bad=None, lost=None, tell_lost=True)
     if damaged:
@@ -109,24 +128,53 @@ def salvage_options(group: argparse._ActionsContainer) -> None:
     )
 
 
+def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
+    """Add ``--case-notes``, for every command that reads an image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    *names : str
+        The arguments that name images.
+    writes : callable, optional
+        Returns the files and folders that the command writes, of its parsed arguments.
+    """
+    group = parser.add_argument_group("for the file of the case")
+    file_argument(
+        group,
+        "--case-notes",
+        metavar="FILE",
+        help="add a line to FILE: this command, when and where it ran, and the SHA-256 of what "
+        "it read and wrote",
+    )
+    parser.set_defaults(evidence=names, writes=writes or (lambda args: []))
+
+
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
     names = getattr(args, "sources", ())
     args.rescued = []
     if names and not args.salvage and (args.bad is not None or args.lost is not None):
         usage_error(args, "--map and --lost go with --salvage")
-    if not names or not (args.snapshot is not None or args.offset or args.salvage):
+    if names and args.salvage and args.shared:
+        usage_error(args, "--salvage and --shared exclude each other")
+    if not names or not (args.snapshot is not None or args.offset or args.shared or args.salvage):
         return
+    if len(dict(args.shared)) != len(args.shared):
+        usage_error(args, "--shared names a block twice")
     from savefmt.reading.source import Source
 
     for name in names:
         value = getattr(args, name)
         paths = value if isinstance(value, list) else [value]
+        shared = tuple(args.shared)
         found = [
             Source(
                 path,
                 args.snapshot,
                 args.offset,
+                shared,
                 args.salvage,
                 args.bad,
                 args.rescued.append if args.salvage else None,
@@ -453,6 +501,14 @@ def index_option(parser: argparse.ArgumentParser) -> None:
         help="keep the index of a sequential image in FILE, so that only the first command "
         "reads the image whole; `auto`: in the cache folder",
     )
+
+
+def shared_argument(text: str) -> tuple[str, str]:
+    """Parse ``BLOCK=FILE``, as an option's type."""
+    block, equals, path = text.partition("=")
+    if not block or not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form BLOCK=FILE")
+    return block, path
 
 
 def window_argument(text: str) -> int:

@@ -6,7 +6,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,23 +23,23 @@ from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Bytes that lie here and there in a file, with zeros between them.
+    """Bytes that lie here and there in a file or several, with zeros between them.
 
     Attributes
     ----------
     length : int
         Of all of it.
-    extents : sequence of (int, int, int)
-        Offset in the view, length, and offset in the file; in order, none touching the
-        next both here and there.
-    told : sequence of (int, bytes)
-        Bytes that are in no file, by their offset in the view; in order, and where no
-        extent is.
+    extents : sequence of (int, int, int) or (int, int, int, int)
+        Offset in the view, length, offset in the file, and which file: 0, as without it,
+        is the one that shows the view, 1 the first of `others`.  In order, none touching
+        the next both here and there.
+    others : sequence of File
+        Closed with the one that shows the view; none of them shows a view.
     """
 
     length: int
-    extents: Sequence[tuple[int, int, int]]
-    told: Sequence[tuple[int, bytes]] = ()
+    extents: Sequence[tuple[int, int, int] | tuple[int, int, int, int]]
+    others: Sequence[File] = ()
 
     def through(self, below: View) -> View:
         """Return the same where the offsets "in the file" are those of another view.
@@ -48,21 +47,24 @@ class View:
         Raises
         ------
         ValueError
-            If the other one has bytes that are in no file.
+            If the other one shows more than one file.
         """
-        if below.told:
-            raise ValueError("a view of what is in no file")
-        starts = [at for at, _, _ in below.extents]
-        found = []
-        for at, length, place in self.extents:
+        if below.others:
+            raise ValueError("a view of several files")
+        starts = [at for at, *_ in below.extents]
+        found: list[tuple[int, int, int, int]] = []
+        for at, length, place, *other in self.extents:
+            if other and other[0]:
+                found.append((at, length, place, other[0]))
+                continue
             number = max(bisect_right(starts, place) - 1, 0)
-            for inner, count, offset in below.extents[number:]:
+            for inner, count, offset, *_ in below.extents[number:]:
                 first, last = max(inner, place), min(inner + count, place + length)
                 if inner >= place + length:
                     break
                 if first < last:
-                    found.append((at + first - place, last - first, offset + first - inner))
-        return View(self.length, found, self.told)
+                    found.append((at + first - place, last - first, offset + first - inner, 0))
+        return View(self.length, found, self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class File:
         self._handle = self._cell[0]
         self._closed = False
         self.view = view
+        self._others = view.others if view is not None else ()
         if view is not None:
             self._arrange(view)
         self.state = FileState.of(self.status)
@@ -155,10 +158,18 @@ class File:
             )
 
     def _arrange(self, view: View) -> None:
-        told = [(at, len(data), 0, ffi.from_buffer(data)) for at, data in view.told if data]
-        extents = sorted([(*extent, ffi.NULL) for extent in view.extents] + told, key=itemgetter(0))
-        array = ffi.new("struct sf_extent[]", extents)
-        call(lib.sf_file_arrange, self._handle, array, len(array), view.length, path=self.path)
+        extents = ffi.new("struct sf_extent[]", view.extents)
+        others = ffi.new("struct sf_file *[]", [file.handle for file in view.others])
+        call(
+            lib.sf_file_arrange,
+            self._handle,
+            others,
+            len(others),
+            extents,
+            len(extents),
+            view.length,
+            path=self.path,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -175,6 +186,8 @@ class File:
         """Close both descriptors once nobody uses them any more; harmless when repeated."""
         self._closed = True
         lib.sf_file_close(self._handle)
+        for other in self._others:
+            other.close()
 
     @property
     def handle(self) -> Any:
@@ -241,6 +254,8 @@ class File:
                 "the image changed while it was read; wait until the save has finished",
                 path=self.path,
             )
+        for other in self._others:
+            other.require_unchanged()
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

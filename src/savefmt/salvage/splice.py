@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from savefmt.frozen import dataclass
-from savefmt.native.file import View
+from savefmt.native.file import File, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,21 @@ class Splice:
 
     def view(self) -> View:
         """Return all of it."""
-        return View(self.length, self._extents, self._told)
+        if not self._told:
+            return View(self.length, self._extents)
+        extents = [(*extent, 0) for extent in self._extents]
+        place = 0
+        for at, data in self._told:
+            extents.append((at, len(data), place, 1))
+            place += len(data)
+        return View(self.length, sorted(extents), [self._told_file()])
+
+    def _told_file(self) -> File:
+        """Write what is in no file to one that is in memory."""
+        with os.fdopen(os.memfd_create("told"), "wb") as file:
+            file.writelines(data for _, data in self._told)
+            file.flush()
+            return File(file.fileno(), path="told", engine="psync")
 
     def origin(self, offset: int) -> int | None:
         """Return where in the file the byte at an offset comes from, None where from nowhere."""
