@@ -266,8 +266,10 @@ static void test_the_block_survives_sections(void)
     CHECK(told.done);
     told.done = false;
     sf_scan_begin(scan, 5000);
+    CHECK_EQ(sf_scan_offset(scan), 5000);
     feed_piece(scan, second.data, second.len, 16, &told);
     CHECK(told.done);
+    CHECK_EQ(sf_scan_offset(scan), 5000 + second.len);
     CHECK_EQ(told.wire.len, 2 * 5 * 8);
     CHECK_EQ(sf_be64(told.wire.data + 5 * 8 + 8), 1);
     CHECK_EQ(sf_be64(told.wire.data + 5 * 8 + 24), 5000);
