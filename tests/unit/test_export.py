@@ -179,6 +179,7 @@ def fake(*ranges: PhysicalRange, findings: tuple[Finding, ...] = ()) -> Any:
     listed = [SimpleNamespace(idstr=name, ignored=name == "gone") for name in ("a", "b", "gone")]
     physical = SimpleNamespace(map=MemoryMap(ranges, {}, findings))
     return SimpleNamespace(
+        rescue=None,
         guest=SimpleNamespace(physical=physical),
         head=SimpleNamespace(blocks=SimpleNamespace(blocks=listed)),
         page_size=4096,

@@ -115,7 +115,7 @@ class RecordKeeper:
 
     def drop_last(self) -> None:
         """Take back the last record: the damage may begin in it."""
-        if self._last is None:
+        if self._last is None or self._stage is not _PAYLOAD:
             return
         place, block, page = self._last
         if isinstance(place, Mark):
@@ -153,6 +153,7 @@ class RecordKeeper:
             start = end  # there is no head, and no page either
         self._splice.keep(start, end)
         self._resumed = False
+        self._last = None
         self._stage = _CLOSED
 
     def close(self, footer: bytes) -> None:
@@ -201,8 +202,10 @@ class RecordKeeper:
         name = pack_counted(self.elements.names[record.block])
         address = record.page * self.elements.page_size
         if record.kind == _ZERO_KIND:
-            lengths = (len(EOS_WORD) + 1, len(EOS_WORD) + len(name) + 1)
-            return record.offset if end - record.offset in lengths else None
+            body = name + ZERO_FILL
+            if self._source.pread(len(EOS_WORD), record.offset)[-1] & RamFlag.CONTINUE:
+                body = ZERO_FILL
+            return record.offset if end - record.offset == len(EOS_WORD) + len(body) else None
         if record.offset + record.length != end:
             return None
         body = record.offset - (_DELTA_HEAD if record.kind == _DELTA_KIND else 0)

@@ -257,8 +257,8 @@ def _opened(source: Source, io: IOOptions, bad: list[tuple[int, int]]) -> Iterat
 def read_map(path: StrPath) -> list[tuple[int, int]]:
     """Return what a ddrescue map lists as not copied; see `bad_parts`."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            text = file.read(MAX_LENGTH + 1)
+        with open(path, "rb") as file:
+            text = file.read(MAX_LENGTH + 1).decode("ascii", "replace")
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
     with located(path):
