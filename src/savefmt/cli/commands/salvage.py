@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "source", metavar="SRC")
     file_argument(parser, "target", dash="a salvaged image is written to a file", metavar="DST")
     format_option(parser, tuple(_FORMATS), help="target format (default: the source's layout)")
-    source_options(parser, "source", damaged=False)
+    source_options(parser, "source", damaged=False, writes=lambda args: [args.target])
     salvage_options(parser.add_argument_group("a damaged image"))
     writing_options(parser, replaced="replace DST, and FILE of --lost")
     output_options(parser)
