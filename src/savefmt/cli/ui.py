@@ -40,7 +40,8 @@ class Ui:
         self.json = output in ("json", "jsonl")
         self._lines = output == "jsonl"
         self.color = not self.json and wants_color(args.color, sys.stdout)
-        self._error_color = wants_color(args.color, sys.stderr)
+        self.error_color = wants_color(args.color, sys.stderr)
+        self.complaints: list[str] = []
         self._printed = False
         self._show_progress: bool = getattr(args, "show_progress", False)
         self._progress_fd: int | None = getattr(args, "progress_fd", None)
@@ -172,7 +173,8 @@ class Ui:
         """
         if self.verbosity > 1:
             print_trace(error)
-        to_stderr(f"savefmt: {plain(error_text(error, path))}")
+        self.complaints.append(error_text(error, path))
+        to_stderr(f"savefmt: {plain(self.complaints[-1])}")
 
     def fail(self, error: SavefmtError | OSError, path: str | None = None) -> None:
         """Complain; where JSON is wanted and none was printed yet, the error is the document."""
@@ -206,7 +208,7 @@ class Ui:
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
-            color=self._error_color,
+            color=self.error_color,
             descriptor=self._progress_fd,
             step=self.step,
         )
