@@ -156,6 +156,16 @@ class Ui:
         if not self.quiet:
             to_stderr(f"savefmt: {plain(line)}")
 
+    def missing(self, image: SaveImage) -> None:
+        """Name the memory that an image lacks, once what it has was looked at."""
+        if image.head.ram is None:
+            return
+        for block in image.memory.left_out:
+            self.remark(
+                f"{image.filename}: warning: RAM block {block!r} was left out of the image; "
+                f"--shared {block}=FILE takes it from the file that it lies in"
+            )
+
     def step(self, line: str) -> None:
         """Print what ``-v`` asks for."""
         if self.verbosity:

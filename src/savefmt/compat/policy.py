@@ -289,7 +289,7 @@ def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Destination
 def _sequential_plan(
     request: SaveRequest, codec: str, target: Destination, notes: list[str]
 ) -> SavePlan | Refusal:
-    if target.kind in (DestinationKind.SOCKET, DestinationKind.BLOCK):
+    if target.kind is DestinationKind.SOCKET:
         return Refusal(
             "target",
             f"the target is a {target.kind}, which is not written to",
@@ -299,7 +299,7 @@ def _sequential_plan(
     reason = _objection(request, Form(version, Layout.SEQUENTIAL, codec))
     if reason is not None:
         return Refusal("reader", reason, "choose another format, save version or reader")
-    direct = request.bypass_cache and target.kind is DestinationKind.FILE and target.direct
+    direct = request.bypass_cache and target.direct
     if request.bypass_cache and not direct:
         if request.missing is Missing.REQUIRE:
             return _REFUSED_DIRECT if target.kind is DestinationKind.FILE else _NO_CACHE_THERE

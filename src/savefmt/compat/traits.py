@@ -134,6 +134,7 @@ def examine(
     Traits
         For `savefmt.compat.verdict.judge`.
     """
+    image.require_machine()
     if image.base is not None:  # who loads it gets the thin stream
         with SaveImage(image.filename, io=io, strict=False, follow=False) as thin:
             return examine(thin, io=io, progress=progress)
