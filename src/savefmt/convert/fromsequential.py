@@ -25,7 +25,7 @@ from savefmt.progress import Meter
 from savefmt.reading.digests import DeviceDigests
 from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, scanner_for
 from savefmt.reading.walk import Onlooker, StreamEnd, Take, Visitor, Walk
-from savefmt.writing.output import OutputFile
+from savefmt.writing.imagefile import ImageOutput
 
 _RETURN_PATH_COMMANDS = {1, 2}
 """OPEN_RETURN_PATH and PING: a file has nobody to answer to (format.md 6.1)."""
@@ -45,7 +45,7 @@ class MappedWriter(Onlooker):
 
     Parameters
     ----------
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.
@@ -63,7 +63,7 @@ class MappedWriter(Onlooker):
 
     def __init__(
         self,
-        output: OutputFile,
+        output: ImageOutput,
         offset: int,
         io: IOOptions,
         byte_order: ByteOrder,
@@ -146,6 +146,9 @@ class MappedWriter(Onlooker):
         listed = self._target.renamed(blocks.blocks)
         self._flush()
         self._placements = place_all(listed, self._at, blocks.page_size, align=self._target.align)
+        # Deltas read pages back, which must not be behind the end of the file.
+        end = self._placements[-1].next_offset if self._placements else self._at
+        self._output.extend(self._at, end)
         for block, place in zip(listed, self._placements, strict=True):
             self._go_to(place.entry_offset)
             self._write(pack_block_entry(block.name, block.used_length, header=place.header))
@@ -159,8 +162,6 @@ class MappedWriter(Onlooker):
                 )
             )
             self._go_to(place.next_offset)
-        # Deltas read pages back, which must not be behind the end of the file.
-        self._output.set_length(self._at)
         self.scatter = Scatter(
             scanner_for(blocks),
             self._file,
@@ -196,6 +197,7 @@ class MappedWriter(Onlooker):
             dict(zip(names, tables, strict=True)) if tables is not None else None,
             self._digests.together,
             sum(pages.present for pages in self.pages),
+            end=self._at,
         )
 
     def abort(self) -> None:
@@ -206,7 +208,7 @@ class MappedWriter(Onlooker):
 
 def scatter_stream(
     source: Source,
-    output: OutputFile,
+    output: ImageOutput,
     offset: int,
     byte_order: ByteOrder,
     io: IOOptions,
@@ -220,7 +222,7 @@ def scatter_stream(
     ----------
     source : SaveImage or PipeImage
         Sequential.
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.
