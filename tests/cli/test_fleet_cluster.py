@@ -268,9 +268,11 @@ def test_a_worker_that_does_not_see_a_file_passes_it_on(
     assert (lines["none"]["verdict"], lines["none"]["tries"]) == ("failed", 3)
 
 
-def test_no_scheduler(run: Run) -> None:
+def test_no_scheduler(tmp_path: Path, run: Run) -> None:
+    journal = tmp_path / "run.jsonl"
     for address in ("nonsense://127.0.0.1:1", "tls://127.0.0.1:1"):
-        outcome = run("fleet", "check", "x", "--scheduler", address)
+        outcome = run("fleet", "check", "x", "--scheduler", address, "-o", str(journal))
 
         assert outcome.code == 1
         assert "the scheduler does not answer" in outcome.err
+        assert not journal.exists()
