@@ -46,6 +46,7 @@ class Cluster:
     def __init__(self, address: str, limits: Limits, *, everywhere: bool = False) -> None:
         library = _library()
         self._address = address
+        self._lost = OSError, library.client.ClosedClientError
         self._limits = limits
         self._everywhere = everywhere
         try:
@@ -117,7 +118,7 @@ class Cluster:
         """Return how many threads of workers there are on each host, by its address."""
         try:
             workers = self._client.scheduler_info(n_workers=-1).get("workers", {})
-        except OSError as error:
+        except self._lost as error:
             raise self.gone() from error
         found: dict[str, int] = {}
         for worker in workers.values():
