@@ -130,7 +130,11 @@ class Cluster:
         jobs = json.dumps([asdict(job) for job in batch])
         where = {"workers": [place], "allow_other_workers": False} if place else {}
         words = json.dumps(asdict(limits))
-        return self._client.submit(answer, jobs, words, pure=False, retries=limits.retries, **where)
+        how = {"pure": False, "retries": limits.retries, **where}
+        try:
+            return self._client.submit(answer, jobs, words, **how)
+        except self._lost as error:
+            raise self.gone() from error
 
     def gone(self, why: str = "the scheduler is gone") -> ImageIOError:
         """Return the error for a run that cannot go on."""
