@@ -26,9 +26,9 @@ PYTHON_ROWS = (
     "guest",
     "image",
     "bench check compare compat export facade plugins scan",
-    "convert linux mount report",
-    "drgn edit fleet qemu",
-    "instant",
+    "convert linux mount",
+    "drgn edit fleet qemu report",
+    "instant needs",
     "cli",
     "__main__",
 )

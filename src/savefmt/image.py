@@ -14,7 +14,7 @@ from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.thin import ThinMark
-from savefmt.format.vmstate import find_at_end
+from savefmt.format.vmstate import text_at_end
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -194,7 +194,7 @@ class SaveImage:
         if self.packing.packed or self.head.mapped:
             return None
         with suppress(FormatError):
-            if ThinMark.find(find_at_end(self._pread, self.length)) is not None:
+            if ThinMark.may_be_in(text_at_end(self._pread, self.length)):
                 return ThinMark.find(self._walk_at_once().description)
         return None
 

@@ -28,6 +28,7 @@ LACKS = [
     ("PIL", "map IMAGE --png new.png --palette owner", "map --png", "pillow", "plot"),
     ("jinja2", "report IMAGE", "savefmt report", "jinja2", "report"),
     ("distributed", "fleet check IMAGE --scheduler x", "fleet --scheduler", "distributed", "fleet"),
+    ("duckdb", "fleet check IMAGE -o x.parquet", "fleet -o FILE.parquet", "duckdb", "tables"),
     ("mfusepy", "mount IMAGE folder --foreground", "savefmt mount", "mfusepy", "mount"),
     ("qemu.qmp", "save new --qmp socket", "talking to QEMU", "qemu.qmp", None),
     ("qemu.qmp", "plan new --qmp socket", "talking to QEMU", "qemu.qmp", None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import html
 import json
 import random
 import re
@@ -319,3 +320,18 @@ def test_forged_memory_ends_in_answers_or_an_error_of_ours(seed: int, guest: Pla
         with contextlib.suppress(SavefmtError):
             ask(image, "all")
     assert time.monotonic() - start < 60
+
+
+def test_the_report_tells_what_runs(guest: Planted, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", str(guest.mapped), "-o", str(page), "-q"]) == 0
+    text = html.unescape(page.read_text())
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        found = ask(image, "ps").processes or ()
+
+    own = [one for one in found if not one.kernel]
+    assert own
+    for one in own:
+        assert f"<td>{one.pid}</td><td>{one.parent}</td>" in text
+        assert " ".join(one.command_line) in text
+    assert f"{len(own)} processes, and {len(found) - len(own)} threads of the kernel" in text

@@ -307,6 +307,20 @@ def test_to_standard_output(guest: LiveGuest, reference: Path, tmp_path: Path) -
     assert not savefmt.compare(image, reference).blocks
 
 
+def test_direct_io_that_was_left_set_is_told(guest: LiveGuest, tmp_path: Path) -> None:
+    """Virsh restore --bypass-cache leaves it so; ours leave it as it was."""
+    guest.qmp("migrate-set-parameters", **{"direct-io": True})
+    try:
+        report = qemu.save(
+            tmp_path / "image", qmp=guest.socket, request=SaveRequest("2", format="raw")
+        )
+        assert guest.qmp("query-migrate-parameters")["direct-io"] is True
+    finally:
+        guest.qmp("migrate-set-parameters", **{"direct-io": False})
+
+    assert [note for note in report.notes if "direct-io is set in this QEMU" in note]
+
+
 def test_a_printed_command_line_loads_the_image(guest: LiveGuest, tmp_path: Path) -> None:
     """The guest has no device that its machine type does not bring along."""
     image = tmp_path / "image"

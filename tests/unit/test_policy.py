@@ -210,7 +210,11 @@ def check_consistency(case: Case, plan: SavePlan | Refusal) -> None:
     lost = case[3] != "-" and not plan.direct
     lost = lost or (case[2] != "-" and not plan.channels)
     lost = lost or (not mapped and case[0] != "2" and case[1] in ("auto", "sparse"))
-    assert bool(plan.notes) is lost, f"every fall-back is told, and nothing else: {case}"
+    trap = plan.direct and mapped and case[0] == "upstream"
+    warnings = [note for note in plan.notes if "direct-io" in note]
+    assert bool(warnings) is trap, f"what virsh restore may leave behind is told: {case}"
+    rest = len(plan.notes) > len(warnings)
+    assert rest is lost, f"every fall-back is told, and nothing else: {case}"
 
 
 @pytest.mark.parametrize("channels", [0, -1, 65, 1 << 31])
@@ -283,3 +287,12 @@ def test_abilities_by_the_table(release: str, name: str) -> None:
 def test_the_command_line_offers_what_the_policy_takes() -> None:
     assert saveoptions.SAVE_VERSIONS == policy.SAVE_VERSIONS
     assert saveoptions.SAVE_FORMATS == policy.FORMATS
+
+
+@pytest.mark.parametrize("form", ["raw", "sparse"])
+def test_direct_io_that_a_restore_left_set_is_told(form: str) -> None:
+    request = SaveRequest(format=form, save_version="3")
+    for left in (False, True):
+        plan = plan_save(request, Abilities(True, True, direct_io_set=left), Destination())
+        assert isinstance(plan, SavePlan)
+        assert any("direct-io is set" in note for note in plan.notes) is left

@@ -40,7 +40,7 @@ class Ui:
         self.json = output in ("json", "jsonl")
         self._lines = output == "jsonl"
         self.color = not self.json and wants_color(args.color, sys.stdout)
-        self._error_color = wants_color(args.color, sys.stderr)
+        self.error_color = wants_color(args.color, sys.stderr)
         self._printed = False
         self._show_progress: bool = getattr(args, "show_progress", False)
         self._progress_fd: int | None = getattr(args, "progress_fd", None)
@@ -216,7 +216,7 @@ class Ui:
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
-            color=self._error_color,
+            color=self.error_color,
             descriptor=self._progress_fd,
             step=self.step,
         )

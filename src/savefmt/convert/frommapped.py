@@ -82,19 +82,12 @@ class SequentialForm:
             )
             for block in head.blocks.blocks
         )
-        carrier = max((i for i, part in enumerate(self._mapped.parts) if part.is_ram), default=-1)
-        if carrier < 0:
-            yield None
-        yield from self._copy(self._mapped.list_end, self._first_part)
-        for i, part in enumerate(self._mapped.parts):
-            if i == carrier:
-                yield from self._copy(part.offset, part.payload)
-                yield None
-                yield from self._copy(part.payload, part.end)
-            else:
-                yield from self._copy(part.offset, part.end)
-        end = self._mapped.end
-        at = self._mapped.tail
+        at = head.list_end
+        if head.last_part is not None:
+            yield from self._copy(at, head.last_part)
+            at = head.last_part
+        yield None
+        end = head.end
         for place, patch in self._patches:
             yield from self._copy(at, place)
             yield patch
@@ -107,11 +100,6 @@ class SequentialForm:
             description = self._mark.put_into(description)
         if description is not None:
             yield description.pack()
-
-    @property
-    def _first_part(self) -> int:
-        parts = self._mapped.parts
-        return parts[0].offset if parts else self._mapped.tail
 
     def _copy(self, start: int, end: int) -> Iterator[bytes]:
         return _copy(self._image, start, end, self._cuts)

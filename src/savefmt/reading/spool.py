@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -20,7 +19,9 @@ class Spool:
     """An unlinked temporary file in the making; zeros become holes."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.gettempdir()
+        import tempfile  # loads half of the standard library, and few images need room
+
+        self.folder = tempfile.gettempdir()
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def __enter__(self) -> Self:
@@ -39,7 +40,7 @@ class Spool:
         try:
             write_sparsely(self._file.fileno(), memoryview(data), offset)
         except OSError as error:
-            raise ImageIOError.from_os(error, path=self._folder) from error
+            raise ImageIOError.from_os(error, path=self.folder) from error
 
     def open(self, io: IOOptions, length: int, *, view: View | None = None) -> File:
         """Open what was written, as a file of that length or as a view of it.
@@ -62,8 +63,8 @@ class Spool:
         try:
             os.ftruncate(fd, length)
         except OSError as error:
-            raise ImageIOError.from_os(error, path=self._folder) from error
-        return File(fd, path=self._folder, engine=io.engine, view=view)
+            raise ImageIOError.from_os(error, path=self.folder) from error
+        return File(fd, path=self.folder, engine=io.engine, view=view)
 
 
 def spool(
@@ -96,8 +97,8 @@ def spool(
     ImageIOError
         What the operating system refused.
     """
-    refuse_without_room(tempfile.gettempdir(), needed)
     with Spool() as file:
+        refuse_without_room(file.folder, needed)
         end = 0
         for offset, piece in pieces:
             file.write(piece, offset)
