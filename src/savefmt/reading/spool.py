@@ -16,7 +16,13 @@ _HOLE_LENGTH = 4096
 
 
 class Spool:
-    """An unlinked temporary file in the making; zeros become holes."""
+    """An unlinked temporary file in the making; zeros become holes.
+
+    Attributes
+    ----------
+    folder : str
+        Where it is.
+    """
 
     def __init__(self) -> None:
         import tempfile  # loads half of the standard library, and few images need room
