@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", apart={"against": "against"})
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -8,7 +8,14 @@ import signal
 from collections.abc import Callable
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, index_option, io_of, progress_options, speed_options
+from savefmt.cli.options import (
+    common_options,
+    index_option,
+    io_of,
+    progress_options,
+    source_options,
+    speed_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.ui import Ui
 
@@ -40,6 +47,7 @@ def add(commands: Commands) -> None:
     index_option(group)
     speed_options(group)
     progress_options(group)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
