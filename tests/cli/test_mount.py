@@ -86,7 +86,7 @@ def test_nobody_else_may_look(image: Path) -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     image.parent.chmod(0o755)
     with mounted(image, "--quick") as folder:
-        for words in (["ls", folder], ["head", "-c1", folder / "memory.raw"]):
+        for words in (["ls", str(folder)], ["head", "-c1", str(folder / "memory.raw")]):
             done = subprocess.run([*nobody, *words], capture_output=True, text=True, check=False)
             assert done.returncode != 0
             assert "Permission denied" in done.stderr

@@ -6,11 +6,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
+Outputs = Callable[[argparse.Namespace], Sequence[str | None]] | None
 _PLACES_LIMIT = 1 << 20
 """Characters of a file of places that are read."""
 
@@ -50,9 +51,13 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
 
 
 def source_options(
-    parser: argparse.ArgumentParser, *names: str, apart: Mapping[str, str] | None = None
+    parser: argparse.ArgumentParser,
+    *names: str,
+    also: Sequence[str] = (),
+    apart: Mapping[str, str] | None = None,
+    writes: Outputs = None,
 ) -> None:
-    """Add what tells where in a file an image is, for every command that reads one.
+    """Add what tells where in a file an image is, and ``--case-notes``.
 
     Parameters
     ----------
@@ -62,7 +67,10 @@ def source_options(
         The arguments that name images.
     apart : mapping of str to str, optional
         Arguments that get options of their own, and what these begin with.
+    also, writes
+        As for `evidence_options`.
     """
+    evidence_options(parser, *names, *also, writes=writes)
     _source_group(parser.add_argument_group("where the image is"), "")
     for label in (apart or {}).values():
         _source_group(parser.add_argument_group(f"where {label.upper()} alone is"), f"{label}-")
@@ -92,6 +100,29 @@ def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
         help="the file that a RAM block lies in which was left out of the image "
         "(x-ignore-shared); may be repeated",
     )
+
+
+def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
+    """Add ``--case-notes``, for every command that reads an image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    *names : str
+        The arguments that name images.
+    writes : callable, optional
+        Returns the files and folders that the command writes, of its parsed arguments.
+    """
+    group = parser.add_argument_group("for the file of the case")
+    file_argument(
+        group,
+        "--case-notes",
+        metavar="FILE",
+        help="add a line to FILE: this command, when and where it ran, and the SHA-256 of what "
+        "it read and wrote",
+    )
+    parser.set_defaults(evidence=names, writes=writes or (lambda args: []))
 
 
 def take_sources(args: argparse.Namespace) -> None:

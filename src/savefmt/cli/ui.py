@@ -41,6 +41,7 @@ class Ui:
         self._lines = output == "jsonl"
         self.color = not self.json and wants_color(args.color, sys.stdout)
         self.error_color = wants_color(args.color, sys.stderr)
+        self.complaints: list[str] = []
         self._printed = False
         self._show_progress: bool = getattr(args, "show_progress", False)
         self._progress_fd: int | None = getattr(args, "progress_fd", None)
@@ -182,7 +183,8 @@ class Ui:
         """
         if self.verbosity > 1:
             print_trace(error)
-        to_stderr(f"savefmt: {plain(error_text(error, path))}")
+        self.complaints.append(error_text(error, path))
+        to_stderr(f"savefmt: {plain(self.complaints[-1])}")
 
     def fail(self, error: SavefmtError | OSError, path: str | None = None) -> None:
         """Complain; where JSON is wanted and none was printed yet, the error is the document."""

@@ -84,7 +84,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True)
     index_option(parser)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", writes=lambda args: [args.target])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
