@@ -50,6 +50,14 @@ def test_compare(words: str, code: int, files: dict[str, Path]) -> None:
     assert main(["compare", "-q", *command]) == code
 
 
+def test_case_notes_name_both_files(files: dict[str, Path], tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    shared = f"--shared=pc.ram={files['memory']}"
+    assert main(["hash", str(files["without"]), shared, "--case-notes", str(notes)]) == 0
+    assert str(files["without"]) in notes.read_text()
+    assert str(files["memory"]) in notes.read_text()
+
+
 def test_map_against_part_of_a_file(files: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     command = ["map", str(files["plain"]), "--png", str(tmp_path / "png")]

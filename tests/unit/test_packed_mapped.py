@@ -46,7 +46,7 @@ def test_it_is_read_like_any_other(packed: tuple[Path, Path, str], tmp_path: Pat
     assert told.ok == expected.ok
     summary = savefmt.probe(path)
     assert (summary.outer, summary.layout) == (codec, Layout.MAPPED_RAM)
-    assert summary.saved == pytest.approx(os.stat(path).st_mtime)
+    assert summary.saved == pytest.approx(os.stat(path).st_mtime, rel=1e-12)
     for layout in Layout:
         savefmt.convert(path, tmp_path / layout, layout=layout, codec="raw", verify=True)
         assert savefmt.compare(tmp_path / layout, plain).same
