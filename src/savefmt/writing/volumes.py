@@ -189,10 +189,10 @@ class OutputVolume:
     def abort(self) -> None:
         """Leave no half image, unless it was committed; harmless when repeated."""
         if self._begun:
-            self._begun = False
-            with contextlib.suppress(OSError, ImageIOError):
+            with contextlib.suppress(OSError):
                 self._clear(0, min(_BLOCK_LENGTH, self.file.length))
                 self.file.sync()
+            self._begun = False
         self._close()
 
     def _close(self) -> None:
