@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from loopdevices import loop_device
 
+import savefmt
+from golden import load
 from golden.test_fault_files import golden
 from savefmt.cli.main import main
 
@@ -96,3 +98,15 @@ def test_a_state_of_proxmox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         options = ("--offset=4096",) if name == "offset" else ()
         for path in container(state, tmp_path):
             assert answers(path, tmp_path, capsys, *options) == expected, name
+
+
+def test_a_core_that_was_exported_is_read_again(tmp_path: Path) -> None:
+    source = load.unpack("dimm", tmp_path)
+    savefmt.export(source, tmp_path / "core", format="elf")
+    with savefmt.open(source) as image, savefmt.open(tmp_path / "core") as core:
+        there = image.guest.physical
+        found = core.guest.physical
+        held = sum(item.length for item in there.map.ranges)
+        assert sum(item.length for item in found.map.ranges) == held
+        for item in found.map.ranges:
+            assert found.read(item.start, item.length) == there.read(item.start, item.length)
