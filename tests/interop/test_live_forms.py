@@ -321,20 +321,16 @@ def test_to_standard_output(guest: LiveGuest, reference: Path, tmp_path: Path) -
     assert not savefmt.compare(image, reference).blocks
 
 
-def _direct_io(on: bool) -> dict[str, Any]:
-    return {"direct-io": on}
-
-
 def test_direct_io_that_was_left_set_is_told(guest: LiveGuest, tmp_path: Path) -> None:
     """Virsh restore --bypass-cache leaves it so; ours leave it as it was."""
-    guest.qmp("migrate-set-parameters", **_direct_io(True))
+    guest.qmp("migrate-set-parameters", direct_io=True)
     try:
         report = qemu.save(
             tmp_path / "image", qmp=guest.socket, request=SaveRequest("2", format="raw")
         )
         assert guest.qmp("query-migrate-parameters")["direct-io"] is True
     finally:
-        guest.qmp("migrate-set-parameters", **_direct_io(False))
+        guest.qmp("migrate-set-parameters", direct_io=False)
 
     assert [note for note in report.notes if "direct-io is set in this QEMU" in note]
 
