@@ -23,7 +23,7 @@ COMMANDS = {
     "memmap": ("memmap",),
     "regs": ("regs",),
     "devices": ("devices",),
-    "hash": ("hash", "--pages"),
+    "hash": ("hash",),
     "export": ("export", "-q", "-F", "-O", "raw", "IMAGE", "TARGET"),
     "null": ("convert", "-q", "IMAGE", "-O", "null"),
 }
