@@ -241,6 +241,13 @@ static enum sf_status parse(struct sf_scan *scan, const uint8_t *p, size_t avail
     const uint64_t address = word - flags;
     const uint64_t type = flags & ~(uint64_t)FLAG_CONTINUE;
 
+    /* A bare word has no address: one that has is damaged. */
+    if (address != 0 &&
+        (type == FLAG_EOS || type == FLAG_MULTIFD_FLUSH || type == FLAG_HOOK)) {
+        return sf_err_set(err, SF_E_FORMAT, scan->offset,
+                          "RAM word 0x%llx, which no page record has",
+                          (unsigned long long)word);
+    }
     switch (type) {
     case FLAG_EOS:
         element->end = true;

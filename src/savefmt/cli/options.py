@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
@@ -54,6 +55,7 @@ def source_options(
     parser: argparse.ArgumentParser,
     *names: str,
     also: Sequence[str] = (),
+    apart: Mapping[str, str] | None = None,
     writes: Outputs = None,
     damaged: bool = True,
 ) -> None:
@@ -65,36 +67,19 @@ def source_options(
         The command's parser.
     *names : str
         The arguments that name images.
+    apart : mapping of str to str, optional
+        Arguments that get options of their own, and what these begin with.
     also, writes
         As for `evidence_options`.
     damaged : bool
         Offer to take what can be read of a damaged one.
     """
     evidence_options(parser, *names, *also, writes=writes)
-    group = parser.add_argument_group("where the image is")
-    one = group.add_mutually_exclusive_group()
-    one.add_argument(
-        "--snapshot",
-        metavar="NAME",
-        help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
-    )
-    one.add_argument(
-        "--offset",
-        type=number,
-        default=0,
-        metavar="N",
-        help="where in the file the image begins (default: 0)",
-    )
-    group.add_argument(
-        "--shared",
-        type=shared_argument,
-        action="append",
-        default=[],
-        metavar="BLOCK=FILE",
-        help="the file that a RAM block lies in which was left out of the image "
-        "(x-ignore-shared); may be repeated",
-    )
-    parser.set_defaults(sources=names, salvage=False, bad=None, lost=None, tell_lost=True)
+    _source_group(parser.add_argument_group("where the image is"), "")
+    for label in (apart or {}).values():
+        _source_group(parser.add_argument_group(f"where {label.upper()} alone is"), f"{label}-")
+    parser.set_defaults(sources=names, apart=apart or {})
+    parser.set_defaults(salvage=False, bad=None, lost=None, tell_lost=True)
     if damaged:
         group = parser.add_argument_group("a damaged image")
         group.add_argument(
@@ -103,6 +88,31 @@ def source_options(
             help="take what can be read of a file that is cut short, damaged or on a failing disk",
         )
         salvage_options(group)
+
+
+def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
+        f"--{prefix}snapshot",
+        metavar="NAME",
+        help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
+    )
+    one.add_argument(
+        f"--{prefix}offset",
+        type=number,
+        default=0,
+        metavar="N",
+        help="where in the file the image begins (default: 0)",
+    )
+    group.add_argument(
+        f"--{prefix}shared",
+        type=shared_argument,
+        action="append",
+        default=[],
+        metavar="BLOCK=FILE",
+        help="the file that a RAM block lies in which was left out of the image "
+        "(x-ignore-shared); may be repeated",
+    )
 
 
 def salvage_options(group: argparse._ActionsContainer) -> None:
@@ -153,35 +163,49 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
-    names = getattr(args, "sources", ())
-    args.rescued = []
-    if names and not args.salvage and (args.bad is not None or args.lost is not None):
-        usage_error(args, "--map and --lost go with --salvage")
-    if names and args.salvage and args.shared:
-        usage_error(args, "--salvage and --shared exclude each other")
-    if not names or not (args.snapshot is not None or args.offset or args.shared or args.salvage):
-        return
-    if len(dict(args.shared)) != len(args.shared):
-        usage_error(args, "--shared names a block twice")
-    from savefmt.reading.source import Source
-
-    for name in names:
+    salvage = _salvage_parts(args)
+    apart: Mapping[str, str] = getattr(args, "apart", {})
+    for name in {**dict.fromkeys(getattr(args, "sources", ())), **apart}:
+        parts = _source_parts(args, f"{apart[name]}_") if name in apart else None
+        if parts is None and name in args.sources:
+            parts = _source_parts(args, "") or ((None, 0, ()) if salvage else None)
+        if parts is None:
+            continue
         value = getattr(args, name)
+        if value is None:
+            usage_error(args, f"--{apart[name]}-snapshot, -offset and -shared go with --{name}")
+        from savefmt.reading.source import Source
+
         paths = value if isinstance(value, list) else [value]
-        shared = tuple(args.shared)
-        found = [
-            Source(
-                path,
-                args.snapshot,
-                args.offset,
-                shared,
-                args.salvage,
-                args.bad,
-                args.rescued.append if args.salvage else None,
-            )
-            for path in paths
-        ]
+        rest = salvage if name in args.sources else ()
+        found = [Source(path, *parts, *rest) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
+
+
+def _salvage_parts(args: argparse.Namespace) -> tuple[Any, ...]:
+    """Return what a source has of ``--salvage``, nothing without it."""
+    args.rescued = []
+    if not getattr(args, "salvage", False):
+        if getattr(args, "bad", None) is not None or getattr(args, "lost", None) is not None:
+            usage_error(args, "--map and --lost go with --salvage")
+        return ()
+    if args.shared:
+        usage_error(args, "--salvage and --shared exclude each other")
+    return (True, args.bad, args.rescued.append)
+
+
+def _source_parts(
+    args: argparse.Namespace, prefix: str
+) -> tuple[str | None, int, tuple[tuple[str, str], ...]] | None:
+    """Return what was said of one image, None where nothing was."""
+    snapshot, offset, shared = (
+        getattr(args, prefix + name) for name in ("snapshot", "offset", "shared")
+    )
+    if len(dict(shared)) != len(shared):
+        usage_error(args, "--shared names a block twice")
+    if snapshot is None and not offset and not shared:
+        return None
+    return snapshot, offset, tuple(shared)
 
 
 def output_options(

@@ -115,7 +115,7 @@ class Elements:
         flags = word & (self.page_size - 1)
         address, flag = word - flags, flags & ~_CONTINUE
         at += _WORD
-        if word.to_bytes(_WORD, "big") == EOS_WORD or flag in _BARE:
+        if word.to_bytes(_WORD, "big") == EOS_WORD or (flag in _BARE and not address):
             kind = RamFlag.EOS.value if flag not in _BARE else 0
             return Element(start, base + at, kind, block, 0, False, base + at)
         if flag not in (_ZERO, _PAGE, _DELTA):

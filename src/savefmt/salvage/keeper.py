@@ -202,10 +202,10 @@ class RecordKeeper:
         name = pack_counted(self.elements.names[record.block])
         address = record.page * self.elements.page_size
         if record.kind == _ZERO_KIND:
-            body = name + ZERO_FILL
+            behind = name + ZERO_FILL
             if self._source.pread(len(EOS_WORD), record.offset)[-1] & RamFlag.CONTINUE:
-                body = ZERO_FILL
-            return record.offset if end - record.offset == len(EOS_WORD) + len(body) else None
+                behind = ZERO_FILL
+            return record.offset if end - record.offset == len(EOS_WORD) + len(behind) else None
         if record.offset + record.length != end:
             return None
         body = record.offset - (_DELTA_HEAD if record.kind == _DELTA_KIND else 0)
