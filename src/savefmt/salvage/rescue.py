@@ -108,6 +108,11 @@ class Rescue:
         """
         index = None
         if isinstance(self._work, SequentialSalvage):
+            if image.head.blocks.page_size != self._work.sink.elements.page_size:
+                raise CorruptError(
+                    "the damage hides how long the guest's pages are, so nothing of them can be "
+                    "told for sure"
+                )
             index = image.memory.index(Meter(None))
         blocks = image.head.blocks
         numbered = self._lost_pages(index)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from savefmt.errors import CorruptError, FormatError, SavefmtError, TruncatedError, UnsupportedError
 from savefmt.format import ram
 from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import FileCursor
 from savefmt.format.ram import EOS_WORD, BlockList
-from savefmt.format.stream import Command, SectionHead
-from savefmt.format.wire import ItemType
+from savefmt.format.stream import Command, SectionHead, read_header
+from savefmt.format.vmstate import find_at_end
+from savefmt.format.wire import PAGE_SIZES, ItemType
 from savefmt.model import Damage
 from savefmt.reading.walk import Onlooker, PageSink, StreamEnd, Walk
 from savefmt.salvage.keeper import RecordKeeper
@@ -17,6 +20,7 @@ from savefmt.salvage.readable import Readable
 from savefmt.salvage.splice import Splice
 from savefmt.salvage.tail import find_tail
 
+_X86_MACHINES, _X86_PAGE_SIZE = ("pc-", "microvm"), 4096
 _EOF_MARK = b"\0"
 _HEAD_REACH = 8 + 256
 """Bytes of a record's head at most."""
@@ -69,6 +73,19 @@ class _Keeper(Onlooker):
         self.end = end
 
 
+def _told_page_size(source: Readable, start: int) -> int | None:
+    """Return the page size where something tells it: damaged records may make believe another."""
+    with suppress(FormatError, UnsupportedError):
+        description = find_at_end(source.pread, source.length)
+        if description is not None and description.page_size in PAGE_SIZES:
+            return description.page_size
+    with suppress(FormatError, UnsupportedError):
+        configuration = read_header(FileCursor(source.pread, start, source.length))
+        if configuration is not None and configuration.machine.startswith(_X86_MACHINES):
+            return _X86_PAGE_SIZE
+    return None
+
+
 class SequentialSalvage:
     """Puts the sound parts of a sequential stream together to another one.
 
@@ -97,7 +114,8 @@ class SequentialSalvage:
         self._splice = splice
         self._cursor = FileCursor(source.pread, start, source.length)
         self._keeper = _Keeper(source, self._cursor, splice)
-        self._walk = Walk(self._cursor, self._keeper, findings=[])
+        page_size = _told_page_size(source, start)
+        self._walk = Walk(self._cursor, self._keeper, findings=[], page_size=page_size)
         self._tries = 0
         self.damages: list[Damage] = []
         self.missing_devices: tuple[str, ...] = ()
