@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
@@ -319,7 +320,7 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
 
 
 def place_option(parser: argparse._ActionsContainer) -> None:
-    """Add ``--place``, for commands that need addresses.
+    """Add ``--place``, for commands that need addresses: ``args.place`` maps blocks to them.
 
     Parameters
     ----------
@@ -329,17 +330,36 @@ def place_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--place",
         type=place_argument,
-        action="append",
-        default=[],
+        action=_Places,
+        default={},
         metavar="BLOCK=ADDRESS",
         help="say where a RAM block lies, against all that the image says; may be repeated, "
         "and @FILE has one a line",
     )
 
 
-def places_of(args: argparse.Namespace) -> dict[str, int]:
-    """Return what ``--place`` said; the last word on a block counts."""
-    return {block: address for places in args.place for block, address in places.items()}
+class _Places(argparse.Action):
+    """Collects what each ``--place`` says; no block may be named twice."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        known: dict[str, int] = getattr(namespace, self.dest)
+        try:
+            setattr(namespace, self.dest, _with_places(known, values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
+def _with_places(known: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    for block in more:
+        if block in known:
+            raise argparse.ArgumentTypeError(f"{block!r} is named twice")
+    return known | more
 
 
 def place_argument(text: str) -> dict[str, int]:
@@ -351,13 +371,17 @@ def place_argument(text: str) -> dict[str, int]:
         return {block: number(address)}
     try:
         with open(text[1:], encoding="utf-8") as file:
-            lines = [line.strip() for line in file.read(_PLACES_LIMIT).splitlines()]
+            lines = file.read(_PLACES_LIMIT + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from error
+    if len(lines) > _PLACES_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text[1:]!r} is too long for a file of places")
     places: dict[str, int] = {}
-    for line in lines:
-        if line and not line.startswith(("#", "@")):
-            places |= place_argument(line)
+    for line in map(str.strip, lines.splitlines()):
+        if line.startswith("@"):
+            raise argparse.ArgumentTypeError(f"{text[1:]!r} names another file: {line!r}")
+        if line and not line.startswith("#"):
+            places = _with_places(places, place_argument(line))
     return places
 
 

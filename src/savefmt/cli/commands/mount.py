@@ -8,7 +8,14 @@ import signal
 from collections.abc import Callable
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, index_option, io_of, progress_options, speed_options
+from savefmt.cli.options import (
+    common_options,
+    index_option,
+    io_of,
+    place_option,
+    progress_options,
+    speed_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.ui import Ui
 
@@ -36,6 +43,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="do not look through memory first: no os.txt, no vmcoreinfo.txt",
     )
+    place_option(parser)
     group = parser.add_argument_group("reading")
     index_option(group)
     speed_options(group)
@@ -64,7 +72,9 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
     def left_out(name: str, reason: str) -> None:
         ui.remark(f"{args.image}: without {name}: {reason}")
 
-    with SaveImage(args.image, io=io_of(args), strict=False, index=args.index) as image:
+    with SaveImage(
+        args.image, io=io_of(args), strict=False, index=args.index, places=args.place
+    ) as image:
         ui.prepare(image)
         with ui.progress(args.image) as progress:
             files = texts(

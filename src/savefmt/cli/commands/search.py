@@ -15,7 +15,6 @@ from savefmt.cli.options import (
     number,
     output_options,
     place_option,
-    places_of,
     process_options,
     processes_of,
     scan_options,
@@ -138,7 +137,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             raise
         usage_error(args, str(error))
     with (
-        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        savefmt.open(args.image, io=io_of(args), places=args.place) as image,
         ui.progress(args.image) as progress,
     ):
         places, memory = _places(image, args, progress)
