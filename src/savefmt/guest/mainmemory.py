@@ -23,6 +23,9 @@ from savefmt.guest.arch.machinerules import (
 from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
 
+_CMOS_LIMIT = 1 << 40
+"""The CMOS has no room for more; what lies above 4 GiB is counted from 0 again there."""
+
 
 class MainMemory(NamedTuple):
     """Where main memory lies.
@@ -174,7 +177,7 @@ class MainMemoryFinder:
             return rule, "rule", self._proof
         if self._cmos is None:
             self._warn("memmap.no-cmos", "no CMOS tells how main memory is split; the rule does")
-        elif sum(self._cmos) == length:
+        elif (length - sum(self._cmos)) % _CMOS_LIMIT == 0 and self._cmos[0] <= length:
             return self._cmos[0], "stream", "CMOS"
         else:
             self._warn(

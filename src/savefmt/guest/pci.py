@@ -15,6 +15,7 @@ _CLASS = 0x0A
 _VGA_CLASS = 0x0300
 _FIRST_BAR = 0x10
 _ROM_BAR = 0x30
+_ROM = -1
 
 # The register that a block's memory is behind; of some devices another one.
 _BARS = {
@@ -25,6 +26,8 @@ _BARS = {
     "erst.exchange": 1,
 }
 _BARS_OF = {("vmware_vga", "vga.vram"): 1}
+# Devices all of whose blocks, whatever their names, lie behind one register.
+_SHARED_MEMORY = {"ivshmem-plain": 2}
 
 LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
 """Blocks without a path, the name of the device that has them, and the register."""
@@ -93,24 +96,23 @@ def find_memory(
     (int, str) or str
         Guest-physical address and how it is known, else why there is none.
     """
-    is_rom = name.endswith(".rom")
-    if not is_rom and name not in _BARS:
-        return NO_REGISTER
     names = {s.idstr.rpartition("/")[2] for s in source.devices.sections if _path(s) == path}
-    number = None if is_rom else _bar_of(names, name)
+    number = _ROM if name.endswith(".rom") else _bar_of(names, name)
+    if number is None:
+        return NO_REGISTER
     return _find_behind(source, path, number, length, findings)
 
 
 def _find_behind(
-    source: GuestSource, path: str, number: int | None, length: int, findings: list[Finding]
+    source: GuestSource, path: str, number: int, length: int, findings: list[Finding]
 ) -> tuple[int, str] | str:
-    """Find what lies behind a register of a device; None stands for that of its ROM."""
+    """Find what lies behind a register of a device."""
     config = read_config(source, path, findings)
     if config is None:
         return NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
-    found = _rom_address(config) if number is None else _bar_address(config, number)
+    found = _rom_address(config) if number == _ROM else _bar_address(config, number)
     if isinstance(found, str):
         return found
     if _hidden(source, path, range(found[0], found[0] + length), findings):
@@ -172,11 +174,13 @@ def _path(section: Section) -> str:
     return section.idstr.rpartition("/")[0]
 
 
-def _bar_of(devices: Iterable[str], name: str) -> int:
+def _bar_of(devices: Iterable[str], name: str) -> int | None:
     for device in devices:
+        if device in _SHARED_MEMORY:
+            return _SHARED_MEMORY[device]
         if (device, name) in _BARS_OF:
             return _BARS_OF[device, name]
-    return _BARS[name]
+    return _BARS.get(name)
 
 
 def _rom_address(config: bytes) -> tuple[int, str] | str:
