@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builder import MIB, Device, Fields, make_stream, page, simple_device
+from builder import MIB, Device, Fields, make_envelope, make_stream, page, simple_device
 from elftools.elf.elffile import ELFFile
 
 import savefmt
-from savefmt.errors import AddressError, ConversionError
+from savefmt.errors import AddressError, ConversionError, UnsupportedError
 from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ProgramHeader, elf_class
@@ -464,6 +464,21 @@ def test_memory_too_far_away_for_a_file(tmp_path: Path) -> None:
     report = savefmt.export(source, tmp_path / "out", places=places)
 
     assert (report.segments, report.target_disk_length < 8 * MIB) == (2, True)
+
+
+def test_memory_of_virtio_pmem_is_never_saved(tmp_path: Path) -> None:
+    """QEMU's own dump has it, so ours could not be the same; the universal one says so."""
+    xml = b"""<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+    <devices><memory model='virtio-pmem'><target><size unit='MiB'>32</size></target></memory>
+    </devices></domain>"""
+    source = made(tmp_path)
+    source.write_bytes(make_envelope(xml=xml) + source.read_bytes())
+
+    report = savefmt.export(source, tmp_path / "raw", format="raw")
+    with pytest.raises(UnsupportedError, match="virtio-pmem"):
+        savefmt.export(source, tmp_path / "core", compat="qemu")
+
+    assert "export.absent" in {finding.code for finding in report.findings}
 
 
 def test_a_forged_cmos_is_told_of(layout: str, tmp_path: Path) -> None:

@@ -59,6 +59,20 @@ def test_the_cmos_proves_the_split(low: int, high: int) -> None:
     assert not memory_map.findings
 
 
+def test_the_cmos_counts_what_lies_above_4_gib_up_to_1_tib() -> None:
+    """QEMU writes the lowest 24 bits of it; what lies below is told as ever."""
+    length, low = 1100 * GIB, 3 * GIB
+    trees = {"mc146818rtc": clock(low, (length - low) % (1 << 40))}
+
+    memory_map = made({"pc.ram": length}, trees=trees, xml=domain(model="EPYC"))
+
+    assert spans(memory_map) == [
+        (0, low, "pc.ram", 0),
+        (1 << 40, (1 << 40) + length - low, "pc.ram", low),
+    ]
+    assert not memory_map.findings
+
+
 def test_a_forged_cmos_is_not_believed() -> None:
     memory_map = made({"pc.ram": 4 * GIB}, trees={"mc146818rtc": clock(GIB, 2 * GIB)})
 
