@@ -55,9 +55,11 @@ def content(**pages: int) -> bytes:
     return bytes(data)
 
 
-def note(text: bytes, *, name: bytes = b"VMCOREINFO", length: int | None = None) -> bytes:
+def note(
+    text: bytes, *, name: bytes = b"VMCOREINFO", length: int | None = None, order: str = "<"
+) -> bytes:
     """Return a page that begins with an ELF note."""
-    head = struct.pack("<III", len(name) + 1, len(text) if length is None else length, 0)
+    head = struct.pack(f"{order}III", len(name) + 1, len(text) if length is None else length, 0)
     return (head + (name + b"\0").ljust(12, b"\0") + text).ljust(4096, b"\0")
 
 
@@ -184,6 +186,7 @@ def fake(*ranges: PhysicalRange, findings: tuple[Finding, ...] = ()) -> Any:
     listed = [SimpleNamespace(idstr=name, ignored=name == "gone") for name in ("a", "b", "gone")]
     physical = SimpleNamespace(map=MemoryMap(ranges, {}, findings))
     return SimpleNamespace(
+        envelope=None,
         guest=SimpleNamespace(physical=physical),
         head=SimpleNamespace(blocks=SimpleNamespace(blocks=listed)),
         page_size=4096,
@@ -309,11 +312,22 @@ def test_vmcoreinfo_is_found_and_written(layout: str, tmp_path: Path) -> None:
         note(TEXT, length=0),
         note(b"no release"),
         note(TEXT, name=b"VMCOREINFI"),
+        note(TEXT, length=1 << 31, order=">"),
         bytes(8) + note(TEXT)[:-8],
     ],
 )
 def test_what_only_looks_like_vmcoreinfo(data: bytes) -> None:
     assert list(vmcoreinfo.find_in([(0, data)], 4096)) == []
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_vmcoreinfo_in_the_guests_byte_order(order: str) -> None:
+    data = note(TEXT, order=order)
+    place = vmcoreinfo.Announced(0x1000, len(data))
+
+    assert [found.text for found in vmcoreinfo.find_in([(0, data)], 4096)] == [TEXT]
+    told = vmcoreinfo.from_device(lambda *_: data, place)
+    assert told == vmcoreinfo.VmcoreInfo(TEXT, 0x1000, "device")
 
 
 def test_two_kernels_in_memory() -> None:
