@@ -138,9 +138,7 @@ def test_wrong_usage(
     assert words in err
 
 
-@pytest.mark.parametrize(
-    "words", [("compare", "{0}", "{0}"), ("map", "{0}"), ("map", "{0}", "--png", "{0}.png")]
-)
+@pytest.mark.parametrize("words", [("compare", "{0}", "{0}"), ("map", "{0}")])
 def test_where_no_address_is_asked_for(words: tuple[str, ...], image: str, capsys: Capture) -> None:
     code, _, err = run(capsys, *(word.format(image) for word in words), "--place", f"{RAM}=2G")
 

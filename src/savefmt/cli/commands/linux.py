@@ -86,7 +86,7 @@ def add(commands: Commands) -> None:
     place_option(parser)
     index_option(parser)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", writes=lambda args: [args.target])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -112,6 +112,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     io = IOOptions(direct=False)
     with savefmt.open(args.image, io=io, index=args.index, places=args.place) as image:
         ui.prepare(image)
+        ui.missing(image)
         return (_answer if args.extract is None else _extract)(image, args, ui)
 
 

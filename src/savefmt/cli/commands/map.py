@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, "image", metavar="IMAGE")
     group = parser.add_argument_group("a picture instead")
-    file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
+    file_argument(group, "--png", metavar="FILE", help="draw memory, page by page")
     group.add_argument(
         "--palette",
         choices=("zero", "entropy", "changed", "owner"),
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", also=["against"], writes=lambda args: [args.png])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -106,12 +106,10 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--width is 1 to 16384")
     if palette == "owner":
         return _draw_owners(args, ui)
-    if args.place:
-        usage_error(args, "--place goes with --palette owner")
     from savefmt.scan.picture import draw
 
     with ExitStack() as stack:
-        image = stack.enter_context(savefmt.open(args.image))
+        image = stack.enter_context(savefmt.open(args.image, places=args.place))
         against = stack.enter_context(savefmt.open(args.against)) if args.against else None
         picture = draw(
             image,

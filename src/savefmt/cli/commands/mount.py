@@ -10,6 +10,7 @@ from collections.abc import Callable
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
+    evidence_options,
     index_option,
     io_of,
     place_option,
@@ -48,6 +49,7 @@ def add(commands: Commands) -> None:
     index_option(group)
     speed_options(group)
     progress_options(group)
+    evidence_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -76,6 +78,7 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
         args.image, io=io_of(args), strict=False, index=args.index, places=args.place
     ) as image:
         ui.prepare(image)
+        ui.missing(image)
         with ui.progress(args.image) as progress:
             files = texts(
                 image, quick=args.quick, io=io_of(args), progress=progress, left_out=left_out
