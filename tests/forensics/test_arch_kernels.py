@@ -13,6 +13,7 @@ from pathlib import Path
 
 import drgn
 import pytest
+from gdbstub import GdbStub
 from interop import planted
 from interop.qemu import Guest, wait_for
 from monitor import Span, map_spans, memory_spans, physical_address
@@ -119,6 +120,21 @@ def test_registers(saved: Saved) -> None:
     for cpu, listing in zip(cpus, listings, strict=True):
         numbers = {int(word, 16) for word in re.findall(r"\b[0-9a-f]+\b", listing)}
         assert {cpu.pc, *cpu.general.values()} <= numbers  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("saved", KERNELS[:1], indirect=True, ids=str)
+def test_system_registers_of_arm(saved: Saved) -> None:
+    """`info registers` has none of them; QEMU's gdb stub has, some without their level."""
+    with GdbStub(saved.guest, saved.folder / "gdb") as stub:
+        told = stub.system_registers()
+    with savefmt.open(saved.image) as image:
+        ours = image.guest.cpus[0].system  # type: ignore[union-attr]
+    names = {name: name if name in told else name.removesuffix("_EL1") for name in ours}
+    both = {name: value for name, value in ours.items() if names[name] in told}
+
+    assert both == {name: told[names[name]] for name in both}
+    assert {"SCTLR_EL1", "TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "MAIR_EL1", "VBAR_EL1"} <= both.keys()
+    assert sum(map(bool, both.values())) > 10
 
 
 def test_translations(saved: Saved) -> None:
