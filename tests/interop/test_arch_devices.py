@@ -107,7 +107,9 @@ GUESTS = (
     Row("ppc64", ("-machine", "pseries", "-m", "1G", "-smp", "2", *nodes())),
     Row("ppc64", ("-machine", "pseries", "-m", "512M,slots=1,maxmem=4G", *PLUGGED), {"d0"}, True),
     Row("ppc64", ("-machine", "pseries", "-m", "512M", "-device", "VGA"), {PSERIES_VGA}),
-    Row("ppc64", ("-machine", "powernv9", "-m", "1G"), {"homer-chip0-memory"}),
+    Row("ppc64", ("-machine", "powernv8", "-m", "1G")),
+    Row("ppc64", ("-machine", "powernv9", "-m", "1G", "-smp", "2,sockets=2")),
+    Row("ppc64", ("-machine", "powernv10", "-m", "1G")),
     Row("ppc64", ("-machine", "mac99", "-m", "64M"), None),
     Row(
         "aarch64",

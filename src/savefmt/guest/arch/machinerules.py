@@ -100,6 +100,13 @@ _X86 = ("x86_64",)
 _ARM = ("aarch64", "arm")
 _RISCV = ("riscv64", "riscv32")
 _FLASHES = ("virt.flash0", "virt.flash1")
+# Where the memory of the on-chip controllers begins, of which each chip has 4 MiB.
+_HOMER = {
+    "powernv8": 0x7F_FD80_0000,
+    "powernv9": 0x203F_FD80_0000,
+    "powernv10(?:-.*)?": 0x300F_FD80_0000,
+}
+_CHIPS = 16
 
 MACHINES = (
     MachineRules(
@@ -165,7 +172,14 @@ MACHINES = (
         pci_direct=False,
         plug_align=GIB,
     ),
-    MachineRules("powernv", r"powernv.*", ("ppc64",), "pnv.ram", pci_direct=False),
+    *(
+        MachineRules(
+            *("powernv", pattern, ("ppc64",), "pnv.ram"),
+            firmware={f"homer-chip{n}-memory": base + n * 4 * MIB for n in range(_CHIPS)},
+            pci_direct=False,
+        )
+        for pattern, base in _HOMER.items()
+    ),
     MachineRules(
         *("s390-ccw-virtio", r"s390-ccw-virtio(?:-.*)?", ("s390x",), "s390.ram"),
         pci_direct=False,
