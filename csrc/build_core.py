@@ -11,6 +11,7 @@ HEADERS = (
     "sf_err.h",
     "sf_page.h",
     "sf_scan.h",
+    "sf_latency.h",
     "sf_file.h",
     "sf_pages.h",
     "sf_job.h",

@@ -1,6 +1,8 @@
 /* One file with two descriptors. */
 #include "sf_file.h"
 
+#include "sf_align.h"
+#include "sf_latency.h"
 #include "sf_uring.h"
 
 #include <errno.h>
@@ -12,10 +14,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#define FALLBACK_ALIGN 4096u
 #define PUNCH_CHUNK 65536u
 #define SMALL_WRITE 65536u
 /* What one of many requests at once moves at most. */
@@ -34,43 +34,15 @@ struct sf_file {
     uint64_t length;
     struct sf_extents *view;     /* NULL: the file as it is */
     struct sf_uring_pool *rings; /* NULL: one request after the other */
+    struct sf_latency *latency;  /* NULL: requests are not timed */
+    size_t small_write;          /* what is shorter goes through the page cache */
     bool has_uring;
 };
-
-/* The kernel's struct statx as far as the DIO alignments (Linux 6.1); the C library's
- * headers of the oldest supported system do not have them yet. */
-struct statx_dio {
-    uint32_t mask;
-    uint8_t skipped[148];
-    uint32_t mem_align;
-    uint32_t offset_align;
-    uint8_t rest[96];
-};
-#define STATX_DIOALIGN_BIT 0x2000u
-
-/* What direct I/O on FD needs, 0 when the file system has none. */
-static uint32_t ask_alignment(int fd)
-{
-#ifdef SYS_statx
-    struct statx_dio st = {0};
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN_BIT, &st) == 0 &&
-        (st.mask & STATX_DIOALIGN_BIT)) {
-        if (st.offset_align == 0) {
-            return 0;
-        }
-        const uint32_t align =
-            st.mem_align > st.offset_align ? st.mem_align : st.offset_align;
-        /* A length that is a whole number of pages never splits a block. */
-        return align > FALLBACK_ALIGN ? align : FALLBACK_ALIGN;
-    }
-#endif
-    return FALLBACK_ALIGN;
-}
 
 static void open_direct_twin(struct sf_file *file, int mode)
 {
     char path[40];
-    const uint32_t align = ask_alignment(file->fd);
+    const uint32_t align = sf_align_direct(file->fd);
 
     if (align == 0 || align > (1u << 20)) {
         return;
@@ -93,6 +65,7 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "file handle");
     }
     file->direct_fd = -1;
+    file->small_write = SMALL_WRITE;
     atomic_init(&file->state, 0);
     atomic_init(&file->align, 0);
     file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -142,10 +115,29 @@ enum sf_status sf_file_arrange(struct sf_file *file, const struct sf_extent *ext
     return status;
 }
 
+enum sf_status sf_file_measure(struct sf_file *file, size_t small_write,
+                               struct sf_err *err)
+{
+    if (file->latency == NULL) {
+        file->latency = calloc(1, sizeof *file->latency);
+    }
+    if (file->latency == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "latencies");
+    }
+    file->small_write = small_write;
+    return SF_OK;
+}
+
+void sf_file_take_latencies(struct sf_file *file, uint64_t *counts)
+{
+    sf_latency_take(file->latency, counts);
+}
+
 /* With the last owner of the handle goes what a reader might still look at. */
 static void free_handle(struct sf_file *file)
 {
     sf_extents_free(file->view);
+    free(file->latency);
     free(file);
 }
 
@@ -269,7 +261,7 @@ static size_t direct_part(const struct sf_file *file, bool write,
     const uint32_t align = atomic_load_explicit(&file->align, memory_order_relaxed);
     /* The page cache gathers small writes and sends them out many at a time; a direct
      * one waits for the disk each. */
-    if (align == 0 || (write && piece->len < SMALL_WRITE) ||
+    if (align == 0 || (write && piece->len < file->small_write) ||
         (piece->offset + done) % align != 0 ||
         (uintptr_t)(piece->buf + done) % align != 0) {
         return 0;
@@ -299,8 +291,12 @@ static enum sf_status move_rest(struct sf_file *file, bool write,
         const int fd = direct ? file->direct_fd : file->fd;
         const size_t len = direct ? direct : piece->len - *done;
         const off_t offset = (off_t)(piece->offset + *done);
+        const uint64_t began = file->latency != NULL ? sf_latency_clock() : 0;
         const ssize_t n =
             write ? pwrite(fd, at, len, offset) : pread(fd, at, len, offset);
+        if (file->latency != NULL && n > 0) {
+            sf_latency_add(file->latency, sf_latency_clock() - began);
+        }
         if (n < 0) {
             if (errno == EINTR || gave_up_direct(file, direct)) {
                 continue;
@@ -333,6 +329,9 @@ static void send(struct sf_file *file, bool write, const struct sf_piece *pieces
     for (unsigned i = 0; i < batch->count; i++) {
         const struct sf_chunk *chunk = &batch->chunks[i];
         const unsigned owner = batch->owners[i];
+        if (file->latency != NULL && chunk->moved != 0) {
+            sf_latency_add(file->latency, chunk->took);
+        }
         /* Behind a gap, what was moved must be moved again. */
         if (chunk->offset == pieces[owner].offset + done[owner]) {
             done[owner] += chunk->moved;
@@ -360,9 +359,13 @@ static void move_at_once(struct sf_file *file, bool write,
                 continue;
             }
             batch.owners[batch.count] = i;
-            batch.chunks[batch.count++] = (struct sf_chunk){
-                pieces[i].buf + at, pieces[i].offset + at, (uint32_t)len,
-                direct ? file->direct_fd : file->fd, 0};
+            batch.chunks[batch.count++] =
+                (struct sf_chunk){pieces[i].buf + at,
+                                  pieces[i].offset + at,
+                                  (uint32_t)len,
+                                  direct ? file->direct_fd : file->fd,
+                                  0,
+                                  0};
             if (batch.count == SF_URING_DEPTH) {
                 send(file, write, pieces, done, &batch);
             }

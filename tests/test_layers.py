@@ -34,7 +34,7 @@ PYTHON_ROWS = (
 )
 C_ROWS = (
     "sf_base",
-    "sf_err",
+    "sf_err sf_latency sf_align",
     "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch sf_buffer sf_extents",
     "sf_file sf_scan sf_sum",
     "sf_index sf_job sf_map sf_pages sf_ring",
