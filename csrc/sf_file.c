@@ -121,11 +121,10 @@ enum sf_status sf_file_measure(struct sf_file *file, size_t small_write,
     if (file->latency == NULL) {
         file->latency = calloc(1, sizeof *file->latency);
     }
-    if (file->latency == NULL) {
-        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "latencies");
-    }
     file->small_write = small_write;
-    return SF_OK;
+    return file->latency != NULL
+               ? SF_OK
+               : sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "latencies");
 }
 
 void sf_file_take_latencies(struct sf_file *file, uint64_t *counts)
@@ -304,11 +303,8 @@ static enum sf_status move_rest(struct sf_file *file, bool write,
             return sf_err_os(err, errno, piece->offset + *done,
                              write ? "write" : "read");
         }
-        if (n == 0 && !write) {
-            return SF_OK;
-        }
-        if (n == 0) {
-            return sf_err_os(err, EIO, piece->offset + *done, "write");
+        if (n == 0) { /* the end of what is read */
+            return write ? sf_err_os(err, EIO, piece->offset + *done, "write") : SF_OK;
         }
         *done += (size_t)n;
     }

@@ -62,7 +62,8 @@ def test_an_option_with_a_value_may_be_given_once(
     others = [one for _, other, one in options() if other.dest == action.dest and _ == words]
     for other in {*others}:
         flag = isinstance(action, argparse.BooleanOptionalAction)
-        value = [] if flag else [value_for(action)]
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        value = [] if flag else [value_for(action)] * count
         outcome = run(*words.split(), name, *value, other, *value)
         assert outcome.code == 64
         assert "may be given only once" in outcome.err
