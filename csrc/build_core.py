@@ -25,6 +25,7 @@ HEADERS = (
     "sf_tally.h",
     "sf_scatter.h",
     "sf_find.h",
+    "sf_many.h",
     "sf_text.h",
     "sf_census.h",
     "sf_map.h",

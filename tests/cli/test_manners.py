@@ -176,7 +176,7 @@ def test_a_dash_is_a_stream_or_refused() -> None:
 
     assert taken == {
         *("convert SRC", "convert DST", "save TARGET", "save FILE", "plan TARGET"),
-        *("xml set XML", "save-image-define XML", "hash MANIFEST"),
+        *("xml set XML", "save-image-define XML", "hash MANIFEST", "search FILE"),
         *(f"fleet {verb} LIST" for verb in VERBS),
     }
 
