@@ -16,6 +16,10 @@ from documents import valid
 from golden import load
 from scanning import padded, write_form
 
+from savefmt.cli.render.document import json_text
+from savefmt.cli.render.search import hit_object, hit_values
+from savefmt.scan.results import Hit
+
 BLOCKS = {
     "pc.ram": padded(b"one needle\x1b[31m, two needles".ljust(5000, b"\0") + b"needle"),
     "pc.bios": page(1) + bytes(PAGE_SIZE),
@@ -68,6 +72,14 @@ def test_search_json(run: Run, image: str) -> None:
     }
     lines = run("search", image, "--bytes", r"needle\x1b", "--output=jsonl").out.splitlines()
     assert [json.loads(line)["offset"] for line in lines] == [4]
+
+
+def test_search_writes_the_json_that_the_values_make() -> None:
+    for hit in (
+        Hit('a\udcff"\x7f\n', "pc\x1b.ram", 5, 2, (1, 0x1F), (), b"ab"),
+        Hit("\u00e9", "r", 0, 70, (), (1 << 63, 2), bytes(70), b"\xff", b"q"),
+    ):
+        assert hit_object(hit) == json_text(hit_values(hit))
 
 
 def test_search_csv(run: Run, image: str) -> None:

@@ -15,11 +15,13 @@ from golden import load
 from scanning import FORMS, opened
 
 import savefmt
-from savefmt.guest.mappings import ReverseMap
+from savefmt.guest.mappings import ReverseMap, VirtualRange
 from savefmt.image import SaveImage
+from savefmt.linux.processmemory import ProcessMemory, _Space
 from savefmt.scan import windows
 from savefmt.scan.patterns import MATCH_LIMIT, escaped, hexadecimal, literal, regex, text
 from savefmt.scan.search import Places, count, search
+from savefmt.scan.windows import Stretch
 from savefmt.scan.yara import compile_rules, search_rules
 
 
@@ -290,3 +292,19 @@ def test_short_texts_and_wildcards_go_along_with_many_texts(
 
     assert hits == [(1, b"t"), (2, b"h"), (3, b"e"), (5, b"nee"), (5, b"needle 007"), (6, b"e")]
     assert count(image, patterns) == len(list(search(image, patterns)))
+
+
+def test_a_process_tells_where_its_stretches_lie() -> None:
+    memory = ProcessMemory.__new__(ProcessMemory)
+    mappings = [VirtualRange(0x1000, 0x7000, 0x2000), VirtualRange(0x3000, 0x1000, 0x1000)]
+    memory._spaces = {"init(1)": _Space(mappings, [one.virtual for one in mappings])}
+
+    def at(start: int, end: int) -> tuple[int, ...] | None:
+        return memory.physical_of(Stretch("init(1)", start, end))
+
+    assert at(0x1800, 0x3000) == (0x7800,)
+    assert at(0x3000, 0x4000) == (0x1000,)
+    assert at(0x2000, 0x3800) is None  # in two pieces
+    assert at(0x3800, 0x5000) is None  # not mapped to its end
+    assert at(0x9000, 0x9800) is None
+    assert memory.physical("init(1)", 0x2FFF) == (0x8FFF,)

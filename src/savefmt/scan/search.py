@@ -156,9 +156,14 @@ def _hits(
 ) -> Iterator[Hit]:
     for window, found in _found(memory, patterns, context):
         named = [_named(each, patterns[number].name) for number, each in found.items()]
+        block, first = window.stretch.block, window.stretch.start
+        starts = places.physical_of(window.stretch)  # as a rule, what answers for all
         for start, end, name in heapq.merge(*named):
-            block, offset = window.stretch.block, window.base + start
-            physical = places.physical(block, offset)
+            offset = window.base + start
+            if starts is None:
+                physical = places.physical(block, offset)
+            else:
+                physical = tuple([at + offset - first for at in starts])
             yield Hit(
                 name,
                 block,

@@ -172,10 +172,10 @@ def _show_count(count: int, ui: Ui) -> None:
 
 def _show(hits: Iterator[Hit], output: str, ui: Ui) -> int:
     """Print matches as they are found, and return how many there were."""
-    from savefmt.cli.render.search import COLUMNS, csv_rows, hit_line, hit_values
+    from savefmt.cli.render.search import COLUMNS, csv_rows, hit_line, hit_object
 
     if ui.json:
-        return ui.stream("hits", map(hit_values, hits))
+        return ui.stream_objects("hits", map(hit_object, hits))
     if output == "csv":
         return ui.table(COLUMNS, csv_rows(hits))
     return ui.say((hit_line(hit, ui.color) for hit in hits), at_once=True)
