@@ -248,7 +248,7 @@ def text_lines(data: bytes, encoding: str, least: int, form: LineFormat) -> byte
     return b"".join(pieces)
 
 
-def entropies(data: bytes, page_size: int) -> bytes:
+def entropies(data: bytes | memoryview, page_size: int) -> bytes:
     """Return the entropy of each page in 1/31 bits a byte: one byte, 0 to 248."""
     count = len(data) // page_size
     out = bytearray(count)

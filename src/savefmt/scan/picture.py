@@ -232,7 +232,7 @@ def _paint_entropy(memory: Memory, canvas: _Canvas) -> None:
         canvas.paint(name, 0, bytes(length // size))
 
     def work(window: Window) -> tuple[Window, bytes]:
-        found = entropies(bytes(window.content), size)
+        found = entropies(window.content, size)
         return Window(window.stretch, window.stretch.start, b""), found
 
     for window, found in memory.each(work):
