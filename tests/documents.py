@@ -29,15 +29,15 @@ def valid(command: str, text: str) -> Any:
     schema = schema_of(command, load(command).documents())
     Draft202012Validator.check_schema(schema)
     document = json.loads(text)
-    Draft202012Validator(_closed(schema)).validate(document)
+    Draft202012Validator(closed(schema)).validate(document)
     return document
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """Forbid members that a schema does not name, which a real one must leave open."""
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: _closed(item) for key, item in schema.items()}
-    return {**closed, "additionalProperties": False} if "properties" in schema else closed
+    parts = {key: closed(item) for key, item in schema.items()}
+    return {**parts, "additionalProperties": False} if "properties" in schema else parts

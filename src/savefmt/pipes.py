@@ -12,6 +12,7 @@ from collections.abc import Callable
 STANDARD_INPUT = "standard input"
 STANDARD_OUTPUT = "standard output"
 _STANDARD_OUTPUT_FD = 1
+_witnesses: list[Callable[[memoryview], object]] = []
 
 
 class ClosedOutputError(BrokenPipeError):
@@ -92,7 +93,7 @@ def write_some(
     """
     while True:
         try:
-            return os.write(fd, data)
+            count = os.write(fd, data)
         except BlockingIOError:
             await_room(fd)
         except OSError as error:
@@ -100,3 +101,12 @@ def write_some(
                 raise ClosedOutputError(error.errno, error.strerror, name) from error
             error.filename = name
             raise
+        else:
+            if _witnesses and fd == _STANDARD_OUTPUT_FD:
+                _witnesses[-1](memoryview(data)[:count])
+            return count
+
+
+def witness_output(witness: Callable[[memoryview], object]) -> None:
+    """Let `witness` see, from now on, all that standard output takes."""
+    _witnesses[:] = [witness]

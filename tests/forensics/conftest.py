@@ -125,6 +125,35 @@ def lack_of_kernel() -> str:
     return "" if shutil.which("cpio") else "no cpio; tools/install-interop gets it"
 
 
+class Volatility:
+    """volatility3 with symbols that pakunoda takes from a guest; skips where they are missing.
+
+    Parameters
+    ----------
+    directory : Path
+        For symbols and caches.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        need_module("volatility3")
+        need_module("pakunoda")
+        self._symbols, cached = directory / "symbols", directory / "cache"
+        self._symbols.mkdir()
+        cached.mkdir()
+        self._words = ("-q", "--offline", "--cache-path", cached, "-s", self._symbols)
+        self._folder = savefmt("plugins", "volatility").strip()
+
+    def take_symbols(self, core: Path) -> None:
+        """Let pakunoda read a core."""
+        words = (core, "-o", f"{self._symbols}/", "--no-donor")
+        run(need_program("pakunoda"), "extract", *words)
+
+    def run(self, image: Path, *plugin: str, ours: bool = True) -> str:
+        """Return what a plugin prints of an image, read with our layer or without."""
+        mine = ("-p", self._folder) if ours else ()
+        return run(need_program("vol"), *self._words, *mine, "-f", image, *plugin)
+
+
 @pytest.fixture(scope="session")
 def vmlinux() -> Path:
     """The kernel with its debugging information."""

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from mounting import lack, mounted
 
 from forensics import workload
-from forensics.conftest import FORMS, Export, Saved, need_module, need_program, run, savefmt
+from forensics.conftest import FORMS, Export, Saved, Volatility
 
 pytestmark = pytest.mark.forensics
 
@@ -20,23 +21,9 @@ Vol = Callable[..., str]
 @pytest.fixture(scope="session")
 def vol(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Vol:
     """Runs volatility3, with symbols that pakunoda takes from the export of one guest."""
-    need_module("volatility3")
-    need_module("pakunoda")
-    directory = tmp_path_factory.mktemp("volatility")
-    symbols = directory / "symbols"
-    symbols.mkdir()
-    core = export("zstd", "--format", "elf")
-    run(need_program("pakunoda"), "extract", core, "-o", f"{symbols}/", "--no-donor")
-    words = ("-q", "--offline", "--cache-path", directory / "cache", "-s", symbols)
-    (directory / "cache").mkdir()
-    folder = savefmt("plugins", "volatility").strip()
-
-    @cache
-    def vol_on(image: Path, *plugin: str, ours: bool) -> str:
-        mine = ("-p", folder) if ours else ()
-        return run(need_program("vol"), *words, *mine, "-f", image, *plugin)
-
-    return vol_on
+    volatility = Volatility(tmp_path_factory.mktemp("volatility"))
+    volatility.take_symbols(export("zstd", "--format", "elf"))
+    return cache(volatility.run)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -78,3 +65,19 @@ def test_more(
 
     assert rows == vol(saved.dump, plugin, ours=False)
     assert mark in rows
+
+
+@pytest.mark.parametrize("form", ["mapped", "zstd"])
+def test_tasks_on_a_mounted_core(
+    form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]], tmp_path: Path
+) -> None:
+    if lack():
+        pytest.skip(lack())
+    image, saved = guests[form]
+    link = tmp_path / "image"
+    link.symlink_to(image)
+
+    with mounted(link) as folder:
+        rows = vol(folder / "memory.elf", "linux.pslist", ours=False)
+
+    assert rows == vol(saved.dump, "linux.pslist", ours=False)

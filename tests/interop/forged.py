@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+import savefmt
+from savefmt.errors import SavefmtError
 from savefmt.image import SaveImage
+from savefmt.linux.answers import read_answer
+from savefmt.linux.opening import open_kernel
 
 PAGE = 4096
+
+
+class Physical(Protocol):
+    """Reads guest-physical memory."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Read some bytes."""
 
 
 class Forgery:
@@ -22,7 +36,7 @@ class Forgery:
     def __init__(self, image: SaveImage) -> None:
         self._physical = image.guest.physical
         self._honest: Callable[[int, int], bytes] = self._physical.read
-        self.changes: dict[int, bytes] = {}
+        self._changes: dict[int, dict[int, bytes]] = {}  # by page, then by place in it
         self.seen: dict[int, bytes] = {}
         self._physical.read = self._read  # type: ignore[method-assign]
 
@@ -32,35 +46,63 @@ class Forgery:
         for page in range(first, -(-(address + length) // PAGE)):
             if length <= PAGE:
                 self.seen[page] = b""
-            for at, word in self.changes.items():
-                if at // PAGE == page:
-                    place = at - address
-                    for number, byte in enumerate(word):
-                        if 0 <= place + number < length:
-                            data[place + number] = byte
+            for at, word in self._changes.get(page, {}).items():
+                place = page * PAGE + at - address
+                for number, byte in enumerate(word):
+                    if 0 <= place + number < length:
+                        data[place + number] = byte
         return bytes(data)
 
     def put(self, address: int, word: int) -> None:
         """Change eight bytes at a guest-physical address."""
-        self.changes[address] = word.to_bytes(8, "little")
+        self._changes.setdefault(address // PAGE, {})[address % PAGE] = word.to_bytes(8, "little")
 
-    def scatter(self, source: random.Random, count: int) -> None:
-        """Change words in pages that were read before: to zeros, noise, or other words."""
-        pages = sorted(self.seen)
-        self.changes = {}
-        for _ in range(count):
-            page = source.choice(pages)
-            data = self._honest(page * PAGE, PAGE)
-            other = self._honest(source.choice(pages) * PAGE, PAGE)
-            at = source.randrange(0, PAGE, 8)
-            from_there = source.randrange(0, PAGE, 8)
-            word = source.choice(
-                [
-                    bytes(8),
-                    b"\xff" * 8,
-                    source.randbytes(8),
-                    data[from_there : from_there + 8],
-                    other[from_there : from_there + 8],
-                ]
-            )
-            self.changes[page * PAGE + at] = word
+
+def scattered(physical: Physical, pages: Sequence[int], seed: int, count: int) -> dict[int, int]:
+    """Return words for places in some pages: zeros, noise, or other words.
+
+    Parameters
+    ----------
+    physical : object
+        Reads the guest's memory as it is.
+    pages : sequence of int
+        Numbers of pages to change.
+    seed, count : int
+        Which dice, and how many throws.
+
+    Returns
+    -------
+    dict of int to int
+        By guest-physical address.
+    """
+    source, changes = random.Random(seed), {}
+    for _ in range(count):
+        page, other = source.choice(pages), source.choice(pages)
+        at, from_there = source.randrange(0, PAGE, 8), source.randrange(0, PAGE, 8)
+        words = [
+            *(bytes(8), b"\xff" * 8, source.randbytes(8)),
+            physical.read(page * PAGE + from_there, 8),
+            physical.read(other * PAGE + from_there, 8),
+        ]
+        changes[page * PAGE + at] = int.from_bytes(source.choice(words), "little")
+    return changes
+
+
+def main(image_path: str, changes: str) -> None:
+    """Ask everything of a forged guest, and print what comes of it."""
+    with savefmt.open(image_path, io=savefmt.IOOptions(direct=False)) as image:
+        forged = Forgery(image)
+        for address, word in json.loads(changes).items():
+            forged.put(int(address), word)
+        try:
+            kernel = open_kernel(image)
+            for answer in ("all", "timeline", "pages"):
+                report = read_answer(kernel, answer)
+        except SavefmtError as error:
+            print(f"error: {error}")
+        else:
+            print(*{one.code for one in report.findings})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.stdin.read())

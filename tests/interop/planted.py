@@ -193,14 +193,14 @@ def lack_of_kernel(name: str) -> str:
 
 
 def boot(
-    name: str, directory: Path, *, vmcoreinfo: bool = True, processor: str = "qemu64"
+    name: str | Path, directory: Path, *, vmcoreinfo: bool = True, processor: str = "qemu64"
 ) -> Guest:
     """Start a guest, let it print its report, and stop it.
 
     Parameters
     ----------
-    name : str
-        The kernel, as tools/install-kernels calls it.
+    name : str or Path
+        The kernel, as tools/install-kernels calls it, or a folder with another one.
     directory : Path
         For its files.
     vmcoreinfo : bool

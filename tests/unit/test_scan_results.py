@@ -28,7 +28,7 @@ from savefmt.scan import strings as strings_module
 from savefmt.scan import windows
 from savefmt.scan.hashes import Manifest, check_manifest, hash_memory, manifest_lines
 from savefmt.scan.picture import draw
-from savefmt.scan.results import MemoryHash
+from savefmt.scan.results import Area, MemoryHash
 from savefmt.scan.search import Places
 from savefmt.scan.stats import stats
 from savefmt.scan.strings import string_lines, strings
@@ -293,38 +293,100 @@ def rows_of(path: Path) -> list[list[tuple[int, ...]]]:
     return [pixels[row * width : (row + 1) * width] for row in range(height)]
 
 
-def test_picture_of_data(image: SaveImage, tmp_path: Path) -> None:
-    picture = draw(image, tmp_path / "a.png", width=10)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+ZERO, DATA, ONE, ALL = (16, 16, 24), (70, 130, 200), (255, 214, 70), (170, 0, 30)
+
+
+def square(rows: list[list[tuple[int, ...]]], area: Area, number: int) -> set[tuple[int, ...]]:
+    """Return the colours of a square, without the line that parts it from the next one."""
+    row, column = divmod(number, area.columns)
+    left, top = area.left + column * area.scale, area.top + row * area.scale
+    side = area.scale - (area.scale >= 4)
+    return {rows[y][x] for y in range(top, top + side) for x in range(left, left + side)}
+
+
+@pytest.mark.parametrize("width", [None, 10])
+def test_picture_of_data(image: SaveImage, tmp_path: Path, width: int | None) -> None:
+    picture = draw(image, tmp_path / "a.png", width=width)
 
     rows = rows_of(tmp_path / "a.png")
-    assert (picture.width, picture.height) == (10, len(rows)) == (10, 7)
-    assert list(picture.rows.values()) == [0, 4, 6]
-    white, black = (255, 255, 255), (16, 16, 24)
-    for name, first in picture.rows.items():
+    assert (picture.width, picture.height) == (len(rows[0]), len(rows))
+    assert picture.rows == {name: area.top for name, area in picture.areas.items()}
+    assert list(picture.areas) == list(BLOCKS)
+    for name, area in picture.areas.items():
         content = BLOCKS[name]
         count = len(content) // PAGE_SIZE
-        pixels = [pixel for row in rows[first : first + -(-count // 10)] for pixel in row]
-        for number, pixel in enumerate(pixels):
+        for number in range(count):
             data = content[number * PAGE_SIZE :][:PAGE_SIZE]
-            expected = white if number >= count else (70, 130, 200) if any(data) else black
-            assert pixel == expected
-    assert rows[3] == rows[5] == [white] * 10
+            assert square(rows, area, number) == {DATA if any(data) else ZERO}
+        # A border, and nothing behind the last page; small blocks have squares that one sees.
+        assert area.scale > 4
+        assert rows[area.top - 1][area.left] == rows[area.top][area.left - 1] == BLACK
+        if count % area.columns:
+            assert square(rows, area, count) <= {WHITE, BLACK}
+        # Its name above it, and an address beside it.
+        assert BLACK in {rows[area.top - 10][x] for x in range(area.left, area.left + 40)}
+        assert BLACK in {rows[area.top + 4][x] for x in range(10, area.left - 10)}
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o600
 
 
-def test_picture_of_entropy_and_of_changes(stack: ExitStack, tmp_path: Path) -> None:
-    blocks = {"ram": bytes(PAGE_SIZE) + b"x" * PAGE_SIZE + random.Random(1).randbytes(PAGE_SIZE)}
-    other = {"ram": bytes(PAGE_SIZE) + b"y" * PAGE_SIZE + blocks["ram"][2 * PAGE_SIZE :]}
-    image = opened(stack, tmp_path, "mapped", blocks)
-    against = opened(stack, tmp_path, "gzip", other)
+def test_a_picture_has_a_legend(image: SaveImage, tmp_path: Path) -> None:
+    picture = draw(image, tmp_path / "a.png", palette="entropy")
 
-    draw(image, tmp_path / "e.png", palette="entropy", width=3)
-    [[zero, _orderly, noise]] = rows_of(tmp_path / "e.png")
-    assert zero == (16, 16, 24)
+    rows = rows_of(tmp_path / "a.png")
+    right = max(area.left + area.columns * area.scale for area in picture.areas.values()) + 10
+    beside = {pixel for row in rows for pixel in row[right:]}
+    assert {ZERO, (50, 100, 160), (60, 170, 120), (230, 200, 60), (240, 90, 60)} < beside
+
+
+def test_picture_of_entropy(stack: ExitStack, tmp_path: Path) -> None:
+    lone = b"x".ljust(PAGE_SIZE, b"\0")
+    pages = [bytes(PAGE_SIZE), b"x" * PAGE_SIZE, lone, random.Random(1).randbytes(PAGE_SIZE)]
+    blocks = {"ram": b"".join(pages)}
+    image = opened(stack, tmp_path, "mapped", blocks)
+
+    area = draw(image, tmp_path / "e.png", palette="entropy").areas["ram"]
+
+    rows = rows_of(tmp_path / "e.png")
+    (zero,), (orderly,), (lonely,), (noise,) = (square(rows, area, n) for n in range(4))
+    assert zero == ZERO
+    assert orderly == lonely == (32, 24, 80)
     assert noise[0] > 200
-    draw(image, tmp_path / "c.png", palette="changed", against=against, width=3)
-    [[zero, changed, same]] = rows_of(tmp_path / "c.png")
-    assert (zero, changed, same) == ((16, 16, 24), (230, 60, 40), (70, 130, 200))
+
+
+def test_one_changed_page_of_many_shows(stack: ExitStack, tmp_path: Path) -> None:
+    content = page(1) * 6000 + bytes(6000 * PAGE_SIZE)
+    small = page(3) * 3
+    changed = bytearray(content)
+    changed[777 * PAGE_SIZE] ^= 1
+    for number in range(4000, 4008):
+        changed[number * PAGE_SIZE] ^= 1
+    image = opened(stack, tmp_path, "mapped", {"ram": bytes(changed), "rom": small})
+    against = opened(stack, tmp_path, "gzip", {"ram": content, "rom": small})
+
+    picture = draw(image, tmp_path / "c.png", palette="changed", against=against)
+
+    rows, area = rows_of(tmp_path / "c.png"), picture.areas["ram"]
+    each = area.pages
+    assert 1 < each <= 8
+    assert area.scale >= 8
+    squares = [square(rows, area, number) for number in range(12000 // each)]
+    assert squares[777 // each] == {ONE}
+    assert squares[4000 // each] == {ALL}
+    changes = {777 // each, *range(4000 // each, 4008 // each)}
+    for number, colors in enumerate(squares):
+        if number not in changes:
+            assert colors == ({DATA} if number < 6000 // each else {ZERO}), number
+    assert [picture.areas["rom"].pages, square(rows, picture.areas["rom"], 2)] == [1, {DATA}]
+
+
+def test_names_cannot_get_out_of_a_picture(stack: ExitStack, tmp_path: Path) -> None:
+    name = "\x1b[31m" + "\xe9" * 120
+    image = opened(stack, tmp_path, "mapped", {name: page(1)})
+
+    picture = draw(image, tmp_path / "n.png")
+
+    assert list(picture.areas) == [name]
 
 
 def test_pictures_that_cannot_be(stack: ExitStack, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -18,6 +19,9 @@ from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, print_trace, to_stderr
 from savefmt.errors import SavefmtError
 from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
+
+if TYPE_CHECKING:
+    from savefmt.cli.casenotes import CaseNotes
 
 _EPILOG = """\
 exit codes (see also the end of each command's help):
@@ -114,11 +118,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    notes: list[CaseNotes] = []
+    code = _guarded(argv, notes)
+    return notes[0].write(code) if notes else code
+
+
+def _guarded(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
+    """Run a command to an exit code, whatever ends it; `notes` gets what it wants noted."""
     try:
         with _ended_by_signals(), _unwrapped():
-            code = _run(argv)
+            code = _run(argv, notes)
             if sys.stdout is not None:
                 sys.stdout.flush()
+            for one in notes:
+                one.sum_outputs()
             return code
     except Terminated as end:
         return 128 + end.number
@@ -135,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         args = build_parser(words).parse_args(words)
@@ -146,6 +159,8 @@ def _run(argv: Sequence[str] | None) -> int:
     failed: ExitCode = args.failed
     try:
         with _unwrapped():
+            if getattr(args, "case_notes", None) is not None:
+                _begin_notes(args, words, ui, notes)
             return int(args.run(args, ui))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
@@ -168,6 +183,15 @@ def _run(argv: Sequence[str] | None) -> int:
         print_trace(error)
         to_stderr("savefmt: this is a bug in savefmt; please report the lines above")
         return ExitCode.INTERNAL
+
+
+def _begin_notes(
+    args: argparse.Namespace, words: Sequence[str], ui: Ui, notes: list[CaseNotes]
+) -> None:
+    from savefmt.cli.casenotes import CaseNotes
+
+    notes.append(CaseNotes(args, words, ui))
+    notes[0].sum_inputs()
 
 
 @contextmanager

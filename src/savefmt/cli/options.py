@@ -6,11 +6,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
 
+Outputs = Callable[[argparse.Namespace], Sequence[str | None]] | None
 _PLACES_LIMIT = 1 << 20
 """Characters of a file of places that are read."""
 
@@ -49,8 +50,10 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     )
 
 
-def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add what tells where in a file an image is, for every command that reads one.
+def source_options(
+    parser: argparse.ArgumentParser, *names: str, also: Sequence[str] = (), writes: Outputs = None
+) -> None:
+    """Add what tells where in a file an image is, and ``--case-notes``.
 
     Parameters
     ----------
@@ -58,7 +61,10 @@ def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
         The command's parser.
     *names : str
         The arguments that name images.
+    also, writes
+        As for `evidence_options`.
     """
+    evidence_options(parser, *names, *also, writes=writes)
     group = parser.add_argument_group("where the image is")
     one = group.add_mutually_exclusive_group()
     one.add_argument(
@@ -73,20 +79,55 @@ def source_options(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
+    group.add_argument(
+        "--shared",
+        type=shared_argument,
+        action="append",
+        default=[],
+        metavar="BLOCK=FILE",
+        help="the file that a RAM block lies in which was left out of the image "
+        "(x-ignore-shared); may be repeated",
+    )
     parser.set_defaults(sources=names)
+
+
+def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
+    """Add ``--case-notes``, for every command that reads an image.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The command's parser.
+    *names : str
+        The arguments that name images.
+    writes : callable, optional
+        Returns the files and folders that the command writes, of its parsed arguments.
+    """
+    group = parser.add_argument_group("for the file of the case")
+    file_argument(
+        group,
+        "--case-notes",
+        metavar="FILE",
+        help="add a line to FILE: this command, when and where it ran, and the SHA-256 of what "
+        "it read and wrote",
+    )
+    parser.set_defaults(evidence=names, writes=writes or (lambda args: []))
 
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
     names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset):
+    if not names or not (args.snapshot is not None or args.offset or args.shared):
         return
+    if len(dict(args.shared)) != len(args.shared):
+        usage_error(args, "--shared names a block twice")
     from savefmt.reading.source import Source
 
     for name in names:
         value = getattr(args, name)
         paths = value if isinstance(value, list) else [value]
-        found = [Source(path, args.snapshot, args.offset) for path in paths]
+        shared = tuple(args.shared)
+        found = [Source(path, args.snapshot, args.offset, shared) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
 
 
@@ -407,6 +448,14 @@ def index_option(parser: argparse.ArgumentParser) -> None:
         help="keep the index of a sequential image in FILE, so that only the first command "
         "reads the image whole; `auto`: in the cache folder",
     )
+
+
+def shared_argument(text: str) -> tuple[str, str]:
+    """Parse ``BLOCK=FILE``, as an option's type."""
+    block, equals, path = text.partition("=")
+    if not block or not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form BLOCK=FILE")
+    return block, path
 
 
 def window_argument(text: str) -> int:

@@ -23,7 +23,8 @@ from savefmt.linux.pageowners import page_owners
 from savefmt.linux.processes import Only, environments, processes
 from savefmt.linux.sockets import sockets
 from savefmt.linux.timeline import events
-from savefmt.linux.walks import error_types, note
+from savefmt.linux.walks import error_types
+from savefmt.model import Finding, Severity
 
 _MOST = 1 << 20
 """Rows of an answer at most."""
@@ -105,18 +106,28 @@ def read_answer(kernel: Kernel, answer: str, pids: Collection[int] = ()) -> Gues
     if only is None:
         for name, check in _CHECKS.items():
             if found[name] is not None:
-                check(kernel, found[name])
+                kernel.doubts = 0
+                try:
+                    check(kernel, found[name])
+                except error_types() as error:
+                    _end_early(kernel, f"the check of {name}", error)
     path = str(kernel.image.path)
     return GuestReport(path=path, findings=tuple(kernel.findings), **found)
+
+
+def _end_early(kernel: Kernel, what: str, error: Exception) -> None:
+    message = f"{what} could not be read whole: {error}"
+    kernel.findings.append(Finding("linux.damaged", Severity.WARNING, message))
 
 
 def _read(kernel: Kernel, name: str, only: Only) -> Any:
     """Read one kind of rows as far as it goes."""
     rows: list[Any] = []
+    kernel.doubts = 0
     try:
         if name == "host":
             return host(kernel)
         rows.extend(islice(_READERS[name](kernel, only), _MOST))
     except error_types() as error:
-        note(kernel, "damaged", f"{name} could not be read whole: {error}")
+        _end_early(kernel, name, error)
     return None if name == "host" else tuple(rows)

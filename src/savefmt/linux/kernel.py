@@ -64,6 +64,8 @@ class Kernel:
         With all of them.
     findings : list of Finding
         Doubts, as they come up.
+    doubts : int
+        How often one came up in the present answer.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Kernel:
         self._read_module_symbols = module_symbols
         self._read_module_types = module_types
         self.findings: list[Finding] = []
+        self.doubts = 0
         info = vmcoreinfo.find(image, [])
         self.anchors = anchors = Anchors.of(info.text if info else b"")
         try:

@@ -175,8 +175,13 @@ class PageOwners:
                 return self.owners[owners[number - start]]
         return None
 
-    def kinds_by_page(self, kinds: Sequence[str], nowhere: int) -> bytes:
+    def kinds_by_page(
+        self, kinds: Sequence[str], nowhere: int
+    ) -> tuple[bytes, list[tuple[int, int]]]:
         """Return one byte for each page from the first of RAM on: the number of its kind.
+
+        With it comes where page numbers go on by one: (place, page number), since a large hole
+        is cut short.
 
         Parameters
         ----------
@@ -187,13 +192,15 @@ class PageOwners:
         """
         numbers = [kinds.index(owner.kind) for owner in self.owners]
         found = bytearray()
+        steps = []
         start = self.ranges[0][0] if self.ranges else 0
         for (first, _), owners in zip(self.ranges, self._by_range, strict=True):
             gap = min(first - start - len(found), _MAX_GAP)
             found += bytes([nowhere]) * max(gap, 0)
             start = first - len(found)
+            steps.append((len(found), first))
             found += bytes([numbers[one] for one in owners])
-        return bytes(found)
+        return bytes(found), steps
 
     def totals(self) -> tuple[OwnedPages, ...]:
         """Return how much belongs to whom, the most first."""

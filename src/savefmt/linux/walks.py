@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from savefmt.errors import SavefmtError
+from savefmt.errors import CorruptError, SavefmtError
 from savefmt.linux.kernel import Kernel
 from savefmt.model import Finding, Severity
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MOST = 1 << 17
 """Items of one list at most."""
+
+_MOST_DOUBTS, _MOST_FINDINGS = 2000, 200
+"""Of an answer; of all answers together, which people can read."""
 
 NAME_LIMIT = 4096
 _PARTS = 256
@@ -24,9 +27,19 @@ _MAPLE_LEAF, _MAPLE_RANGE, _MAPLE_ALLOCATION = 1, 2, 3
 
 
 def note(kernel: Kernel, code: str, message: str) -> None:
-    """Remember a doubt, once."""
+    """Remember a doubt, once.
+
+    Raises
+    ------
+    CorruptError
+        If there were so many that the answer ends here: a table may claim a million entries,
+        each of which leads nowhere.
+    """
+    kernel.doubts += 1
+    if kernel.doubts > _MOST_DOUBTS:
+        raise CorruptError("too much of it is damaged", path=kernel.image.path)
     finding = Finding(f"linux.{code}", Severity.WARNING, message)
-    if finding not in kernel.findings:
+    if len(kernel.findings) < _MOST_FINDINGS and finding not in kernel.findings:
         kernel.findings.append(finding)
 
 

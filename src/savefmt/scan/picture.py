@@ -1,19 +1,32 @@
-"""A picture of the guest's memory: one pixel a page."""
+"""A picture of the guest's memory: one square a page, or several where memory is large."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import pairwise
-from typing import Any
+from os import fspath
 
-from savefmt.errors import ConversionError, MissingPackageError, UnsupportedError
+from savefmt.errors import ConversionError, SavefmtError, UnsupportedError
+from savefmt.frozen import replace
+from savefmt.guest.blockaddresses import BlockAddresses
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress, StrPath
 from savefmt.native.content import ENTROPY_UNITS, entropies
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.scan.results import Painting, Picture
+from savefmt.scan.sheet import (
+    WHITE,
+    Color,
+    Entry,
+    Panel,
+    Sheet,
+    amount,
+    lay_out,
+    library,
+    shortened,
+)
 from savefmt.scan.windows import Memory, Window
 from savefmt.writing.output import OutputFile, check_target
 
@@ -23,22 +36,34 @@ PALETTES = ("zero", "entropy", "changed")
 MAX_WIDTH = 16384
 _MAX_HEIGHT = 1 << 20
 _LEAST_WIDTH = 64
+_LEAST_SIDE = 512
+"""Pixels in width of a sheet's panels."""
+_LARGER, _LOW = (16, 8, 4, 2), 64
+"""Sides of squares that a small block gets, as long as it stays so low, in pixels."""
+_CELL = 8
+"""Side of a square in a picture of what changed."""
 
-_Color = tuple[int, int, int]
 _DATA, _CHANGED, _EMPTY = 251, 252, 253
-_FIXED: dict[int, _Color] = {
+_FIXED: dict[int, Color] = {
     0: (16, 16, 24),  # zero
     _DATA: (70, 130, 200),
     _CHANGED: (230, 60, 40),
     _EMPTY: (255, 255, 255),  # between blocks, and behind the last page
 }
-_GRADIENT: Sequence[tuple[int, _Color]] = (
+_GRADIENT: Sequence[tuple[int, Color]] = (
     (1, (32, 24, 80)),
     (2 * ENTROPY_UNITS, (50, 100, 160)),
     (4 * ENTROPY_UNITS, (60, 170, 120)),
     (6 * ENTROPY_UNITS, (230, 200, 60)),
     (8 * ENTROPY_UNITS, (240, 90, 60)),
 )
+_FEW, _ALL = 1, 8 * ENTROPY_UNITS
+_HEAT: Sequence[tuple[int, Color]] = (
+    (_FEW, (255, 214, 70)),
+    ((_FEW + _ALL) // 2, (240, 110, 40)),
+    (_ALL, (170, 0, 30)),
+)
+"""Of squares in which pages changed, by how many."""
 
 
 def draw(
@@ -54,7 +79,7 @@ def draw(
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> Picture:
-    """Write a PNG file, one pixel a page, one block under the other.
+    """Write a PNG file: blocks with names, borders, addresses and a legend.
 
     Parameters
     ----------
@@ -94,22 +119,25 @@ def draw(
         If palette or width make no sense.
     """
     if dry_run:
-        _, _, canvas = _prepare(image, palette, against, width, blocks, io, progress)
+        _, canvas = _prepare(image, palette, against, width, blocks, io, progress)
         check_target(target, overwrite=overwrite)
-        return Picture(canvas.width, canvas.height, canvas.rows)
+        return lay_out(list(_panels(image, palette, canvas)), _legend(palette), image.path)
     with OutputFile(target, overwrite=overwrite) as out:
-        painting = paint(
-            image,
-            palette=palette,
-            against=against,
-            width=width,
-            blocks=blocks,
-            io=io,
-            progress=progress,
-        )
-        out.file.write(painting.png, 0)
+        canvas = _painted(image, palette, against, width, blocks, io, progress)
+        panels = list(_panels(image, palette, canvas))
+        legend = _legend(palette)
+        picture = lay_out(panels, legend, image.path)
+        scale = _HEAT if palette == "changed" else _GRADIENT
+        colors = {number: _color(number, scale) for number in range(WHITE)}
+        title = [fspath(one.path) for one in (image, against) if one is not None]
+        sheet = Sheet(picture, colors, ", against ".join(title))
+        for panel in panels:
+            squares, heading = _squares(palette, panel, canvas)
+            sheet.put(replace(panel, heading=heading), squares)
+        sheet.legend(legend)
+        out.file.write(sheet.png(), 0)
         out.commit()
-    return painting.picture
+    return picture
 
 
 def paint(
@@ -143,14 +171,28 @@ def paint(
     UnsupportedError, ConversionError, ValueError
         As `draw` does.
     """
-    library, memory, canvas = _prepare(image, palette, against, width, blocks, io, progress)
+    canvas = _painted(image, palette, against, width, blocks, io, progress)
+    return Painting(_png(canvas, most), Picture(canvas.width, canvas.height, canvas.rows))
+
+
+def _painted(
+    image: SaveImage,
+    palette: str,
+    against: SaveImage | None,
+    width: int | None,
+    blocks: Sequence[str] | None,
+    io: IOOptions,
+    progress: OnProgress | None,
+) -> _Canvas:
+    """Colour a pixel for each page."""
+    memory, canvas = _prepare(image, palette, against, width, blocks, io, progress)
     if palette == "entropy":
         _paint_entropy(memory, canvas)
     elif against is None:
         _paint_data(memory, canvas, Meter(progress, image.length, "summing pages"))
     else:
         _paint_changes(memory, canvas, against, progress)
-    return Painting(_png(library, canvas, most), Picture(canvas.width, canvas.height, canvas.rows))
+    return canvas
 
 
 def _prepare(
@@ -161,15 +203,82 @@ def _prepare(
     blocks: Sequence[str] | None,
     io: IOOptions,
     progress: OnProgress | None,
-) -> tuple[Any, Memory, _Canvas]:
-    """Refuse what makes no sense; return the library, what to paint, and what on."""
-    library = _library()
+) -> tuple[Memory, _Canvas]:
+    """Refuse what makes no sense; return what to paint, and what on."""
+    library()
     if palette not in PALETTES:
         raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
     if (palette == "changed") != (against is not None):
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)
-    return library, memory, _lay_out(memory, width)
+    return memory, _lay_out(memory, width)
+
+
+def _panels(image: SaveImage, palette: str, canvas: _Canvas) -> Iterator[Panel]:
+    """Say how the pages of each block become squares: those of small blocks are larger."""
+    size = image.page_size
+    try:
+        places = BlockAddresses(image.guest.physical.map.ranges)
+    except SavefmtError:  # then offsets in the block have to do
+        places = BlockAddresses(())
+    least = max(_LEAST_SIDE, canvas.width)
+    for name, pages in canvas.counts.items():
+        columns, scale, each = canvas.width, max(1, _LEAST_SIDE // canvas.width), 1
+        if palette == "changed":
+            scale = _CELL
+            columns = least // scale
+            while -(-pages // each) > columns * columns:
+                each *= 2
+        else:
+            for larger in _LARGER:
+                if -(-pages // (least // larger)) * larger <= _LOW and larger > scale:
+                    columns, scale = least // larger, larger
+                    break
+
+        def label(square: int, name: str = name, each: int = each) -> str:
+            offset = square * each * size
+            addresses = places.addresses(name, offset)
+            return f"{addresses[0]:#x}" if addresses else f"+{offset:#x}"
+
+        heading = f"{shortened(name)}  {amount(pages * size)}"
+        yield Panel(name, heading, columns, -(-pages // each), scale, each, label)
+
+
+def _squares(palette: str, panel: Panel, canvas: _Canvas) -> tuple[bytes, str]:
+    """Return the colours of a block's squares, and its heading, which counts what changed."""
+    pages = canvas.pages(panel.name)
+    if palette != "changed":
+        return pages, panel.heading
+    count, each = pages.count(_CHANGED), panel.pages
+    pieces = (pages[at : at + each] for at in range(0, len(pages), each))
+    unit = f"a square = {each} pages" if each > 1 else "a square = a page"
+    heading = f"{panel.heading}  {count} of {len(pages)} pages changed; {unit}"
+    return bytes(map(_changed_color, pieces)), heading
+
+
+def _changed_color(pages: bytes) -> int:
+    """Return the colour of some pages: one that changed shows among any number."""
+    changed = pages.count(_CHANGED)
+    if changed:
+        return _FEW + round((_ALL - _FEW) * (changed - 1) / max(1, len(pages) - 1))
+    return _DATA if pages.count(_DATA) else 0
+
+
+def _legend(palette: str) -> list[Entry]:
+    if palette == "entropy":
+        entries = [
+            Entry(number, f"{number / ENTROPY_UNITS:.0f} bits a byte") for number, _ in _GRADIENT
+        ]
+        return [Entry(0, "zero"), *entries, Entry(None, "0: all alike, 8: random, as if packed")]
+    known = [Entry(0, "zero"), Entry(_DATA, "data")]
+    if palette == "changed":
+        known[1] = Entry(_DATA, "data, as it was")
+        known += [
+            Entry(_FEW, "one page changed"),
+            Entry((_FEW + _ALL) // 2, "half of the pages changed"),
+            Entry(_ALL, "all pages changed"),
+        ]
+    return [*known, Entry(None, "left: guest-physical addresses"), Entry(None, "(+: in the block)")]
 
 
 def entropy_colors() -> list[tuple[float, str]]:
@@ -180,16 +289,24 @@ def entropy_colors() -> list[tuple[float, str]]:
 class _Canvas:
     """Pixels as numbers in the palette."""
 
-    def __init__(self, width: int, height: int, rows: dict[str, int]) -> None:
+    def __init__(
+        self, width: int, height: int, rows: dict[str, int], counts: dict[str, int]
+    ) -> None:
         self.width = width
         self.height = height
         self.rows = rows
+        self.counts = counts
         self.pixels = bytearray([_EMPTY]) * (width * height)
 
     def paint(self, block: str, first: int, colors: bytes) -> None:
         """Colour the pages of a block from one on."""
         start = self.rows[block] * self.width + first
         self.pixels[start : start + len(colors)] = colors
+
+    def pages(self, block: str) -> bytes:
+        """Return the colours of a block's pages."""
+        start = self.rows[block] * self.width
+        return bytes(self.pixels[start : start + self.counts[block]])
 
 
 def _lay_out(memory: Memory, width: int | None) -> _Canvas:
@@ -209,7 +326,7 @@ def _lay_out(memory: Memory, width: int | None) -> _Canvas:
         raise UnsupportedError(
             f"the picture would be {height} pixels high; make it wider", path=memory.image.path
         )
-    return _Canvas(width, height, rows)
+    return _Canvas(width, height, rows, counts)
 
 
 def _paint_data(memory: Memory, canvas: _Canvas, meter: Meter) -> None:
@@ -232,8 +349,13 @@ def _paint_entropy(memory: Memory, canvas: _Canvas) -> None:
         canvas.paint(name, 0, bytes(length // size))
 
     def work(window: Window) -> tuple[Window, bytes]:
-        found = entropies(window.content, size)
-        return Window(window.stretch, window.stretch.start, b""), found
+        content = bytes(window.content)
+        found = bytearray(entropies(content, size))
+        for number, units in enumerate(found):
+            # Next to no entropy is not zero: all bytes alike, or one that is not.
+            if not units and content.count(0, number * size, (number + 1) * size) != size:
+                found[number] = 1
+        return Window(window.stretch, window.stretch.start, b""), bytes(found)
 
     for window, found in memory.each(work):
         canvas.paint(window.stretch.block, window.base // size, found)
@@ -259,8 +381,8 @@ def _paint_changes(
             canvas.paint(name, run.first, bytes([_CHANGED]) * run.count)
 
 
-def _png(library: Any, canvas: _Canvas, most: tuple[int, int] | None) -> bytes:
-    picture = library.frombytes("P", (canvas.width, canvas.height), bytes(canvas.pixels))
+def _png(canvas: _Canvas, most: tuple[int, int] | None) -> bytes:
+    picture = library()[0].frombytes("P", (canvas.width, canvas.height), bytes(canvas.pixels))
     picture.putpalette([part for number in range(256) for part in _color(number)])
     if most is not None:
         factor = max(-(-canvas.width // most[0]), -(-canvas.height // most[1]))
@@ -271,23 +393,15 @@ def _png(library: Any, canvas: _Canvas, most: tuple[int, int] | None) -> bytes:
     return encoded.getvalue()
 
 
-def _color(number: int) -> _Color:
+def _color(number: int, scale: Sequence[tuple[int, Color]] = _GRADIENT) -> Color:
     if number in _FIXED:
         return _FIXED[number]
-    for (low, one), (high, other) in pairwise(_GRADIENT):
+    for (low, one), (high, other) in pairwise(scale):
         if number <= high:
             return _between(one, other, (number - low) / (high - low))
-    return _GRADIENT[-1][1]
+    return scale[-1][1]
 
 
-def _between(one: _Color, other: _Color, part: float) -> _Color:
+def _between(one: Color, other: Color, part: float) -> Color:
     red, green, blue = (round(a + (b - a) * part) for a, b in zip(one, other, strict=True))
     return red, green, blue
-
-
-def _library() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingPackageError("map --png", "pillow", "plot") from error
-    return Image

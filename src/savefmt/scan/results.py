@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-from savefmt.frozen import dataclass
+from savefmt.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +201,46 @@ class SystemHint:
 
 
 @dataclass(frozen=True, slots=True)
+class Area:
+    """Where a block lies in a picture: page `n` is in square `n // pages`.
+
+    Attributes
+    ----------
+    left, top : int
+        Pixels.
+    columns : int
+        Squares in a row.
+    scale : int
+        Pixels of a square's side.
+    pages : int
+        Pages that a square stands for.
+    """
+
+    left: int
+    top: int
+    columns: int
+    scale: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """What was drawn: pixels, and the row in which each block begins."""
+    """What was drawn: pixels, and where each block lies.
+
+    Attributes
+    ----------
+    width, height : int
+        Of the whole picture.
+    rows : dict of str to int
+        The row of pixels in which each block begins.
+    areas : dict of str to Area
+        Where each block's pages are; of a bare picture, which has a pixel a page, nothing.
+    """
 
     width: int
     height: int
     rows: dict[str, int]
+    areas: dict[str, Area] = field(default_factory=dict)
 
 
 class Painting(NamedTuple):

@@ -8,6 +8,7 @@ import re
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
+    evidence_options,
     output_options,
     threads_option,
     writing_options,
@@ -49,6 +50,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--uuid", type=_uuid, metavar="UUID", help="UUID of a single guest")
     output_options(parser)
     threads_option(parser)
+    evidence_options(parser, "image", writes=lambda args: [args.folder])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -75,7 +75,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace DST; allow binary on a terminal")
     output_options(parser)
     io_options(parser)
-    source_options(parser, "source")
+    source_options(parser, "source", writes=lambda args: [args.target])
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)

@@ -8,6 +8,7 @@ from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     clone_option,
     common_options,
+    evidence_options,
     io_of,
     io_options,
     output_options,
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
     output_options(parser)
     io_options(parser)
     clone_option(parser)
+    evidence_options(parser, "image", writes=lambda args: [args.target])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

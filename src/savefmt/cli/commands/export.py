@@ -84,7 +84,7 @@ def add(commands: Commands) -> None:
     writing_options(parser, replaced="replace TARGET")
     output_options(parser)
     io_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", writes=lambda args: [args.target])
     clone_option(parser)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED, subject="")

@@ -84,7 +84,7 @@ def add(commands: Commands) -> None:
     output_options(parser, lines=True)
     index_option(parser)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", writes=lambda args: [args.target])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -109,6 +109,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--force goes with --extract")
     with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
         ui.prepare(image)
+        ui.missing(image)
         return (_answer if args.extract is None else _extract)(image, args, ui)
 
 

@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, "image", metavar="IMAGE")
     group = parser.add_argument_group("a picture instead")
-    file_argument(group, "--png", metavar="FILE", help="draw memory, one pixel a page")
+    file_argument(group, "--png", metavar="FILE", help="draw memory, page by page")
     group.add_argument(
         "--palette",
         choices=("zero", "entropy", "changed", "owner"),
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", also=["against"], writes=lambda args: [args.png])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

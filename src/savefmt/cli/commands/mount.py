@@ -8,7 +8,14 @@ import signal
 from collections.abc import Callable
 
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, index_option, io_of, progress_options, speed_options
+from savefmt.cli.options import (
+    common_options,
+    evidence_options,
+    index_option,
+    io_of,
+    progress_options,
+    speed_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.ui import Ui
 
@@ -40,6 +47,7 @@ def add(commands: Commands) -> None:
     index_option(group)
     speed_options(group)
     progress_options(group)
+    evidence_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -66,6 +74,7 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
 
     with SaveImage(args.image, io=io_of(args), strict=False, index=args.index) as image:
         ui.prepare(image)
+        ui.missing(image)
         with ui.progress(args.image) as progress:
             files = texts(
                 image, quick=args.quick, io=io_of(args), progress=progress, left_out=left_out

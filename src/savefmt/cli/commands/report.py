@@ -10,6 +10,7 @@ import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
+    evidence_options,
     io_of,
     output_options,
     progress_options,
@@ -49,6 +50,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
+    evidence_options(parser, "image", writes=lambda args: [_target(args)])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -64,11 +66,12 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Gather, then write the page."""
     import time
 
-    from savefmt.cli.render.report import Making, page, report_lines
+    from savefmt.cli.render.html import Making
+    from savefmt.cli.render.report import page, report_lines
     from savefmt.report.dossier import ReportWritten, gather
     from savefmt.writing.output import OutputFile
 
-    target = args.target or f"{os.path.basename(args.image)}.report.html"
+    target = _target(args)
     started, clock = time.time(), time.monotonic()
     with OutputFile(target, overwrite=args.force) as output:
         with ui.progress(args.image) as progress:
@@ -98,6 +101,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     elif not ui.quiet:
         ui.say(report_lines(written))
     return ExitCode.GOOD
+
+
+def _target(args: argparse.Namespace) -> str:
+    return args.target or f"{os.path.basename(args.image)}.report.html"
 
 
 def _command(args: argparse.Namespace) -> str:

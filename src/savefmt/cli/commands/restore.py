@@ -94,7 +94,7 @@ def add(commands: Commands) -> None:
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
-    source_options(parser, "image")
+    source_options(parser, "image", writes=lambda args: [args.record])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

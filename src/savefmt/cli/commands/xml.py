@@ -11,6 +11,7 @@ from savefmt.cli.inputs import document
 from savefmt.cli.options import (
     clone_option,
     common_options,
+    evidence_options,
     io_of,
     io_options,
     output_options,
@@ -89,6 +90,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
     output_options(parser)
     io_options(parser)
     clone_option(parser)
+    evidence_options(parser, "image", writes=lambda args: [args.image])
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
