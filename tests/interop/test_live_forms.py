@@ -150,6 +150,20 @@ def test_a_save_into_a_volume(guest: LiveGuest, reference: Path, tmp_path: Path)
     assert guest.status == "running"
 
 
+def test_the_disk_of_a_guest_is_no_target(reference: Path, tmp_path: Path) -> None:
+    """QEMU locks it, though it does not open it O_EXCL."""
+    with loop_device(tmp_path / "backing", 24 << 20) as volume:
+        disk = f"driver=host_device,filename={volume},node-name=disk"
+        words = [*tiny_arguments(tmp_path), "-blockdev", disk]
+        words += ["-device", "virtio-blk-pci,drive=disk"]
+        with (
+            LiveGuest(tmp_path, words, name="owner"),
+            pytest.raises(savefmt.ConversionError, match="has this device locked"),
+        ):
+            savefmt.convert(reference, volume, overwrite=True)
+        assert volume.read_bytes() == b"\x5a" * (24 << 20)
+
+
 def assert_written(path: Path, plan: SavePlan) -> None:
     """The image is whole, finished, and of the planned form."""
     findings = savefmt.check(path, level=CheckLevel.FULL).findings
@@ -307,20 +321,16 @@ def test_to_standard_output(guest: LiveGuest, reference: Path, tmp_path: Path) -
     assert not savefmt.compare(image, reference).blocks
 
 
-def _direct_io(on: bool) -> dict[str, Any]:
-    return {"direct-io": on}
-
-
 def test_direct_io_that_was_left_set_is_told(guest: LiveGuest, tmp_path: Path) -> None:
     """Virsh restore --bypass-cache leaves it so; ours leave it as it was."""
-    guest.qmp("migrate-set-parameters", **_direct_io(True))
+    guest.qmp("migrate-set-parameters", direct_io=True)
     try:
         report = qemu.save(
             tmp_path / "image", qmp=guest.socket, request=SaveRequest("2", format="raw")
         )
         assert guest.qmp("query-migrate-parameters")["direct-io"] is True
     finally:
-        guest.qmp("migrate-set-parameters", **_direct_io(False))
+        guest.qmp("migrate-set-parameters", direct_io=False)
 
     assert [note for note in report.notes if "direct-io is set in this QEMU" in note]
 

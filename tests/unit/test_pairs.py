@@ -17,6 +17,7 @@ from savefmt.compat.releases import Reader, Release, paired
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import judge
+from savefmt.frozen import replace
 from savefmt.model import Layout
 from savefmt.reports import Answer
 
@@ -66,6 +67,13 @@ def test_libvirt_with_the_qemu_that_it_starts(
     assert verdict.answer is answer, verdict
     assert reason in "; ".join(verdict.reasons)
     assert verdict.release == libvirt
+
+
+def test_what_a_distribution_may_have_mended_is_a_risk() -> None:
+    reader = Reader("libvirt", Release(11, 5), starts=Release(10), system="RHEL 10.1")
+
+    assert judge(traits(without_ht=True), reader).answer is BUT
+    assert judge(traits(without_ht=True), replace(reader, system="")).answer is NO
 
 
 def test_what_two_releases_do_alone_and_together() -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
@@ -52,7 +52,11 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
 
 
 def source_options(
-    parser: argparse.ArgumentParser, *names: str, also: Sequence[str] = (), writes: Outputs = None
+    parser: argparse.ArgumentParser,
+    *names: str,
+    also: Sequence[str] = (),
+    apart: Mapping[str, str] | None = None,
+    writes: Outputs = None,
 ) -> None:
     """Add what tells where in a file an image is, and ``--case-notes``.
 
@@ -62,26 +66,34 @@ def source_options(
         The command's parser.
     *names : str
         The arguments that name images.
+    apart : mapping of str to str, optional
+        Arguments that get options of their own, and what these begin with.
     also, writes
         As for `evidence_options`.
     """
     evidence_options(parser, *names, *also, writes=writes)
-    group = parser.add_argument_group("where the image is")
+    _source_group(parser.add_argument_group("where the image is"), "")
+    for label in (apart or {}).values():
+        _source_group(parser.add_argument_group(f"where {label.upper()} alone is"), f"{label}-")
+    parser.set_defaults(sources=names, apart=apart or {})
+
+
+def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
     one = group.add_mutually_exclusive_group()
     one.add_argument(
-        "--snapshot",
+        f"--{prefix}snapshot",
         metavar="NAME",
         help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
     )
     one.add_argument(
-        "--offset",
+        f"--{prefix}offset",
         type=number,
         default=0,
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
     group.add_argument(
-        "--shared",
+        f"--{prefix}shared",
         type=shared_argument,
         action="append",
         default=[],
@@ -89,7 +101,6 @@ def source_options(
         help="the file that a RAM block lies in which was left out of the image "
         "(x-ignore-shared); may be repeated",
     )
-    parser.set_defaults(sources=names)
 
 
 def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
@@ -117,19 +128,35 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
-    names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset or args.shared):
-        return
-    if len(dict(args.shared)) != len(args.shared):
-        usage_error(args, "--shared names a block twice")
-    from savefmt.reading.source import Source
-
-    for name in names:
+    apart: Mapping[str, str] = getattr(args, "apart", {})
+    for name in {**dict.fromkeys(getattr(args, "sources", ())), **apart}:
+        parts = _source_parts(args, f"{apart[name]}_") if name in apart else None
+        if parts is None and name in args.sources:
+            parts = _source_parts(args, "")
+        if parts is None:
+            continue
         value = getattr(args, name)
+        if value is None:
+            usage_error(args, f"--{apart[name]}-snapshot, -offset and -shared go with --{name}")
+        from savefmt.reading.source import Source
+
         paths = value if isinstance(value, list) else [value]
-        shared = tuple(args.shared)
-        found = [Source(path, args.snapshot, args.offset, shared) for path in paths]
+        found = [Source(path, *parts) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
+
+
+def _source_parts(
+    args: argparse.Namespace, prefix: str
+) -> tuple[str | None, int, tuple[tuple[str, str], ...]] | None:
+    """Return what was said of one image, None where nothing was."""
+    snapshot, offset, shared = (
+        getattr(args, prefix + name) for name in ("snapshot", "offset", "shared")
+    )
+    if len(dict(shared)) != len(shared):
+        usage_error(args, "--shared names a block twice")
+    if snapshot is None and not offset and not shared:
+        return None
+    return snapshot, offset, tuple(shared)
 
 
 def output_options(

@@ -111,7 +111,8 @@ def _pair(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     rules = (
         ("too-old", True, _no),
         ("raw-file", plain, _need),
-        ("threads", traits.without_ht, _no),
+        # Distributions mend what they ship: some have the remedy in a release before.
+        ("threads", traits.without_ht, _risk if reader.system else _no),
         ("no-save", True, _aside),
         ("direct-io", traits.form.mapped, _aside),
     )

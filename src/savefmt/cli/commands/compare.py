@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
     place_option(parser)
     output_options(parser)
     io_options(parser)
-    source_options(parser, "left", "right")
+    source_options(parser, "left", "right", apart={"left": "a", "right": "b"})
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 

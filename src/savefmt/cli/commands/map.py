@@ -63,7 +63,13 @@ def add(commands: Commands) -> None:
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
-    source_options(parser, "image", also=["against"], writes=lambda args: [args.png])
+    source_options(
+        parser,
+        "image",
+        also=["against"],
+        apart={"against": "against"},
+        writes=lambda args: [args.png],
+    )
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
-    evidence_options,
     index_option,
     io_of,
     place_option,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
     index_option(group)
     speed_options(group)
     progress_options(group)
-    evidence_options(parser, "image")
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
