@@ -62,7 +62,8 @@ def test_an_option_with_a_value_may_be_given_once(
     others = [one for _, other, one in options() if other.dest == action.dest and _ == words]
     for other in {*others}:
         flag = isinstance(action, argparse.BooleanOptionalAction)
-        value = [] if flag else [value_for(action)]
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        value = [] if flag else [value_for(action)] * count
         outcome = run(*words.split(), name, *value, other, *value)
         assert outcome.code == 64
         assert "may be given only once" in outcome.err
@@ -175,7 +176,7 @@ def test_a_dash_is_a_stream_or_refused() -> None:
 
     assert taken == {
         *("convert SRC", "convert DST", "save TARGET", "save FILE", "plan TARGET"),
-        *("xml set XML", "save-image-define XML", "hash MANIFEST"),
+        *("xml set XML", "save-image-define XML", "hash MANIFEST", "search FILE"),
         *(f"fleet {verb} LIST" for verb in VERBS),
     }
 

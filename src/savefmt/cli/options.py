@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
+from savefmt.cli.salvageoptions import salvage_options, salvage_parts
 from savefmt.model import ENGINES, IOOptions
 
 Outputs = Callable[[argparse.Namespace], Sequence[str | None]] | None
@@ -115,29 +116,6 @@ def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
     )
 
 
-def salvage_options(group: argparse._ActionsContainer) -> None:
-    """Add what goes with ``--salvage``.
-
-    Parameters
-    ----------
-    group : argparse.ArgumentParser or argument group
-        Where to add it.
-    """
-    file_argument(
-        group,
-        "--map",
-        dest="bad",
-        metavar="FILE",
-        help="map file of GNU ddrescue: what it could not copy is not read",
-    )
-    file_argument(
-        group,
-        "--lost",
-        metavar="FILE",
-        help="list what is lost in FILE: block, first byte and length, one stretch a line",
-    )
-
-
 def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
     """Add ``--case-notes``, for every command that reads an image.
 
@@ -163,7 +141,7 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
-    salvage = _salvage_parts(args)
+    salvage = salvage_parts(args)
     apart: Mapping[str, str] = getattr(args, "apart", {})
     for name in {**dict.fromkeys(getattr(args, "sources", ())), **apart}:
         parts = _source_parts(args, f"{apart[name]}_") if name in apart else None
@@ -180,18 +158,6 @@ def take_sources(args: argparse.Namespace) -> None:
         rest = salvage if name in args.sources else ()
         found = [Source(path, *parts, *rest) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
-
-
-def _salvage_parts(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Return what a source has of ``--salvage``, nothing without it."""
-    args.rescued = []
-    if not getattr(args, "salvage", False):
-        if getattr(args, "bad", None) is not None or getattr(args, "lost", None) is not None:
-            usage_error(args, "--map and --lost go with --salvage")
-        return ()
-    if args.shared:
-        usage_error(args, "--salvage and --shared exclude each other")
-    return (True, args.bad, args.rescued.append)
 
 
 def _source_parts(
@@ -437,7 +403,7 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
 
 
 def place_option(parser: argparse._ActionsContainer) -> None:
-    """Add ``--place``, for commands that need addresses.
+    """Add ``--place``, for commands that need addresses: ``args.place`` maps blocks to them.
 
     Parameters
     ----------
@@ -447,17 +413,36 @@ def place_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--place",
         type=place_argument,
-        action="append",
-        default=[],
+        action=_Places,
+        default={},
         metavar="BLOCK=ADDRESS",
         help="say where a RAM block lies, against all that the image says; may be repeated, "
         "and @FILE has one a line",
     )
 
 
-def places_of(args: argparse.Namespace) -> dict[str, int]:
-    """Return what ``--place`` said; the last word on a block counts."""
-    return {block: address for places in args.place for block, address in places.items()}
+class _Places(argparse.Action):
+    """Collects what each ``--place`` says; no block may be named twice."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        known: dict[str, int] = getattr(namespace, self.dest)
+        try:
+            setattr(namespace, self.dest, _with_places(known, values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
+def _with_places(known: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    for block in more:
+        if block in known:
+            raise argparse.ArgumentTypeError(f"{block!r} is named twice")
+    return known | more
 
 
 def place_argument(text: str) -> dict[str, int]:
@@ -469,13 +454,17 @@ def place_argument(text: str) -> dict[str, int]:
         return {block: number(address)}
     try:
         with open(text[1:], encoding="utf-8") as file:
-            lines = [line.strip() for line in file.read(_PLACES_LIMIT).splitlines()]
+            lines = file.read(_PLACES_LIMIT + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from error
+    if len(lines) > _PLACES_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text[1:]!r} is too long for a file of places")
     places: dict[str, int] = {}
-    for line in lines:
-        if line and not line.startswith(("#", "@")):
-            places |= place_argument(line)
+    for line in map(str.strip, lines.splitlines()):
+        if line.startswith("@"):
+            raise argparse.ArgumentTypeError(f"{text[1:]!r} names another file: {line!r}")
+        if line and not line.startswith("#"):
+            places = _with_places(places, place_argument(line))
     return places
 
 

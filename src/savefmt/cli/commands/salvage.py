@@ -12,13 +12,13 @@ from savefmt.cli.options import (
     io_of,
     io_options,
     output_options,
-    salvage_options,
     source_options,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.convert import conversion_lines
 from savefmt.cli.render.document import Documents
+from savefmt.cli.salvageoptions import salvage_options
 from savefmt.cli.ui import Ui
 from savefmt.model import Layout, Salvage
 

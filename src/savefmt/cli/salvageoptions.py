@@ -1,0 +1,43 @@
+"""Options for damaged images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from savefmt.cli.parser import file_argument, usage_error
+
+
+def salvage_options(group: argparse._ActionsContainer) -> None:
+    """Add what goes with ``--salvage``.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    file_argument(
+        group,
+        "--map",
+        dest="bad",
+        metavar="FILE",
+        help="map file of GNU ddrescue: what it could not copy is not read",
+    )
+    file_argument(
+        group,
+        "--lost",
+        metavar="FILE",
+        help="list what is lost in FILE: block, first byte and length, one stretch a line",
+    )
+
+
+def salvage_parts(args: argparse.Namespace) -> tuple[Any, ...]:
+    """Return what a source has of ``--salvage``, nothing without it."""
+    args.rescued = []
+    if not getattr(args, "salvage", False):
+        if getattr(args, "bad", None) is not None or getattr(args, "lost", None) is not None:
+            usage_error(args, "--map and --lost go with --salvage")
+        return ()
+    if args.shared:
+        usage_error(args, "--salvage and --shared exclude each other")
+    return (True, args.bad, args.rescued.append)
