@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def error_types() -> tuple[type[Exception], ...]:
 
     return (
         *(drgn.FaultError, SavefmtError, LookupError, AttributeError),
-        *(ValueError, TypeError, OverflowError),  # of types that cannot be
+        *(ValueError, TypeError, OverflowError, struct.error),  # of types that cannot be
     )
 
 
