@@ -49,7 +49,8 @@ def error_types() -> tuple[type[Exception], ...]:
     import drgn
 
     return (
-        *(drgn.FaultError, SavefmtError, LookupError, AttributeError),
+        *(drgn.FaultError, drgn.OutOfBoundsError, drgn.ObjectAbsentError),
+        *(SavefmtError, LookupError, AttributeError),
         *(ValueError, TypeError, OverflowError, struct.error),  # of types that cannot be
     )
 
