@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +15,10 @@ from savefmt.errors import SavefmtError
 from savefmt.image import SaveImage
 from savefmt.linux.answers import read_answer
 from savefmt.linux.opening import open_kernel
+from savefmt.linux.pagecache import extract
+from savefmt.linux.processmemory import process_memory
+from savefmt.scan.patterns import text
+from savefmt.scan.search import search
 
 PAGE = 4096
 
@@ -96,12 +102,18 @@ def main(image_path: str, changes: str) -> None:
             forged.put(int(address), word)
         try:
             kernel = open_kernel(image)
-            for answer in ("all", "timeline", "pages"):
-                report = read_answer(kernel, answer)
         except SavefmtError as error:
             print(f"error: {error}")
-        else:
-            print(*{one.code for one in report.findings})
+            return
+        for answer in ("all", "timeline", "pages"):
+            report = read_answer(kernel, answer)
+        print(*{one.code for one in report.findings})
+        with contextlib.suppress(SavefmtError), tempfile.TemporaryDirectory() as folder:
+            extract(kernel, "/tmp/evil", f"{folder}/evil")
+        with contextlib.suppress(SavefmtError):
+            memory, places = process_memory(image, [])
+            for _ in search(image, [text("savefmt: a canary")], memory=memory, places=places):
+                pass
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from savefmt.export import vmcoreinfo
 from savefmt.image import SaveImage
 from savefmt.linux import kallsyms
 from savefmt.linux.answers import ask
-from savefmt.linux.btf import Btf
+from savefmt.linux.btf import Btf, Kind
 from savefmt.linux.kallsyms import Symbols
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.opening import open_kernel
@@ -407,6 +407,27 @@ def forged_types(kernel: Kernel) -> Forged:
     return {place: source.getrandbits(64) for place in source.sample(places, 2000)}
 
 
+def forged_members(kernel: Kernel, seed: int = 1) -> Forged:
+    """Members of what is read lie elsewhere, and are of other types."""
+    source, types, changes = random.Random(seed), kernel.types.btf, dict[int, int]()
+    start = kernel.symbols.get("__start_BTF")
+    assert start
+    spots = []
+    for name in ("task_struct", "file", "inode", "sock", "mount", "mm_struct", "page", "fdtable"):
+        number = types.find((Kind.STRUCT,), name)
+        assert number
+        record = types.record(number)
+        spots += [record.at + 12 * one + at for one in range(record.length) for at in (4, 8)]
+    for spot in source.sample(spots, len(spots) // 8):
+        address = start + 24 + spot
+        place = kernel.memory.physical_of(address & -8)
+        old = changes.get(place, kernel.word(address & -8))
+        shift = 8 * (address & 7)
+        new = source.choice([source.getrandbits(32), source.getrandbits(12), 0xFFFF_FFFF])
+        changes[place] = old & ~(0xFFFF_FFFF << shift) | new << shift
+    return changes
+
+
 def forged_names(kernel: Kernel) -> Forged:
     """Names and tokens of the symbols with noise in them."""
     names, tokens = (kernel.anchors.symbols[f"kallsyms_{one}"] for one in ("names", "token_table"))
@@ -435,7 +456,10 @@ def huge_counts(kernel: Kernel) -> Forged:
     return changes
 
 
-FORGERIES = {one.__name__: one for one in (looped_lists, forged_types, forged_names, huge_counts)}
+FORGERIES = {
+    one.__name__: one
+    for one in (looped_lists, forged_types, forged_members, forged_names, huge_counts)
+}
 SEEDS = {f"noise {seed}": seed for seed in range(3)}
 
 
