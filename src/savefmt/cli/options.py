@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
@@ -367,8 +367,23 @@ def place_option(parser: argparse._ActionsContainer) -> None:
 
 
 def places_of(args: argparse.Namespace) -> dict[str, int]:
-    """Return what ``--place`` said; the last word on a block counts."""
-    return {block: address for places in args.place for block, address in places.items()}
+    """Return what ``--place`` said."""
+    try:
+        return _joined(args.place)
+    except argparse.ArgumentTypeError as error:
+        usage_error(args, f"argument --place: {error}")
+
+
+def _joined(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Put places together; a block that is said to lie at two is refused."""
+    places: dict[str, int] = {}
+    for part in parts:
+        for block, address in part.items():
+            if places.setdefault(block, address) != address:
+                raise argparse.ArgumentTypeError(
+                    f"the block {block!r} is said to lie at {places[block]:#x} and at {address:#x}"
+                )
+    return places
 
 
 def place_argument(text: str) -> dict[str, int]:
@@ -383,11 +398,7 @@ def place_argument(text: str) -> dict[str, int]:
             lines = [line.strip() for line in file.read(_PLACES_LIMIT).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from error
-    places: dict[str, int] = {}
-    for line in lines:
-        if line and not line.startswith(("#", "@")):
-            places |= place_argument(line)
-    return places
+    return _joined(place_argument(one) for one in lines if one and not one.startswith(("#", "@")))
 
 
 def process_options(parser: argparse._ActionsContainer) -> None:
