@@ -18,6 +18,7 @@ from pathlib import Path
 
 import drgn
 import pytest
+from PIL import Image
 
 import savefmt
 from interop import planted, planted_facts
@@ -35,6 +36,7 @@ from savefmt.linux.kallsyms import Symbols
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.opening import open_kernel
 from savefmt.linux.ownerchanges import owner_changes
+from savefmt.linux.ownerpicture import COLORS, draw_owners
 from savefmt.linux.pagecache import extract
 from savefmt.linux.processes import processes
 from savefmt.linux.processmemory import process_memory
@@ -198,9 +200,10 @@ def test_files_come_out_of_the_page_cache(guest: Planted, tmp_path: Path) -> Non
     assert not (tmp_path / "nothing").exists()
 
 
-def test_owners_of_pages_add_up_to_what_the_guest_counts(guest: Planted) -> None:
+def test_owners_of_pages_add_up_to_what_the_guest_counts(guest: Planted, tmp_path: Path) -> None:
     with savefmt.open(guest.mapped, io=BUFFERED) as image:
         owned = ask(image, "pages").pages or ()
+        area = draw_owners(image, tmp_path / "owners.png").areas["memory"]
     kinds = Counter[str]()
     for one in owned:
         kinds[one.owner.kind] += one.pages
@@ -214,6 +217,15 @@ def test_owners_of_pages_add_up_to_what_the_guest_counts(guest: Planted) -> None
     assert told["/tmp/evil"] == -(-planted.EVIL_LENGTH // 4096)
     assert told["/tmp/gone (deleted)"] == 1
     assert max(one.pages for one in owned if one.owner.name == "plant") > 64
+    # In the picture as well, but for what the addresses in it hide.
+    side = area.columns * area.scale
+    with Image.open(tmp_path / "owners.png") as opened:
+        picture = opened.convert("RGB").crop(
+            (area.left, area.top, area.left + side, area.top + side)
+        )
+    drawn = {color: count for count, color in picture.getcolors(1 << 8) or []}
+    for kind, count in kinds.items():
+        assert 0.7 * count <= drawn.get(COLORS[kind], 0) / area.scale**2 <= count, kind
 
 
 def test_what_changed_is_told_by_owner(guest: Planted) -> None:
