@@ -8,7 +8,7 @@ from pathlib import Path
 import peers
 from cases import Case
 from lab import Lab
-from turns import Side, process, savefmt
+from turns import Side, Turn, cool, process, savefmt
 
 NEEDLE = "no such needle"
 EXPRESSION = "no s[u]ch +needle"
@@ -51,6 +51,33 @@ def _scan(
     return sides
 
 
+def _mounted(form: str) -> Callable[[Lab], tuple[Side, Side]]:
+    """Both read from the disk; mounting itself is not in the clock, it looks through memory."""
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        source = lab.main_sparse() if form == "sparse" else lab.main_raw()
+        result = lab.folder / "result.elf"
+        if not result.exists():
+            savefmt("export", source, result, "-f", "elf")
+        return Side(lambda: _through(source)), Side(lambda: process("cat", result), [result])
+
+    return sides
+
+
+def _through(source: Path) -> Turn:
+    from mounting import mounted
+
+    with mounted(source) as folder:
+        cool(source)
+        return process("cat", folder / "memory.elf")
+
+
+def _cannot_mount(lab: Lab) -> str | None:
+    from mounting import lack
+
+    return lack() or None
+
+
 _CP = "cp --sparse=always of the result, and sync"
 _GREP = ("grep", "-c", "-a", "-F", NEEDLE)
 _PERL = ("grep", "-c", "-a", "-P", EXPRESSION)
@@ -67,6 +94,18 @@ LOOKING = (
             ("cp", "sync"),
         )
         for format in ("raw", "elf")
+        for form in ("sparse", "raw")
+    ),
+    *(
+        Case(
+            f"mount-{form}",
+            f"cat of memory.elf in a mounted {form}",
+            "cat of the exported file",
+            2.0,
+            _mounted(form),
+            ("cat", "umount"),
+            ready=_cannot_mount,
+        )
         for form in ("sparse", "raw")
     ),
     Case(

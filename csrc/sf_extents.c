@@ -1,4 +1,4 @@
-/* A view of a file. */
+/* A view of files. */
 #include "sf_extents.h"
 
 #include <stdlib.h>
@@ -11,15 +11,16 @@ struct sf_extents {
 };
 
 static bool is_sound(const struct sf_extent *extents, size_t count, uint64_t length,
-                     uint64_t file_length)
+                     const uint64_t *lengths, unsigned nfiles)
 {
     uint64_t end = 0;
 
     for (size_t i = 0; i < count; i++) {
         const struct sf_extent *extent = &extents[i];
         if (extent->len == 0 || extent->offset < end || extent->offset > length ||
-            extent->len > length - extent->offset || extent->place > file_length ||
-            extent->len > file_length - extent->place) {
+            extent->len > length - extent->offset || extent->source >= nfiles ||
+            extent->place > lengths[extent->source] ||
+            extent->len > lengths[extent->source] - extent->place) {
             return false;
         }
         end = extent->offset + extent->len;
@@ -28,10 +29,10 @@ static bool is_sound(const struct sf_extent *extents, size_t count, uint64_t len
 }
 
 enum sf_status sf_extents_new(const struct sf_extent *extents, size_t count,
-                              uint64_t length, uint64_t file_length,
+                              uint64_t length, const uint64_t *lengths, unsigned nfiles,
                               struct sf_extents **out, struct sf_err *err)
 {
-    if (length > INT64_MAX || !is_sound(extents, count, length, file_length)) {
+    if (length > INT64_MAX || !is_sound(extents, count, length, lengths, nfiles)) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "extents out of order");
     }
     struct sf_extents *copy = calloc(1, sizeof *copy + count * sizeof *extents);
@@ -70,9 +71,10 @@ static size_t search(const struct sf_extents *extents, uint64_t offset)
 }
 
 /* Find what lies at OFFSET of the view, which is inside of it: how many bytes from
- * there on are of one kind, and where they lie in the file.  False: they are zeros. */
+ * there on are of one kind, and where and in which file they lie.  False: they are
+ * zeros. */
 static bool find(const struct sf_extents *extents, uint64_t offset, uint64_t *len,
-                 uint64_t *place)
+                 uint64_t *place, uint32_t *source)
 {
     const size_t i = search(extents, offset);
 
@@ -87,6 +89,7 @@ static bool find(const struct sf_extents *extents, uint64_t offset, uint64_t *le
     }
     *len = extent->offset + extent->len - offset;
     *place = extent->place + (offset - extent->offset);
+    *source = extent->source;
     return true;
 }
 
@@ -94,40 +97,44 @@ void sf_extents_next(const struct sf_extents *extents, uint64_t offset, uint64_t
                      uint64_t *len)
 {
     uint64_t place;
+    uint32_t source;
 
     *start = offset;
     *len = 0;
-    while (*start < extents->length && !find(extents, *start, len, &place)) {
+    while (*start < extents->length && !find(extents, *start, len, &place, &source)) {
         *start += *len;
         *len = 0;
     }
 }
 
 unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
-                        struct sf_piece *parts, unsigned room)
+                        struct sf_part *parts, unsigned room)
 {
     unsigned count = 0;
 
     while (left->len != 0 && count < room) {
-        struct sf_piece part = {left->buf, 0, 0};
+        struct sf_part part = {{left->buf, 0, 0}, 0};
+        struct sf_piece *piece = &part.piece;
         uint64_t same = 0;
-        const bool data = find(extents, left->offset, &same, &part.offset);
-        part.len = (size_t)sf_min(same, left->len);
+        const bool data =
+            find(extents, left->offset, &same, &piece->offset, &part.source);
+        piece->len = (size_t)sf_min(same, left->len);
         if (data) {
             parts[count++] = part;
         } else {
-            memset(part.buf, 0, part.len);
+            memset(piece->buf, 0, piece->len);
         }
-        left->buf += part.len;
-        left->len -= part.len;
-        left->offset += part.len;
+        left->buf += piece->len;
+        left->len -= piece->len;
+        left->offset += piece->len;
     }
     return count;
 }
 
 bool sf_extents_whole(const struct sf_extents *extents, uint64_t *place)
 {
-    if (extents->count != 1 || extents->list[0].len != extents->length) {
+    if (extents->count != 1 || extents->list[0].len != extents->length ||
+        extents->list[0].source != 0) {
         return false;
     }
     *place = extents->list[0].place;

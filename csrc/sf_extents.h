@@ -1,5 +1,5 @@
-/* A view of a file: its bytes lie in stretches of the file, in any order, and zeros
- * between them. */
+/* A view of files: its bytes lie in stretches of them, in any order, and zeros between
+ * them. */
 #ifndef SF_EXTENTS_H
 #define SF_EXTENTS_H
 
@@ -16,15 +16,22 @@ struct sf_piece {
 struct sf_extent {
     uint64_t offset; /* in the view */
     uint64_t len;
-    uint64_t place; /* in the file */
+    uint64_t place;  /* in the file */
+    uint32_t source; /* number of the file */
+};
+
+/* A piece of one of the files. */
+struct sf_part {
+    struct sf_piece piece;
+    uint32_t source;
 };
 
 struct sf_extents;
 
 /* COUNT extents in order, which do not overlap in the view, for a view of LENGTH bytes.
- * All of them must lie in a file of FILE_LENGTH bytes. */
+ * All of them must lie in the NFILES files, which are as long as LENGTHS say. */
 enum sf_status sf_extents_new(const struct sf_extent *extents, size_t count,
-                              uint64_t length, uint64_t file_length,
+                              uint64_t length, const uint64_t *lengths, unsigned nfiles,
                               struct sf_extents **out, struct sf_err *err);
 /* NULL is allowed. */
 void sf_extents_free(struct sf_extents *extents);
@@ -32,11 +39,11 @@ void sf_extents_free(struct sf_extents *extents);
 /* Find the extent at or after OFFSET, from there on; *LEN = 0 when there is none. */
 void sf_extents_next(const struct sf_extents *extents, uint64_t offset, uint64_t *start,
                      uint64_t *len);
-/* Cut LEFT, a piece inside of the view, into at most ROOM parts that lie in the file,
+/* Cut LEFT, a piece inside of the view, into at most ROOM parts that lie in a file,
  * and leave what is not done; what reads as zeros is zeros at once. */
 unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
-                        struct sf_piece *parts, unsigned room);
-/* Where in the file the view begins, if it is one stretch of it. */
+                        struct sf_part *parts, unsigned room);
+/* Where in the first file the view begins, if it is one stretch of that. */
 bool sf_extents_whole(const struct sf_extents *extents, uint64_t *place);
 
 #endif

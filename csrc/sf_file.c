@@ -1,7 +1,7 @@
 /* One file with two descriptors. */
 #include "sf_file.h"
 
-#include "sf_uring.h"
+#include "sf_descriptors.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,11 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define FALLBACK_ALIGN 4096u
 #define PUNCH_CHUNK 65536u
-#define SMALL_WRITE 65536u
-/* What one of many requests at once moves at most. */
-#define CHUNK (1u << 20)
 
 /* The state of a file: two flags, and above them how many hold it. */
 #define CLOSED 1u
@@ -28,59 +24,13 @@
 
 struct sf_file {
     atomic_uint state;
-    int fd;
-    int direct_fd;
-    atomic_uint align; /* 0 once direct I/O was refused */
+    struct sf_descriptors two;
     uint64_t length;
-    struct sf_extents *view;     /* NULL: the file as it is */
-    struct sf_uring_pool *rings; /* NULL: one request after the other */
+    struct sf_extents *view; /* NULL: the file as it is */
+    struct sf_file **others; /* where the rest of the view lies; held */
+    unsigned nothers;
     bool has_uring;
 };
-
-/* The kernel's struct statx as far as the DIO alignments (Linux 6.1); the C library's
- * headers of the oldest supported system do not have them yet. */
-struct statx_dio {
-    uint32_t mask;
-    uint8_t skipped[148];
-    uint32_t mem_align;
-    uint32_t offset_align;
-    uint8_t rest[96];
-};
-#define STATX_DIOALIGN_BIT 0x2000u
-
-/* What direct I/O on FD needs, 0 when the file system has none. */
-static uint32_t ask_alignment(int fd)
-{
-#ifdef SYS_statx
-    struct statx_dio st = {0};
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN_BIT, &st) == 0 &&
-        (st.mask & STATX_DIOALIGN_BIT)) {
-        if (st.offset_align == 0) {
-            return 0;
-        }
-        const uint32_t align =
-            st.mem_align > st.offset_align ? st.mem_align : st.offset_align;
-        /* A length that is a whole number of pages never splits a block. */
-        return align > FALLBACK_ALIGN ? align : FALLBACK_ALIGN;
-    }
-#endif
-    return FALLBACK_ALIGN;
-}
-
-static void open_direct_twin(struct sf_file *file, int mode)
-{
-    char path[40];
-    const uint32_t align = ask_alignment(file->fd);
-
-    if (align == 0 || align > (1u << 20)) {
-        return;
-    }
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
-    file->direct_fd = open(path, mode | O_DIRECT | O_CLOEXEC);
-    if (file->direct_fd >= 0) {
-        atomic_store(&file->align, align);
-    }
-}
 
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err)
@@ -92,21 +42,19 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
     if (file == NULL) {
         return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "file handle");
     }
-    file->direct_fd = -1;
     atomic_init(&file->state, 0);
-    atomic_init(&file->align, 0);
-    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (file->fd < 0) {
-        status = sf_err_os(err, errno, SF_NO_OFFSET, "dup");
+    sf_descriptors_init(&file->two);
+    status = sf_descriptors_open(&file->two, fd, err);
+    if (status != SF_OK) {
         goto fail;
     }
-    if (fstat(file->fd, &st) < 0) {
+    if (fstat(file->two.fd, &st) < 0) {
         status = sf_err_os(err, errno, SF_NO_OFFSET, "fstat");
         goto fail;
     }
     file->length = (uint64_t)st.st_size;
     if (S_ISBLK(st.st_mode)) {
-        if (ioctl(file->fd, BLKGETSIZE64, &file->length) < 0) {
+        if (ioctl(file->two.fd, BLKGETSIZE64, &file->length) < 0) {
             status = sf_err_os(err, errno, SF_NO_OFFSET, "tell the size of the device");
             goto fail;
         }
@@ -115,10 +63,10 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
         goto fail;
     }
     if (flags & SF_OPEN_DIRECT) {
-        open_direct_twin(file, (flags & SF_OPEN_WRITE) ? O_RDWR : O_RDONLY);
+        sf_descriptors_add_direct(&file->two, (flags & SF_OPEN_WRITE) != 0);
     }
     if (flags & SF_OPEN_URING) {
-        file->has_uring = sf_uring_pool_new(&file->rings, NULL) == SF_OK;
+        file->has_uring = sf_descriptors_add_rings(&file->two);
     }
     *out = file;
     return SF_OK;
@@ -128,18 +76,59 @@ fail:
     return status;
 }
 
-enum sf_status sf_file_arrange(struct sf_file *file, const struct sf_extent *extents,
-                               size_t count, uint64_t length, struct sf_err *err)
+/* Hold every other file that a view lies in. */
+static enum sf_status hold_others(struct sf_file *file, struct sf_file *const *others,
+                                  unsigned count, struct sf_err *err)
 {
-    if (file->view != NULL) {
-        return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "the file has a view already");
+    enum sf_status status = SF_OK;
+
+    file->others = calloc(count ? count : 1, sizeof *others);
+    if (file->others == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "view");
     }
-    const enum sf_status status =
-        sf_extents_new(extents, count, length, file->length, &file->view, err);
-    if (status == SF_OK) {
-        file->length = length;
+    while (file->nothers < count && status == SF_OK) {
+        status = sf_file_acquire(others[file->nothers], err);
+        if (status == SF_OK) {
+            file->others[file->nothers] = others[file->nothers];
+            file->nothers++;
+        }
     }
     return status;
+}
+
+static void let_others_go(struct sf_file *file)
+{
+    while (file->nothers != 0) {
+        sf_file_release(file->others[--file->nothers]);
+    }
+    free(file->others);
+    file->others = NULL;
+}
+
+enum sf_status sf_file_arrange(struct sf_file *file, struct sf_file *const *others,
+                               unsigned nothers, const struct sf_extent *extents,
+                               size_t count, uint64_t length, struct sf_err *err)
+{
+    uint64_t lengths[SF_MAX_OTHERS + 1] = {file->length};
+
+    if (file->view != NULL || nothers > SF_MAX_OTHERS) {
+        return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET,
+                          "the file has a view already, or it lies in too many others");
+    }
+    enum sf_status status = hold_others(file, others, nothers, err);
+    for (unsigned i = 0; i < file->nothers; i++) {
+        lengths[i + 1] = sf_file_length(file->others[i]);
+    }
+    if (status == SF_OK) {
+        status = sf_extents_new(extents, count, length, lengths, nothers + 1,
+                                &file->view, err);
+    }
+    if (status != SF_OK) {
+        let_others_go(file);
+        return status;
+    }
+    file->length = length;
+    return SF_OK;
 }
 
 /* With the last owner of the handle goes what a reader might still look at. */
@@ -175,26 +164,6 @@ enum sf_status sf_file_acquire_both(struct sf_file *source, struct sf_file *targ
     return status;
 }
 
-/* A number is given up before it is closed: after a failure, too, the system may have
- * given it to somebody else. */
-static void close_descriptor(int *fd)
-{
-    const int number = *fd;
-
-    *fd = -1;
-    if (number >= 0) {
-        (void)close(number);
-    }
-}
-
-static void close_descriptors(struct sf_file *file)
-{
-    sf_uring_pool_free(file->rings);
-    file->rings = NULL;
-    close_descriptor(&file->direct_fd);
-    close_descriptor(&file->fd);
-}
-
 void sf_file_release(struct sf_file *file)
 {
     if (file == NULL) {
@@ -205,7 +174,8 @@ void sf_file_release(struct sf_file *file)
         /* The last holder of a closed file: nobody comes any more, and the handle stays
          * as long as we are counted. */
         if ((state & CLOSED) && state / HOLDER == 1) {
-            close_descriptors(file);
+            sf_descriptors_close(&file->two);
+            let_others_go(file);
         }
     } while (!atomic_compare_exchange_weak(&file->state, &state, state - HOLDER));
     if (state - HOLDER == (CLOSED | DROPPED)) {
@@ -238,7 +208,7 @@ void sf_file_free(struct sf_file *file)
 
 int sf_file_descriptor(const struct sf_file *file)
 {
-    return file->fd;
+    return file->two.fd;
 }
 
 uint64_t sf_file_length(const struct sf_file *file)
@@ -254,7 +224,7 @@ bool sf_file_start(const struct sf_file *file, uint64_t *start)
 
 uint32_t sf_file_direct_align(const struct sf_file *file)
 {
-    return atomic_load(&file->align);
+    return atomic_load(&file->two.align);
 }
 
 bool sf_file_has_uring(const struct sf_file *file)
@@ -262,146 +232,27 @@ bool sf_file_has_uring(const struct sf_file *file)
     return file->has_uring;
 }
 
-/* How many of the bytes of PIECE from DONE on may go through the direct descriptor. */
-static size_t direct_part(const struct sf_file *file, bool write,
-                          const struct sf_piece *piece, size_t done)
-{
-    const uint32_t align = atomic_load_explicit(&file->align, memory_order_relaxed);
-    /* The page cache gathers small writes and sends them out many at a time; a direct
-     * one waits for the disk each. */
-    if (align == 0 || (write && piece->len < SMALL_WRITE) ||
-        (piece->offset + done) % align != 0 ||
-        (uintptr_t)(piece->buf + done) % align != 0) {
-        return 0;
-    }
-    return (size_t)sf_align_down(piece->len - done, align);
-}
-
-/* The file system changed its mind (EINVAL): use the buffered descriptor from now on.
- */
-static bool gave_up_direct(struct sf_file *file, size_t direct)
-{
-    if (direct != 0 && errno == EINVAL) {
-        atomic_store(&file->align, 0);
-        return true;
-    }
-    return false;
-}
-
-/* Move what is left of PIECE after *DONE, in order; a read may meet the file's end. */
-static enum sf_status move_rest(struct sf_file *file, bool write,
-                                const struct sf_piece *piece, size_t *done,
-                                struct sf_err *err)
-{
-    while (*done < piece->len) {
-        uint8_t *at = piece->buf + *done;
-        const size_t direct = direct_part(file, write, piece, *done);
-        const int fd = direct ? file->direct_fd : file->fd;
-        const size_t len = direct ? direct : piece->len - *done;
-        const off_t offset = (off_t)(piece->offset + *done);
-        const ssize_t n =
-            write ? pwrite(fd, at, len, offset) : pread(fd, at, len, offset);
-        if (n < 0) {
-            if (errno == EINTR || gave_up_direct(file, direct)) {
-                continue;
-            }
-            return sf_err_os(err, errno, piece->offset + *done,
-                             write ? "write" : "read");
-        }
-        if (n == 0 && !write) {
-            return SF_OK;
-        }
-        if (n == 0) {
-            return sf_err_os(err, EIO, piece->offset + *done, "write");
-        }
-        *done += (size_t)n;
-    }
-    return SF_OK;
-}
-
-/* Chunks of several pieces, on their way at once. */
-struct batch {
-    struct sf_chunk chunks[SF_URING_DEPTH];
-    unsigned owners[SF_URING_DEPTH]; /* the piece that each belongs to */
-    unsigned count;
-};
-
-static void send(struct sf_file *file, bool write, const struct sf_piece *pieces,
-                 size_t *done, struct batch *batch)
-{
-    sf_uring_pool_move(file->rings, write, batch->chunks, batch->count);
-    for (unsigned i = 0; i < batch->count; i++) {
-        const struct sf_chunk *chunk = &batch->chunks[i];
-        const unsigned owner = batch->owners[i];
-        /* Behind a gap, what was moved must be moved again. */
-        if (chunk->offset == pieces[owner].offset + done[owner]) {
-            done[owner] += chunk->moved;
-        }
-    }
-    batch->count = 0;
-}
-
-/* Move as much as goes at once; DONE[i] says how much of each piece did. */
-static void move_at_once(struct sf_file *file, bool write,
-                         const struct sf_piece *pieces, unsigned count, size_t *done)
-{
-    struct batch batch;
-
-    batch.count = 0;
-    for (unsigned i = 0; i < count; i++) {
-        size_t len = 0;
-        done[i] = 0;
-        for (size_t at = 0; at < pieces[i].len; at += len) {
-            const size_t direct = direct_part(file, write, &pieces[i], at);
-            len = (size_t)sf_min(direct ? direct : pieces[i].len - at, CHUNK);
-            /* The page cache takes writes without waiting, and reads ahead of one large
-             * read by itself. */
-            if (direct == 0 && (write || count == 1)) {
-                continue;
-            }
-            batch.owners[batch.count] = i;
-            batch.chunks[batch.count++] = (struct sf_chunk){
-                pieces[i].buf + at, pieces[i].offset + at, (uint32_t)len,
-                direct ? file->direct_fd : file->fd, 0};
-            if (batch.count == SF_URING_DEPTH) {
-                send(file, write, pieces, done, &batch);
-            }
-        }
-    }
-    if (batch.count != 0) {
-        send(file, write, pieces, done, &batch);
-    }
-}
-
-/* Move pieces; DONE[i] < LEN for those that the file's end cuts. */
-static enum sf_status move_pieces(struct sf_file *file, bool write,
-                                  const struct sf_piece *pieces, unsigned count,
-                                  size_t *done, struct sf_err *err)
-{
-    enum sf_status status = SF_OK;
-
-    memset(done, 0, count * sizeof *done);
-    /* A single small request gains nothing from company. */
-    if (file->rings != NULL && (count > 1 || pieces[0].len > CHUNK)) {
-        move_at_once(file, write, pieces, count, done);
-    }
-    for (unsigned i = 0; i < count && status == SF_OK; i++) {
-        status = move_rest(file, write, &pieces[i], &done[i], err);
-    }
-    return status;
-}
-
 /* Read parts of a view from where they lie; a file that became shorter is TRUNCATED. */
-static enum sf_status read_parts(struct sf_file *file, const struct sf_piece *parts,
+static enum sf_status read_parts(struct sf_file *file, const struct sf_part *parts,
                                  unsigned count, struct sf_err *err)
 {
+    struct sf_piece pieces[SF_MAX_PIECES];
     size_t done[SF_MAX_PIECES];
-    const enum sf_status status = move_pieces(file, false, parts, count, done, err);
+    enum sf_status status = SF_OK;
 
-    for (unsigned i = 0; i < count && status == SF_OK; i++) {
-        if (done[i] < parts[i].len) {
-            return sf_err_set(err, SF_E_TRUNCATED, parts[i].offset + done[i],
-                              "the file became shorter while it was read");
+    for (unsigned first = 0, last = 0; first < count && status == SF_OK; first = last) {
+        const unsigned source = parts[first].source;
+        for (last = first; last < count && parts[last].source == source; last++) {
+            pieces[last - first] = parts[last].piece;
+        }
+        struct sf_file *from = source == 0 ? file : file->others[source - 1];
+        status =
+            sf_descriptors_move(&from->two, false, pieces, last - first, done, err);
+        for (unsigned i = 0; i < last - first && status == SF_OK; i++) {
+            if (done[i] < pieces[i].len) {
+                status = sf_err_set(err, SF_E_TRUNCATED, pieces[i].offset + done[i],
+                                    "the file became shorter while it was read");
+            }
         }
     }
     return status;
@@ -410,7 +261,7 @@ static enum sf_status read_parts(struct sf_file *file, const struct sf_piece *pa
 static enum sf_status read_view(struct sf_file *file, const struct sf_piece *pieces,
                                 unsigned count, size_t *done, struct sf_err *err)
 {
-    struct sf_piece parts[SF_MAX_PIECES];
+    struct sf_part parts[SF_MAX_PIECES];
     unsigned waiting = 0;
     enum sf_status status = SF_OK;
 
@@ -438,8 +289,9 @@ static enum sf_status read_view(struct sf_file *file, const struct sf_piece *pie
 static enum sf_status read_pieces(struct sf_file *file, const struct sf_piece *pieces,
                                   unsigned count, size_t *done, struct sf_err *err)
 {
-    return file->view != NULL ? read_view(file, pieces, count, done, err)
-                              : move_pieces(file, false, pieces, count, done, err);
+    return file->view != NULL
+               ? read_view(file, pieces, count, done, err)
+               : sf_descriptors_move(&file->two, false, pieces, count, done, err);
 }
 
 enum sf_status sf_file_read_some(struct sf_file *file, void *buf, size_t len,
@@ -506,7 +358,7 @@ enum sf_status sf_file_write_pieces(struct sf_file *file, const struct sf_piece 
     if (file->view != NULL) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "a view cannot be written");
     }
-    return move_pieces(file, true, pieces, count, done, err);
+    return sf_descriptors_move(&file->two, true, pieces, count, done, err);
 }
 
 enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len,
@@ -516,7 +368,7 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
     int failed;
 
     do {
-        failed = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        failed = fallocate(file->two.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                            (off_t)offset, (off_t)len);
     } while (failed && errno == EINTR);
     if (!failed) {
@@ -540,7 +392,7 @@ enum sf_status sf_file_punch(struct sf_file *file, uint64_t offset, uint64_t len
 static enum sf_status find_extent(struct sf_file *file, uint64_t offset,
                                   uint64_t *start, uint64_t *len, struct sf_err *err)
 {
-    const off_t data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+    const off_t data = lseek(file->two.fd, (off_t)offset, SEEK_DATA);
 
     if (data < 0) {
         if (errno == ENXIO) {
@@ -556,7 +408,7 @@ static enum sf_status find_extent(struct sf_file *file, uint64_t offset,
         *len = file->length > offset ? file->length - offset : 0;
         return SF_OK;
     }
-    const off_t hole = lseek(file->fd, data, SEEK_HOLE);
+    const off_t hole = lseek(file->two.fd, data, SEEK_HOLE);
     if (hole < 0) {
         return sf_err_os(err, errno, (uint64_t)data, "lseek");
     }
@@ -590,7 +442,7 @@ enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err)
         return status;
     }
     do {
-        failed = fsync(file->fd);
+        failed = fsync(file->two.fd);
     } while (failed && errno == EINTR);
     if (failed) {
         status = sf_err_os(err, errno, SF_NO_OFFSET, "fsync");

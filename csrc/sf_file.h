@@ -15,9 +15,12 @@ struct sf_file;
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err);
 /* Show the bytes of a view in the place of the file's own: length, reads and extents
- * are then the view's.  Before anybody else has the file, and never for one opened to
- * write. */
-enum sf_status sf_file_arrange(struct sf_file *file, const struct sf_extent *extents,
+ * are then the view's.  Its extents lie in this file, source 0, and in OTHERS from 1
+ * on, which are views of nothing else and are held until this file is closed.  Before
+ * anybody else has the file, and never for one opened to write. */
+#define SF_MAX_OTHERS 64u
+enum sf_status sf_file_arrange(struct sf_file *file, struct sf_file *const *others,
+                               unsigned nothers, const struct sf_extent *extents,
                                size_t count, uint64_t length, struct sf_err *err);
 /* Let nobody use the file from now on.  The descriptors are closed when the last use
  * ends, which may be now.  Cannot fail, because sf_file_sync() came first; harmless

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from savefmt.compat import machines
 from savefmt.compat.machines import Machine
+from savefmt.compat.pitfalls import PITFALLS, Span
 from savefmt.compat.releases import FACTS, MILESTONES, Reader
 from savefmt.compat.rules import Obstacle, Weight, obstacles
 from savefmt.compat.traits import Form, Traits
@@ -80,6 +81,21 @@ def facts() -> str:
     return table(["program", "what", "came with", "went with", "source"], rows())
 
 
+def pitfalls() -> str:
+    """What goes wrong between two releases."""
+
+    def span(ends: Span) -> str:
+        first, end = ends
+        words = (f"from {first} on" if first else "", f"before {end}" if end else "")
+        return ", ".join(filter(None, words))
+
+    rows = [
+        [span(p.libvirt), span(p.qemu), p.what, p.remedy.replace("|", "\\|"), p.source]
+        for p in PITFALLS
+    ]
+    return table(["libvirt", "QEMU", "what happens", "what to do", "source"], rows)
+
+
 def types() -> str:
     """Machine types that were removed by name."""
     rows = [
@@ -97,6 +113,7 @@ def features() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "readers": readers,
     "facts": facts,
+    "pitfalls": pitfalls,
     "types": types,
     "features": features,
 }

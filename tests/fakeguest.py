@@ -12,6 +12,7 @@ from savefmt.errors import CorruptError
 from savefmt.format.devicetree import Field, Struct, Value
 from savefmt.format.ram import ListedBlock
 from savefmt.model import Section
+from savefmt.reading.dumpview import Dump
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -105,6 +106,7 @@ class FakeGuest:
     path: Path = Path("fake")
     places: Mapping[str, int] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict)
+    dump: Dump | None = None
 
     def __post_init__(self) -> None:
         listed = [

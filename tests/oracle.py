@@ -82,7 +82,7 @@ def compress(codec: str, data: bytes) -> bytes:
     """Compress with other code than the package's."""
     match codec:
         case "gzip":
-            return gzip.compress(data, 1)
+            return gzip.compress(data, 1, mtime=0)
         case "bzip2":
             return bz2.compress(data, 1)
         case "xz":

@@ -43,6 +43,20 @@ def test_every_page_is_in_the_index() -> None:
             assert f"\n{name}\n" in index, name
 
 
+def test_every_section_that_the_code_cites_is_there() -> None:
+    there = set(re.findall(r"^##+ ([\d.]+?)\.? ", (DOCS / "format.md").read_text(), re.MULTILINE))
+    code = [path for room in ("src", "csrc", "tests") for path in (DOCS.parent / room).rglob("*.*")]
+    cited = {
+        number
+        for path in code
+        if path.suffix in {".py", ".c", ".h", ".md"}
+        for number in re.findall(r"format\.md (\d+(?:\.\d+)?)", path.read_text())
+    }
+
+    assert len(cited) > 30
+    assert cited <= there, sorted(cited - there)
+
+
 def test_every_code_of_a_reader_is_explained() -> None:
     page = (DOCS / "commands/check.md").read_text()
     sources = Path(savefmt.__file__).parent / "compat"

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from savefmt.errors import TruncatedError as TruncatedError
     from savefmt.errors import UnsupportedError as UnsupportedError
     from savefmt.export import export as export
+    from savefmt.facade import open as open
+    from savefmt.facade import probe as probe
     from savefmt.image import SaveImage as SaveImage
-    from savefmt.image import open as open
-    from savefmt.image import probe as probe
     from savefmt.model import CheckLevel as CheckLevel
     from savefmt.model import DiskSummary as DiskSummary
     from savefmt.model import EnvelopeSummary as EnvelopeSummary
@@ -65,7 +65,8 @@ _HOMES = {
     " ImageChangedError ImageIOError IncompleteImageError NotASaveImageError OperationCancelled"
     " SavefmtError TruncatedError UnsupportedError",
     "savefmt.export": "export",
-    "savefmt.image": "SaveImage open probe",
+    "savefmt.facade": "open probe",
+    "savefmt.image": "SaveImage",
     "savefmt.model": "CheckLevel DiskSummary EnvelopeSummary Finding IOOptions ImageSummary Layout"
     " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Section Severity Snapshot",
     "savefmt.reading.source": "Source is_disk list_snapshots",

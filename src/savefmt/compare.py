@@ -58,10 +58,10 @@ def compare(
             for image in images
         ]
         notes = [
-            f"{image.path}: block {block.idstr!r} was left out of the image"
+            f"{image.path}: block {name!r} was left out of the image; --shared fills it in"
             for image in images
-            for block in image.blocks.values()
-            if block.ignored
+            if image.head.ram is not None
+            for name in image.memory.left_out
         ]
         sections, note = _compare_sections(*states)
         sections = [_with_fields(images, section) for section in sections]

@@ -95,12 +95,12 @@ def set_xml(
     """
     with SaveImage(path, io=io, follow=False) as image:
         old = _envelope(image)
-        if image.packing.outer != "raw":
+        if image.outer != "raw":
             raise ConversionError(
-                f"the file as a whole is compressed with {image.packing.outer}; convert it first",
+                f"the file as a whole is compressed with {image.outer}; convert it first",
                 path=path,
             )
-        if image.source.is_part:
+        if not image.is_own_file:
             raise ConversionError(
                 "the image is part of another file, which is left as it is; take it out with "
                 "`savefmt convert` first",

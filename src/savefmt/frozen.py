@@ -33,13 +33,16 @@ class _Frozen:
         _factories: dict[str, Callable[[], Any]]
         _content: Callable[[_Frozen], Any]
         _setters: tuple[Callable[[_Frozen, object], None], ...]  # past our own __setattr__
+        _has_rules: bool
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        if named or len(given) != len(self._setters):
+        setters = self._setters
+        if named or len(given) != len(setters):
             given = self._complete(given, named)
-        for put, value in zip(self._setters, given):  # noqa: B905  of one length, and hot
+        for put, value in zip(setters, given):  # noqa: B905  of one length, and hot
             put(self, value)
-        self.__post_init__()
+        if self._has_rules:
+            self.__post_init__()
 
     def __post_init__(self) -> None:
         """Check the values, in a class that has rules for them."""
@@ -141,6 +144,7 @@ def _make(cls: type) -> Any:
     made._factories = {
         n: o["default_factory"] for n, o in options.items() if "default_factory" in o
     }
+    made._has_rules = "__post_init__" in content
     made._content = attrgetter(*names)
     made._setters = tuple([getattr(made, name).__set__ for name in names])
     for name in ("__dataclass_fields__", "__dataclass_params__", "__signature__"):

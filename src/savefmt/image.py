@@ -14,7 +14,7 @@ from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.thin import ThinMark
-from savefmt.format.vmstate import find_at_end
+from savefmt.format.vmstate import text_at_end
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -33,7 +33,7 @@ from savefmt.reading.atend import claimed_sections
 from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
-from savefmt.reading.source import Source, describe_snapshot, find_source, lengths_of, open_file
+from savefmt.reading.source import describe_snapshot, find_source, lengths_of, open_source
 from savefmt.reading.stored import format_uuid
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
@@ -74,9 +74,13 @@ class SaveImage:
     source : Source
         Where the image is.
     places : dict of str to int
-        Where the caller says that blocks lie.
+        Where the caller, or a memory dump, says that blocks lie.
+    dump : Dump or None
+        What a memory dump is that is shown as an image.
     filename : str or os.PathLike
         The file that it is in.
+    state : FileState
+        What that was when it was opened.
     envelope : Envelope or None
         None for a bare stream.
     packing : Packing
@@ -109,7 +113,7 @@ class SaveImage:
     ) -> None:
         self.source = find_source(path)
         self.filename = self.source.path
-        self.places: Mapping[str, int] = dict(places or {})
+        self.places: Mapping[str, int] = places or {}
         self.base: SaveImage | None = None
         self._index = index
         self.findings: list[Finding] = []
@@ -117,13 +121,18 @@ class SaveImage:
         self._strict = strict
         self._closed = False
         self.ending: StreamEnd | None = None
-        self._file = open_file(self.source, io)
+        self._unpacked = "raw"
+        self._file, self.dump = open_source(self.source, io)
+        self.places = {**(self.dump.places if self.dump is not None else {}), **self.places}
+        self.state = self._file.state
         try:
             with located(self.filename):
                 self._read_head()
                 self.mark = self._find_mark()
                 if follow and self.mark is not None:
                     self._follow(self.mark)
+                if self.source.shared:
+                    self._fill_in()
         except BaseException:
             self.close()
             raise
@@ -149,12 +158,28 @@ class SaveImage:
             with self.stream(look=True) as stream:
                 self.head = self._stream_head(stream)
             if self.head.mapped:
-                raise UnsupportedError(
-                    "a mapped-ram stream inside a compressed image: its offsets cannot hold; "
-                    "decompress it to where it was written",
-                    offset=self.stream_offset,
-                )
+                self._unpack()
         self.layout = Layout.MAPPED_RAM if self.head.mapped else Layout.SEQUENTIAL
+
+    def _unpack(self) -> None:
+        """Put a mapped-ram image, whose pages have their places, into a temporary file."""
+        from savefmt.reading.spool import in_order, spool
+
+        codec = self.packing.single
+        if codec is None or (self.envelope is not None and self.packing.codec != "raw"):
+            raise UnsupportedError(
+                "a mapped-ram stream that is compressed behind its envelope: its offsets cannot "
+                "hold; decompress it to where it was written",
+                offset=self.stream_offset,
+            )
+        pieces = self.file.chunks(0, self.length, self._io)
+        plain = self._plain(pieces, Packing(outer=codec), self._io, look=False)
+        with self.file.unchanged(), plain as cursor:
+            file = spool(in_order(cursor.rest()), self._io, needed=self.length)
+        self._file.close()
+        self._file, self._unpacked = file, codec
+        self.findings.clear()
+        self._read_head()
 
     def _stream_head(self, cursor: Cursor) -> StreamHead:
         try:
@@ -169,7 +194,7 @@ class SaveImage:
         if self.packing.packed or self.head.mapped:
             return None
         with suppress(FormatError):
-            if ThinMark.find(find_at_end(self._pread, self.length)) is not None:
+            if ThinMark.may_be_in(text_at_end(self._pread, self.length)):
                 return ThinMark.find(self._walk_at_once().description)
         return None
 
@@ -196,6 +221,22 @@ class SaveImage:
         self.length, self.packing = base.length, base.packing
         self.stored_offset, self.stream_offset = base.stored_offset, base.stream_offset
         self.head, self.layout, self.ending = base.head, base.layout, base.ending
+
+    def _fill_in(self) -> None:
+        """Take the memory that was left out from the files that it lies in."""
+        from savefmt.reading.filled import fill_in
+
+        store, left_out = self.memory.prepare(Meter(None)), frozenset(self.memory.left_out)
+        order = self.envelope.byte_order if self.envelope is not None else "little"
+        file = fill_in(self, self.source.shared, store, left_out, order, self._io)
+        self.__dict__.pop("memory").close()
+        self.__dict__.pop("mapped", None)
+        self._file.close()
+        self._file = file
+        self.length, self.packing = file.length, Packing()
+        self.stored_offset = self.stream_offset = 0
+        self.head = self._stream_head(self._cursor_at(0))
+        self.layout, self.ending = Layout.MAPPED_RAM, None
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -248,6 +289,16 @@ class SaveImage:
         return Path(self.filename)
 
     @property
+    def outer(self) -> str:
+        """``raw`` or what compresses the file as a whole."""
+        return self.packing.outer if self._unpacked == "raw" else self._unpacked
+
+    @property
+    def is_own_file(self) -> bool:
+        """Whether the file is the image as it lies, not one that holds it somehow."""
+        return self.outer == "raw" and self.dump is None and not self.source.is_part
+
+    @property
     def codec(self) -> str:
         """``raw`` or what compresses the stream, whatever compresses the file as a whole."""
         return self.packing.codec
@@ -275,7 +326,7 @@ class SaveImage:
     @property
     def mislabelled(self) -> bool:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
-        if self.envelope is None or self.base is not None:
+        if self.envelope is None or self.base is not None or self.source.shared:
             return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
@@ -338,6 +389,11 @@ class SaveImage:
         return self.ending
 
     # --- what it holds ---
+
+    def require_machine(self) -> None:
+        """Raise UnsupportedError if nothing is there but memory: no QEMU loads that."""
+        if self.dump is not None:
+            raise self.dump.no_machine(self.filename)
 
     def require_ram(self) -> None:
         """Raise UnsupportedError if the image is of devices alone."""
@@ -471,7 +527,6 @@ class SaveImage:
         ImageSummary
             From the headers alone, unless `pages`.
         """
-        status = self.file.status
         blocks = tuple(self.blocks.values())
         if pages and self.layout is Layout.SEQUENTIAL and self.head.ram is not None:
             blocks = self.memory.index(Meter(progress, self.length, "reading")).count(blocks)
@@ -490,7 +545,7 @@ class SaveImage:
             domain_name=domain.name if domain else None,
             domain_uuid=domain.uuid if domain else None,
             domain_type=domain.type if domain else None,
-            saved=snapshot.date if snapshot else status.st_mtime,
+            saved=snapshot.date if snapshot else self.state.changed / 1e9,
             layout=self.layout,
             codec=self.codec,
             machine=self.machine,
@@ -503,92 +558,15 @@ class SaveImage:
             sections_proved=proved,
             logical_length=logical,
             disk_length=on_disk,
-            outer=self.packing.outer,
+            outer=self.outer,
             offset=self.source.offset,
             snapshot=snapshot,
             base=self.mark.path if self.mark else None,
+            shared=tuple(name for name, _ in self.source.shared),
+            dump=self.dump.kind if self.dump is not None else None,
         )
 
     def _state(self) -> str:
         if self.envelope is None:
             return "bare"
         return "finished" if self.envelope.finished else "incomplete"
-
-
-def open(
-    path: StrPath,
-    *,
-    snapshot: str | None = None,
-    offset: int = 0,
-    io: IOOptions = IOOptions(),
-    strict: bool = True,
-    index: StrPath | None = None,
-    places: Mapping[str, int] | None = None,
-) -> SaveImage:
-    """Open a save image for reading.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
-        image, ``disk.qcow2:NAME`` for a snapshot in it.
-    snapshot : str, optional
-        Name or ID of the internal snapshot, in a qcow2 disk image.
-    offset : int
-        Where in the file the image begins.
-    io : IOOptions
-        How its pages are read.
-    strict : bool
-        False opens unfinished images too and collects oddities in `findings`.
-    index : str or os.PathLike, optional
-        A file that keeps the index of a sequential image from one reading to the next,
-        or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
-        made anew when it is not that of this image.
-    places : mapping of str to int, optional
-        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
-        image and the rules of its machine say.
-
-    Returns
-    -------
-    SaveImage
-        To be closed.
-
-    Raises
-    ------
-    NotASaveImageError, IncompleteImageError, TruncatedError, CorruptError
-        What is wrong with the file.
-    UnsupportedError
-        What is beyond this release.
-    ImageIOError
-        What the operating system refused.
-    """
-    if snapshot is not None or offset:
-        path = Source(path, snapshot, offset)
-    return SaveImage(path, io=io, strict=strict, index=index, places=places)
-
-
-def probe(
-    path: StrPath,
-    *,
-    pages: bool = False,
-    io: IOOptions = IOOptions(),
-    progress: OnProgress | None = None,
-) -> ImageSummary:
-    """Tell what an image is, from its headers alone.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The image; an unfinished one is described too.
-    pages : bool
-        Also count the pages of a sequential image, which reads all of it.
-    io, progress
-        For that reading.
-
-    Returns
-    -------
-    ImageSummary
-        As `savefmt info` prints it.
-    """
-    with SaveImage(path, io=io, strict=False) as image:
-        return image.summary(pages=pages, progress=progress)

@@ -232,6 +232,11 @@ class ImageSummary:
         the end of the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
+    shared : tuple of str
+        Blocks that were filled in from files of their own.
+    dump : str or None
+        What it is, where it is a memory dump and no image; offsets are then those of a stream
+        that was made up around it.
     """
 
     path: str
@@ -258,6 +263,8 @@ class ImageSummary:
     snapshot: Snapshot | None = None
     sections_proved: bool = True
     base: str | None = None
+    shared: tuple[str, ...] = ()
+    dump: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,8 @@ class Monitor:
         # A lost connection is told by the next command; asyncio would print it, too.
         self._loop.set_exception_handler(lambda loop, context: None)
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             self._connect(address, timeout)
         except BaseException:
             self.close()
@@ -117,10 +117,11 @@ class Monitor:
         """Hang up; harmless when repeated, or when QEMU has gone."""
         if self._loop.is_closed():
             return
-        with contextlib.suppress(Exception):
-            self._run(asyncio.wait_for(self._client.disconnect(), 2))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if self._thread.is_alive():  # else a signal came before it had begun
+            with contextlib.suppress(Exception):
+                self._run(asyncio.wait_for(self._client.disconnect(), 2))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
         self._loop.close()
 
     @property

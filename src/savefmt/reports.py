@@ -178,7 +178,8 @@ class Verdict:
     """What one release of libvirt or QEMU makes of an image.
 
     `conversion` holds the options of ``savefmt convert`` that turn a no into a yes, and
-    is empty where none is needed or none helps.
+    is empty where none is needed or none helps.  `system` names the distribution whose
+    release it is, and is empty for the release as such.
     """
 
     program: str
@@ -186,6 +187,7 @@ class Verdict:
     answer: Answer
     reasons: tuple[str, ...] = ()
     conversion: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +292,67 @@ class HostReport:
     memory_available: int | None
     memory_needed: int
     findings: tuple[Finding, ...]
+
+
+class Presence(enum.StrEnum):
+    """Whether this host has what a guest needs."""
+
+    HERE = "here"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a restore needs.
+
+    Attributes
+    ----------
+    kind : str
+        Such as ``file``, ``network`` or ``CPU``.
+    name : str
+        Its path, name or address.
+    use : str
+        What the guest has it for.
+    presence : Presence
+        Whether it is here; ``unknown`` where nobody looked, or nobody can tell.
+    reason : str
+        Why, where that is not plain.
+    """
+
+    kind: str
+    name: str
+    use: str
+    presence: Presence
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsReport:
+    """What a guest needs besides its image.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    guest : str
+        Its name, empty where the image has none.
+    looked : bool
+        Whether this host was searched for it.
+    needs : tuple of Need
+        Programs first, then what the XML names.
+    missing : int
+        How many of them are not here.
+    """
+
+    path: str
+    guest: str
+    looked: bool
+    needs: tuple[Need, ...]
+
+    COMPUTED: ClassVar[tuple[str, ...]] = ("missing",)
+
+    @property
+    def missing(self) -> int:
+        """How many needs are not here."""
+        return sum(need.presence is Presence.MISSING for need in self.needs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from cli.fakes import FakeLibrary, Outcome, Run
+from cli.pages import Listener
 
 from savefmt.cli.main import main
 
@@ -24,3 +27,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return Outcome(code=code, out=captured.out, err=captured.err)
 
     return call
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Someone who waits for requests."""
+    made = Listener()
+    yield made
+    made.close()

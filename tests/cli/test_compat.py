@@ -73,11 +73,12 @@ def test_the_table_of_what_people_run(run: Run, tmp_path: Path) -> None:
 
     rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines()[1:]]
     assert [row[:2] for row in rows if len(row) > 1] == [
-        ["libvirt 8.0 to 10.0 (Ubuntu 22.04, Debian 12, Ubuntu 24.04)", "no"],
-        ["libvirt 11.3 to 12.0 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+        ["libvirt 8.0 to 10.10 (Ubuntu 22.04, Debian 12, Ubuntu 24.04, RHEL 9.6, RHEL 10.0)", "no"],
+        ["libvirt 11.3 to 12.0 (Debian 13, RHEL 10.1, Fedora 43, Fedora 44, Ubuntu 26.04)", "yes"],
         ["QEMU 6.2 to 7.2 (Ubuntu 22.04, Debian 12)", "no"],
         ["QEMU 8.2 (Ubuntu 24.04)", "no"],
-        ["QEMU 10.0 to 10.2 (Debian 13, RHEL 10.1, Ubuntu 26.04)", "yes"],
+        ["QEMU 10.0 to 10.2 (Debian 13, Fedora 43, Fedora 44, Ubuntu 26.04)", "yes"],
+        ["QEMU 9.1 to 10.0 (RHEL 9.6, RHEL 10.0, RHEL 10.1)", "no"],
     ]
 
 

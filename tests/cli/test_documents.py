@@ -17,6 +17,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "info": [("IMAGE",), ("IMAGE", "missing"), ("--pages", "IMAGE")],
     "check": [("IMAGE",), ("IMAGE", "missing", "--for", "libvirt=9.0.0")],
     "compat": [("IMAGE",)],
+    "needs": [("IMAGE",), ("IMAGE", "--list")],
     "convert": [("IMAGE", "converted", "-O", "sparse")],
     "compare": [("IMAGE", "IMAGE"), ("IMAGE", "OTHER", "--fields")],
     "xml": [("set", "IMAGE", "--paused")],
@@ -43,7 +44,11 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         ("saved", "--qemu-release", "7.2.0", "--save-version=3", "--format=sparse", "--require"),
     ],
     "config": [("show",)],
-    "fleet": [("check", "IMAGE", "manifest"), ("hash", "no-such-file")],
+    "fleet": [
+        ("check", "IMAGE", "manifest", "-o", "run.jsonl"),
+        ("hash", "no-such-file"),
+        ("report", "run.jsonl"),
+    ],
     "bench": [
         (".", "--size=1M", "--repeat=1", "--threads=1", "--window=1M"),
         (".", "--size=1M", "-n"),

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from builder import make_stream, page
 from cli.fakes import Run
@@ -44,6 +46,11 @@ def records(text: str) -> dict[str, dict[str, Any]]:
     found = {os.path.basename(line["path"]): line for line in lines}
     assert len(found) == len(lines)
     return found
+
+
+def rows_of(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table."""
+    yield from csv.DictReader(path.read_text().splitlines())
 
 
 def test_check_tells_what_check_tells(folder: Path, run: Run) -> None:
@@ -129,11 +136,82 @@ def test_wrong_usage(tmp_path: Path, run: Run) -> None:
     for words in (
         (),
         ("x", "-o", "a.jsonl", "--resume", "a.jsonl"),
-        ("x", "-o", "run.csv"),
+        ("x", "-o", "run.txt"),
+        ("x", "--everywhere"),
+        ("x", "--scheduler", "tcp://127.0.0.1:1", "--jobs=2"),
         ("--jobs", "x"),
     ):
         assert run("fleet", "check", *words).code == 64
     assert run("fleet", "check", str(tmp_path / "none")).code == 1
+
+
+def test_what_cannot_be_looked_at_stops_nothing(folder: Path, run: Run) -> None:
+    """A list is older than the files that it names."""
+    targets = [str(folder / name) for name in ("gone.save", "none*", "deep", "libvirt-live.save")]
+    found = records(run("fleet", "check", *targets, "--output=jsonl").out)
+
+    assert {name: line["verdict"] for name, line in found.items()} == {
+        "gone.save": "failed",
+        "none*": "failed",
+        "libvirt-zstd.save": "good",
+        "libvirt-live.save": "good",
+    }
+    assert found["gone.save"]["reasons"] == ["No such file or folder"]
+    assert found["gone.save"]["tries"] == 0
+
+
+def test_tables_have_what_the_journal_has(folder: Path, tmp_path: Path, run: Run) -> None:
+    odd = folder / "\udcff\n\x1b.save"
+    shutil.copy(folder / "libvirt-live.save", odd)
+    csv_file, parquet, journal = (tmp_path / f"run.{kind}" for kind in ("csv", "parquet", "jsonl"))
+    assert run("fleet", "check", str(folder), "-o", str(parquet)).code == 2
+    again = ("fleet", "check", str(folder), "--resume", str(journal))
+    assert run(*again, "-o", str(csv_file)).code == 2
+    told = records(journal.read_text())
+    rows = {os.path.basename(r["path"]): r for r in rows_of(csv_file)}
+
+    assert len(told) == 6
+    assert {name for name in rows if "save" not in name or "x1b" in name} == {
+        "q35-smp-mapped.stream",
+        "\\udcff\\n\\x1b.save",
+    }
+    # DuckDB reads what it wrote; the columns are those of the documentation.
+    query = f"SELECT * EXCLUDE modified, epoch_ns(modified) AS modified FROM '{parquet}'"
+    with duckdb.connect(":memory:") as base:
+        result = base.execute(query)
+        names = [column[0] for column in result.description or ()]
+        table = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    assert len(table) == len(rows) == 6
+    for row in table:
+        name = os.path.basename(row["path"])
+        line = told.get(name) or told[odd.name]
+        for same in ("host", "verb", "verdict", "domain", "machine", "seconds", "tries"):
+            assert row[same] == line[same]
+        assert [row["inode"], row["length"], row["modified"]] == line["identity"]
+        assert json.loads(row["result"]) == line["result"]
+        assert row["reasons"] == line["reasons"]
+        assert rows[name]["verdict"] == line["verdict"]
+        assert rows[name]["reasons"] == "; ".join(line["reasons"])
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (csv_file, parquet, journal))
+    assert run(*again, "-o", str(csv_file)).code == 1  # it is there
+    assert run("fleet", "check", str(folder), "-o", str(tmp_path / "run.csv")).code == 1
+
+
+def test_a_table_tells_the_newest_of_each_image(folder: Path, tmp_path: Path, run: Run) -> None:
+    image, journal = folder / "libvirt-live.save", tmp_path / "run.jsonl"
+    words = ("fleet", "check", str(image), "--resume", str(journal), "-o")
+    run("fleet", "check", str(image), "-o", str(journal))
+    image.write_bytes(image.read_bytes()[:5000])
+    run(*words, str(tmp_path / "a.csv"))
+    with journal.open("a") as file:
+        file.write('{"torn')
+
+    assert len(journal.read_text().splitlines()) == 3
+    for name in ("a.csv", "b.csv"):
+        if name == "b.csv":
+            run(*words, str(tmp_path / "b.csv"))
+        (row,) = rows_of(tmp_path / name)
+        assert row["verdict"] == "damaged"
 
 
 def test_an_image_that_needs_too_much_is_told(tmp_path: Path, run: Run) -> None:

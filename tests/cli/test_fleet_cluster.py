@@ -4,61 +4,135 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builder import make_stream, page
+from builder import all_records, make_envelope, make_stream, page
 from cli.fakes import Run
+from documents import valid
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 COUNT = 40
+HOSTS = ("one", "two", "three")
+
+# A worker on a host of its own: name, address, and what lies in its /srv.
+AS_A_HOST = 'hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"'
+
+
+def lack() -> str:
+    """Say why no process can be on a host of its own here, or nothing."""
+    words = ["unshare", "--uts", "--mount", "hostname", "try"]
+    if shutil.which("unshare") is None:
+        return "no unshare"
+    done = subprocess.run(words, capture_output=True, check=False)
+    return "only root may make hosts of its own" if done.returncode else ""
+
+
+apart = pytest.mark.skipif(bool(lack()), reason=lack())
 
 
 class Cluster:
-    """A scheduler and its workers."""
+    """A scheduler and three workers, each one process with one thread, and a host if may be.
 
-    def __init__(self, address: str, workers: list[subprocess.Popen[bytes]]) -> None:
-        self.address = address
-        self.workers = workers
+    Attributes
+    ----------
+    folders : list of Path
+        What each worker sees as `saves`.
+    """
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self.saves = folder / "saves"
+        self.saves.mkdir()
+        self.folders = [folder / name for name in HOSTS]
+        for path in self.folders:
+            path.mkdir()
+        place = folder / "scheduler.json"
+        self._start("dask_scheduler", "127.0.0.1", "--port=0", f"--scheduler-file={place}")
+        wait_until(lambda: place.exists() and place.read_text())
+        self.address: str = json.loads(place.read_text())["address"]
+        self.workers: list[subprocess.Popen[bytes] | None] = [None] * 3
+        self._started = 0
+        self.revive()
+
+    def revive(self) -> None:
+        """Start what is missing of the workers, and wait until the scheduler has them."""
+        logs = []
+        for number, worker in enumerate(self.workers):
+            if worker is None or worker.poll() is not None:
+                self._started += 1
+                logs.append(self._folder / f"worker-{self._started}.log")
+                self.workers[number] = self._worker(number, logs[-1])
+        wait_until(lambda: all("Registered to" in log.read_text() for log in logs))
+
+    def kill(self, number: int) -> None:
+        """Kill a worker."""
+        worker = self.workers[number]
+        assert worker is not None
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+
+    def _worker(self, number: int, log: Path) -> subprocess.Popen[bytes]:
+        words = (self.address, "--nthreads=1", "--no-nanny")
+        if lack():
+            return self._start("dask_worker", "127.0.0.1", *words, log=log)
+        name, own = HOSTS[number], str(self.folders[number])
+        host = ["unshare", "--uts", "--mount", "sh", "-c", AS_A_HOST, "sh", name, own]
+        host.append(str(self.saves))
+        return self._start("dask_worker", f"127.0.0.{number + 2}", *words, log=log, host=host)
+
+    def _start(
+        self, program: str, address: str, *words: str, log: Path | None = None, host: Any = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start a program of dask's, to be ended with the stack."""
+        command = [sys.executable, "-m", f"distributed.cli.{program}", *words]
+        command += ["--host", address, "--no-dashboard"]
+        with (log or self._folder / "scheduler.log").open("wb") as out:
+            process = subprocess.Popen(
+                [*host, *command], stdout=out, stderr=out, cwd=self._folder, start_new_session=True
+            )
+
+        def end() -> None:
+            process.kill()
+            process.wait()
+
+        self._stack.callback(end)
+        return process
 
 
-def started(stack: ExitStack, folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Start a program of dask's, to be ended with the stack."""
-    command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]]
-    with (folder / "dask.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
-    def end() -> None:
-        process.kill()
-        process.wait()
 
-    stack.callback(end)
-    return process
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that all tests share."""
+    with ExitStack() as stack:
+        yield Cluster(stack, tmp_path_factory.mktemp("cluster"))
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A scheduler and three workers, each one process with one thread."""
-    place = tmp_path / "scheduler.json"
-    with ExitStack() as stack:
-        here = ("--host", "127.0.0.1", "--no-dashboard")
-        options = (*here, "--port", "0", "--scheduler-file", str(place))
-        started(stack, tmp_path, "dask_scheduler", *options)
-        deadline = time.monotonic() + 60
-        while not place.exists() or not place.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        address = json.loads(place.read_text())["address"]
-        words = ("dask_worker", address, *here, "--nthreads", "1", "--no-nanny")
-        workers = [started(stack, tmp_path, *words) for _ in range(3)]
-        yield Cluster(address, workers)
+def cluster(started: Cluster) -> Cluster:
+    """The same, with all of its workers."""
+    started.revive()
+    return started
 
 
 @pytest.fixture
@@ -83,20 +157,33 @@ def told(text: str) -> dict[str, list[object]]:
     return found
 
 
+class ClusterRun(subprocess.Popen[str]):
+    """A run on a cluster, as a program of its own."""
+
+    def __init__(self, cluster: Cluster, journal: Path, how: str, *words: str) -> None:
+        command = [sys.executable, "-m", "savefmt", "fleet", *words]
+        command += [how, str(journal), "--scheduler", cluster.address]
+        super().__init__(command, stderr=subprocess.PIPE, text=True)
+        self._journal = journal
+
+    def wait_for_lines(self, count: int) -> None:
+        """Return when the journal has that many, and the run goes on."""
+        wait_until(lambda: self._journal.exists() and lines_of(self._journal) >= count)
+        assert self.poll() is None
+
+
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n")
+
+
 def test_results_are_those_of_one_host_though_a_worker_dies(
     cluster: Cluster, images: Path, tmp_path: Path, run: Run
 ) -> None:
     alone = told(run("fleet", "hash", str(images), "--output=jsonl").out)
     journal = tmp_path / "run.jsonl"
-    command = [sys.executable, "-m", "savefmt", "fleet", "hash", str(images), "-o", str(journal)]
-    command += ["--scheduler", cluster.address, "--retries=3"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
-        cluster.workers[0].send_signal(signal.SIGKILL)
+    with ClusterRun(cluster, journal, "-o", "hash", str(images), "--retries=3") as process:
+        process.wait_for_lines(1)
+        cluster.kill(0)
         _, err = process.communicate(timeout=180)
 
     assert process.returncode == 2, err
@@ -104,8 +191,82 @@ def test_results_are_those_of_one_host_though_a_worker_dies(
     assert told(journal.read_text()) == alone
 
 
-def test_no_scheduler(run: Run) -> None:
-    outcome = run("fleet", "check", "x", "--scheduler", "nonsense://127.0.0.1:1")
+def endless(path: Path) -> None:
+    """Write an image that is small, and whose memory is sent for much longer than one waits."""
+    blocks = {"pc.ram": page(1) * 4096}
+    one, two = (make_stream(blocks=blocks, rounds=[all_records(blocks)] * n) for n in (1, 2))
+    head = len(os.path.commonprefix([one, two]))  # noqa: RUF071  of bytes
+    rounds = zstd.compress(two[head : head + len(two) - len(one)]) * 2000
+    packed = zstd.compress(one[:head]) + rounds + zstd.compress(one[head:])
+    path.write_bytes(make_envelope(format=5) + packed)
+
+
+def test_what_takes_too_long_or_is_poison_costs_itself_alone(
+    cluster: Cluster, images: Path, tmp_path: Path, run: Run
+) -> None:
+    endless(images / "endless.save")
+    journal = tmp_path / "run.jsonl"
+    words = ("check", str(images), "--full", "--time-limit=3", "--retries=0", "-o", str(journal))
+    outcome = run("fleet", *words, "--scheduler", cluster.address)
+    found = told(journal.read_text())
 
     assert outcome.code == 1
-    assert "the scheduler does not answer" in outcome.err
+    assert len(found) == COUNT + 2
+    assert found["endless.save"][:2] == ["failed", ["it took longer than 3 s"]]
+    assert found["poison.save"][0] == "damaged"
+    assert [line[0] for line in found.values()].count("good") == COUNT
+
+
+@apart
+def test_everywhere_each_host_reads_its_own_whoever_dies(cluster: Cluster, tmp_path: Path) -> None:
+    data = make_stream(layout="sequential", blocks={"pc.ram": page(1) * 1024})
+    for number, folder in enumerate(cluster.folders):
+        (folder / "same.save").write_bytes(data[: len(data) // (1 + number)])
+        for other in range(20):
+            (folder / f"{number}-{other}.save").write_bytes(data)
+    (cluster.folders[1] / "alone").write_bytes(data)
+    journal = tmp_path / "run.jsonl"
+    words = ("hash", str(cluster.saves), str(cluster.saves / "alone*"), "--everywhere")
+    with ClusterRun(cluster, journal, "-o", *words) as process:
+        process.wait_for_lines(1)
+        process.kill()
+    before = lines_of(journal)
+    with ClusterRun(cluster, journal, "--resume", *words) as process:
+        process.wait_for_lines(before + 1)
+        cluster.kill(0)
+        cluster.revive()  # and this one does what the other left
+        _, err = process.communicate(timeout=180)
+    found = [valid("fleet", line) for line in journal.read_text().splitlines()]
+    by_host = Counter(line["host"] for line in found)
+    same = {line["host"]: line["verdict"] for line in found if "same" in line["path"]}
+    gone = {line["host"] for line in found if line["verdict"] == "failed"}
+
+    assert process.returncode == 1, err
+    assert by_host == {"one": 22, "two": 22, "three": 22}
+    assert same == {"one": "good", "two": "damaged", "three": "damaged"}
+    assert gone == {"one", "three"}
+    assert all(line["local"] for line in found if line["verdict"] != "failed")
+    assert f"{before} image" in err
+    assert any(line.startswith("three ") for line in err.splitlines())
+
+
+@apart
+def test_a_worker_that_does_not_see_a_file_passes_it_on(
+    cluster: Cluster, tmp_path: Path, run: Run
+) -> None:
+    data = make_stream(layout="sequential", blocks={"pc.ram": page(1)})
+    (cluster.folders[2] / "third").write_bytes(data)
+    words = ("fleet", "hash", str(cluster.saves / "third"), str(cluster.saves / "none"))
+    found = run(*words, "--scheduler", cluster.address, "--retries=2", "--output=jsonl").out
+    lines = {os.path.basename(one["path"]): one for one in map(json.loads, found.splitlines())}
+
+    assert (lines["third"]["verdict"], lines["third"]["host"]) == ("good", "three")
+    assert (lines["none"]["verdict"], lines["none"]["tries"]) == ("failed", 3)
+
+
+def test_no_scheduler(run: Run) -> None:
+    for address in ("nonsense://127.0.0.1:1", "tls://127.0.0.1:1"):
+        outcome = run("fleet", "check", "x", "--scheduler", address)
+
+        assert outcome.code == 1
+        assert "the scheduler does not answer" in outcome.err

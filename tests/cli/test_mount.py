@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import errno
 import filecmp
 import hashlib
@@ -14,9 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,49 +21,13 @@ import pytest
 from builder import PAGE_SIZE, make_stream, page
 from cli.fakes import Run
 from golden import load
+from mounting import command, lack, mounted, mounted_at
+from scanning import padded
 
 import savefmt
 from savefmt.edit import dump_xml
 
-CAP_SYS_ADMIN = 21
-
-
-def lack() -> str:
-    """Say why nothing can be mounted here, or nothing."""
-    if ctypes.util.find_library("fuse3") is None:
-        return "no libfuse3"
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "no /dev/fuse"
-    status = Path("/proc/self/status").read_text()
-    granted = int(status.partition("CapEff:")[2].split()[0], 16)
-    return "" if granted >> CAP_SYS_ADMIN & 1 else "only root may mount here"
-
-
 pytestmark = pytest.mark.skipif(bool(lack()), reason=lack())
-
-
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "savefmt", "mount", *map(str, words)]
-
-
-def mounted_at(folder: Path) -> bool:
-    return os.path.ismount(folder)
-
-
-@contextmanager
-def mounted(image: Path, *options: str) -> Iterator[Path]:
-    """Mount an image as a user does, in the background."""
-    folder = image.parent / f"{image.name}.mounted"
-    folder.mkdir()
-    # With a pipe we would wait for the end of who keeps the other end.
-    done = subprocess.run(command(image, folder, *options), stderr=subprocess.PIPE, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert mounted_at(folder)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True, timeout=60)
-    assert not mounted_at(folder)
 
 
 @pytest.fixture
@@ -117,6 +78,26 @@ def test_what_stat_tells(image: Path) -> None:
         assert status.st_mode & 0o777 == 0o400
         assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
         assert not (folder / "os.txt").exists()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_nobody_else_may_look(image: Path) -> None:
+    """A memory's secrets are those of who mounted it."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    image.parent.chmod(0o755)
+    with mounted(image, "--quick") as folder:
+        for words in (["ls", str(folder)], ["head", "-c1", str(folder / "memory.raw")]):
+            done = subprocess.run([*nobody, *words], capture_output=True, text=True, check=False)
+            assert done.returncode != 0
+            assert "Permission denied" in done.stderr
+
+
+def test_holes_are_told_by_their_blocks_alone(image: Path) -> None:
+    """FUSE libraries for Python pass no lseek on, so all of a file is data for SEEK_HOLE."""
+    with mounted(image, "--quick") as folder, (folder / "memory.raw").open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == size
+        assert os.fstat(file.fileno()).st_blocks * 512 < size // 8
 
 
 def test_nothing_can_be_written(image: Path) -> None:
@@ -228,3 +209,27 @@ def test_gdb_reads_a_mounted_core(image: Path) -> None:
 
     with mounted(image, "--quick") as folder:
         assert told(folder / "memory.elf") == told(image.parent / "core")
+
+
+VOL = shutil.which("vol", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+@pytest.mark.skipif(VOL is None, reason="no volatility3")
+def test_volatility_reads_a_mounted_core(tmp_path: Path) -> None:
+    """What needs no symbols; tests/forensics asks for more, of a guest with Linux in it."""
+    path, banner = tmp_path / "image", b"Linux version 6.1.0 (a@b) (gcc 12) #1 SMP PREEMPT_DYNAMIC"
+    content = b"".join(page(number) for number in range(64)) + padded(banner + b"\n\0")
+    path.write_bytes(make_stream(layout="mapped-ram", blocks={"pc.ram": content}))
+    savefmt.export(path, tmp_path / "core")
+
+    def told(core: Path) -> str:
+        words = (VOL or "", "-q", "--offline", "--cache-path", tmp_path, "-f", core)
+        done = subprocess.run(
+            [*words, "banners.Banners"], capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
+
+    with mounted(path, "--quick") as folder:
+        rows = told(folder / "memory.elf")
+        assert rows == told(tmp_path / "core")
+    assert banner.decode() in rows

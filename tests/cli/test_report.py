@@ -5,12 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
-import socket
-import subprocess
-import threading
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,17 +12,18 @@ from typing import Any
 import pytest
 from builder import PAGE_SIZE, make_envelope, make_stream, page
 from cli.fakes import Run
+from cli.pages import Listener, browse, browser, read
 from golden import load
 from PIL import Image
 
 from savefmt.cli.render import report as rendering
 from savefmt.image import SaveImage
+from savefmt.linux.facts import GuestReport, Process, Socket
 from savefmt.scan.results import SystemHint
 from savefmt.scan.system import identify
 
 HOSTILE_NAME = "\x1b[31m<script>document.title='owned'</script>"
 HOSTILE_BLOCK = "\"><script>document.title='owned'</script>"
-VOID = {"meta", "br", "image", "path", "rect", "stop", "img"}
 
 
 def hostile_xml(source: str) -> bytes:
@@ -51,38 +46,6 @@ def hostile_image(folder: Path, source: str = "http://127.0.0.1:9/x") -> Path:
     prefix = make_envelope(xml=hostile_xml(source))
     path.write_bytes(make_stream(prefix=prefix, blocks=blocks, machine=f"pc-{HOSTILE_NAME}"))
     return path
-
-
-class Reader(HTMLParser):
-    """Takes a page apart and refuses what is not well-formed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.opened.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.opened.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(path: Path) -> Reader:
-    """Parse a page."""
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    assert reader.opened == []
-    return reader
 
 
 @pytest.fixture
@@ -169,9 +132,46 @@ def test_quick_reads_no_memory(folder: Path, run: Run) -> None:
     text = read(folder / "page.html").text
 
     assert outcome.code == 0
-    assert text.count("memory was not read (--quick)") == 4
+    assert text.count("memory was not read (--quick)") == 5
     assert "vCPU 1" in text
     assert "a bare QEMU stream has no domain XML" in text
+
+
+def test_what_runs_in_the_guest(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guest calls itself is hostile, too."""
+    image = load.unpack("libvirt-zstd", folder)
+    assert run("report", str(image), "-o", "none.html").code == 0
+    assert "docs/forensics.md" in read(folder / "none.html").text
+
+    def answer(opened: SaveImage) -> GuestReport:
+        values = dict.fromkeys(GuestReport.__match_args__)
+        found = (process(1, "/sbin/init"), process(2, ""), process(600, HOSTILE_NAME, "-x"))
+        more = {"processes": found, "sockets": (socket_of(600),), "findings": ()}
+        return GuestReport(**{**values, "path": "", **more})  # type: ignore[arg-type]
+
+    monkeypatch.setattr("savefmt.report.dossier.what_runs", answer)
+    assert run("report", str(image), "-o", "page.html").code == 0
+    reader = read(folder / "page.html")
+
+    assert "2 processes, and 1 threads of the kernel" in reader.text
+    assert f"{HOSTILE_NAME} -x".replace("\x1b", "\\x1b") in reader.text
+    assert "10.0.0.1 4711" in reader.text
+    assert "As the kernel's own lists say" in reader.text
+    assert "script" not in {tag for tag, _ in reader.tags}
+
+
+def process(pid: int, *words: str) -> Process:
+    values: dict[str, Any] = dict.fromkeys(Process.__match_args__, 0)
+    kernel = words == ("",)
+    return Process(
+        **{**values, "pid": pid, "name": "name", "command_line": words, "kernel": kernel}
+    )
+
+
+def socket_of(pid: int) -> Socket:
+    values: dict[str, Any] = dict.fromkeys(Socket.__match_args__, "")
+    told = {"pid": pid, "local": "10.0.0.1", "local_port": 4711, "state": "listening"}
+    return Socket(**{**values, **told, "family": "inet"})
 
 
 def test_what_is_no_image_leaves_no_page(folder: Path, run: Run) -> None:
@@ -201,49 +201,6 @@ def test_an_image_that_changes_meanwhile_is_refused(
 
 
 # --- in a real browser ---
-
-
-CHROMIUM = shutil.which("chromium")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with")
-
-
-class Listener:
-    """Counts who comes to a port of this host."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.visits = 0
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                visitor, _ = self._socket.accept()
-            except OSError:
-                return
-            self.visits += 1
-            visitor.close()
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    """Someone who waits for requests."""
-    made = Listener()
-    yield made
-    made.close()
-
-
-def browse(folder: Path, page: Path, *options: str) -> str:
-    """Open a page and return what came of it."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
-    return done.stdout.decode()
 
 
 @browser

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from mounting import lack, mounted
 
 from forensics import workload
 from forensics.conftest import FORMS, Export, Saved, Volatility
@@ -64,3 +65,19 @@ def test_more(
 
     assert rows == vol(saved.dump, plugin, ours=False)
     assert mark in rows
+
+
+@pytest.mark.parametrize("form", ["mapped", "zstd"])
+def test_tasks_on_a_mounted_core(
+    form: str, vol: Vol, guests: dict[str, tuple[Path, Saved]], tmp_path: Path
+) -> None:
+    if lack():
+        pytest.skip(lack())
+    image, saved = guests[form]
+    link = tmp_path / "image"
+    link.symlink_to(image)
+
+    with mounted(link) as folder:
+        rows = vol(folder / "memory.elf", "linux.pslist", ours=False)
+
+    assert rows == vol(saved.dump, "linux.pslist", ours=False)

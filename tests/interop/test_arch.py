@@ -14,7 +14,10 @@ from archguests import ARRIVED, GUESTS, ArchGuest, check_registers
 from monitor import Span, map_spans, memory_spans
 
 import savefmt
+from interop.conftest import version_of
 from interop.qemu import Guest, wait_for
+from savefmt.compat.armregisters import saved_registers, unknown_registers
+from savefmt.compat.releases import Release
 
 pytestmark = pytest.mark.interop
 
@@ -141,6 +144,21 @@ def test_core_of_a_guest_that_has_not_begun(
     savefmt.export(tmp_path / "image", tmp_path / "ours", format="elf", compat="qemu")
 
     assert digest(tmp_path / "ours") == digest(tmp_path / "core")
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a57", "max"])
+def test_a_qemu_knows_the_registers_that_it_saves(cpu: str, tmp_path: Path) -> None:
+    emulator = "qemu-system-aarch64"
+    release = version_of(emulator)
+    if release is None:
+        pytest.skip(f"no {emulator} (package qemu-system-arm)")
+    with Guest(tmp_path, ["-machine", "virt", "-cpu", cpu, "-m", "16M"], program=emulator) as guest:
+        guest.migrate_to(f"file:{tmp_path}/image")
+
+    with savefmt.open(tmp_path / "image") as image:
+        registers = saved_registers(image)
+    assert len(registers) > 200
+    assert unknown_registers(registers, Release(*release))[0] == []
 
 
 def test_a_core_that_the_stream_cannot_tell(tmp_path: Path) -> None:

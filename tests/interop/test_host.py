@@ -14,6 +14,7 @@ from golden import load
 
 from interop.conftest import need_machine, version_of
 from interop.qemu import EMULATOR, OLDER, Guest, wait_for
+from savefmt.needs import needs
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 
@@ -51,6 +52,21 @@ def test_this_host(name: str, tmp_path: Path) -> None:
     assert (host["mapped_ram"], host["direct_io"], host["multifd"]) == (True, True, True)
     assert host["memory_available"] > host["memory_needed"] > 0
     assert (host["program"] is not None) is (facts["codec"] != "raw")
+
+
+def test_a_processor_that_this_host_cannot_give(tmp_path: Path) -> None:
+    """TCG has no pcid, which the guest is said to have had."""
+    path = load.unpack("libvirt-devices", tmp_path)
+    saved = path.read_bytes()
+    had, said = (f"policy='{policy}' name='pcid'".encode() for policy in ("disable", "require"))
+    assert saved.count(had) == 1
+    path.write_bytes(saved.replace(had, said))
+
+    code, _, findings = check(path, "--host")
+    assert (code, "host.cpu" in findings) == (2, True)
+    (cpu,) = [need for need in needs(path).needs if need.kind == "CPU"]
+    assert (cpu.name, cpu.presence) == ("Haswell-noTSX", "missing")
+    assert "pcid" in cpu.reason
 
 
 @pytest.mark.usefixtures("older_qemu")

@@ -10,10 +10,11 @@ import pytest
 from golden import load
 
 import savefmt
-from interop.conftest import need_machine
+from interop.conftest import need_machine, version_of
 from interop.libvirt import Libvirt, VirshError
+from interop.qemu import EMULATOR
 from savefmt.compat.host import installed_libvirt
-from savefmt.compat.releases import Reader
+from savefmt.compat.releases import Reader, Release
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import SavefmtError
 from savefmt.reports import Answer
@@ -98,6 +99,42 @@ def test_the_verdict_is_what_happens(name: str, libvirt: Libvirt, tmp_path: Path
         return
     with pytest.raises(SavefmtError):
         savefmt.convert(image, converted, readers=[reader])
+
+
+CORES = """\
+<domain type='qemu'><name>cores</name><uuid>0bb3d62c-1f2b-4a7d-9d0a-4c2f5e6a7b10</uuid>
+<memory unit='MiB'>16</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os>
+<cpu mode='custom' match='exact'><model>qemu64</model>
+<topology sockets='1' dies='1' cores='2' threads='1'/></cpu>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/>
+<memballoon model='none'/></devices></domain>
+"""
+
+
+@pytest.mark.parametrize("policy", ["require", "disable"])
+def test_two_cores_without_ht(policy: str, libvirt: Libvirt, tmp_path: Path) -> None:
+    """QEMU tells of ht from 10.0 on, and the cookie of a guest of an older one has none."""
+    image = tmp_path / "image"
+    libvirt.start(CORES)
+    libvirt.save("cores", image, "raw")
+    there, wanted = (f"policy='{word}' name='ht'".encode() for word in ("require", policy))
+    saved = image.read_bytes()
+    if saved.count(there) != 1:
+        pytest.skip("this QEMU tells of no ht")
+    image.write_bytes(saved.replace(there, wanted))
+    release, qemu = installed_libvirt(), version_of(EMULATOR)
+    assert release is not None
+    assert qemu is not None
+
+    (verdict,) = compatibility(image, [Reader("libvirt", release, starts=Release(*qemu))]).verdicts
+
+    assert (verdict.answer is NO) is (policy == "disable" and release < (11, 10))
+    if verdict.answer is NO:
+        with pytest.raises(VirshError, match="extra features: ht"):
+            restore(libvirt, image, "cores")
+    else:
+        restore(libvirt, image, "cores")
 
 
 def restore(libvirt: Libvirt, image: Path, domain: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
 import random
 import re
@@ -377,6 +378,21 @@ def test_a_connection_that_no_process_has_is_told(guest: Planted) -> None:
     assert f"127.0.0.1:4711 to 127.0.0.1:{wanted.remote_port}" in found.findings[0].message
     (alone,) = [one for one in found.sockets or () if one.pid is None]
     assert (alone.local_port, alone.remote_port) == (4711, wanted.remote_port)
+
+
+def test_the_report_tells_what_runs(guest: Planted, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", str(guest.mapped), "-o", str(page), "-q"]) == 0
+    text = html.unescape(page.read_text())
+    with savefmt.open(guest.mapped, io=BUFFERED) as image:
+        found = ask(image, "ps").processes or ()
+
+    own = [one for one in found if not one.kernel]
+    assert own
+    for one in own:
+        assert f"<td>{one.pid}</td><td>{one.parent}</td>" in text
+        assert " ".join(one.command_line) in text
+    assert f"{len(own)} processes, and {len(found) - len(own)} threads of the kernel" in text
 
 
 # --- guests that mean harm ---

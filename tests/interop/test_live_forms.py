@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from documents import valid as document
+from loopdevices import loop_device
 from unit.test_policy import CASES, QEMUS, TARGETS, Case, plan_of
 
 import savefmt
@@ -58,7 +59,8 @@ def representatives() -> dict[str, Case]:
     found: dict[tuple[SavePlan, DestinationKind], Case] = {}
     for case in CASES:
         plan = plan_of(case)
-        if isinstance(plan, SavePlan):
+        volume = TARGETS[case[-1]].kind is DestinationKind.BLOCK  # has a test of its own
+        if isinstance(plan, SavePlan) and not volume:
             found.setdefault((replace(plan, notes=()), TARGETS[case[-1]].kind), case)
     return {"-".join(case): case for case in found.values()}
 
@@ -128,6 +130,24 @@ def test_the_plan_is_carried_out(
         assert_written(image, report.plan)
         assert not savefmt.compare(image, reference).blocks
         image.unlink()
+
+
+def test_a_save_into_a_volume(guest: LiveGuest, reference: Path, tmp_path: Path) -> None:
+    """Of a guest of 8 MiB; what the device held before is behind it."""
+    with loop_device(tmp_path / "backing", 24 << 20) as volume:
+        with pytest.raises(savefmt.ConversionError, match="block device, .*--force overwrites it"):
+            qemu.save(volume, qmp=guest.socket, request=SaveRequest("2", "zstd"))
+        for request in (SaveRequest("2", "zstd"), SaveRequest("2", bypass_cache=True)):
+            report = qemu.save(volume, qmp=guest.socket, request=request, overwrite=True)
+
+            assert_written(volume, report.plan)
+            assert not savefmt.compare(volume, reference).blocks
+            assert report.plan.direct == request.bypass_cache
+            assert report.length is not None
+            told = any("virsh restore will fail" in note for note in report.notes)
+            assert told == (request.format == "zstd")
+            assert volume.read_bytes()[report.length :][: 1 << 16] == bytes(1 << 16)
+    assert guest.status == "running"
 
 
 def assert_written(path: Path, plan: SavePlan) -> None:
@@ -285,6 +305,20 @@ def test_to_standard_output(guest: LiveGuest, reference: Path, tmp_path: Path) -
 
     assert savefmt.check(image, level=CheckLevel.FULL).ok
     assert not savefmt.compare(image, reference).blocks
+
+
+def test_direct_io_that_was_left_set_is_told(guest: LiveGuest, tmp_path: Path) -> None:
+    """Virsh restore --bypass-cache leaves it so; ours leave it as it was."""
+    guest.qmp("migrate-set-parameters", direct_io=True)
+    try:
+        report = qemu.save(
+            tmp_path / "image", qmp=guest.socket, request=SaveRequest("2", format="raw")
+        )
+        assert guest.qmp("query-migrate-parameters")["direct-io"] is True
+    finally:
+        guest.qmp("migrate-set-parameters", direct_io=False)
+
+    assert [note for note in report.notes if "direct-io is set in this QEMU" in note]
 
 
 def test_a_printed_command_line_loads_the_image(guest: LiveGuest, tmp_path: Path) -> None:

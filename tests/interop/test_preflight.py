@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,26 @@ def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
         found = compare(image, look_closely(monitor, features_of(image)), thorough=True)
 
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []
+
+
+SEVERAL_ROOTS = [
+    *("-machine", "q35", "-m", "16M", "-device", "virtio-rng-pci,bus=pcie.0,addr=9"),
+    *("-device", "pxb-pcie,id=a,bus=pcie.0,bus_nr=100"),
+    *("-device", "pxb-pcie,id=b,bus=pcie.0,bus_nr=150"),
+    *("-device", "pcie-root-port,id=rp,bus=a,chassis=1", "-device", "virtio-net-pci,bus=rp"),
+]
+
+
+def test_several_roots_of_pci_are_no_riddle(tmp_path: Path) -> None:
+    """What stands where cannot be told of them, and that is all."""
+    with LiveGuest(tmp_path, SEVERAL_ROOTS) as guest:
+        qemu.save(tmp_path / "image", qmp=guest.socket)
+    with LiveGuest(tmp_path, SEVERAL_ROOTS, incoming=True) as waiting:
+        began = time.monotonic()
+        report = qemu.restore(tmp_path / "image", qmp=waiting.socket)
+
+    assert time.monotonic() - began < 60
+    assert [note for note in report.notes if "several PCI roots" in note]
 
 
 def test_check_tells_the_same(rich: Path, tmp_path: Path) -> None:

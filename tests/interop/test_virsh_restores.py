@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from golden import load
+from loopdevices import loop_device
 
 import savefmt
 from interop import linux
 from interop.conftest import need_direct_io, need_machine
-from interop.libvirt import Libvirt
+from interop.libvirt import Libvirt, VirshError
 from interop.qemu import wait_for
 from savefmt.bench import bench
 from savefmt.bench.values import BenchOptions
@@ -141,11 +142,11 @@ CASES = [
 ]
 
 
-def convert(source: Path, target: Path, format: str) -> None:
+def convert(source: Path, target: Path, format: str, *, overwrite: bool = False) -> None:
     """Convert to one of libvirt's formats."""
     layout = MAPPED if format == "sparse" else SEQUENTIAL
     codec = "raw" if format == "sparse" else format
-    savefmt.convert(source, target, layout=layout, codec=codec)
+    savefmt.convert(source, target, layout=layout, codec=codec, overwrite=overwrite)
     assert format_of(target) == format
 
 
@@ -159,6 +160,19 @@ def test_a_converted_image_is_restored(
 
     restore_and_watch(libvirt, saves[source], target)
     target.unlink()
+
+
+def test_images_on_a_volume_are_restored(
+    saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    """What the device held before is behind each of them."""
+    with loop_device(tmp_path / "backing", 160 << 20) as volume:
+        for format in ("raw", "sparse"):
+            convert(saves["zstd"].path, volume, format, overwrite=True)
+            restore_and_watch(libvirt, saves["zstd"], volume)
+        convert(saves["zstd"].path, volume, "zstd", overwrite=True)
+        with pytest.raises(VirshError, match="unsupported format"):  # as the conversion said
+            libvirt.restore(volume)
 
 
 @pytest.mark.parametrize("source", ["raw", "zstd", "live"])

@@ -17,7 +17,7 @@ from savefmt.compat import relics
 from savefmt.compat import traits as traits_module
 from savefmt.compat.findings import reader_findings
 from savefmt.compat.machines import Machine, Standing
-from savefmt.compat.releases import FACTS, MILESTONES, Reader, Release, can, paired
+from savefmt.compat.releases import FACTS, MILESTONES, Reader, Release, can
 from savefmt.compat.rules import RULES, obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.compat.verdict import compatibility, forms_of, judge, options_for
@@ -490,46 +490,3 @@ def test_unknown_bits_are_refused_by_number(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedError, match="feature bits 3, 9"):
         savefmt.open(path)
-
-
-# Pairs
-
-
-@pytest.mark.parametrize(
-    ("image", "libvirt", "qemu", "answer", "reason"),
-    [
-        (traits(), "11.3", "10.0", YES, ""),
-        (traits(), "11.3", "11.1", BUT, "--bypass-cache"),
-        (traits(), "12.8", "11.1", YES, ""),
-        (traits("zstd"), "11.3", "11.1", BUT, "the program zstd"),
-        (traits("sparse"), "11.3", "11.1", YES, ""),
-        (traits(), "12.8", "7.1", NO, "starts no QEMU before 7.2"),
-        (traits(), "12.3", "7.1", YES, ""),
-        (traits(), "11.2", "6.1", NO, "starts no QEMU before 6.2"),
-        (traits(), "11.1", "6.1", YES, ""),
-    ],
-)
-def test_libvirt_with_the_qemu_that_it_starts(
-    image: Traits, libvirt: str, qemu: str, answer: Answer, reason: str
-) -> None:
-    reader, other = paired([Reader.parse(f"libvirt={libvirt}"), Reader.parse(f"qemu={qemu}")])
-
-    verdict = judge(image, reader)
-
-    assert other == Reader.parse(f"qemu={qemu}")
-    assert verdict.answer is answer, verdict
-    assert reason in "; ".join(verdict.reasons)
-    assert verdict.release == libvirt
-
-
-def test_a_loadable_sparse_image_is_not_to_become_raw() -> None:
-    reader, _ = paired([Reader.parse("libvirt=11.3"), Reader.parse("qemu=11.1")])
-
-    assert judge(traits("sparse"), reader).conversion == ()
-    assert judge(traits(), reader).conversion == ("-O sparse",)
-
-
-def test_two_of_a_program_are_no_pair() -> None:
-    readers = [Reader.parse(text) for text in ("libvirt=11.3", "qemu=11.1", "qemu=10.0")]
-
-    assert paired(readers) == readers

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from savefmt.errors import ConversionError, ImageIOError
-from savefmt.fleet.journal import Journal
+from savefmt.fleet.journal import Journal, read_journal
 from savefmt.fleet.pool import Done, Limits, ProcessPool
 from savefmt.fleet.records import FleetRecord, Job, Outcome, Told
 from savefmt.fleet.running import run
-from savefmt.fleet.targets import find_targets, identity_of
+from savefmt.fleet.targets import Target, find_targets, identity_of
 
 WORKER = """
 import json, os, signal, sys, time
@@ -55,14 +57,20 @@ def pool(limits: Limits = NO_LIMITS) -> ProcessPool:
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:
-    return [Job("check", str(folder / name), {}, True) for name in names]
+    return [job(folder / name) for name in names]
+
+
+def job(path: Path, verb: str = "check", **options: object) -> Job:
+    """Return a job on a file that was named."""
+    target = Target(str(path), str(path.parent), True, identity_of(str(path)))
+    return Job(verb, target, options)
 
 
 def done_by(folder: Path, *names: str, limits: Limits = NO_LIMITS) -> dict[str, Done]:
     with pool(limits) as workers:
         found = list(workers.run(jobs(folder, *names)))
     assert len(found) == len(names)
-    return {Path(done.job.path).name: done for done in found}
+    return {Path(done.job.target.path).name: done for done in found}
 
 
 def test_each_job_is_done_once_by_few_processes(tmp_path: Path) -> None:
@@ -137,13 +145,17 @@ class Counting:
 
     def run(self, jobs: object) -> object:
         for job in jobs:  # type: ignore[attr-defined]
-            self.paths.append(Path(job.path).name)
-            yield Done(job, Told(self._verdict), 0.5, 1, "host", identity_of(job.path))
+            self.paths.append(Path(job.target.path).name)
+            yield self.done(job)
+
+    def done(self, job: Job) -> Done:
+        identity = identity_of(job.target.path)
+        return Done(job, Told(self._verdict), 0.5, 1, "host", identity)
 
 
 def go(folder: Path, engine: Counting, *, resume: bool = True, verb: str = "check") -> list[str]:
     """Run over three files; return what was done."""
-    todo = [Job(verb, str(folder / name), {"full": True}, True) for name in "abc"]
+    todo = [job(folder / name, verb, full=True) for name in "abc"]
     journal = Journal(folder / "run.jsonl", resume=resume)
     try:
         list(run(todo, engine, "1", journal))  # type: ignore[arg-type]
@@ -175,6 +187,32 @@ def test_what_failed_is_tried_again(folder: Path) -> None:
     assert go(folder, Counting()) == []
 
 
+def test_hosts_have_images_of_the_same_name(folder: Path) -> None:
+    """With --everywhere a path says nothing without its host."""
+
+    def at(host: str, inode: int) -> Job:
+        target = Target("/same", "/", True, (inode, 1, 1), host=host, place=host)
+        return Job("check", target, {})
+
+    for jobs, undone in (
+        ([at("a", 1), at("b", 2)], ["a", "b"]),
+        ([at("a", 1), at("b", 3), at("c", 1)], ["b", "c"]),
+        ([at("a", 1), at("b", 3), at("c", 1)], []),
+    ):
+        journal = Journal(folder / "run.jsonl", resume=(folder / "run.jsonl").exists())
+        engine = Counting()
+        engine.done = lambda job: Done(  # type: ignore[method-assign]
+            job, Told(Outcome.GOOD), 0.5, 1, job.target.host, job.target.identity
+        )
+        try:
+            found = list(run(jobs, engine, "1", journal))  # type: ignore[arg-type]
+        finally:
+            journal.close()
+        assert [record.host for record in found] == undone
+    newest = {(one.host, one.identity[0]) for one in read_journal(folder / "run.jsonl")}
+    assert newest == {("a", 1), ("b", 3), ("c", 1)}
+
+
 def test_a_torn_line_is_done_again(folder: Path) -> None:
     go(folder, Counting(), resume=False)
     path = folder / "run.jsonl"
@@ -188,10 +226,19 @@ def test_a_torn_line_is_done_again(folder: Path) -> None:
 
 def test_files_that_are_no_journal(folder: Path) -> None:
     path = folder / "run.jsonl"
-    for text in ("text\n", "[1]\n", "{}\n", '{"verb": 1}\n'):
+    go(folder, Counting(), resume=False)
+    values = json.loads(path.read_text().splitlines()[0])
+    changed: list[dict[str, Any]] = [
+        *({"verb": 1}, {"verdict": "splendid"}, {"reasons": 5}, {"reasons": [5]}, {"options": []}),
+        *({"identity": ["a"]}, {"seconds": "1"}, {"tries": None}, {"path": ["a"]}),
+    ]
+    wrong = [json.dumps(values | change) + "\n" for change in changed]
+    for text in (*wrong, "text\n", "[1]\n", "{}\n", "[" * 100_000 + "\n"):
         path.write_text(text)
         with pytest.raises(ConversionError, match="line 1 is none of"):
             Journal(path, resume=True)
+        with pytest.raises(ConversionError, match="line 1 is none of"):
+            list(read_journal(path))
         assert path.read_text() == text
     with pytest.raises(ConversionError, match="the file exists"):
         Journal(path, resume=False)
@@ -207,7 +254,7 @@ def test_a_journal_is_the_owners_alone(folder: Path) -> None:
 def test_a_record_is_one_line_whatever_is_in_it() -> None:
     path, reasons = "/a\n\udcff\u2028", ("a\nb",)
     record = FleetRecord(
-        *("1", "check", {}, "host", path, (1,), Outcome.GOOD, reasons, ()),
+        *("1", "check", {}, "host", path, False, (1,), Outcome.GOOD, reasons, ()),
         *("\x1b", "", 1.0, 1, None),
     )
 
@@ -230,7 +277,9 @@ def test_targets(folder: Path) -> None:
     assert [os.path.relpath(one.path, folder) for one in found] == ["a", "b", "c", "sub/d"]
     assert [one.named for one in found] == [True, False, False, False]
     assert {one.base for one in found} == {str(folder)}
-    with pytest.raises(ImageIOError, match="No such file"):
-        list(find_targets([str(folder / "none*")]))
+    assert all(one.identity and not one.trouble for one in found)
+    (lost,) = find_targets([str(folder / "none*")])
+    assert lost == Target(str(folder / "none*"), str(folder), True, trouble=lost.trouble)
+    assert lost.trouble == "No such file or folder"
     assert identity_of(str(folder / "sub" / "pipe")) == ()
     assert identity_of(str(folder / "none")) == ()

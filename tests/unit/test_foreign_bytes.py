@@ -177,7 +177,10 @@ def test_padding_of_xz_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("name", "packed"),
-    [("gzip", gzip.compress(b"a") + bytes(512)), ("bzip2", bz2.compress(b"a") + bytes(512))],
+    [
+        ("gzip", gzip.compress(b"a", mtime=0) + bytes(512)),
+        ("bzip2", bz2.compress(b"a") + bytes(512)),
+    ],
 )
 def test_a_stream_in_whole_blocks_of_a_tape(name: str, packed: bytes) -> None:
     assert b"".join(read(name, packed)) == b"a"

@@ -16,12 +16,13 @@ from oracle import compress
 
 import savefmt
 from savefmt.compat import host
+from savefmt.compat.ask import ask as ask_qemu
 from savefmt.compat.host import HostQuestion, NoSuchEmulatorError, probe_host, trusted_emulator
 from savefmt.compat.releases import Release
 from savefmt.compat.traits import examine
 from savefmt.errors import ConversionError
 from savefmt.model import Finding, Severity
-from savefmt.qmp import MonitorError
+from savefmt.qmp import Monitor, MonitorError
 from savefmt.reports import HostReport
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
@@ -71,7 +72,7 @@ def test_a_host_that_has_all(tmp_path: Path) -> None:
 
     report = ask(path, binary=qemu(tmp_path))
 
-    assert codes(report) == {}
+    assert codes(report) == {"libvirt.pair": NOTE}  # direct-io, which stays set
     assert (report.libvirt, report.qemu_release, report.machine) == ("11.3", "10.0.2", "known")
     assert (report.mapped_ram, report.direct_io, report.multifd) == (True, True, True)
     assert report.default_ram_id == "pc.ram"
@@ -111,6 +112,58 @@ def test_what_qemu_lacks(
     (finding,) = [f for f in report.findings if f.code == code]
     assert finding.severity is severity
     assert words in finding.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "kvm", "lacking", "code"),
+    [
+        ("qemu", False, [], None),
+        ("qemu", False, ["avx"], "host.cpu"),
+        ("kvm", True, [], None),
+        ("kvm", True, ["avx"], "host.cpu"),
+        ("kvm", False, [], "host.kvm"),
+    ],
+)
+def test_the_processor_of_a_host(
+    kind: str, kvm: bool, lacking: list[str], code: str | None, tmp_path: Path
+) -> None:
+    """A host-model guest's processor stands in the cookie alone."""
+    cookie = (
+        b"<cookie><cpu mode='custom' match='exact' check='full'><model>qemu64</model>"
+        b"<feature policy='require' name='f16c'/></cpu></cookie>"
+    )
+    xml = f"<domain type='{kind}'><cpu mode='host-model'/></domain>".encode()
+    path = tmp_path / "image"
+    path.write_bytes(make_stream(prefix=make_envelope(xml=xml, cookie=cookie)))
+    known = {
+        **fakeqemu.answers(),
+        "query-kvm": {"enabled": kvm},
+        "query-cpu-definitions": [{"name": "qemu64", "unavailable-features": lacking}],
+        "query-cpu-model-expansion": {"model": {"props": {"f16c": True}}},
+    }
+
+    report = ask(path, binary=fakeqemu.write_program(tmp_path / "qemu-system-fake", known))
+
+    assert codes(report) == ({code: ERROR} if code else {})
+
+
+def test_libvirt_and_its_qemu_are_judged_as_a_pair(tmp_path: Path) -> None:
+    report = ask(image(tmp_path), binary=qemu(tmp_path, version=(11, 1, 3)))
+
+    told = [f.message for f in report.findings if f.code == "libvirt.pair"]
+    assert len(told) == 2
+    assert "--bypass-cache" in told[0]
+    assert "virsh save fails" in told[1]
+
+
+def test_direct_io_that_is_set_is_seen(short_path: Path) -> None:
+    for value in (True, False):
+        known = fakeqemu.answers() | {"query-migrate-parameters": {"direct-io": value}}
+        with (
+            fakeqemu.listening(short_path / f"qmp{value}", known) as name,
+            Monitor(name) as monitor,
+        ):
+            assert ask_qemu(monitor).abilities.direct_io_set is value
 
 
 def test_a_machine_under_its_alias(tmp_path: Path) -> None:

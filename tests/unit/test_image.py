@@ -97,7 +97,8 @@ def test_a_mapped_image(tmp_path: Path) -> None:
             (device.idstr, device.version, device.offset, len(device.payload))
             for device in hold(image.path).image.devices
         ]
-        assert [part.is_ram for part in image.mapped.parts] == [False, True, True, False, True]
+        end = b"\3" + image.mapped.ram.section_id.to_bytes(4, "big")
+        assert image.mapped.last_part == data.index(end) + len(end)
 
 
 def test_the_layout_is_what_the_stream_says(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from builder import DEFAULT_BLOCKS, make_envelope, make_stream
 from golden import load
+from loopdevices import loop_device
 from oracle import compress
 
 import savefmt
@@ -145,15 +146,8 @@ def test_no_guest_runs_on_part_of_a_file(tmp_path: Path) -> None:
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A block device of 8 MiB."""
-    backing = tmp_path / "backing"
-    backing.write_bytes(b"\x5a" * (8 << 20))
-    try:
-        command = ["losetup", "--show", "-f", str(backing)]
-        made = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no loop device: {error}")
-    yield Path(made.stdout.strip())
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
+    with loop_device(tmp_path / "backing", 8 << 20) as device:
+        yield device
 
 
 @pytest.mark.parametrize("direct", [False, True])

@@ -34,7 +34,7 @@ TARGETS = {
     "pipe": Destination(DestinationKind.PIPE, direct=False),
     "character": Destination(DestinationKind.CHARACTER, direct=False),
     "socket": Destination(DestinationKind.SOCKET, direct=False),
-    "block": Destination(DestinationKind.BLOCK, direct=False),
+    "block": Destination(DestinationKind.BLOCK),
 }
 DIMENSIONS = {
     "version": ("3", "2", "upstream"),
@@ -53,7 +53,7 @@ WORDS = {
     "mapped": "m|md|mf|mdf",
     "file": "direct|cached",
     "stream": "pipe|character",
-    "never": "socket|block",
+    "never": "socket",
 }
 
 # "*" is anything, "|" is or, "-" is not asked for, and the words above are short for what
@@ -67,26 +67,28 @@ version format      parallel bypass missing qemu     target        -> outcome
 2       sparse      -|few    *      *       *        *             -> refused version-2
 2       auto|codec  few      *      *       *        *             -> refused version-2
 2       auto|codec  -        *      *       *        never         -> refused target
-2       auto|codec  -        -      *       *        file|stream   -> sequential
-2       auto|codec  -        bypass *       *        direct        -> sequential direct
+2       auto|codec  -        -      *       *        file|stream|block -> sequential
+2       auto|codec  -        bypass *       *        direct|block  -> sequential direct
 2       auto|codec  -        bypass prefer  *        cached|stream -> sequential
 2       auto|codec  -        bypass require *        cached|stream -> refused direct-refused
 
 new     codec       few      *      *       *        *             -> refused parallel-sequential
 new     codec       -        *      *       *        never         -> refused target
-new     codec       -        -      *       *        file|stream   -> sequential
-new     codec       -        bypass *       *        direct        -> sequential direct
+new     codec       -        -      *       *        file|stream|block -> sequential
+new     codec       -        bypass *       *        direct|block  -> sequential direct
 new     codec       -        bypass prefer  *        cached|stream -> sequential
 new     codec       -        bypass require *        cached|stream -> refused direct-refused
 
 new     auto|sparse -|few    *      require unmapped *             -> refused no-mapped-ram
 new     auto|sparse -|few    *      prefer  unmapped never         -> refused target
-new     auto|sparse -|few    -      prefer  unmapped file|stream   -> sequential
-new     auto|sparse -|few    bypass prefer  unmapped direct        -> sequential direct
+new     auto|sparse -|few    -      prefer  unmapped file|stream|block -> sequential
+new     auto|sparse -|few    bypass prefer  unmapped direct|block  -> sequential direct
 new     auto|sparse -|few    bypass prefer  unmapped cached|stream -> sequential
 
-new     auto|sparse -|few    *      require mapped   stream|never  -> refused not-seekable
+new     auto|sparse -|few    *      require mapped   stream|block|never -> refused not-seekable
 new     auto|sparse -|few    *      prefer  mapped   stream        -> sequential
+new     auto|sparse -|few    -      prefer  mapped   block         -> sequential
+new     auto|sparse -|few    bypass prefer  mapped   block         -> sequential direct
 new     auto|sparse -|few    *      prefer  mapped   never         -> refused target
 
 new     auto|sparse -        -      *       mapped   file          -> mapped-ram
@@ -208,7 +210,11 @@ def check_consistency(case: Case, plan: SavePlan | Refusal) -> None:
     lost = case[3] != "-" and not plan.direct
     lost = lost or (case[2] != "-" and not plan.channels)
     lost = lost or (not mapped and case[0] != "2" and case[1] in ("auto", "sparse"))
-    assert bool(plan.notes) is lost, f"every fall-back is told, and nothing else: {case}"
+    trap = plan.direct and mapped and case[0] == "upstream"
+    warnings = [note for note in plan.notes if "direct-io" in note]
+    assert bool(warnings) is trap, f"what virsh restore may leave behind is told: {case}"
+    rest = len(plan.notes) > len(warnings)
+    assert rest is lost, f"every fall-back is told, and nothing else: {case}"
 
 
 @pytest.mark.parametrize("channels", [0, -1, 65, 1 << 31])
@@ -281,3 +287,12 @@ def test_abilities_by_the_table(release: str, name: str) -> None:
 def test_the_command_line_offers_what_the_policy_takes() -> None:
     assert saveoptions.SAVE_VERSIONS == policy.SAVE_VERSIONS
     assert saveoptions.SAVE_FORMATS == policy.FORMATS
+
+
+@pytest.mark.parametrize("form", ["raw", "sparse"])
+def test_direct_io_that_a_restore_left_set_is_told(form: str) -> None:
+    request = SaveRequest(format=form, save_version="3")
+    for left in (False, True):
+        plan = plan_save(request, Abilities(True, True, direct_io_set=left), Destination())
+        assert isinstance(plan, SavePlan)
+        assert any("direct-io is set" in note for note in plan.notes) is left

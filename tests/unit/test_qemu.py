@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builder import make_envelope, make_stream
 from golden import load
 
 import savefmt
 from savefmt.compat.policy import Abilities
 from savefmt.edit import set_xml
 from savefmt.errors import OperationCancelled
-from savefmt.format.domain import parse_domain
+from savefmt.format.domain import parse_domain, read_elements
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions
 from savefmt.progress import Meter
 from savefmt.qemu import MigrationError, command_line, migration
+from savefmt.qemu.devicewords import device_words
 from savefmt.qemu.hosted import HostedGuest, minimal_xml
 from savefmt.qemu.imagetarget import PipeTarget
 from savefmt.qemu.pump import from_qemu, to_qemu
@@ -349,11 +351,77 @@ def test_a_command_line_from_xml_and_stream(images: dict[str, Path]) -> None:
     assert words[0] == ("qemu-system-x86_64",)
     assert option(words, "-name") == "guest=rich"
     assert option(words, "-machine") == "pc-i440fx-9.2,accel=tcg,memory-backend=pc.ram"
-    assert option(words, "-cpu") == "Haswell-noTSX"
+    cpu = option(words, "-cpu").split(",")
+    assert cpu[:3] == ["Haswell-noTSX", "pcid=off", "tsc-deadline=off"]  # as the cookie has it
     assert option(words, "-object") == f"memory-backend-ram,id=pc.ram,size={32 << 20}"
     assert option(words, "-smp") == "2"
     assert option(words, "-incoming") == "defer"
-    assert "the stream has the device 0000:00:05.0/virtio-blk" in skeleton.remarks
+    devices = [word[1] for word in words if word[0] == "-device"]
+    assert "virtio-blk-pci,drive=vda,bus=pci.0,addr=0x5" in devices
+    assert "piix3-usb-uhci,id=usb,bus=pci.0,addr=0x1.0x2" in devices
+    assert "vda.img stands for the disk vda" in skeleton.remarks
+    assert "/var/lib" not in str(words)
+    with savefmt.open(images["libvirt-devices"]) as image:
+        assert "-device" not in str(command_line(image, devices=False).words)
+
+
+DEVICES = """\
+<domain><devices>
+  <disk><target dev='vda,evil=on' bus='virtio'/>{place}</disk>
+  <disk><target dev='sda' bus='scsi'/></disk>
+  <interface type='user'><mac address='52:54:00:00:00:01,evil'/><model type='virtio'/>{place}
+    </interface>
+  <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/>
+    <driver queues='4'/>{place}</interface>
+  <channel type='unix'><target type='virtio' name='a,evil=on'/>
+    <address type='virtio-serial' controller='0' port='1'/></channel>
+  <input type='tablet' bus='usb'><address type='usb' bus='0' port='1,evil=on'/></input>
+  <hostdev mode='subsystem' type='pci'>{place}</hostdev>
+  <rng model='virtio'/><controller type='usb' index='0' model='none'/>
+  <controller type='pci' index='x' model='pcie-root-port'/>
+</devices></domain>
+"""
+
+
+def test_devices_that_cannot_be_made_are_told() -> None:
+    """And a comma in a name brings no property along."""
+    place = "<address type='pci' bus='0x00' slot='0x05' function='0x1' multifunction='on'/>"
+    elements = read_elements(DEVICES.format(place=place).encode(), "domain", 0, deepest=5)
+
+    made = device_words(elements, "pcie.0")
+
+    assert made.unknown == (
+        *("controller pcie-root-port", "disk", "disk", "interface user", "interface user"),
+        *("input tablet", "hostdev pci", "rng virtio"),
+    )
+    assert made.options == (
+        ("-chardev", "null,id=channel0"),
+        ("-device", "virtserialport,bus=virtio-serial0.0,nr=1,chardev=channel0,name=a,,evil=on"),
+    )
+    bare = device_words(read_elements(b"<domain/>", "domain", 0, deepest=5), "pcie.0")
+    assert (bare.options, bare.unknown) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("topology", "words"),
+    [
+        ("<topology sockets='1' cores='2' threads='1'/>", "2,sockets=1,cores=2,threads=1"),
+        (
+            "<topology sockets='1' dies='2' cores='1' threads='1'/>",
+            "2,sockets=1,dies=2,cores=1,threads=1",
+        ),
+        ("<topology sockets='1' dies='1' cores='2' threads='1'/>", "2,sockets=1,cores=2,threads=1"),
+        ("<topology sockets='4' cores='2' threads='1'/>", "2"),
+        ("<topology sockets='2,evil=on'/>", "2"),
+        ("", "2"),
+    ],
+)
+def test_how_vcpus_are_arranged(topology: str, words: str, tmp_path: Path) -> None:
+    xml = f"<domain><vcpu>2</vcpu><cpu>{topology}</cpu></domain>".encode()
+    (tmp_path / "image").write_bytes(make_stream(prefix=make_envelope(xml=xml)))
+
+    with savefmt.open(tmp_path / "image") as image:
+        assert option(command_line(image).words, "-smp") == words
 
 
 def test_a_command_line_from_a_stream_alone(images: dict[str, Path]) -> None:

@@ -14,6 +14,7 @@ class ExitCode(enum.IntEnum):
     DIFFERENT = 1  # compare
     TROUBLE = 2  # compare could not finish
     DAMAGED = 2  # check
+    MISSING = 2  # needs
     FINDINGS = 3  # check: usable, but look
     NOT_AN_IMAGE = 63  # check
     USAGE = 64

@@ -79,6 +79,15 @@ def source_options(
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
+    group.add_argument(
+        "--shared",
+        type=shared_argument,
+        action="append",
+        default=[],
+        metavar="BLOCK=FILE",
+        help="the file that a RAM block lies in which was left out of the image "
+        "(x-ignore-shared); may be repeated",
+    )
     parser.set_defaults(sources=names)
 
 
@@ -108,14 +117,17 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
     names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset):
+    if not names or not (args.snapshot is not None or args.offset or args.shared):
         return
+    if len(dict(args.shared)) != len(args.shared):
+        usage_error(args, "--shared names a block twice")
     from savefmt.reading.source import Source
 
     for name in names:
         value = getattr(args, name)
         paths = value if isinstance(value, list) else [value]
-        found = [Source(path, args.snapshot, args.offset) for path in paths]
+        shared = tuple(args.shared)
+        found = [Source(path, args.snapshot, args.offset, shared) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
 
 
@@ -447,6 +459,14 @@ def index_option(parser: argparse.ArgumentParser) -> None:
         help="keep the index of a sequential image in FILE, so that only the first command "
         "reads the image whole; `auto`: in the cache folder",
     )
+
+
+def shared_argument(text: str) -> tuple[str, str]:
+    """Parse ``BLOCK=FILE``, as an option's type."""
+    block, equals, path = text.partition("=")
+    if not block or not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form BLOCK=FILE")
+    return block, path
 
 
 def window_argument(text: str) -> int:

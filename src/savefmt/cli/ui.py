@@ -40,7 +40,7 @@ class Ui:
         self.json = output in ("json", "jsonl")
         self._lines = output == "jsonl"
         self.color = not self.json and wants_color(args.color, sys.stdout)
-        self._error_color = wants_color(args.color, sys.stderr)
+        self.error_color = wants_color(args.color, sys.stderr)
         self.complaints: list[str] = []
         self._printed = False
         self._show_progress: bool = getattr(args, "show_progress", False)
@@ -156,6 +156,16 @@ class Ui:
         if not self.quiet:
             to_stderr(f"savefmt: {plain(line)}")
 
+    def missing(self, image: SaveImage) -> None:
+        """Name the memory that an image lacks, once what it has was looked at."""
+        if image.head.ram is None:
+            return
+        for block in image.memory.left_out:
+            self.remark(
+                f"{image.filename}: warning: RAM block {block!r} was left out of the image; "
+                f"--shared {block}=FILE takes it from the file that it lies in"
+            )
+
     def step(self, line: str) -> None:
         """Print what ``-v`` asks for."""
         if self.verbosity:
@@ -208,7 +218,7 @@ class Ui:
             bar=not self.quiet and (terminal or self._show_progress),
             terminal=terminal and os.environ.get("TERM") != "dumb",
             at_once=self._show_progress,
-            color=self._error_color,
+            color=self.error_color,
             descriptor=self._progress_fd,
             step=self.step,
         )

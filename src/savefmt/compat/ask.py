@@ -15,7 +15,7 @@ from savefmt.compat.policy import Abilities
 from savefmt.compat.releases import Release
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.frozen import dataclass
-from savefmt.qmp import Monitor, MonitorError
+from savefmt.qmp import CommandError, Monitor, MonitorError
 
 _END_SECONDS = 5
 
@@ -43,12 +43,15 @@ class QemuAnswers:
         Migration parameters it knows.
     machines : dict of str to MachineEntry
         By name and by alias.
+    direct_io_set : bool
+        Whether it would bypass the page cache with mapped-ram now.
     """
 
     release: Release
     capabilities: frozenset[str]
     parameters: frozenset[str]
     machines: Mapping[str, MachineEntry]
+    direct_io_set: bool = False
 
     @property
     def abilities(self) -> Abilities:
@@ -57,6 +60,7 @@ class QemuAnswers:
             mapped_ram=MAPPED_RAM in self.capabilities,
             direct_io="direct-io" in self.parameters,
             multifd="multifd" in self.capabilities,
+            direct_io_set=self.direct_io_set,
         )
 
 
@@ -85,7 +89,6 @@ def ask(monitor: Monitor) -> QemuAnswers:
 
 
 def _ask(monitor: Monitor) -> QemuAnswers:
-    version = monitor.execute("query-version")["qemu"]
     machines: dict[str, MachineEntry] = {}
     for listed in monitor.execute("query-machines"):
         entry = MachineEntry(
@@ -94,12 +97,20 @@ def _ask(monitor: Monitor) -> QemuAnswers:
         machines[entry.name] = entry
         if alias := listed.get("alias"):
             machines[alias] = entry
+    parameters: dict[str, Any] = monitor.execute("query-migrate-parameters")
     return QemuAnswers(
-        release=Release(version["major"], version["minor"], version["micro"]),
+        release=read_release(monitor),
         capabilities=frozenset(read_capabilities(monitor)),
-        parameters=frozenset(monitor.execute("query-migrate-parameters")),
+        parameters=frozenset(parameters),
         machines=machines,
+        direct_io_set=parameters.get("direct-io") is True,
     )
+
+
+def read_release(monitor: Monitor) -> Release:
+    """Return the version of a QEMU."""
+    version = monitor.execute("query-version")["qemu"]
+    return Release(version["major"], version["minor"], version["micro"])
 
 
 def read_capabilities(monitor: Monitor) -> dict[str, bool]:
@@ -108,14 +119,24 @@ def read_capabilities(monitor: Monitor) -> dict[str, bool]:
     return {entry["capability"]: bool(entry["state"]) for entry in listed}
 
 
+def has_kvm(monitor: Monitor) -> bool:
+    """Whether a QEMU runs its guest with KVM."""
+    try:
+        return bool(monitor.execute("query-kvm")["enabled"])
+    except CommandError:  # built without
+        return False
+
+
 @contextmanager
-def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
+def started(binary: str, *, accelerator: str = "tcg", timeout: float = 10.0) -> Iterator[Monitor]:
     """Start a QEMU without a guest and talk to it.
 
     Parameters
     ----------
     binary : str
         The program.  It is run: know where the name comes from.
+    accelerator : str
+        ``kvm:tcg`` takes KVM where that can be had.
     timeout : float
         Seconds for it to answer.
 
@@ -134,7 +155,7 @@ def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
         stack.callback(ours.close)
         with theirs:
             fd = theirs.fileno()
-            process = _run(binary, fd)
+            process = _run(binary, accelerator, fd)
         stack.callback(_end, process)
         try:
             monitor = Monitor(ours, timeout=timeout)
@@ -144,8 +165,9 @@ def started(binary: str, *, timeout: float = 10.0) -> Iterator[Monitor]:
         yield stack.enter_context(monitor)
 
 
-def _run(binary: str, fd: int) -> subprocess.Popen[bytes]:
-    command = [binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
+    command = [binary, "-machine", f"none,accel={accelerator}", "-nodefaults"]
+    command += ["-no-user-config", "-display", "none"]
     command += ["-S", "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
     try:
         return subprocess.Popen(

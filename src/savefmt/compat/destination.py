@@ -55,4 +55,6 @@ def look_at(path: StrPath) -> Destination:
             errno=2 if missing else 21,
             path=path,
         )
-    return Destination(kind, direct=kind is DestinationKind.FILE and grants_direct(folder))
+    if kind is DestinationKind.FILE:
+        return Destination(kind, direct=grants_direct(folder))
+    return Destination(kind, direct=kind is DestinationKind.BLOCK)

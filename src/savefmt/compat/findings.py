@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from savefmt.compat.releases import Reader, paired
 from savefmt.compat.rules import Obstacle, Weight, obstacles
 from savefmt.compat.traits import Traits
-from savefmt.compat.verdict import best_form, options_for
+from savefmt.compat.verdict import helping, loadable
 from savefmt.model import Finding, Severity
 
 _SEVERITIES = {
+    Weight.ASIDE: Severity.NOTE,
     Weight.NEED: Severity.NOTE,
     Weight.RISK: Severity.WARNING,
     Weight.BLOCK: Severity.ERROR,
@@ -39,12 +40,9 @@ def reader_findings(traits: Traits, readers: Sequence[Reader]) -> Iterator[Findi
 
 def as_findings(traits: Traits, reader: Reader, found: Iterable[Obstacle]) -> Iterator[Finding]:
     """Yield the obstacles of one reader as findings, with the conversion that helps."""
-    advice = ""
+    options = helping(traits, reader, loadable)
+    advice = f"savefmt convert {' '.join(options)}" if options else ""
     for obstacle in found:
-        if obstacle.blocks:
-            form = best_form(traits, [reader])
-            options = options_for(traits.form, form, reader) if form is not None else ()
-            advice = f"savefmt convert {' '.join(options)}" if options else ""
         yield Finding(
             f"{reader.program}.{obstacle.code}",
             _SEVERITIES[obstacle.weight],

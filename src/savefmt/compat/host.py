@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from savefmt.compat import rules
-from savefmt.compat.ask import QemuAnswers, ask, started
+from savefmt.compat.ask import QemuAnswers, ask, has_kvm, started
+from savefmt.compat.cpufit import cpu_lack
 from savefmt.compat.findings import as_findings
 from savefmt.compat.releases import Reader, Release
 from savefmt.compat.statetable import read_state_table, unloadable
 from savefmt.compat.traits import Traits
 from savefmt.errors import ConversionError, FormatError
+from savefmt.guest.needs import read_hardware
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Severity
 from savefmt.qmp import Monitor, MonitorError
@@ -55,6 +57,8 @@ class _Host:
     program: str | None = None
     available: int | None = None
     needed: int = 0
+    accelerated: bool | None = None
+    cpu_lack: str | None = None
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -81,12 +85,13 @@ def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> Host
         If a QEMU that is here, or was named, cannot be asked.
     """
     host = _Host(libvirt=installed_libvirt())
-    host.findings += _judge_libvirt(traits, host)
     _ask_qemu(image, question, host)
+    host.findings += _judge_libvirt(traits, host)
     if host.answers is not None:
         host.findings += _judge_qemu(image, traits, host.answers)
         if question.socket is None and host.qemu is not None:
             host.findings += _judge_versions(image, host.qemu, question.timeout)
+            host.findings += _judge_processor(image, host)
     host.findings += _judge_memory(image, host)
     return _report(image, traits, host)
 
@@ -119,7 +124,8 @@ def _judge_libvirt(traits: Traits, host: _Host) -> Iterator[Finding]:
     if host.libvirt is None:
         yield Finding("host.libvirt", Severity.NOTE, "no libvirt is installed here")
     else:
-        reader = Reader("libvirt", host.libvirt)
+        starts = host.answers.release if host.answers is not None else None
+        reader = Reader("libvirt", host.libvirt, starts=starts)
         found = [o for o in rules.obstacles(traits, reader) if o.code not in ("qemu", "program")]
         yield from as_findings(traits, reader, found)
     if traits.form.codec != "raw":
@@ -145,8 +151,15 @@ def _ask_qemu(image: SaveImage, question: HostQuestion, host: _Host) -> None:
         advice = "install it, or name another with --qemu-binary"
         host.findings.append(Finding("host.qemu", Severity.ERROR, error.message, advice=advice))
         return
-    with started(host.qemu, timeout=question.timeout) as monitor:
+    with started(host.qemu, accelerator=accelerator_of(image), timeout=question.timeout) as monitor:
         host.answers = ask(monitor)
+        host.accelerated = has_kvm(monitor)
+        host.cpu_lack = cpu_lack(monitor, read_hardware(image, []))
+
+
+def accelerator_of(image: SaveImage) -> str:
+    """Return what a QEMU is started with for the guest in an image, after ``accel=``."""
+    return "kvm:tcg" if image.domain is not None and image.domain.type == "kvm" else "tcg"
 
 
 class NoSuchEmulatorError(ConversionError):
@@ -255,10 +268,23 @@ def _judge_versions(image: SaveImage, binary: str, timeout: float) -> Iterator[F
         yield Finding("host.versions", Severity.ERROR, f"the device {idstr} {reason}", None, advice)
 
 
+def _judge_processor(image: SaveImage, host: _Host) -> Iterator[Finding]:
+    if accelerator_of(image) != "tcg" and not host.accelerated:
+        yield Finding(
+            "host.kvm",
+            Severity.ERROR,
+            "the guest ran with KVM, which cannot be had here",
+            advice="restore it on a host with KVM, as a user who may open /dev/kvm",
+        )
+    elif host.cpu_lack:
+        advice = "restore it on a host whose processor has them"
+        yield Finding("host.cpu", Severity.ERROR, host.cpu_lack, advice=advice)
+
+
 def _judge_memory(image: SaveImage, host: _Host) -> Iterator[Finding]:
     blocks = image.blocks.values()
     host.needed = sum(block.used_length for block in blocks if not block.ignored)
-    host.available = _available_memory()
+    host.available = available_memory()
     if host.available is not None and host.needed > host.available:
         yield Finding(
             "host.memory",
@@ -268,7 +294,8 @@ def _judge_memory(image: SaveImage, host: _Host) -> Iterator[Finding]:
         )
 
 
-def _available_memory() -> int | None:
+def available_memory() -> int | None:
+    """Return how many bytes of memory this host has free, None where it does not tell."""
     try:
         text = _MEMINFO.read_text()
     except OSError:

@@ -79,6 +79,9 @@ _VENDORS = (
     (re.compile(rf"(?P<family>.+)-(?P<name>{'|'.join(UBUNTU)})(?:-.+)?"), "Ubuntu"),
 )
 
+ONLY_OWN_TYPES = frozenset({"RHEL"})
+"""Distributions whose QEMU has none of QEMU's own machine types with a version."""
+
 AGEING_SINCE = Release(10, 1)
 """From here on age alone removes a type (QEMU include/hw/boards.h, 10.1)."""
 DELETED_AFTER = 6
@@ -138,6 +141,11 @@ class Machine:
         return cls(name, found["family"], Release.parse(found["version"]))
 
     @property
+    def may_be_arm(self) -> bool:
+        """Whether it is none of x86, POWER or s390x by its name."""
+        return not self.name.startswith(("pc", "isapc", "microvm", "pseries", "s390"))
+
+    @property
     def is_upstream(self) -> bool:
         """Whether the version is one of QEMU's own, not of a distribution."""
         return self.version is not None and self.family in _UPSTREAM and not self.vendor
@@ -183,6 +191,32 @@ class Machine:
             family == self.family and version <= newest and release >= gone
             for family, newest, gone in REMOVED
         )
+
+
+def lack_of_type(machine: Machine, system: str) -> str | None:
+    """Tell why the QEMU of a distribution has not a machine type, by whose it is.
+
+    Parameters
+    ----------
+    machine : Machine
+        The type.
+    system : str
+        A distribution with its release, such as ``RHEL 10.1``.
+
+    Returns
+    -------
+    str or None
+        Why, empty where it has it; None where the release of its QEMU decides.
+    """
+    vendor, _, number = system.partition(" ")
+    if machine.vendor and machine.vendor != vendor:
+        return f"the machine type {machine.name} is {machine.vendor}'s own"
+    if machine.vendor == "RHEL" and machine.version is not None:
+        too_new = machine.version[:2] > Release.parse(number)[:2]
+        return f"the machine type {machine.name} came later" if too_new else ""
+    if vendor in ONLY_OWN_TYPES and machine.version is not None:
+        return f"{vendor}'s QEMU has only machine types of its own, not {machine.name}"
+    return None
 
 
 def came_in(machine: Machine) -> Release | None:

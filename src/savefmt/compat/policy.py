@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from savefmt.compat.machines import Machine
+from savefmt.compat.pitfalls import DIRECT_IO_STAYS
 from savefmt.compat.releases import Reader, Release, can
 from savefmt.compat.rules import obstacles
 from savefmt.compat.traits import Form, Traits
@@ -75,11 +76,12 @@ class SaveRequest:
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a QEMU can do, as it says itself."""
+    """What a QEMU can do, as it says itself; and whether its ``direct-io`` is set now."""
 
     mapped_ram: bool
     direct_io: bool
     multifd: bool = True
+    direct_io_set: bool = False
 
 
 def abilities_of(release: Release) -> Abilities:
@@ -145,7 +147,18 @@ def plan_save(
         notes.append(f"sequential instead of mapped-ram: {lack.reason}")
         if request.parallel is not None:
             notes.append("one stream instead of parallel channels")
+    notes += direct_io_notes(abilities)
     return _sequential_plan(request, sequential, target, notes)
+
+
+def direct_io_notes(abilities: Abilities) -> tuple[str, ...]:
+    """Warn of a QEMU in which an earlier restore left ``direct-io`` set."""
+    if not abilities.direct_io_set:
+        return ()
+    return (
+        "direct-io is set in this QEMU, as virsh restore --bypass-cache leaves it: its next sparse "
+        f"virsh save without --bypass-cache ends it; {DIRECT_IO_STAYS.remedy}",
+    )
 
 
 def _contradiction(request: SaveRequest) -> Refusal | None:
@@ -252,6 +265,9 @@ def _version(request: SaveRequest) -> int:
 def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Destination) -> SavePlan:
     lack = _lack_of_direct(abilities, target) if request.bypass_cache else None
     direct = request.bypass_cache and lack is None
+    notes = [f"through the page cache: {lack.reason}"] if lack is not None else []
+    if direct and request.form == "upstream":
+        notes.append(f"{DIRECT_IO_STAYS.what}; {DIRECT_IO_STAYS.remedy}")
     channels = request.parallel or int(direct)
     version = _version(request)
     return SavePlan(
@@ -266,14 +282,14 @@ def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Destination
         direct=direct,
         writer="qemu",
         descriptors=("plain", "direct") if direct else ("plain",),
-        notes=(f"through the page cache: {lack.reason}",) if lack is not None else (),
+        notes=(*notes, *direct_io_notes(abilities)),
     )
 
 
 def _sequential_plan(
     request: SaveRequest, codec: str, target: Destination, notes: list[str]
 ) -> SavePlan | Refusal:
-    if target.kind in (DestinationKind.SOCKET, DestinationKind.BLOCK):
+    if target.kind is DestinationKind.SOCKET:
         return Refusal(
             "target",
             f"the target is a {target.kind}, which is not written to",
@@ -283,7 +299,7 @@ def _sequential_plan(
     reason = _objection(request, Form(version, Layout.SEQUENTIAL, codec))
     if reason is not None:
         return Refusal("reader", reason, "choose another format, save version or reader")
-    direct = request.bypass_cache and target.kind is DestinationKind.FILE and target.direct
+    direct = request.bypass_cache and target.direct
     if request.bypass_cache and not direct:
         if request.missing is Missing.REQUIRE:
             return _REFUSED_DIRECT if target.kind is DestinationKind.FILE else _NO_CACHE_THERE

@@ -69,12 +69,15 @@ class Reader:
         Whether it is that release with the version 3 that was proposed on top of it.
     starts : Release or None
         The QEMU that this libvirt starts, where that is known; see `paired`.
+    system : str
+        The distribution that ships it, such as ``RHEL 10.1``; empty for the release as such.
     """
 
     program: Program
     release: Release
     proposed: bool = False
     starts: Release | None = None
+    system: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -107,6 +110,11 @@ class Reader:
     def name(self) -> str:
         """The release as it is written behind ``--for``."""
         return PROPOSED if self.proposed else str(self.release)
+
+    @property
+    def vendor(self) -> str:
+        """The distribution without its release."""
+        return self.system.partition(" ")[0]
 
     def __str__(self) -> str:
         return f"{'QEMU' if self.program == 'qemu' else 'libvirt'} {self.name}"
@@ -214,11 +222,18 @@ FACTS: tuple[Fact, ...] = (
         "RFC of mapped-ram on the libvirt list, June 2024; 11.3.0 refuses it (tried)",
     ),
     Fact(
-        "raw-by-file",
+        "queues",
         "libvirt",
-        Release(12, 1),
-        "giving QEMU a raw image otherwise than as fd: of a plain file",
-        "libvirt 11.3 with QEMU 11.1 refuses raw images, 12.8 loads them (tried)",
+        Release(11, 4),
+        "refusing another number of virtio-net queues (`queues`), which the guest would see",
+        _NEWS + ", 11.4.0; 11.3 lets it pass (tried)",
+    ),
+    Fact(
+        "video",
+        "libvirt",
+        Release(12, 5),
+        "recording whether the video device was virtio-vga or virtio-gpu",
+        _NEWS + ", 12.5.0",
     ),
     Fact(
         "fd-of-files",
@@ -317,12 +332,6 @@ FACTS: tuple[Fact, ...] = (
 
 _BY_KEY = {(fact.program, fact.key): fact for fact in FACTS}
 
-LEAST_QEMU: tuple[tuple[Release, Release], ...] = (
-    (Release(11, 2), Release(6, 2)),
-    (Release(12, 4), Release(7, 2)),
-)
-"""The oldest QEMU that libvirt starts, from which of its releases on (NEWS.rst of each)."""
-
 NEWEST: dict[Program, Release] = {"libvirt": Release(12, 8), "qemu": Release(11, 1)}
 """Where these tables end."""
 
@@ -351,6 +360,16 @@ MILESTONES: tuple[Reader, ...] = (
     Reader("qemu", Release(11, 1)),
 )
 """Releases between which behaviour changed, up to the newest: the rows of ``compat --all``."""
+
+
+def was_released(reader: Reader) -> bool:
+    """Whether there was such a release, as far as their numbers follow a rule.
+
+    QEMU has three a year from 4.0 on, libvirt eleven from 3.0 on.
+    """
+    if reader.release.major < {"libvirt": 3, "qemu": 4}[reader.program]:
+        return True
+    return reader.release.minor <= {"libvirt": 10, "qemu": 2}[reader.program]
 
 
 def fact(program: Program, key: str) -> Fact:

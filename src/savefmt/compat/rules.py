@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 
-from savefmt.compat.machines import Standing, came_in, gone_in
-from savefmt.compat.releases import LEAST_QEMU, NEWEST, Reader, can, fact
+from savefmt.compat.armregisters import named, unknown_registers
+from savefmt.compat.machines import Standing, came_in, gone_in, lack_of_type
+from savefmt.compat.pitfalls import met
+from savefmt.compat.releases import NEWEST, Reader, can, fact, was_released
 from savefmt.compat.traits import Traits
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.frozen import dataclass
@@ -18,6 +20,7 @@ BLOCK_SECTION = "block"
 class Weight(enum.Enum):
     """How much an obstacle weighs."""
 
+    ASIDE = "loads, and something is worth knowing"
     NEED = "loads where something else is given"
     RISK = "loads, and may turn out other than it was"
     BLOCK = "does not load"
@@ -46,6 +49,10 @@ def _no(code: str, reason: str) -> Obstacle:
 
 def _risk(code: str, reason: str) -> Obstacle:
     return Obstacle(code, Weight.RISK, reason)
+
+
+def _aside(code: str, reason: str) -> Obstacle:
+    return Obstacle(code, Weight.ASIDE, reason)
 
 
 def _need(code: str, reason: str) -> Obstacle:
@@ -100,16 +107,27 @@ def _pair(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     """What matters of the QEMU that a libvirt starts; its own verdict stands beside."""
     if reader.starts is None:
         return
-    qemu = Reader("qemu", reader.starts)
-    least = max((q for libvirt, q in LEAST_QEMU if reader.release >= libvirt), default=None)
-    if least is not None and qemu.release < least:
-        yield _no("pair", f"it starts no QEMU before {least}")
     plain = not traits.form.mapped and traits.form.codec == "raw"
-    if plain and not can(qemu, "fd-of-files") and not can(reader, "raw-by-file"):
-        yield _need(
-            "pair",
-            f"virsh restore needs --bypass-cache: {qemu} takes no plain file as fd:, and libvirt "
-            f"does otherwise from {fact('libvirt', 'raw-by-file').since} on",
+    rules = (
+        ("too-old", True, _no),
+        ("raw-file", plain, _need),
+        # Distributions mend what they ship: some have the remedy in a release before.
+        ("threads", traits.without_ht, _risk if reader.system else _no),
+        ("no-save", True, _aside),
+        ("direct-io", traits.form.mapped, _aside),
+    )
+    for key, matters, weigh in rules:
+        pitfall = met(key, reader.release, reader.starts)
+        if matters and pitfall is not None:
+            yield weigh("pair", pitfall.what)
+
+
+def _video(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    if traits.virtio_video:
+        yield _aside(
+            "video",
+            "the QEMU it starts must have the guest's video device, virtio-vga or virtio-gpu: "
+            f"its XML does not tell which before libvirt {fact('libvirt', 'video').since}",
         )
 
 
@@ -117,6 +135,8 @@ def _unknown_release(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     newest = NEWEST[reader.program]
     if reader.release[:2] > newest[:2]:
         yield _risk("release", f"it is not known here: these tables end with {newest}")
+    elif not was_released(reader):
+        yield _risk("release", "there was no such release")
 
 
 def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
@@ -138,6 +158,11 @@ def _extras(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 
 def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     machine = traits.machine
+    lack = lack_of_type(machine, reader.system) if reader.system else None
+    if lack is not None:
+        if lack:
+            yield _no("machine", lack)
+        return
     match machine.standing(reader.release):
         case Standing.TOO_NEW:
             yield _no(
@@ -159,6 +184,8 @@ def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
                 f"the machine type {machine.name} has no version, so its devices may differ "
                 "from release to release",
             )
+        case Standing.VENDOR if reader.vendor == machine.vendor:
+            return
         case Standing.VENDOR:
             yield _risk(
                 "machine",
@@ -238,16 +265,27 @@ def _removed(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
         yield _need("compress", "the migration capability `compress` must be on")
 
 
+def _registers(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
+    unknown, unsure = unknown_registers(traits.registers, reader.release)
+    if unknown:
+        yield _no("registers", f"it does not know the system registers {named(unknown)}")
+    elif unsure:
+        yield _risk("registers", f"it may not know the system registers {named(unsure)}")
+
+
 def _configuration(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.configured and not can(reader, "configuration"):
         yield _no("configuration", f"the configuration section {_when(reader, 'configuration')}")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "libvirt": (_unknown_release, _is_an_image, _version, _format, _pair, _label, _extras),
+    "libvirt": (
+        *(_unknown_release, _is_an_image, _version, _format, _label, _extras, _pair),
+        _video,
+    ),
     "qemu": (
         *(_unknown_release, _finished, _machine, _configuration, _layout, _capabilities),
-        *(_commands, _removed),
+        *(_commands, _removed, _registers),
     ),
 }
 """The rules of each program; an image is loadable where none of them blocks."""

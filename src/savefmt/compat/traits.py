@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
+from savefmt.compat.armregisters import saved_registers
 from savefmt.compat.machines import Machine
 from savefmt.compat.releases import fact
 from savefmt.compat.relics import has_compressed_pages
+from savefmt.format.hardware import Hardware
 from savefmt.format.stream import Command
 from savefmt.frozen import dataclass, replace
+from savefmt.guest.needs import read_hardware
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress
 from savefmt.progress import Meter
@@ -79,6 +82,12 @@ class Traits:
         Device sections, as far as they are known.
     compressed_pages : bool
         Whether QEMU itself has compressed pages one by one.
+    without_ht : bool
+        Whether the processor had several cores or threads in a socket, and not the feature ht.
+    virtio_video : bool
+        Whether the primary video device is virtio, of which x86 has two.
+    registers : frozenset of int
+        System registers of Arm's vCPUs, as far as they are known.
     cuts : tuple of (int, int)
         Where in the decompressed file command 11 stands: start and end.
     """
@@ -94,6 +103,9 @@ class Traits:
     unused: bool = False
     sections: frozenset[str] = frozenset()
     compressed_pages: bool = False
+    without_ht: bool = False
+    virtio_video: bool = False
+    registers: frozenset[int] = frozenset()
     cuts: tuple[tuple[int, int], ...] = ()
 
     def shaped(self, form: Form) -> Self:
@@ -122,6 +134,7 @@ def examine(
     Traits
         For `savefmt.compat.verdict.judge`.
     """
+    image.require_machine()
     if image.base is not None:  # who loads it gets the thin stream
         with SaveImage(image.filename, io=io, strict=False, follow=False) as thin:
             return examine(thin, io=io, progress=progress)
@@ -131,6 +144,7 @@ def examine(
     # The one went before the other came.
     cuts = () if compressed else find_switchover(image, machine, io, progress)
     configuration = image.configuration
+    hardware = read_hardware(image, [])
     return Traits(
         form=Form(
             version=envelope.version if envelope else None,
@@ -149,8 +163,26 @@ def examine(
         unused=bool(envelope and any(envelope.unused)),
         sections=_section_names(image),
         compressed_pages=compressed,
+        without_ht=_lacks_ht(hardware),
+        virtio_video=_is_x86(hardware) and hardware.video == "virtio",
+        registers=_registers(image, machine),
         cuts=cuts,
     )
+
+
+def _registers(image: SaveImage, machine: Machine) -> frozenset[int]:
+    """Look where it costs no pass over the image."""
+    return saved_registers(image) if machine.may_be_arm and image.sections else frozenset()
+
+
+def _is_x86(hardware: Hardware) -> bool:
+    return hardware.architecture in ("x86_64", "i686")
+
+
+def _lacks_ht(hardware: Hardware) -> bool:
+    """Whether libvirt compared the features, and QEMU before 10.0 told none (or no) ht."""
+    had = dict(hardware.cpu_features)
+    return _is_x86(hardware) and bool(had) and hardware.socket_cpus > 1 and not had.get("ht", False)
 
 
 def _machine_name(image: SaveImage) -> str:
@@ -164,19 +196,15 @@ def find_switchover(
     """Tell where command 11 stands in the decompressed file, if that can matter."""
     if image.layout is Layout.MAPPED_RAM:
         return tuple(
-            (part.offset, part.end)
-            for part in image.mapped.parts
-            if part.head is None and _command_at(image, part.offset) == SWITCHOVER_START
+            (command.offset, command.offset + len(command.pack()))
+            for command in image.mapped.commands
+            if command.number == SWITCHOVER_START
         )
     if machine.is_upstream:
         return ()
     visitor = _CommandVisitor(image)
     pass_over(image, visitor, io, Meter(progress, 0, "looking for commands"))
     return tuple(visitor.places)
-
-
-def _command_at(image: SaveImage, offset: int) -> int:
-    return int.from_bytes(image.file.read(2, offset + 1), "big")
 
 
 class _CommandVisitor(SkimVisitor):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from savefmt.compat.machines import Standing
 from savefmt.compat.releases import MILESTONES, Reader, paired
-from savefmt.compat.rules import obstacles
+from savefmt.compat.rules import Weight, obstacles
 from savefmt.compat.traits import Form, Traits, examine
 from savefmt.format.envelope import FORMATS
 from savefmt.image import SaveImage
@@ -38,17 +38,41 @@ def judge(traits: Traits, reader: Reader) -> Verdict:
     """
     found = obstacles(traits, reader)
     blocking = [obstacle.reason for obstacle in found if obstacle.blocks]
-    conversion: tuple[str, ...] = ()
     if blocking:
-        answer, goal = Answer.NO, loadable
+        answer = Answer.NO
     else:
-        answer, goal = Answer.YES_BUT if found else Answer.YES, unconditional
-    unsure = reader.program == "qemu" and traits.machine.standing(reader.release) in _UNSURE
-    if found and not unsure:
-        form = best_form(traits, [reader], goal=goal)
-        conversion = options_for(traits.form, form, reader) if form is not None else ()
+        plain = all(obstacle.weight is Weight.ASIDE for obstacle in found)
+        answer = Answer.YES if plain else Answer.YES_BUT
+    conversion = helping(traits, reader, unconditional if not blocking else loadable)
     reasons = blocking or [obstacle.reason for obstacle in found]
-    return Verdict(reader.program, reader.name, answer, tuple(reasons), conversion)
+    return Verdict(reader.program, reader.name, answer, tuple(reasons), conversion, reader.system)
+
+
+def helping(
+    traits: Traits, reader: Reader, goal: Callable[[Traits, Iterable[Reader]], bool]
+) -> tuple[str, ...]:
+    """Return the options of ``savefmt convert`` that bring an image to a goal.
+
+    Parameters
+    ----------
+    traits : Traits
+        Of the image.
+    reader : Reader
+        Who shall load it.
+    goal : callable
+        `loadable` or `unconditional`.
+
+    Returns
+    -------
+    tuple of str
+        None where it is there already, where no conversion helps, or where nobody can promise
+        that one does: because of the machine type.
+    """
+    unsure = reader.program == "qemu" and traits.machine.standing(reader.release) in _UNSURE
+    if unsure or goal(traits, [reader]):
+        return ()
+    form = best_form(traits, [reader], goal=goal)
+    return options_for(traits.form, form, reader) if form is not None else ()
 
 
 def loadable(traits: Traits, readers: Iterable[Reader]) -> bool:
@@ -58,7 +82,8 @@ def loadable(traits: Traits, readers: Iterable[Reader]) -> bool:
 
 def unconditional(traits: Traits, readers: Iterable[Reader]) -> bool:
     """Tell whether nothing at all stands between an image and its readers."""
-    return not any(obstacles(traits, reader) for reader in readers)
+    found = (obstacle for reader in readers for obstacle in obstacles(traits, reader))
+    return all(obstacle.weight is Weight.ASIDE for obstacle in found)
 
 
 def forms_of(form: Form) -> Iterator[Form]:

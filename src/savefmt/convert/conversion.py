@@ -14,6 +14,7 @@ from savefmt.convert.fit import fit
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.convert.planning import DISCARD, ConversionRequest, TargetForm, choose_form
+from savefmt.convert.room import require_room, volume_notes
 from savefmt.convert.sinks import NullSink, PipeSink, Sink, file_sink, pipe_sink
 from savefmt.errors import ConversionError, ImageIOError, SavefmtError, located
 from savefmt.format.envelope import Envelope
@@ -23,6 +24,7 @@ from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.core import NeedContentError
+from savefmt.native.file import Appender
 from savefmt.native.jobs import Emitter
 from savefmt.native.pages import SumKey, Table
 from savefmt.pipes import STANDARD_INPUT, STANDARD_OUTPUT
@@ -32,8 +34,10 @@ from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
 from savefmt.reading.source import DIRECT_FROM, find_source
 from savefmt.reports import ConversionReport
+from savefmt.writing.imagefile import ImageOutput, check_image_output, open_image_output
 from savefmt.writing.inplace import Original
-from savefmt.writing.output import OutputFile, check_target
+from savefmt.writing.output import OutputFile
+from savefmt.writing.volumes import same_content
 
 _PIPE = "-"
 _CODEC_READERS = 4
@@ -59,7 +63,8 @@ def convert(
     """Write a guest's image in another form.
 
     The target appears under its name only when it is complete and on the disk; on any
-    failure nothing is left of it.  Where source and target are the same file, it is
+    failure nothing is left of it.  A block device is written where it stands, and begins
+    with zeros after a failure.  Where source and target are the same file, it is
     changed in place, if that is a matter of one sector, or a new file takes its name,
     owner, mode and attributes.
 
@@ -117,10 +122,12 @@ def convert(
     to_file = codec != DISCARD and not request.to_pipe
     in_place = to_file and _is_same_file(source, target)
     if to_file and not in_place:
-        check_target(target, overwrite=overwrite)
+        check_image_output(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
         _refuse_thin(opened)
+        if isinstance(opened, SaveImage):
+            opened.require_machine()
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
         changes = form.changes + fitted.changes
@@ -137,7 +144,7 @@ def convert(
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
     place = source.source if isinstance(source, SaveImage) else find_source(source)
     try:
-        return os.fspath(place) != _PIPE and os.path.samefile(place, target)
+        return os.fspath(place) != _PIPE and same_content(os.stat(place), os.stat(target))
     except OSError:
         return False
 
@@ -208,7 +215,7 @@ class Conversion:
                 path=self._target,
             )
         if alike and form.envelope == source.envelope:
-            return self._report(None, None, status=source.file.status, written=False)
+            return self._report(None, None, lengths=_lengths(source.file.status), written=False)
         if not self.overwrite:
             raise ConversionError(
                 "the target is the source itself; --force changes it in place", path=self._target
@@ -217,7 +224,7 @@ class Conversion:
             self.notes.append("nothing but the header, in place")
         if dry_run:
             return self.dry_run()
-        with Original(self._target, source.file.state) as original:
+        with Original(self._target, source.state) as original:
             if not alike:
                 self.original = original
                 return self.run()
@@ -225,14 +232,15 @@ class Conversion:
                 raise AssertionError("a bare stream has no header to change")
             old, new = source.envelope.pack(), form.envelope.pack()
             self.notes += original.rewrite(old, new, self._meter("copying"))
-            return self._report(None, None, status=os.fstat(original.descriptor))
+            lengths = _lengths(os.fstat(original.descriptor))
+            return self._report(None, None, lengths=lengths)
 
     def _keeps_stream(self) -> bool:
         """Whether source and target differ in the header alone, which stays as long."""
         source, form = self._source, self._form
         return (
             isinstance(source, SaveImage)
-            and source.packing.outer == "raw"
+            and source.is_own_file
             and (form.layout, form.codec) == (source.layout, source.codec)
             and not form.cuts
             and (form.envelope is None) == (source.envelope is None)
@@ -256,6 +264,7 @@ class Conversion:
         """Check what can be checked without reading pages or writing."""
         if isinstance(self._source, SaveImage) and self._source.layout is Layout.MAPPED_RAM:
             _ = self._source.mapped
+        self._require_room()
         return self._report(None, None, dry_run=True)
 
     def run(self) -> ConversionReport:
@@ -280,6 +289,11 @@ class Conversion:
     def _refuse_changed(self) -> None:
         if isinstance(self._source, SaveImage):
             self._source.file.require_unchanged()
+
+    def _require_room(self) -> None:
+        if self._target != _PIPE and self._form.codec != DISCARD:
+            meter = self._meter("measuring")
+            require_room(self._source, self._form, self._target, self._io, meter)
 
     def _meter(self, phase: str) -> Meter:
         return Meter(self._progress, 0, phase)
@@ -330,34 +344,40 @@ class Conversion:
 
     def _to_file(self) -> ConversionReport:
         envelope = self._form.envelope
+        self._require_room()
         with self._begin() as output:
             offset = 0
             if envelope is not None:
                 output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
                 offset = envelope.stream_offset
             outcome = self._write_stream(output, offset)
+            output.end_at(outcome.end)
             self._refuse_changed()
             digest = self._verify(output, outcome) if self.verify_key is not None else None
             if envelope is not None:
                 output.file.sync()
                 output.file.write(envelope.pack_header(finished=True), 0)
             direct = output.file.direct
-            if self.original is not None:
+            if self.original is not None and isinstance(output, OutputFile):
                 self.notes += self.original.supersede(output)
             else:
                 output.commit()
-                self.notes += output.notes
-        report = self._report(outcome, digest, status=output.status)
+                self.notes += [*output.notes, *volume_notes(self._form.codec, self._target)]
+        report = self._report(outcome, digest, lengths=output.lengths)
         return replace(report, direct=direct)
 
-    def _begin(self) -> OutputFile:
+    def _begin(self) -> ImageOutput:
+        direct, engine = self._direct, self._io.engine
         if self.original is not None:
-            return self.original.successor(direct=self._direct, engine=self._io.engine)
-        return OutputFile(
-            self._target, overwrite=self.overwrite, direct=self._direct, engine=self._io.engine
+            return self.original.successor(direct=direct, engine=engine)
+        return open_image_output(
+            self._target,
+            overwrite=self.overwrite,
+            direct=direct,
+            engine=engine,
         )
 
-    def _write_stream(self, output: OutputFile, offset: int) -> Outcome:
+    def _write_stream(self, output: ImageOutput, offset: int) -> Outcome:
         source, io, key, cuts = self._source, self._io, self._key, self._form.cuts
         from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
         to_mapped = self._form.layout is Layout.MAPPED_RAM
@@ -375,9 +395,16 @@ class Conversion:
                 records = Emitter(source.file, source.mapped.pages, None).length
                 _require_space(output, offset + records)
                 return frommapped.emit_to_file(source, output, offset, io, key, meter, cuts)
-        return self._stream_to(lambda codec: file_sink(output.file, offset, codec, io))
+        appenders: list[Appender] = []
 
-    def _verify(self, output: OutputFile, outcome: Outcome) -> str:
+        def open_sink(codec: str) -> Sink:
+            appenders.append(Appender(output.file, offset, io))
+            return file_sink(appenders[-1], codec, io)
+
+        outcome = self._stream_to(open_sink)
+        return replace(outcome, end=appenders[-1].offset)
+
+    def _verify(self, output: ImageOutput, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""
         key = self.verify_key
         expected = outcome.sums
@@ -413,7 +440,7 @@ class Conversion:
         outcome: Outcome | None,
         digest: str | None,
         *,
-        status: os.stat_result | None = None,
+        lengths: tuple[int, int] = (0, 0),
         written: bool = True,
         dry_run: bool = False,
     ) -> ConversionReport:
@@ -423,6 +450,11 @@ class Conversion:
         else:
             source_length, label = source.received, False
         changes = list(form.changes)
+        if isinstance(source, SaveImage) and source.head.ram is not None and not dry_run:
+            changes += [
+                f"the source lacks {name!r}, which was left out of it; --shared fills it in"
+                for name in source.memory.left_out
+            ]
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content")
         if label and form.envelope is not None:
@@ -438,8 +470,8 @@ class Conversion:
             data_pages=outcome.data_pages if outcome else None,
             cloned_length=outcome.cloned if outcome else 0,
             source_length=source_length,
-            target_length=status.st_size if status else 0,
-            target_disk_length=status.st_blocks * 512 if status else 0,
+            target_length=lengths[0],
+            target_disk_length=lengths[1],
             seconds=time.monotonic() - self._started,
             changes=(*changes, *self.notes),
             digest=digest,
@@ -448,12 +480,16 @@ class Conversion:
         )
 
 
+def _lengths(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_blocks * 512
+
+
 def _bitmap_order(envelope: Envelope | None) -> ByteOrder:
     """Bitmaps are in the order of the host that restores, which wrote the envelope."""
     return envelope.byte_order if envelope is not None else "little"
 
 
-def _require_space(output: OutputFile, length: int) -> None:
+def _require_space(output: ImageOutput, length: int) -> None:
     """Refuse early what cannot fit: a sequential result has no holes."""
     free = output.room
     if free < length:

@@ -22,7 +22,7 @@ from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
 from savefmt.reading.digests import digest_mapped
 from savefmt.writing.clones import place_pages
-from savefmt.writing.output import OutputFile
+from savefmt.writing.imagefile import ImageOutput
 
 _COPY_LENGTH = 1 << 20
 
@@ -82,19 +82,12 @@ class SequentialForm:
             )
             for block in head.blocks.blocks
         )
-        carrier = max((i for i, part in enumerate(self._mapped.parts) if part.is_ram), default=-1)
-        if carrier < 0:
-            yield None
-        yield from self._copy(self._mapped.list_end, self._first_part)
-        for i, part in enumerate(self._mapped.parts):
-            if i == carrier:
-                yield from self._copy(part.offset, part.payload)
-                yield None
-                yield from self._copy(part.payload, part.end)
-            else:
-                yield from self._copy(part.offset, part.end)
-        end = self._mapped.end
-        at = self._mapped.tail
+        at = head.list_end
+        if head.last_part is not None:
+            yield from self._copy(at, head.last_part)
+            at = head.last_part
+        yield None
+        end = head.end
         for place, patch in self._patches:
             yield from self._copy(at, place)
             yield patch
@@ -107,11 +100,6 @@ class SequentialForm:
             description = self._mark.put_into(description)
         if description is not None:
             yield description.pack()
-
-    @property
-    def _first_part(self) -> int:
-        parts = self._mapped.parts
-        return parts[0].offset if parts else self._mapped.tail
 
     def _copy(self, start: int, end: int) -> Iterator[bytes]:
         return _copy(self._image, start, end, self._cuts)
@@ -145,7 +133,7 @@ def _outcome(image: SaveImage, tables: list[Table] | None) -> Outcome:
 
 def emit_to_file(
     image: SaveImage,
-    output: OutputFile,
+    output: ImageOutput,
     offset: int,
     io: IOOptions,
     key: SumKey | None,
@@ -158,7 +146,7 @@ def emit_to_file(
     ----------
     image : SaveImage
         A mapped-ram one.
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.
@@ -181,7 +169,7 @@ def emit_to_file(
         else:
             output.file.write(piece, offset)
             offset += len(piece)
-    return _outcome(image, emitter.tables)
+    return replace(_outcome(image, emitter.tables), end=offset)
 
 
 def emit_to_sink(
@@ -234,7 +222,7 @@ def read_pages(image: SaveImage, io: IOOptions, key: SumKey | None, meter: Meter
 
 def relocate(
     image: SaveImage,
-    output: OutputFile,
+    output: ImageOutput,
     offset: int,
     io: IOOptions,
     key: SumKey | None,
@@ -247,7 +235,7 @@ def relocate(
     ----------
     image : SaveImage
         A mapped-ram one.
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.
@@ -269,7 +257,8 @@ def relocate(
         file.write(piece, at)
         at += len(piece)
     listed = target.renamed(blocks.blocks)
-    places = _place_blocks(listed, at, image.page_size, target.align)
+    places, areas_end = _place_blocks(listed, at, image.page_size, target.align)
+    output.extend(at, areas_end)
     for block, place in zip(listed, places, strict=True):
         header = block.header if place is None else place.header
         entry = pack_block_entry(
@@ -277,7 +266,6 @@ def relocate(
         )
         file.write(entry, at)
         at = at + len(entry) if place is None else place.next_offset
-    output.set_length(at)
     meter.total = sum(pages.present * pages.page_size for pages in mapped.pages)
     offsets = [place.pages_offset if place else 0 for place in places]
     moved = place_pages(image.file, mapped.pages, file, offsets, io, meter.update, key=key)
@@ -287,13 +275,31 @@ def relocate(
     for piece in _copy(image, mapped.list_end, mapped.end.end, target.cuts):
         file.write(piece, at)
         at += len(piece)
-    return replace(_outcome(image, moved.sums), cloned=moved.cloned)
+    return replace(_outcome(image, moved.sums), cloned=moved.cloned, end=at)
+
+
+def relocated_length(image: SaveImage, offset: int, target: TargetForm) -> int:
+    """Tell where the image ends that `relocate` writes."""
+    mapped = image.mapped
+    listed = target.renamed(mapped.blocks.blocks)
+    at = offset + mapped.blocks.offset - image.stream_offset
+    _, areas_end = _place_blocks(listed, at, image.page_size, target.align)
+    return areas_end + sum(map(len, _copy(image, mapped.list_end, mapped.end.end, target.cuts)))
+
+
+def sequential_length(image: SaveImage, cuts: Cuts) -> int:
+    """Tell how long the stream is that `emit_to_file` writes."""
+    records = Emitter(image.file, image.mapped.pages, None).length
+    return records + sum(len(piece or b"") for piece in SequentialForm(image, cuts).pieces())
 
 
 def _place_blocks(
     blocks: tuple[ListedBlock, ...], at: int, page_size: int, align: int
-) -> list[Placement | None]:
-    """Place blocks as QEMU does; an ignored one has no page area and no place."""
+) -> tuple[list[Placement | None], int]:
+    """Place blocks as QEMU does, and tell where the list with its page areas ends.
+
+    An ignored block has no page area and no place.
+    """
     places: list[Placement | None] = []
     for block in blocks:
         if block.ignored:
@@ -310,4 +316,4 @@ def _place_blocks(
             (place,) = place_all((block,), at, page_size, align=align)
             places.append(place)
             at = place.next_offset
-    return places
+    return places, at

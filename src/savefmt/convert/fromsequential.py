@@ -25,7 +25,7 @@ from savefmt.progress import Meter
 from savefmt.reading.digests import DeviceDigests
 from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, scanner_for
 from savefmt.reading.walk import Onlooker, StreamEnd, Take, Visitor, Walk
-from savefmt.writing.output import OutputFile
+from savefmt.writing.imagefile import ImageOutput
 
 _RETURN_PATH_COMMANDS = {1, 2}
 """OPEN_RETURN_PATH and PING: a file has nobody to answer to (format.md 6.1)."""
@@ -37,12 +37,15 @@ memory is wanted for decompressing."""
 Source = SaveImage | PipeImage
 
 
+_GATHERED_LENGTH = 64 << 10
+
+
 class MappedWriter(Onlooker):
     """Writes a mapped-ram stream while a sequential one goes by (format.md 6.1).
 
     Parameters
     ----------
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.
@@ -60,7 +63,7 @@ class MappedWriter(Onlooker):
 
     def __init__(
         self,
-        output: OutputFile,
+        output: ImageOutput,
         offset: int,
         io: IOOptions,
         byte_order: ByteOrder,
@@ -73,6 +76,7 @@ class MappedWriter(Onlooker):
         self._file = output.file
         self._output = output
         self._at = offset
+        self._gathered = bytearray()
         self._io = io
         self._byte_order = byte_order
         self._key = key
@@ -85,8 +89,19 @@ class MappedWriter(Onlooker):
         self.scatter: Scatter | None = None
 
     def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data, self._at)
-        self._at += len(data)
+        """Write what is not pages; sections may be many and small, so gather them."""
+        self._gathered += data
+        if len(self._gathered) >= _GATHERED_LENGTH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(self._gathered, self._at)
+        self._at += len(self._gathered)
+        self._gathered.clear()
+
+    def _go_to(self, offset: int) -> None:
+        self._flush()
+        self._at = offset
 
     def begin(self, configuration: Configuration | None) -> None:
         """Write the header, with the capability."""
@@ -129,9 +144,13 @@ class MappedWriter(Onlooker):
         self._write(head.pack() + pack_word(blocks.total, RamFlag.MEM_SIZE))
         self._blocks = blocks
         listed = self._target.renamed(blocks.blocks)
+        self._flush()
         self._placements = place_all(listed, self._at, blocks.page_size, align=self._target.align)
+        # Deltas read pages back, which must not be behind the end of the file.
+        end = self._placements[-1].next_offset if self._placements else self._at
+        self._output.extend(self._at, end)
         for block, place in zip(listed, self._placements, strict=True):
-            self._at = place.entry_offset
+            self._go_to(place.entry_offset)
             self._write(pack_block_entry(block.name, block.used_length, header=place.header))
             self.pages.append(
                 BlockPages(
@@ -142,9 +161,7 @@ class MappedWriter(Onlooker):
                     bytearray(block.bitmap_length),
                 )
             )
-            self._at = place.next_offset
-        # Deltas read pages back, which must not be behind the end of the file.
-        self._output.set_length(self._at)
+            self._go_to(place.next_offset)
         self.scatter = Scatter(
             scanner_for(blocks),
             self._file,
@@ -169,6 +186,7 @@ class MappedWriter(Onlooker):
         self._write(bytes([ItemType.EOF]))
         if end.description is not None:
             self._write(end.description.with_capabilities(self._capabilities).pack())
+        self._flush()
         self.scatter.close()
         for pages, place in zip(self.pages, self._placements, strict=True):
             bitmap = encode_bitmap(pages.bitmap, self._byte_order)
@@ -179,6 +197,7 @@ class MappedWriter(Onlooker):
             dict(zip(names, tables, strict=True)) if tables is not None else None,
             self._digests.together,
             sum(pages.present for pages in self.pages),
+            end=self._at,
         )
 
     def abort(self) -> None:
@@ -189,7 +208,7 @@ class MappedWriter(Onlooker):
 
 def scatter_stream(
     source: Source,
-    output: OutputFile,
+    output: ImageOutput,
     offset: int,
     byte_order: ByteOrder,
     io: IOOptions,
@@ -203,7 +222,7 @@ def scatter_stream(
     ----------
     source : SaveImage or PipeImage
         Sequential.
-    output : OutputFile
+    output : OutputFile or OutputVolume
         Fresh.
     offset : int
         Where the stream begins in it.

@@ -20,9 +20,12 @@ class Outcome:
         Pages with content.
     cloned : int
         Bytes of pages that were cloned, not copied.
+    end : int
+        Where the image ends in the target; 0 for one that is no file.
     """
 
     sums: dict[str, Table] | None
     devices: str
     data_pages: int | None
     cloned: int = 0
+    end: int = 0

@@ -8,7 +8,7 @@ from typing import Protocol
 from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError
 from savefmt.model import IOOptions
-from savefmt.native.file import Appender, File
+from savefmt.native.file import Appender
 from savefmt.pipes import wait_writable, write_some
 
 
@@ -92,9 +92,9 @@ class CodecSink:
         self._inner.abort()
 
 
-def file_sink(file: File, offset: int, codec: str, io: IOOptions) -> Sink:
-    """Return the sink that writes to a file from `offset` on, compressing if so named."""
-    return _wrap(lambda: Appender(file, offset, io), codec, io)
+def file_sink(appender: Appender, codec: str, io: IOOptions) -> Sink:
+    """Return the sink that appends to a file, compressing if so named."""
+    return _wrap(lambda: appender, codec, io)
 
 
 def pipe_sink(fd: int, name: str, codec: str, io: IOOptions) -> Sink:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.fleet.records import FleetRecord, Job, Outcome
 from savefmt.model import StrPath
 
-Key = tuple[str, str, str]
-"""Verb, options, path."""
+Key = tuple[str, str, str, str]
+"""What was asked of which image: verb, options, path; and the host, where it is that one's own."""
 
 
 class Journal:
@@ -59,26 +60,18 @@ class Journal:
         """Read what is there, and cut off a line without an end."""
         end = 0
         with open(os.dup(self._fd), "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    self._note(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ConversionError(
-                        f"line {number} is none of savefmt fleet", path=self._path
-                    ) from error
+            for record, line in _lines(file, self._path):
+                self._done[_key(record)] = record.identity, record.verdict
                 end += len(line)
         os.ftruncate(self._fd, end)
 
-    def _note(self, values: dict[str, Any]) -> None:
-        key = values["verb"], _words(values["options"]), values["path"]
-        self._done[key] = tuple(map(int, values["identity"])), Outcome(values["verdict"])
-
-    def has(self, job: Job, identity: tuple[int, ...]) -> bool:
+    def has(self, job: Job) -> bool:
         """Whether a job was done on just this file; what failed is tried again."""
-        before, verdict = self._done.get(key_of(job), ((), Outcome.FAILED))
-        if not identity or before != identity or verdict is Outcome.FAILED:
+        target = job.target
+        host = target.host if target.place else ""
+        key = job.verb, _words(job.options), target.path, host
+        before, verdict = self._done.get(key, ((), Outcome.FAILED))
+        if not target.identity or before != target.identity or verdict is Outcome.FAILED:
             return False
         self.kept[verdict] += 1
         return True
@@ -102,9 +95,53 @@ class Journal:
             os.close(self._fd)
 
 
-def key_of(job: Job) -> Key:
-    """Return what a job is, the state of its file aside."""
-    return job.verb, _words(job.options), job.path
+def read_journal(path: StrPath) -> Iterator[FleetRecord]:
+    """Yield what is known of each image: of several lines about one, the newest.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A journal; a line that was torn at its end is passed over.
+
+    Yields
+    ------
+    FleetRecord
+        In the order of the file.
+
+    Raises
+    ------
+    ConversionError
+        If a line is none of a journal.
+    ImageIOError
+        What the operating system refused.
+    """
+    newest: dict[Key, int] = {}
+    try:
+        with open(path, "rb") as file:
+            for number, (record, _) in enumerate(_lines(file, path)):
+                newest[_key(record)] = number
+            file.seek(0)
+            for number, (record, _) in enumerate(_lines(file, path)):
+                if newest.get(_key(record)) == number:
+                    yield record
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+
+
+def _lines(file: Iterable[bytes], path: StrPath) -> Iterator[tuple[FleetRecord, bytes]]:
+    """Yield whole lines."""
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield FleetRecord.from_line(line), line
+        except ValueError as error:
+            raise ConversionError(f"line {number} is none of savefmt fleet", path=path) from error
+
+
+def _key(record: FleetRecord) -> Key:
+    host = record.host if record.local else ""
+    return record.verb, _words(record.options), record.path, host
 
 
 def _words(options: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from savefmt.fleet.records import Job, Outcome, Told
-from savefmt.fleet.targets import identity_of
+from savefmt.fleet.targets import Target, find_targets, identity_of
 from savefmt.fleet.worker import OUT_OF_MEMORY
 from savefmt.frozen import dataclass
 
@@ -64,7 +65,10 @@ class Done:
 
 
 class Engine(Protocol):
-    """What does jobs, in whatever order."""
+    """What finds images and does jobs, in whatever order."""
+
+    def find(self, names: Iterable[str]) -> Iterator[Target]:
+        """Yield what the names stand for."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Yield each job when it is over."""
@@ -111,6 +115,10 @@ class ProcessPool:
             worker.end()
         self._workers.clear()
         self._selector.close()
+
+    def find(self, names: Iterable[str]) -> Iterator[Target]:
+        """Yield what names stand for on this host, as `find_targets` does."""
+        return find_targets(names)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Yield each job when it is over.
@@ -236,8 +244,8 @@ class _Worker:
     def give(self, job: Job, tries: int) -> None:
         """Let it do a job; that it died meanwhile is told by `read`."""
         self.job, self.tries, self.started = job, tries, time.monotonic()
-        self.identity = identity_of(job.path)
-        words = {"verb": job.verb, "path": job.path, "options": job.options}
+        self.identity = identity_of(job.target.path)
+        words = {"verb": job.verb, "path": job.target.path, "options": job.options}
         with contextlib.suppress(BrokenPipeError):
             self._jobs.write(f"{json.dumps(words)}\n".encode())
 
@@ -269,7 +277,10 @@ class _Worker:
             code = self.process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            code = self.process.wait()
+            try:
+                code = self.process.wait(_GRACE)
+            except subprocess.TimeoutExpired:  # the kernel holds it, as with a disk that is gone
+                code = -signal.SIGKILL
         self.answers.close()
         if code == OUT_OF_MEMORY:
             return "it took more memory than there is"

@@ -6,6 +6,7 @@ import enum
 import json
 from typing import Any, Self
 
+from savefmt.fleet.targets import Target
 from savefmt.frozen import asdict, dataclass
 from savefmt.model import SCHEMA
 
@@ -31,19 +32,20 @@ class Job:
     ----------
     verb : str
         One of `VERBS`.
-    path : str
-        The image, absolute.
+    target : Target
+        The image; a file that was found in a folder and is none is passed over.
     options : dict
         What else the verb takes; values that JSON can hold.
-    named : bool
-        Whether the caller named this file: one that was found in a folder and is no image
-        is passed over.
     """
 
     verb: str
-    path: str
+    target: Target
     options: dict[str, Any]
-    named: bool
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Read what JSON made of one."""
+        return cls(**{**values, "target": Target.from_values(values["target"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class FleetRecord:
         What was asked.
     host, path : str
         Where the image lies.
+    local : bool
+        Whether it is that host's own, and others may have another of that name.
     identity : tuple of int
         Inode, size and time of change in nanoseconds; empty where unknown.
     verdict, reasons, remedy, domain, machine, result
@@ -103,6 +107,7 @@ class FleetRecord:
     options: dict[str, Any]
     host: str
     path: str
+    local: bool
     identity: tuple[int, ...]
     verdict: Outcome
     reasons: tuple[str, ...]
@@ -116,3 +121,35 @@ class FleetRecord:
     def line(self) -> str:
         """Return it as one line of JSON, without a newline."""
         return json.dumps({"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """Read such a line.
+
+        Raises
+        ------
+        ValueError
+            If it is none.
+        """
+        try:
+            values = json.loads(line)
+            found: dict[str, Any] = {name: values[name] for name in cls.__match_args__}
+            wrong = [name for name, kind in _KINDS.items() if not isinstance(found[name], kind)]
+            for name, kind in _LISTS.items():
+                found[name] = tuple(found[name])
+                wrong += [name for item in found[name] if not isinstance(item, kind)]
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
+        if wrong:
+            raise ValueError(f"{wrong[0]} is of another kind")
+        return cls(**{**found, "verdict": Outcome(found["verdict"])})
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("version", "verb", "host", "path", "verdict", "domain", "machine"), str),
+    "options": dict,
+    "local": bool,
+    "seconds": (int, float),
+    "tries": int,
+}
+_LISTS = {"identity": int, "reasons": str, "remedy": str}

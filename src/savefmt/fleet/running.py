@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from savefmt.fleet.journal import Journal
-from savefmt.fleet.pool import Engine
-from savefmt.fleet.records import FleetRecord, Job, Outcome
-from savefmt.fleet.targets import identity_of
+from savefmt.fleet.pool import Done, Engine
+from savefmt.fleet.records import FleetRecord, Job, Outcome, Told
 
 
 def run(
@@ -29,20 +30,34 @@ def run(
     Yields
     ------
     FleetRecord
-        In the order in which they end.  A file that was found in a folder and is no image
-        has none.
+        In the order in which they end; targets with `trouble` last.  A file that was found in
+        a folder and is no image has none.
     """
-    undone = (j for j in jobs if journal is None or not journal.has(j, identity_of(j.path)))
-    for done in engine.run(undone):
+    troubled: list[Job] = []
+
+    def undone() -> Iterator[Job]:
+        for job in jobs:
+            if job.target.trouble:
+                troubled.append(job)
+            elif journal is None or not journal.has(job):
+                yield job
+
+    def lost() -> Iterator[Done]:
+        for job in troubled:
+            told = Told(Outcome.FAILED, (job.target.trouble,))
+            yield Done(job, told, 0.0, 0, job.target.host or socket.gethostname(), ())
+
+    for done in chain(engine.run(undone()), lost()):
         job, told = done.job, done.told
-        if told.verdict is Outcome.NOT_AN_IMAGE and not job.named:
+        if told.verdict is Outcome.NOT_AN_IMAGE and not job.target.named:
             continue
         record = FleetRecord(
             version=version,
             verb=job.verb,
             options=job.options,
             host=done.host,
-            path=job.path,
+            path=job.target.path,
+            local=bool(job.target.place),
             identity=done.identity,
             verdict=told.verdict,
             reasons=told.reasons,

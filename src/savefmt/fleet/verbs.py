@@ -12,6 +12,7 @@ from savefmt.compat.releases import MILESTONES, Reader
 from savefmt.compat.verdict import compatibility
 from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
 from savefmt.fleet.records import Outcome, Told
+from savefmt.fleet.targets import find_targets
 from savefmt.frozen import asdict, replace
 from savefmt.image import SaveImage
 from savefmt.model import CheckLevel, IOOptions, Layout, Severity
@@ -30,13 +31,13 @@ def perform(verb: str, path: str, options: dict[str, Any]) -> Told:
     Parameters
     ----------
     verb : str
-        One of `records.VERBS`.
+        One of `records.VERBS`, or ``list``, which looks for images.
     path : str
         The image.
     options : dict
-        ``audit``: ``readers``; ``check``: ``full``; ``hash``: ``algorithm``; ``search``:
-        ``yara``, ``texts``; ``convert``: ``target``, ``layout``, ``codec``, ``dry_run``,
-        ``overwrite``.
+        ``list``: ``names``; ``audit``: ``readers``; ``check``: ``full``; ``hash``:
+        ``algorithm``; ``search``: ``yara``, ``texts``; ``convert``: ``target``, ``layout``,
+        ``codec``, ``dry_run``, ``overwrite``.
 
     Returns
     -------
@@ -53,6 +54,10 @@ def perform(verb: str, path: str, options: dict[str, Any]) -> Told:
         return Told(Outcome.FAILED, (_words(error),))
     except OSError as error:
         return Told(Outcome.FAILED, (error.strerror or str(error),))
+
+
+def _list(path: str, options: dict[str, Any]) -> Told:
+    return Told(Outcome.GOOD, result=[_plain(one) for one in find_targets(options["names"])])
 
 
 def _words(error: SavefmtError) -> str:
@@ -192,6 +197,7 @@ def _of(image: SaveImage, result: Any) -> Told:
 
 
 _VERBS: dict[str, Callable[[str, dict[str, Any]], Told]] = {
+    "list": _list,
     "audit": _audit,
     "check": _check,
     "hash": _hash,

@@ -40,7 +40,7 @@ _DEVICES = {
     f"blockio@discard_granularity {_PLACED}",
     "controller": f"@type @index @model @ports @vectors {_PLACED}",
     "filesystem": f"target@dir readonly? @model {_PLACED}",
-    "interface": f"mac@address model@type mtu@size {_PLACED}",
+    "interface": f"mac@address model@type mtu@size driver@queues {_PLACED}",
     "input": f"@type @bus @model {_PLACED}",
     "sound": f"@model @multichannel {_ADDRESS}",
     "video": "model@type model@ram model@vram model@vram64 model@vgamem model@heads=1 "

@@ -56,6 +56,13 @@ class Configuration:
     _pieces: tuple[tuple[str, bytes], ...] = field(repr=False)
 
     @classmethod
+    def plain(cls, machine: str) -> Configuration:
+        """Make one that tells the machine and nothing else."""
+        name = encode_name(machine)
+        head = bytes([ItemType.CONFIGURATION]) + len(name).to_bytes(4, "big") + name
+        return cls(machine, (), None, None, 0, (("", head),))
+
+    @classmethod
     def read(cls, cursor: Cursor) -> Configuration:
         """Read the section, whose marker byte is next.
 

@@ -142,10 +142,12 @@ class Cursor(ABC):
         TruncatedError
             If the file ends sooner; its offset is the end of the file.
         """
-        if count <= len(self._rest):
-            data = bytes(self._rest[:count])
-            self.advance(count)
-            return data
+        rest = self._rest
+        if 0 <= count <= len(rest):  # `advance` by hand: streams of a million items come here
+            self._rest = rest[count:]
+            self._offset += count
+            return bytes(rest[:count])
+        self._require(count, what)
         gathered = bytearray()
         while len(gathered) < count:
             window = self.window()
@@ -155,6 +157,11 @@ class Cursor(ABC):
             gathered += window[:taken]
             self.advance(taken)
         return bytes(gathered)
+
+    def _require(self, count: int, what: str) -> None:
+        """Refuse to read what cannot be there, before memory is taken for it."""
+        if count < 0:
+            raise ValueError(f"cannot read {count} bytes")
 
     def skip(self, count: int, what: str = "") -> None:
         """Consume exactly `count` bytes unseen.
@@ -173,7 +180,7 @@ class Cursor(ABC):
         """
         left = count
         while left:
-            window = self.window()
+            window = self._rest or self.window()
             if not window:
                 raise TruncatedError(cut_short(what, count, count - left), offset=self._offset)
             taken = min(len(window), left)
@@ -365,24 +372,6 @@ class FileCursor(Cursor):
             self._rest = self._ahead = _NOTHING
             self._offset = self._fetched = offset
 
-    def read(self, count: int, what: str = "") -> bytes:
-        """Consume exactly `count` bytes, allocating nothing when they cannot be there.
-
-        Parameters
-        ----------
-        count : int
-            How many.
-        what : str
-            The item, for the error message.
-
-        Returns
-        -------
-        bytes
-            Of length `count`.
-        """
-        self._require(count, what)
-        return super().read(count, what)
-
     def skip(self, count: int, what: str = "") -> None:
         """Consume exactly `count` bytes without reading them.
 
@@ -393,12 +382,16 @@ class FileCursor(Cursor):
         what : str
             The item, for the error message.
         """
+        rest = self._rest
+        if 0 <= count <= len(rest):
+            self._rest = rest[count:]
+            self._offset += count
+            return
         self._require(count, what)
         self.seek(self._offset + count)
 
     def _require(self, count: int, what: str) -> None:
-        if count < 0:
-            raise ValueError(f"cannot read {count} bytes")
+        super()._require(count, what)
         there = max(self._end - self._offset, 0)
         if count > there:
             raise TruncatedError(cut_short(what, count, there), offset=self._end)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, Union
@@ -22,7 +21,13 @@ Value = Union[int, str, bytes, None, "Struct", tuple["Value", ...]]
 _ELEMENTS = "\0elements"
 """Key under which a list's elements are kept, which the JSON repeats in one object."""
 
-_INTEGER = re.compile(r"(u?)int(?:8|16|32|64)(?: equal| le)?")
+_INTEGERS = {
+    f"{sign}int{bits}{rule}": not sign
+    for sign in ("", "u")
+    for bits in (8, 16, 32, 64)
+    for rule in ("", " equal", " le")
+}
+"""Types, and whether they have a sign."""
 _POINTER_MARK = "ptr-marker"
 """Stands before each pointer of an array from QEMU 11.0 on; ``nullptr`` only where none is."""
 _NO_POINTER = b"0"
@@ -258,9 +263,9 @@ class _Decoder:
                 f"array {_text(entry, 'name')!r} of {count} x {size} bytes leaves the payload",
                 offset=self.at,
             )
-        if (numbers := _INTEGER.fullmatch(kind)) and size in _LETTERS:
+        if kind in _INTEGERS and size in _LETTERS:
             self._spend(count)
-            letter = _LETTERS[size] if numbers[1] else _LETTERS[size].lower()
+            letter = _LETTERS[size].lower() if _INTEGERS[kind] else _LETTERS[size]
             return struct.unpack(f">{count}{letter}", self._take(size * count))
         self._spend(count)
         return tuple(self._one(entry, kind, size, depth) for _ in range(count))
@@ -343,8 +348,8 @@ class _Decoder:
 
 
 def _scalar(kind: str, data: memoryview) -> Value:
-    if match := _INTEGER.fullmatch(kind):
-        signed = not match[1] and kind != "int64 equal"  # that one is unsigned (7.3)
+    if kind in _INTEGERS:
+        signed = _INTEGERS[kind] and kind != "int64 equal"  # that one is unsigned (7.3)
         return int.from_bytes(data, "big", signed=signed) if len(data) <= 8 else bytes(data)
     if kind == "bool":
         return any(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from xml.parsers import expat
 
 from savefmt.errors import CorruptError
@@ -184,6 +185,48 @@ def read_elements(xml: bytes, root: str, at: int, *, deepest: int) -> list[Eleme
     return kept
 
 
+def groups(elements: Iterable[Element], path: tuple[str, ...]) -> Iterator[list[Element]]:
+    """Yield each element with a path, and behind it all that is inside of it.
+
+    Parameters
+    ----------
+    elements : iterable of Element
+        As `read_elements` returns them.
+    path : tuple of str
+        From the root on.
+
+    Yields
+    ------
+    list of Element
+        The element comes first.
+    """
+    group: list[Element] = []
+    for element in elements:
+        inside = element.path[: len(path)] == path and len(element.path) > len(path)
+        if group and not inside:
+            yield group
+            group = []
+        if element.path == path:
+            group = [element]
+        elif group:
+            group.append(element)
+    if group:
+        yield group
+
+
+def children(group: Iterable[Element]) -> Iterator[list[Element]]:
+    """Yield each child of the first element of a group, and behind it all that is inside of it."""
+    first, *inside = group
+    child: list[Element] = []
+    for element in inside:
+        if len(element.path) == len(first.path) + 1 and child:
+            yield child
+            child = []
+        child.append(element)
+    if child:
+        yield child
+
+
 def _domain(elements: list[Element]) -> Domain:
     def first(*path: str) -> Element | None:
         whole = ("domain", *path)
@@ -228,3 +271,10 @@ def kibibytes(number: str, unit: str | None) -> int | None:
     if factor is None or not re.fullmatch(r"[0-9]{1,20}", number.strip()):
         return None
     return -(-int(number) * factor // 1024)
+
+
+def integer(text: str | None) -> int | None:
+    """Read a number as libvirt writes it, decimal or hexadecimal; None where it is none."""
+    if text is None or not re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text.strip()):
+        return None
+    return int(text, 16 if text.strip().startswith("0x") else 10)

@@ -1,11 +1,11 @@
-"""What the domain XML says about processor and memory of the guest (format.md 9.6)."""
+"""What the domain XML says about processor, memory and screen of the guest (format.md 9.6)."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator
 
-from savefmt.format.domain import Element, kibibytes, read_elements
+from savefmt.format.domain import Element, groups, integer, kibibytes, read_elements
 from savefmt.frozen import dataclass
 
 _DEEPEST = 6  # domain/devices/memory/target/label/size
@@ -52,6 +52,12 @@ class Hardware:
         Slots for that.
     devices : tuple of MemoryDevice
         In the order of the XML.
+    cpu_mode : str or None
+        Such as ``custom`` and ``host-passthrough``.
+    socket_cpus : int
+        vCPUs in a socket.
+    video : str or None
+        Model of the primary video device.
     """
 
     architecture: str | None = None
@@ -62,6 +68,9 @@ class Hardware:
     max_memory: int | None = None
     slots: int = 0
     devices: tuple[MemoryDevice, ...] = ()
+    cpu_mode: str | None = None
+    socket_cpus: int = 1
+    video: str | None = None
 
 
 def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> Hardware:
@@ -99,7 +108,8 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         found = (element for element in saved if element.path[2:] == (name,))
         return _words(next(found, first("cpu", name)))
 
-    os_type, most = first("os", "type"), first("maxMemory")
+    topology = next((e for e in saved if e.path[2:] == ("topology",)), first("cpu", "topology"))
+    os_type, most, cpu = first("os", "type"), first("maxMemory"), first("cpu")
     return Hardware(
         architecture=os_type.attributes.get("arch") if os_type else None,
         machine=os_type.attributes.get("machine") if os_type else None,
@@ -109,8 +119,11 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
             _features(saved, ("cookie", "cpu")) or _features(elements, ("domain", "cpu"))
         ),
         max_memory=_bytes(most),
-        slots=(_number(most.attributes.get("slots")) or 0) if most else 0,
+        slots=(integer(most.attributes.get("slots")) or 0) if most else 0,
         devices=tuple(_memory_devices(elements)),
+        cpu_mode=cpu.attributes.get("mode") if cpu else None,
+        socket_cpus=_socket_cpus(topology),
+        video=_primary_video(elements),
     )
 
 
@@ -126,19 +139,27 @@ def _features(elements: list[Element], cpu: tuple[str, ...]) -> list[tuple[str, 
     ]
 
 
+def _socket_cpus(topology: Element | None) -> int:
+    levels = ("dies", "clusters", "cores", "threads")
+    given = topology.attributes if topology is not None else {}
+    return math.prod(integer(given.get(level)) or 1 for level in levels)
+
+
+def _primary_video(elements: list[Element]) -> str | None:
+    """Return the model of the first device, or of the one that is called primary."""
+    here = ("domain", "devices", "video", "model")
+    models = [element.attributes for element in elements if element.path == here]
+    primary = [model for model in models if model.get("primary") == "yes"]
+    return next((model.get("type") for model in (*primary, *models)), None)
+
+
 def _memory_devices(elements: list[Element]) -> Iterator[MemoryDevice]:
     here = ("domain", "devices", "memory")
-    current: Element | None = None
-    parts: dict[tuple[str, ...], Element] = {}
-    for element in elements:
-        if element.path == here:
-            if current is not None:
-                yield _memory_device(current, parts)
-            current, parts = element, {}
-        elif element.path[:3] == here:
-            parts.setdefault(element.path[3:], element)
-    if current is not None:
-        yield _memory_device(current, parts)
+    for device, *inside in groups(elements, here):
+        parts: dict[tuple[str, ...], Element] = {}
+        for element in inside:
+            parts.setdefault(element.path[len(here) :], element)
+        yield _memory_device(device, parts)
 
 
 def _memory_device(device: Element, parts: dict[tuple[str, ...], Element]) -> MemoryDevice:
@@ -148,8 +169,8 @@ def _memory_device(device: Element, parts: dict[tuple[str, ...], Element]) -> Me
         place = {}
     return MemoryDevice(
         device.attributes.get("model", ""),
-        _number(place.get("slot")),
-        _number(place.get("base")),
+        integer(place.get("slot")),
+        integer(place.get("base")),
         _bytes(parts.get(("target", "size"))),
         _bytes(parts.get(("target", "label", "size"))) or 0,
     )
@@ -164,9 +185,3 @@ def _bytes(element: Element | None) -> int | None:
         return None
     count = kibibytes(element.text, element.attributes.get("unit"))
     return None if count is None else count << 10
-
-
-def _number(text: str | None) -> int | None:
-    if text is None or not re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text.strip()):
-        return None
-    return int(text, 16 if text.strip().startswith("0x") else 10)

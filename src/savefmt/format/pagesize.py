@@ -15,7 +15,7 @@ from savefmt.format.wire import PAGE_SIZES, RamFlag
 LOOK_LENGTH = 1 << 20
 """Bytes of records that are enough: 16 of the largest pages."""
 
-_MAX_RECORDS = 512
+_MAX_RECORDS = 128
 # Plain numbers: flags of an enumeration take ten times as long to test, and `savefmt info`
 # tests thousands.
 _CONTINUE, _EOS = RamFlag.CONTINUE.value, RamFlag.EOS.value

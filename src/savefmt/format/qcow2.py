@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from array import array
 from collections.abc import Callable, Iterator
@@ -135,6 +136,61 @@ def _obstacle(crypt: int, features: int, compression: int) -> str:
         return "the disk image keeps its data in another file"
     if features & ~_KNOWN_FEATURES or compression not in _COMPRESSIONS:
         return "the disk image has features that this release does not know"
+    return ""
+
+
+_BACKING = Struct(">QI")
+_BACKING_AT = 8
+_MAX_NAME_LENGTH = 1023
+_EXTENSION = Struct(">II")
+_BACKING_FORMAT = 0xE279_2ACA
+_EXTENSIONS_AT = 100
+_OLD_HEADER_LENGTH = 72
+
+
+def backing_name(head: bytes) -> tuple[str, str] | None:
+    """Return what a disk image has below it.
+
+    Parameters
+    ----------
+    head : bytes
+        The first cluster, or the first 64 KiB.
+
+    Returns
+    -------
+    (str, str) or None
+        Name and format of the backing file, the format empty where it is not said; None where
+        the disk stands alone.
+
+    Raises
+    ------
+    CorruptError
+        If the name is not in the head.
+    """
+    if head[:4] != MAGIC or len(head) < _OLD_HEADER_LENGTH:
+        return None
+    offset, length = _BACKING.unpack_from(head, _BACKING_AT)
+    if not offset:
+        return None
+    if length > _MAX_NAME_LENGTH or offset + length > len(head):
+        raise CorruptError("the name of the backing file is not in the header", offset=_BACKING_AT)
+    name = head[offset : offset + length]
+    return os.fsdecode(name), _backing_format(head, offset)
+
+
+def _backing_format(head: bytes, end: int) -> str:
+    """Look through the header extensions, which lie before the backing file's name."""
+    at = _OLD_HEADER_LENGTH
+    if int.from_bytes(head[4:8], "big") >= _FEATURES_FROM:
+        at = int.from_bytes(head[_EXTENSIONS_AT : _EXTENSIONS_AT + 4], "big")
+    while _OLD_HEADER_LENGTH <= at <= end - _EXTENSION.size:
+        kind, length = _EXTENSION.unpack_from(head, at)
+        at += _EXTENSION.size
+        if kind == _BACKING_FORMAT:
+            return head[at : min(at + length, end)].decode("ascii", "replace")
+        if kind == 0:
+            break
+        at += -(-length // 8) * 8
     return ""
 
 

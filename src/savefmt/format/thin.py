@@ -58,6 +58,11 @@ class ThinMark:
         joined = member + (b"" if rest.startswith(b"}") else b", ") + rest
         return Description.parse(joined, offset)
 
+    @staticmethod
+    def may_be_in(text: bytes) -> bool:
+        """Whether the text of a description is worth parsing for a mark."""
+        return _KEY.encode() in text
+
     @classmethod
     def find(cls, description: Description | None) -> ThinMark | None:
         """Read the mark of a stream, if it has one.

@@ -229,6 +229,25 @@ def _text_ahead(cursor: Cursor, length: int) -> bytes:
 def find_at_end(pread: Callable[[int, int], bytes], end: int) -> Description | None:
     """Find the description that ends a file, without walking the stream.
 
+    Parameters
+    ----------
+    pread : callable
+        ``pread(length, offset)`` returns bytes of the file, fewer only at its end.
+    end : int
+        Length of the file.
+
+    Returns
+    -------
+    Description or None
+        None where the file does not end in one.
+    """
+    text = text_at_end(pread, end)
+    return Description.parse(text, end - len(text) - _HEAD_LENGTH) if text else None
+
+
+def text_at_end(pread: Callable[[int, int], bytes], end: int) -> bytes:
+    """Find the text of the description that ends a file.
+
     JSON has no control characters, and the length before it begins with one, so the
     last control character of the file lies in that length.
 
@@ -241,8 +260,8 @@ def find_at_end(pread: Callable[[int, int], bytes], end: int) -> Description | N
 
     Returns
     -------
-    Description or None
-        None where the file does not end in one.
+    bytes
+        Empty where the file does not end in one.
     """
     tail = b""
     step = _FIRST_STEP
@@ -263,9 +282,9 @@ def find_at_end(pread: Callable[[int, int], bytes], end: int) -> Description | N
             text = tail[mark + _HEAD_LENGTH :]
             head = ItemType.VMDESCRIPTION << 32 | len(text)
             if tail[mark : mark + _HEAD_LENGTH] == head.to_bytes(5, "big") and text[:1] == b"{":
-                return Description.parse(text, end - len(text) - _HEAD_LENGTH)
-        return None
-    return None
+                return text
+        return b""
+    return b""
 
 
 def _pread_all(pread: Callable[[int, int], bytes], length: int, offset: int) -> bytes:

@@ -121,7 +121,8 @@ class _Builder:
         except UnsupportedError as error:
             if not self.said:
                 raise
-            self._warn("memmap.unknown", error.message)
+            if source.dump is None:
+                self._warn("memmap.unknown", error.message)
 
     def build(self) -> MemoryMap:
         if self.rules is not None:
@@ -150,6 +151,9 @@ class _Builder:
         self.layers = [layer for layer in self.layers if layer[1].block not in self.said]
         for idstr, start in self.said.items():
             length = self.blocks[idstr].used_length
+            if self.source.dump is not None and self.source.dump.places.get(idstr) == start:
+                self._put(_RAM, idstr, start, length, source="stream", detail="memory dump")
+                continue
             self._put(_RAM, idstr, start, length, source="said", detail="--place")
             self._warn(
                 "memmap.said",

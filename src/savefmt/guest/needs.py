@@ -15,6 +15,8 @@ from savefmt.reading.walk import StreamHead
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from savefmt.reading.dumpview import Dump
+
 
 class BlockReader(Protocol):
     """Reads memory by block."""
@@ -50,6 +52,10 @@ class GuestSource(Protocol):
     @property
     def places(self) -> Mapping[str, int]:
         """Where the caller says that blocks lie."""
+
+    @property
+    def dump(self) -> Dump | None:
+        """What a memory dump is that is shown as an image."""
 
     @property
     def path(self) -> Path:

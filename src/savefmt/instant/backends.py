@@ -67,9 +67,9 @@ def mappable(image: SaveImage) -> tuple[MappedBlock, ...]:
             "savefmt prepare makes one",
             path=image.path,
         )
-    if image.source.is_part:
+    if not image.is_own_file:
         raise ConversionError(
-            "the image is part of another file, which QEMU cannot map; take it out with "
+            "the image does not lie in its file as it is, so QEMU cannot map it; take it out with "
             "savefmt prepare or savefmt convert",
             path=image.path,
         )

@@ -241,7 +241,7 @@ def _guest(image: SaveImage, place: str, number: int) -> ClonedGuest:
 
 def _script(image: SaveImage, guest: ClonedGuest) -> str:
     """Return a shell script that starts a guest; what comes from the image is quoted."""
-    skeleton = instant_command(image)
+    skeleton = instant_command(image, devices=False)
     own = {
         "-name": f"guest={guest.name}",
         "-uuid": guest.uuid,

@@ -15,7 +15,7 @@ from savefmt.instant.domainedit import without_arguments
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.pages import SumKey
 from savefmt.reports import ConversionReport
-from savefmt.writing.output import check_target
+from savefmt.writing.imagefile import check_image_output
 
 _OURS = re.compile(
     rf"memory-backend-file,id={re.escape(ID_PREFIX)}.*|memory-backend={re.escape(ID_PREFIX)}.*"
@@ -53,7 +53,7 @@ def detach(
     ConversionError
         If nothing in the image names another.
     """
-    check_target(target, overwrite=overwrite)
+    check_image_output(target, overwrite=overwrite)
     with SaveImage(image, io=io) as saved:
         renamed = tuple(
             (block.idstr, block.idstr.removeprefix(ID_PREFIX))

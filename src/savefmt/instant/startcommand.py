@@ -14,7 +14,9 @@ from savefmt.qemu.restoring import pages_file
 from savefmt.writing.clones import clone_file
 
 
-def instant_command(image: SaveImage, *, copy: str | None = None) -> CommandSkeleton:
+def instant_command(
+    image: SaveImage, *, copy: str | None = None, devices: bool = True
+) -> CommandSkeleton:
     """Derive a command line whose back ends map the image's pages.
 
     Parameters
@@ -23,6 +25,8 @@ def instant_command(image: SaveImage, *, copy: str | None = None) -> CommandSkel
         A mapped-ram image, or a thin one of it.
     copy : str, optional
         A copy of the image that the guest may write.
+    devices : bool
+        Add the devices that the XML tells of.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def instant_command(image: SaveImage, *, copy: str | None = None) -> CommandSkel
     """
     refuse_unmappable(image)
     blocks = mappable(image)
-    skeleton = command_line(image)
+    skeleton = command_line(image, devices=devices)
     path = os.path.realpath(copy if copy is not None else pages_file(image))
     words = tuple(_with_backends(skeleton.words, blocks, path, shared=copy is not None))
     remarks = [
@@ -73,7 +77,7 @@ def _with_backends(
     words: Sequence[tuple[str, ...]], blocks: Sequence[MappedBlock], path: str, *, shared: bool
 ) -> Iterator[tuple[str, ...]]:
     for word in words:
-        if word[0] != "-object":
+        if word[0] != "-object" or not word[1].startswith("memory-backend-"):
             yield word
         if word[0] == "-machine":  # behind it, where the main memory's own back end stood
             for block in blocks:

@@ -22,19 +22,23 @@ from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Bytes that lie here and there in a file, with zeros between them.
+    """Bytes that lie here and there in a file or several, with zeros between them.
 
     Attributes
     ----------
     length : int
         Of all of it.
-    extents : sequence of (int, int, int)
-        Offset in the view, length, and offset in the file; in order, none touching the
-        next both here and there.
+    extents : sequence of (int, int, int) or (int, int, int, int)
+        Offset in the view, length, offset in the file, and which file: 0, as without it,
+        is the one that shows the view, 1 the first of `others`.  In order, none touching
+        the next both here and there.
+    others : sequence of File
+        Closed with the one that shows the view; none of them shows a view.
     """
 
     length: int
-    extents: Sequence[tuple[int, int, int]]
+    extents: Sequence[tuple[int, int, int] | tuple[int, int, int, int]]
+    others: Sequence[File] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +116,9 @@ class File:
         call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
         self._handle = self._cell[0]
         self._closed = False
+        self._others = view.others if view is not None else ()
         if view is not None:
-            extents = ffi.new("struct sf_extent[]", view.extents)
-            call(lib.sf_file_arrange, self._handle, extents, len(extents), view.length, path=path)
+            self._arrange(view)
         self.state = FileState.of(self.status)
         if engine not in ("auto", self.engine):
             self.close()
@@ -123,6 +127,20 @@ class File:
                 "--engine=psync does the same work",
                 path=path,
             )
+
+    def _arrange(self, view: View) -> None:
+        extents = ffi.new("struct sf_extent[]", view.extents)
+        others = ffi.new("struct sf_file *[]", [file.handle for file in view.others])
+        call(
+            lib.sf_file_arrange,
+            self._handle,
+            others,
+            len(others),
+            extents,
+            len(extents),
+            view.length,
+            path=self.path,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +157,8 @@ class File:
         """Close both descriptors once nobody uses them any more; harmless when repeated."""
         self._closed = True
         lib.sf_file_close(self._handle)
+        for other in self._others:
+            other.close()
 
     @property
     def handle(self) -> Any:
@@ -205,6 +225,8 @@ class File:
                 "the image changed while it was read; wait until the save has finished",
                 path=self.path,
             )
+        for other in self._others:
+            other.require_unchanged()
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -9,14 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from savefmt.convert.room import volume_notes
 from savefmt.convert.sinks import CodecSink, PipeSink, Sink, file_sink
 from savefmt.errors import OperationCancelled, UnsupportedError
 from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, StrPath
+from savefmt.native.file import Appender
 from savefmt.pipes import STANDARD_OUTPUT, wait_writable
 from savefmt.qemu.descriptors import opened
 from savefmt.reports import SavePlan
-from savefmt.writing.output import OutputFile
+from savefmt.writing.imagefile import ImageOutput, open_image_output
+from savefmt.writing.volumes import is_volume
 
 _STANDARD_OUTPUT = "-"
 _POLL_SECONDS = 0.1
@@ -29,14 +32,14 @@ class ImageTarget(ABC):
     ----------
     path : str or None
         By which this process can open the growing file once more; None for a pipe.
-    status : os.stat_result or None
-        Of the sealed file.
+    lengths : tuple of int
+        Of the sealed file, and what it takes on the disk; None for a pipe.
     notes : list of str
         What is worth telling about it.
     """
 
     path: str | None
-    status: os.stat_result | None = None
+    lengths: tuple[int, int] | tuple[None, None] = (None, None)
     notes: Sequence[str] = ()
 
     @abstractmethod
@@ -49,24 +52,31 @@ class ImageTarget(ABC):
 
 
 class FileTarget(ImageTarget):
-    """A regular file: begins with libvirt's "Part" magic (format.md 2.8)."""
+    """A file or block device: begins with libvirt's "Part" magic (format.md 2.8)."""
 
-    def __init__(self, output: OutputFile, envelope: Envelope) -> None:
+    def __init__(self, output: ImageOutput, envelope: Envelope) -> None:
         self.path = output.path
         self._output = output
         self._envelope = envelope
+        self._appender: Appender | None = None
+        self._codec = "raw"
         output.file.write(envelope.pack_header(finished=False) + envelope.data, 0)
 
     def sink(self, codec: str, io: IOOptions, stopped: threading.Event) -> Sink:
         """Return what appends to the file."""
-        return file_sink(self._output.file, self._envelope.stream_offset, codec, io)
+        self._codec = codec
+        self._appender = Appender(self._output.file, self._envelope.stream_offset, io)
+        return file_sink(self._appender, codec, io)
 
     def seal(self) -> None:
         """Sync, mark, sync again, rename."""
+        if self._appender is not None:
+            self._output.end_at(self._appender.offset)
         self._output.file.sync()
         self._output.file.write(self._envelope.pack_header(finished=True), 0)
         self._output.commit()
-        self.status, self.notes = self._output.status, self._output.notes
+        self.lengths = self._output.lengths
+        self.notes = [*self._output.notes, *volume_notes(self._codec, self._output.target)]
 
 
 class _StoppableSink(PipeSink):
@@ -144,12 +154,12 @@ def image_target(
     name = os.fspath(target)
     if name == _STANDARD_OUTPUT:
         yield PipeTarget(1, STANDARD_OUTPUT, envelope)
-    elif os.path.exists(name) and not os.path.isfile(name):
+    elif os.path.exists(name) and not os.path.isfile(name) and not is_volume(name):
         if plan.writer == "qemu":
             raise UnsupportedError("QEMU itself writes regular files only", path=target)
         with opened(name, os.O_WRONLY) as fd:
             yield PipeTarget(fd, name, envelope)
     else:
         direct = plan.direct and plan.writer == "savefmt"
-        with OutputFile(target, overwrite=overwrite, direct=direct, engine=engine) as output:
+        with open_image_output(target, overwrite=overwrite, direct=direct, engine=engine) as output:
             yield FileTarget(output, envelope)

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from savefmt.compat.armregisters import named, saved_registers, unknown_registers
+from savefmt.compat.cpufit import qemus_name
 from savefmt.compat.statetable import section_name, unloadable
 from savefmt.errors import FormatError
 from savefmt.format.hardware import Hardware
@@ -32,7 +34,6 @@ _STATELESS = frozenset({"pci-testdev", "igbvf"})
 """PCI devices without state to save (tried with QEMU 10.0)."""
 _OFTEN_UNSENT = frozenset({"smbus-eeprom", "spapr_watchdog"})
 """Sections that a QEMU may leave out although it has the device (tried with QEMU 10.0)."""
-_LIBVIRTS_OWN = {"pclmuldq": "pclmulqdq"}
 _TOLD = 8
 """Differences in one message."""
 
@@ -73,6 +74,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
     if (reason := image.devices.incomplete) is not None:
         return [*found, _note(f"the devices were not compared: {reason}")]
     found += _compare_vcpus(sections, target.cpu)
+    found += _compare_registers(image, target)
     found += (pci := list(_compare_pci(image, sections, target)))
     if target.table is None:
         return [*found, _note("this QEMU's program could not be asked for its device state")]
@@ -86,7 +88,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
 
 def features_of(image: SaveImage) -> list[str]:
     """Return the CPU features that an image tells of, by QEMU's names."""
-    return [_qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
+    return [qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
 
 
 def refuse_other_guest(
@@ -218,10 +220,6 @@ def _remedy(idstr: str, length: int) -> str:
 # Processor
 
 
-def _qemus_name(feature: str) -> str:
-    return _LIBVIRTS_OWN.get(feature, feature).replace("_", "-")
-
-
 def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Finding]:
     if cpu is None:
         return
@@ -235,7 +233,7 @@ def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Findin
         )
         return
     for feature, had in hardware.cpu_features:
-        name = _qemus_name(feature)
+        name = qemus_name(feature)
         if cpu.flags.get(name, had) != had:
             yield _error(
                 "cpu",
@@ -252,6 +250,19 @@ def _compare_vcpus(sections: Iterable[Section], cpu: TargetCpu | None) -> Iterat
             "cpu",
             f"the guest had {count} vCPUs and this QEMU has {cpu.count}",
             f"start it with -smp {count}",
+        )
+
+
+def _compare_registers(image: SaveImage, target: Target) -> Iterator[Finding]:
+    if target.release is None:
+        return
+    unknown, _ = unknown_registers(saved_registers(image), target.release)
+    if unknown:
+        yield _error(
+            "cpu",
+            f"the image lists the system registers {named(unknown)}, which QEMU {target.release} "
+            "does not know",
+            "use the release of QEMU that the guest was saved with",
         )
 
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from savefmt.pipes import wait_readable, wait_writable
@@ -93,13 +93,14 @@ class Pump:
     @contextmanager
     def running(self) -> Iterator[Pump]:
         """Run for the time of a ``with`` block."""
-        self._thread.start()
         try:
+            self._thread.start()
             yield self
         finally:
             self.stop()
             self.release()
-            self._thread.join()
+            with suppress(RuntimeError):  # a signal came before it had begun
+                self._thread.join()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
-from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities
+from savefmt.compat.policy import MAX_CHANNELS, MULTIFD, Abilities, direct_io_notes
 from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import Cursor
@@ -118,7 +118,8 @@ def restore(
         grants = bypass_cache and saved.file.direct
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_unready(monitor, look(monitor), resume=resume)
-        notes = (*choice.notes, *refuse_other_guest(saved, monitor, ignore))
+        notes = (*choice.notes, *direct_io_notes(abilities))
+        notes += refuse_other_guest(saved, monitor, ignore)
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False

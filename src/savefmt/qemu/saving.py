@@ -29,7 +29,7 @@ from savefmt.qemu.report import MigrationError, SaveReport
 from savefmt.qemu.settings import configured, parameters_for
 from savefmt.qmp import Monitor, MonitorLostError
 from savefmt.reports import Refusal, SavePlan
-from savefmt.writing.output import check_target
+from savefmt.writing.imagefile import check_image_output
 
 LIVE_ROUNDS = 12
 """Passes over the memory after which a live save holds the guest, since it dirties its
@@ -117,7 +117,6 @@ def save(
         job = _Save(monitor, guest, plan, live=live and guest.running, io=io, progress=progress)
         held = job.run(target, envelope, afterwards, overwrite=overwrite)
         notes = [*plan.notes, *_xml_notes(document, guest, answers), *job.notes]
-    status = job.status
     return SaveReport(
         target=os.fspath(target),
         domain=parse_domain(document).name or guest.name,
@@ -126,8 +125,8 @@ def save(
         live=live and guest.running,
         state=_state_afterwards(guest, afterwards),
         ram_length=job.ram_length,
-        length=status.st_size if status else None,
-        disk_length=status.st_blocks * 512 if status else None,
+        length=job.lengths[0],
+        disk_length=job.lengths[1],
         seconds=time.monotonic() - began,
         held_seconds=held,
         notes=tuple(notes),
@@ -145,8 +144,8 @@ def _plan(
     plan = plan_save(request, answers.abilities, place)
     if isinstance(plan, Refusal):
         raise ConversionError(f"{plan.reason}; {plan.advice}", path=target)
-    if place.kind is DestinationKind.FILE:
-        check_target(target, overwrite=overwrite)
+    if place.kind in (DestinationKind.FILE, DestinationKind.BLOCK):
+        check_image_output(target, overwrite=overwrite)
     return plan
 
 
@@ -186,7 +185,7 @@ class _Save:
     """One save, with the guest in our hands.
 
     `notes` says what was done otherwise than asked for, `ram_length` what QEMU counted,
-    `status` what the operating system tells of the image, if it is a file.
+    `lengths` how long the image is and what it takes on the disk, if it is no pipe.
     """
 
     monitor: Monitor
@@ -199,7 +198,7 @@ class _Save:
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
-        self.status: os.stat_result | None = None
+        self.lengths: tuple[int, int] | tuple[None, None] = (None, None)
         self._meter = Meter(self.progress, 0, "saving")
         self._show = migration.ram_progress(self._meter)
         self._held_since: float | None = None
@@ -225,7 +224,7 @@ class _Save:
                 self._meter.phase = "syncing"
                 self._meter.update(self._meter.total)
                 image.seal()
-            self.status = image.status
+            self.lengths = image.lengths
             self.notes += image.notes
         if afterwards is Afterwards.QUIT:
             with contextlib.suppress(MonitorLostError):  # it may be faster than its answer

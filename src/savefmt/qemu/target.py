@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from savefmt.compat.ask import read_release
 from savefmt.compat.host import is_trusted_emulator
+from savefmt.compat.releases import Release
 from savefmt.compat.statetable import StateTable, read_state_table
 from savefmt.frozen import dataclass
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
@@ -62,6 +64,8 @@ class Target:
         Its vCPUs.
     table : StateTable or None
         What its program can load; None where that cannot be asked.
+    release : Release or None
+        Its version.
     """
 
     guest: HostedGuest
@@ -71,6 +75,7 @@ class Target:
     kinds: Mapping[str, int] = {}
     cpu: TargetCpu | None = None
     table: StateTable | None = None
+    release: Release | None = None
 
 
 def look_closely(monitor: Monitor, features: Iterable[str] = ()) -> Target:
@@ -99,6 +104,7 @@ def look_closely(monitor: Monitor, features: Iterable[str] = ()) -> Target:
         kinds=Counter(kinds.values()),
         cpu=_cpu(monitor, features),
         table=_table(monitor),
+        release=read_release(monitor),
     )
 
 

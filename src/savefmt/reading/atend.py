@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.cursor import FileCursor
 from savefmt.format.ram import EOS_WORD
-from savefmt.format.stream import ItemReader, SectionHead
+from savefmt.format.stream import FOOTER_LENGTH, ItemReader, SectionHead
 from savefmt.format.vmstate import find_at_end
 from savefmt.format.wire import ItemType, encode_name
 from savefmt.model import Section
-from savefmt.reading.framing import FOOTER_LENGTH, SectionKey
+from savefmt.reading.framing import SectionKey
 from savefmt.reading.walk import StreamHead, section_of
 
 Pread = Callable[[int, int], bytes]

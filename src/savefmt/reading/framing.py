@@ -14,12 +14,18 @@ from savefmt.errors import FormatError, SavefmtError, TruncatedError, Unsupporte
 from savefmt.format import iterables, ram
 from savefmt.format.cursor import Cursor, LookaheadError
 from savefmt.format.pagesize import may_begin_record
-from savefmt.format.stream import COMMANDS, Command, EndOfStream, ItemReader, SectionHead
+from savefmt.format.stream import (
+    COMMANDS,
+    FOOTER_LENGTH,
+    Command,
+    EndOfStream,
+    ItemReader,
+    SectionHead,
+)
 from savefmt.format.vmstate import Description, find_ahead
 from savefmt.format.wire import PAGE_SIZES, ItemType, decode_name
 from savefmt.frozen import dataclass
 
-FOOTER_LENGTH = 5
 _LOOK_LENGTH = FOOTER_LENGTH + 1 + 4 + 1 + 255 + 8 + 8
 """A footer, the longest head of a section, and a RAM word behind it."""
 
@@ -79,6 +85,8 @@ class Framing:
         self._page_sizes: tuple[int, ...] = PAGE_SIZES
         self.ram_ended = False
         self._route: Route | None = None
+        self.description: Description | None = None
+        """The one that proved the way."""
 
     def expect_pages(self, names: Iterable[bytes], page_size: int | None) -> None:
         """Tell how RAM sections go on from here.
@@ -193,7 +201,7 @@ class Framing:
             description = Description.read(cursor)
         except SavefmtError:
             return False
-        return (
+        told = (
             description is not None
             and all(
                 lengths[key] == length if key in lengths else self._reader.knows(*key)
@@ -201,6 +209,9 @@ class Framing:
             )
             and all(key in description.sections for key in lengths)
         )
+        if told:
+            self.description = description
+        return told
 
     def _pass_ahead(
         self, reader: ItemReader, head: SectionHead, told: Mapping[SectionKey, int]

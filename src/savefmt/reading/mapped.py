@@ -19,24 +19,6 @@ from savefmt.reading.walk import Onlooker, StreamEnd, Walk
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """An item of the stream between the block list and the end of RAM.
-
-    `payload` is where a section's payload begins; in a RAM section it is one end marker.
-    """
-
-    offset: int
-    end: int
-    head: SectionHead | None
-    payload: int = 0
-
-    @property
-    def is_ram(self) -> bool:
-        """Whether this is a PART or the END of `ram`."""
-        return self.head is not None and self.head.idstr == ram.IDSTR
-
-
-@dataclass(frozen=True, slots=True)
 class MappedStream:
     """A mapped-ram stream taken apart.
 
@@ -48,10 +30,10 @@ class MappedStream:
         The START of `ram`.
     list_end : int
         Behind the last page area: the end marker of the START section stands here.
-    parts : tuple of Part
-        From behind the START section to the end of RAM.
-    tail : int
-        Where what follows the end of RAM begins; the EOF mark if RAM has no END.
+    commands : tuple of Command
+        Those behind the block list.
+    last_part : int or None
+        Where the end marker of the last RAM section stands; None where START is the only one.
     pages : tuple of BlockPages
         In the order of the list; ignored blocks have no pages.
     byte_order : str
@@ -63,8 +45,8 @@ class MappedStream:
     blocks: BlockList
     ram: SectionHead
     list_end: int
-    parts: tuple[Part, ...]
-    tail: int
+    commands: tuple[Command, ...]
+    last_part: int | None
     pages: tuple[BlockPages, ...]
     byte_order: ByteOrder
     end: StreamEnd
@@ -100,13 +82,12 @@ def read_mapped(
     if skeleton.ram is None or skeleton.blocks is None:
         raise CorruptError("a mapped-ram stream without RAM", offset=end.eof)
     order, pages = _read_bitmaps(file, skeleton.blocks, envelope_order, findings)
-    tail = end.eof if end.ram_end is None else end.ram_end
     return MappedStream(
         skeleton.blocks,
         skeleton.ram,
         skeleton.blocks.end,
-        tuple(part for part in skeleton.parts if part.end <= tail),
-        tail,
+        tuple(skeleton.commands),
+        skeleton.last_part,
         pages,
         order,
         end,
@@ -119,13 +100,14 @@ class EndMarkers:
     def take(self, cursor: Cursor) -> Iterator[int]:
         """Consume one."""
         at = cursor.tell()
-        word = cursor.u64("the end marker of a RAM section")
-        if word.to_bytes(8, "big") != ram.EOS_WORD:
+        word = cursor.read(len(ram.EOS_WORD), "the end marker of a RAM section")
+        if word != ram.EOS_WORD:
             raise CorruptError(
-                f"RAM word {word:#x} in a mapped-ram stream, where only the end marker may stand",
+                f"RAM word {int.from_bytes(word, 'big'):#x} in a mapped-ram stream, "
+                "where only the end marker may stand",
                 offset=at,
             )
-        yield cursor.tell()
+        return iter((cursor.tell(),))
 
 
 class _Skeleton(Onlooker):
@@ -134,13 +116,13 @@ class _Skeleton(Onlooker):
     def __init__(self) -> None:
         self.ram: SectionHead | None = None
         self.blocks: BlockList | None = None
-        self.parts: list[Part] = []
+        self.commands: list[Command] = []
+        self.last_part: int | None = None
 
     def command(self, command: Command) -> None:
-        """Note the place of one."""
+        """Note one."""
         if self.ram is not None:
-            end = command.offset + len(command.pack())
-            self.parts.append(Part(command.offset, end, None))
+            self.commands.append(command)
 
     def ram_start(self, head: SectionHead, blocks: BlockList) -> EndMarkers:
         """Note the list."""
@@ -149,9 +131,9 @@ class _Skeleton(Onlooker):
         return EndMarkers()
 
     def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
-        """Note the place of a section."""
-        if self.ram is not None and head is not self.ram:
-            self.parts.append(Part(head.offset, end, head, head.offset + len(head.pack())))
+        """Note where the last part of RAM ended."""
+        if head.idstr == ram.IDSTR and not head.announces:
+            self.last_part = end - len(footer) - len(ram.EOS_WORD)
 
 
 def ram_blocks(listed: BlockList, pages: Sequence[BlockPages] | None) -> dict[str, RamBlock]:

@@ -266,12 +266,20 @@ class GuestMemory:
         return SparsePages(visitor.spool, visitor.pages)
 
     @cached_property
-    def _left_out(self) -> frozenset[int]:
-        """Blocks that a sequential stream with x-ignore-shared lists and never sends."""
+    def left_out(self) -> tuple[str, ...]:
+        """Blocks that the image lists and does not hold (x-ignore-shared), by idstr.
+
+        To tell, a sequential image is read whole.
+        """
         image = self._image
-        if image.layout is Layout.MAPPED_RAM or IGNORE_SHARED not in image.capabilities:
-            return frozenset()
-        return self._store.empty
+        if IGNORE_SHARED not in image.capabilities:
+            return ()
+        blocks = image.head.blocks.blocks
+        if image.layout is Layout.MAPPED_RAM:
+            found = [block for block in blocks if block.ignored]
+        else:
+            found = [blocks[number] for number in sorted(self._store.empty)]
+        return tuple(block.idstr for block in found if block.used_length)
 
     def _check_space(self) -> None:
         """Refuse at once what cannot fit: memory takes no less room unpacked than packed."""
@@ -317,8 +325,11 @@ class GuestMemory:
         _ = self._image.file
         number = self._number(block)
         listed = self._image.head.blocks.blocks[number]
-        if listed.ignored or number in self._left_out:
-            raise UnsupportedError(f"the content of {block!r} is not in this image")
+        if listed.ignored or block in self.left_out:
+            raise UnsupportedError(
+                f"the content of {block!r} is not in this image; --shared {block}=FILE takes it "
+                "from the file that it lies in"
+            )
         if offset < 0 or length < 0 or offset + length > listed.used_length:
             raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
         size = listed.page_size

@@ -10,17 +10,20 @@ HEAD_LENGTH = 128
 QCOW = b"QFI\xfb"
 """Begins a disk image of QEMU; version 2 and later may have snapshots."""
 
-_ELF = b"\x7fELF"
+ELF = b"\x7fELF"
+KDUMP = b"KDUMP   "
+FLATTENED = b"makedumpfile"
+"""A kdump file that went through a pipe."""
 _ELF_CORE = 4
-_CORE_ADVICE = "open it with crash, drgn, gdb or volatility3"
+_CORE_ADVICE = "open it with crash or drgn"
+_DUMP_ADVICE = "it is read as a file of its own, uncompressed, and not from a pipe"
 _DISK_ADVICE = "name the file with the guest's memory instead"
 _VMWARE_ADVICE = "volatility3 reads it, together with the .vmem file beside it"
 
 _KINDS = {
-    b"KDUMP   ": f"a kdump file (`virsh dump --memory-only`); {_CORE_ADVICE}",
+    KDUMP: f"a kdump file (`virsh dump --memory-only`); {_DUMP_ADVICE}",
     b"DISKDUMP": f"a diskdump file; {_CORE_ADVICE}",
-    b"makedumpfile": "a flattened kdump file; rebuild it with `makedumpfile -R`, then open it "
-    "with crash or drgn",
+    FLATTENED: f"a flattened kdump file; {_DUMP_ADVICE}",
     b"\xd0\xbe\xd2\xbe": f"a VMware suspended state (.vmss); {_VMWARE_ADVICE}",
     b"\xd1\xba\xd1\xba": f"a VMware snapshot state (.vmsn); {_VMWARE_ADVICE}",
     b"\xd2\xbe\xd2\xbe": f"a VMware suspended state (.vmss); {_VMWARE_ADVICE}",
@@ -68,7 +71,7 @@ def not_an_image(head: bytes, name: str, *, offset: int) -> NotASaveImageError:
             return NotASaveImageError(f"this is {what}", offset=offset)
     if head.startswith(QCOW):
         return _qcow(head, offset)
-    if head.startswith(_ELF):
+    if head.startswith(ELF):
         return _elf(head, offset)
     if name.lower().endswith(".vmem"):
         return NotASaveImageError(
@@ -97,12 +100,17 @@ def _qcow(head: bytes, offset: int) -> NotASaveImageError:
     )
 
 
-def _elf(head: bytes, offset: int) -> NotASaveImageError:
+def is_elf_dump(head: bytes) -> bool:
+    """Tell whether a file that begins like this is an ELF core."""
     order = "big" if head[5:6] == b"\2" else "little"
     kind = int.from_bytes(head[16:18], order)  # type: ignore[arg-type]
-    if kind == _ELF_CORE:
+    return head.startswith(ELF) and kind == _ELF_CORE
+
+
+def _elf(head: bytes, offset: int) -> NotASaveImageError:
+    if is_elf_dump(head):
         return NotASaveImageError(
-            f"this is an ELF core (`virsh dump --memory-only`); {_CORE_ADVICE}", offset=offset
+            f"this is an ELF core (`virsh dump --memory-only`); {_DUMP_ADVICE}", offset=offset
         )
     return NotASaveImageError(
         "this is an ELF program or library and no image; check that it is the right file",

@@ -12,14 +12,17 @@ from savefmt.errors import ImageIOError, SavefmtError, TruncatedError, Unsupport
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
-from savefmt.reading.otherformats import QCOW
+from savefmt.reading.otherformats import ELF, FLATTENED, KDUMP, QCOW
 
-if TYPE_CHECKING:  # most images are in no disk image
+if TYPE_CHECKING:  # most images are in no disk image, and no dumps
+    from savefmt.reading.dumpview import Dump
     from savefmt.reading.qcow2 import Disk
 
 DIRECT_FROM = 256 << 20
 """Images and guests from this size on bypass the page cache unless told otherwise: they
 would push everything else out of it."""
+
+_DUMPS = (ELF, FLATTENED[:4], KDUMP[:4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,28 @@ class Source:
         Name or ID of an internal snapshot, in a qcow2 disk image.
     offset : int
         Where in the file the image begins.
+    shared : tuple of (str, str or os.PathLike)
+        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
+        idstr.
     """
 
     path: StrPath
     snapshot: str | None = None
     offset: int = 0
+    shared: tuple[tuple[str, StrPath], ...] = ()
 
     def __post_init__(self) -> None:
         if self.offset < 0:
             raise ValueError(f"an image cannot begin at {self.offset}")
         if self.offset and self.snapshot is not None:
             raise ValueError("a snapshot has no offset")
+        if len(dict(self.shared)) != len(self.shared):
+            raise ValueError("a block is named twice, and can be in one file only")
 
     @property
     def is_part(self) -> bool:
-        """Whether the image is only part of the file."""
-        return self.snapshot is not None or self.offset > 0
+        """Whether the image is only part of the file, or one of several files."""
+        return self.snapshot is not None or self.offset > 0 or bool(self.shared)
 
     def __fspath__(self) -> str:
         """Return the path of the file."""
@@ -95,6 +104,27 @@ def open_file(source: Source, io: IOOptions) -> File:
                 return disk.open(source.snapshot, io, direct=direct)
         view = _from(source.offset, length) if source.offset else None
         return File(fd, path=source.path, direct=direct, engine=io.engine, view=view)
+
+
+def open_source(source: Source, io: IOOptions) -> tuple[File, Dump | None]:
+    """Open what is behind an image, which a memory dump may be; otherwise as `open_file`.
+
+    Returns
+    -------
+    File
+        To be closed.
+    Dump or None
+        What a dump is that is shown as an image.
+    """
+    with _opened(source) as fd:
+        if not source.is_part and os.pread(fd, 4, 0) in _DUMPS:
+            from savefmt.reading.dumps import is_dump, open_dump
+
+            if is_dump(fd):
+                length = os.lseek(fd, 0, os.SEEK_END)
+                direct = length >= DIRECT_FROM if io.direct is None else io.direct
+                return open_dump(fd, source.path, io, direct=direct)
+    return open_file(source, io), None
 
 
 def _from(offset: int, length: int) -> View:

@@ -4,15 +4,67 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Self
 
 from savefmt.errors import ImageIOError
 from savefmt.model import IOOptions
-from savefmt.native.file import File
+from savefmt.native.file import File, View
 from savefmt.native.pages import is_zero
 
 _HOLE_LENGTH = 4096
+
+
+class Spool:
+    """An unlinked temporary file in the making; zeros become holes."""
+
+    def __init__(self) -> None:
+        import tempfile  # loads half of the standard library, and few images need room
+
+        self._folder = tempfile.gettempdir()
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    @property
+    def descriptor(self) -> int:
+        """The file itself, which stays ours."""
+        return self._file.fileno()
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write what of it is not zero."""
+        try:
+            write_sparsely(self._file.fileno(), memoryview(data), offset)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self._folder) from error
+
+    def open(self, io: IOOptions, length: int, *, view: View | None = None) -> File:
+        """Open what was written, as a file of that length or as a view of it.
+
+        Parameters
+        ----------
+        io : IOOptions
+            How it is read.
+        length : int
+            Of the file.
+        view : View, optional
+            Other files may be in it, too.
+
+        Returns
+        -------
+        File
+            To be closed, which gives the room back.
+        """
+        fd = self._file.fileno()
+        try:
+            os.ftruncate(fd, length)
+        except OSError as error:
+            raise ImageIOError.from_os(error, path=self._folder) from error
+        return File(fd, path=self._folder, engine=io.engine, view=view)
 
 
 def spool(
@@ -45,18 +97,23 @@ def spool(
     ImageIOError
         What the operating system refused.
     """
-    folder = tempfile.gettempdir()
-    refuse_without_room(folder, needed)
-    with tempfile.TemporaryFile(buffering=0) as file:
-        try:
-            end = 0
-            for offset, piece in pieces:
-                _write(file.fileno(), memoryview(piece), offset)
-                end = max(end, offset + len(piece))
-            os.ftruncate(file.fileno(), end if length is None else length)
-        except OSError as error:
-            raise ImageIOError.from_os(error, path=folder) from error
-        return File(file.fileno(), path=folder, engine=io.engine)
+    import tempfile
+
+    refuse_without_room(tempfile.gettempdir(), needed)
+    with Spool() as file:
+        end = 0
+        for offset, piece in pieces:
+            file.write(piece, offset)
+            end = max(end, offset + len(piece))
+        return file.open(io, end if length is None else length)
+
+
+def in_order(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Yield pieces that follow each other, each with its offset."""
+    at = 0
+    for piece in pieces:
+        yield at, piece
+        at += len(piece)
 
 
 def refuse_without_room(folder: str, needed: int) -> None:
@@ -78,8 +135,8 @@ def refuse_without_room(folder: str, needed: int) -> None:
         )
 
 
-def _write(fd: int, piece: memoryview, offset: int) -> None:
-    """Write what is not zero."""
+def write_sparsely(fd: int, piece: memoryview, offset: int) -> None:
+    """Write what is not zero to a file that is."""
     start = 0
     for at in range(0, len(piece), _HOLE_LENGTH):
         if is_zero(piece[at : at + _HOLE_LENGTH]):

@@ -286,8 +286,7 @@ class Walk:
         self._finish(item)
 
     def _finish(self, head: SectionHead) -> None:
-        self._reader.finish_section(head)
-        footer = head.pack_footer() if self._reader.has_footers else b""
+        footer = self._reader.finish_section(head)
         self._visitor.section_end(head, footer, self._cursor.tell())
 
     # --- RAM ---
@@ -298,8 +297,11 @@ class Walk:
             self._sink = self._visitor.ram_start(head, self._blocks)
         if self._sink is None:
             raise CorruptError("RAM pages come before the block list", offset=head.offset)
-        for offset in self._sink.take(self._cursor):
-            self._tick(offset)
+        if self._cursor.peek(len(ram.EOS_WORD)) == ram.EOS_WORD:
+            self._cursor.skip(len(ram.EOS_WORD))  # no pages; live saves have thousands of these
+        else:
+            for offset in self._sink.take(self._cursor):
+                self._tick(offset)
         self._finish(head)
         if head.kind is ItemType.END:
             self._ram_end = self._cursor.tell()
@@ -396,6 +398,10 @@ class Walk:
         if cursor.peek(6)[5:] != b"{":
             return None
         offset = cursor.tell()
+        known = self._framing.description
+        if known is not None and known.offset == offset:
+            cursor.skip(known.end - offset)
+            return known
         try:
             return Description.read(cursor)
         except CorruptError as error:

@@ -25,6 +25,8 @@ from savefmt.frozen import dataclass
 from savefmt.guest.arch.table import Registers
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.image import SaveImage
+from savefmt.linux.answers import ask as what_runs
+from savefmt.linux.facts import GuestReport
 from savefmt.model import CheckLevel, IOOptions, OnProgress, Section, StrPath
 from savefmt.progress import Meter
 from savefmt.report.resources import Resources, read_resources
@@ -92,7 +94,7 @@ class Dossier:
         Of the file: bytes and SHA-256.  The digest is empty where it was not made.
     check : CheckReport
         Its findings; its summary is None where not even the head could be read.
-    compat, resources, memory_map, cpus, devices, stats, painting, system, hashes
+    compat, resources, memory_map, cpus, devices, stats, painting, system, linux, hashes
         What the rooms of these names say, or `Missing`.
     """
 
@@ -108,6 +110,7 @@ class Dossier:
     stats: MemoryStats | Missing
     painting: Painting | Missing
     system: SystemHint | Missing
+    linux: GuestReport | Missing
     hashes: tuple[MemoryHash, ...] | Missing
 
     @property
@@ -187,6 +190,7 @@ def gather(
             stats=ask(lambda image: stats(image, io=io, progress=progress), reads=True),
             painting=ask(picture, reads=True),
             system=ask(lambda image: identify(image, io=io, progress=progress), reads=True),
+            linux=ask(what_runs, reads=True),
             hashes=ask(lambda i: tuple(hash_memory(i, io=io, progress=progress)), reads=True),
         )
     if _identity(path) != before:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.frozen import dataclass
@@ -253,7 +252,8 @@ def _file_system(fd: int) -> str:
     device = os.fstat(fd).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        with open("/proc/self/mountinfo", errors="replace") as file:
+            mounts = file.read().splitlines()
     except OSError:
         return ""
     for line in mounts:

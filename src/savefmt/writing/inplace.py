@@ -10,10 +10,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from types import TracebackType
 from typing import Self
 
-from savefmt.errors import ImageChangedError, ImageIOError
+from savefmt.errors import ConversionError, ImageChangedError, ImageIOError
 from savefmt.model import StrPath
 from savefmt.native.file import FileState
 from savefmt.progress import Meter
@@ -160,6 +161,12 @@ class Original:
 
     def successor(self, *, direct: bool = False, engine: str = "auto") -> OutputFile:
         """Begin the file that shall take the place of this one; it ends with `supersede`."""
+        if stat.S_ISBLK(os.fstat(self.descriptor).st_mode):
+            raise ConversionError(
+                "an image on a block device is not replaced where it stands; convert it into a "
+                "file, change that, and write it back",
+                path=self.place.path,
+            )
         return OutputFile(self.place, overwrite=True, direct=direct, engine=engine)
 
     def _copy_to(self, output: OutputFile, meter: Meter) -> None:

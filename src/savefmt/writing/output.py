@@ -133,6 +133,20 @@ class OutputFile:
         found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Length of the file and what it takes on the disk, also when it is committed."""
+        status = self.status
+        return status.st_size, status.st_blocks * 512
+
+    def extend(self, start: int, end: int) -> None:
+        """Let the file read as zeros from `start`, where it ends, to `end`."""
+        del start
+        self.set_length(end)
+
+    def end_at(self, end: int) -> None:
+        """Say where the image ends: a file ends there, too."""
+
     def set_length(self, length: int) -> None:
         """Make the file that long; what is new reads as zeros."""
         try:

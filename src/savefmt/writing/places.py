@@ -103,6 +103,12 @@ class Place:
         status = self.status()
         # A link of the kernel's own, such as /dev/stdout, leads to what has no name.
         special = _is_special(self.path) if status is None else not stat.S_ISREG(status.st_mode)
+        if status is not None and stat.S_ISBLK(status.st_mode):
+            raise ConversionError(
+                "the target is a block device, to which only whole images are written (convert, "
+                "detach, save); name a file",
+                path=self.path,
+            )
         if special:
             raise ConversionError(
                 "the target is not a regular file; use - to write to a pipe", path=self.path

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 NAMES = (
-    *("info", "check", "compat", "convert", "compare", "xml"),
+    *("info", "check", "compat", "needs", "convert", "compare", "xml"),
     *("devices", "regs", "memmap", "read", "vtop"),
     *("search", "strings", "hash", "stats", "map", "os", "linux"),
     *("export", "mount", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),

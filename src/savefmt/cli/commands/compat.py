@@ -61,5 +61,5 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(compatibility=report)
     else:
-        ui.say(compat_lines(report, systems=not (args.readers or args.all)))
+        ui.say(compat_lines(report))
     return ExitCode.GOOD

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
@@ -57,6 +58,28 @@ def add(commands: Commands) -> None:
         _add_shared(parser)
         common_options(parser)
         parser.set_defaults(run=run, failed=ExitCode.FAILED)
+    _add_report(verbs)
+
+
+def _add_report(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "report",
+        help="write a page about a run, for people",
+        description="Write what a journal tells on one HTML page that needs nothing else.",
+        epilog="exit codes: 0 written, whatever it says; 1 failed; 64 wrong usage\n",
+    )
+    file_argument(parser, "journal", metavar="JOURNAL")
+    file_argument(
+        parser,
+        "-o",
+        dest="target",
+        metavar="PAGE",
+        help="file to write (default: the journal's name with .html, in this folder)",
+    )
+    parser.add_argument("-F", "--force", action="store_true", help="replace the file")
+    output_options(parser)
+    common_options(parser)
+    parser.set_defaults(run=run_report, failed=ExitCode.FAILED)
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +94,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         parser,
         "-o",
         dest="target",
-        metavar="JOURNAL",
-        help="write a line of JSON an image to this new file",
+        metavar="FILE",
+        help="new file: .jsonl, the journal, a line of JSON an image as it ends; .csv or .parquet,"
+        " a table of all at the end, with the journal beside it",
     )
     file_argument(
         parser,
@@ -89,6 +113,11 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="a dask scheduler, such as tcp://10.0.0.5:8786, whose workers do it",
+    )
+    group.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="each host of a worker looks for the targets itself, and reads its own",
     )
     group.add_argument(
         "--time-limit",
@@ -160,9 +189,14 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
+    from savefmt.fleet.overview import FleetReportWritten
     from savefmt.fleet.records import FleetRecord
 
-    return ({"records": list[FleetRecord], "complete": bool}, FleetRecord)
+    return (
+        {"records": list[FleetRecord], "complete": bool},
+        FleetRecord,
+        {"report": FleetReportWritten},
+    )
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
@@ -174,34 +208,74 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.fleet.journal import Journal
     from savefmt.fleet.pool import Engine, Limits, ProcessPool
 
-    if not args.targets and not args.from_file:
-        usage_error(args, "name a TARGET, or give --from-file")
-    if args.target and args.resume:
-        usage_error(args, "--resume goes on with its own file; it goes without -o")
-    if args.scheduler and args.jobs:
-        usage_error(args, "--jobs is for this host; the scheduler knows its workers")
-    if args.target and not args.target.endswith(".jsonl"):
-        usage_error(args, "-o names a journal, FILE.jsonl; --output=csv prints a table")
+    _refuse_contradictions(args)
     summary = Summary()
     with ExitStack() as stack:
-        journal = None
-        if args.target or args.resume:
-            journal = Journal(args.target or args.resume, resume=bool(args.resume))
+        name, suffix = os.path.splitext(args.target or "")
+        table = stack.enter_context(_Table(args.target)) if suffix in _TABLES else None
+        journal, journal_name = None, args.resume or (f"{name}.jsonl" if name else "")
+        if journal_name:
+            journal = Journal(journal_name, resume=bool(args.resume))
             stack.callback(journal.close)
         limits = Limits(args.time_limit, args.memory_limit, args.retries)
         engine: Engine
         if args.scheduler:
-            engine = stack.enter_context(closing(Cluster(args.scheduler, limits)))
+            cluster = Cluster(args.scheduler, limits, everywhere=args.everywhere)
+            engine = stack.enter_context(closing(cluster))
         else:
             engine = stack.enter_context(ProcessPool(args.jobs or _cores(), limits))
-        records = running.run(_jobs(args), engine, savefmt.__version__, journal)
+        jobs = _jobs(args, engine.find(_names(args)))
+        records = running.run(jobs, engine, savefmt.__version__, journal)
         _print(_counted(records, summary), args, ui)
+        if table is not None:
+            table.write(journal_name)
     kept = journal.kept if journal is not None else Counter()
     if not ui.quiet and summary.verdicts:
-        print(*summary.lines(), sep="\n", file=sys.stderr)
+        summary.print(color=ui.error_color)
     if kept:
         ui.remark(f"{many(kept.total(), 'image')} done before")
     return worst(_CODES[verdict] for verdict in {*summary.verdicts, *kept})
+
+
+def _refuse_contradictions(args: argparse.Namespace) -> None:
+    suffix = os.path.splitext(args.target or "")[1]
+    if not args.targets and not args.from_file:
+        usage_error(args, "name a TARGET, or give --from-file")
+    if args.target and suffix not in (".jsonl", *_TABLES):
+        usage_error(args, "-o names a FILE.jsonl, FILE.csv or FILE.parquet")
+    if args.resume and suffix == ".jsonl":
+        usage_error(args, "--resume goes on with its own file; -o beside it names a table")
+    if args.scheduler and args.jobs:
+        usage_error(args, "--jobs is for this host; the scheduler knows its workers")
+    if args.everywhere and not args.scheduler:
+        usage_error(args, "--everywhere is for the hosts of a --scheduler")
+
+
+_TABLES = (".csv", ".parquet")
+
+
+class _Table:
+    """A table that appears when the run is over."""
+
+    def __init__(self, target: str) -> None:
+        from savefmt.cli.render import fleettable
+        from savefmt.writing.output import OutputFile
+
+        self._write = fleettable.writer(os.path.splitext(target)[1])
+        self._output = OutputFile(target, overwrite=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._output.abort()
+
+    def write(self, journal: str) -> None:
+        """Make it of all that the journal has."""
+        from savefmt.fleet.journal import read_journal
+
+        self._write(read_journal(journal), self._output)
+        self._output.commit()
 
 
 _CODES = {
@@ -241,14 +315,13 @@ def _print(records: Iterable[FleetRecord], args: argparse.Namespace, ui: Ui) -> 
 # --- jobs ---
 
 
-def _jobs(args: argparse.Namespace) -> Iterator[Job]:
+def _jobs(args: argparse.Namespace, targets: Iterable[Target]) -> Iterator[Job]:
     from savefmt.fleet.records import Job
-    from savefmt.fleet.targets import find_targets
 
     options = _options(args)
-    for target in find_targets(_names(args)):
+    for target in targets:
         more = {"target": _converted(args.to, target)} if args.verb == "convert" else {}
-        yield Job(args.verb, target.path, options | more, target.named)
+        yield Job(args.verb, target, options | more)
 
 
 def _names(args: argparse.Namespace) -> Iterator[str]:
@@ -283,3 +356,43 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _converted(folder: str, target: Target) -> str:
     """Return where an image's conversion goes."""
     return os.path.join(os.path.abspath(folder), os.path.relpath(target.path, target.base))
+
+
+# --- the page ---
+
+
+def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    """Read the journal, then write the page."""
+    import time
+
+    from savefmt.cli.render.fleetpage import page, written_lines
+    from savefmt.cli.render.html import Making
+    from savefmt.fleet.overview import FleetReportWritten, survey
+    from savefmt.writing.output import OutputFile
+
+    stem = os.path.basename(args.journal).removesuffix(".jsonl")
+    target = args.target or f"{stem}.html"
+    started, clock = time.time(), time.monotonic()
+    words = ["savefmt", "fleet", "report", args.journal]
+    command = shlex.join(words + (["-o", args.target] if args.target else []))
+    with OutputFile(target, overwrite=args.force) as output:
+        overview = survey(args.journal)
+        made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))
+        making = Making(savefmt.__version__, command, made, time.monotonic() - clock)
+        text = page(overview, making)
+        output.file.write(text, 0)
+        output.commit()
+    written = FleetReportWritten(
+        source=args.journal,
+        target=target,
+        digest=overview.digest,
+        images=overview.total,
+        shown=len(overview.shown),
+        target_length=len(text),
+        seconds=time.monotonic() - clock,
+    )
+    if ui.json:
+        ui.document(report=written)
+    elif not ui.quiet:
+        ui.say(written_lines(written))
+    return ExitCode.GOOD

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.stream("hashes", hashes)
         else:
             ui.say(manifest_lines(algorithm, hashes, pages=args.pages))
+        ui.missing(image)
     return ExitCode.GOOD
 
 
@@ -109,6 +110,7 @@ def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 for result in check_manifest(image, manifest, io=io_of(args), progress=progress):
                     counts[result[1]] += 1
                     yield result
+                ui.missing(image)
             except ValueError as error:
                 if isinstance(error, SavefmtError):
                     raise

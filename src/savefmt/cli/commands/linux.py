@@ -109,6 +109,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--force goes with --extract")
     with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
         ui.prepare(image)
+        ui.missing(image)
         return (_answer if args.extract is None else _extract)(image, args, ui)
 
 

@@ -74,6 +74,7 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
 
     with SaveImage(args.image, io=io_of(args), strict=False, index=args.index) as image:
         ui.prepare(image)
+        ui.missing(image)
         with ui.progress(args.image) as progress:
             files = texts(
                 image, quick=args.quick, io=io_of(args), progress=progress, left_out=left_out

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         ui.progress(args.image) as progress,
     ):
         hint = identify(image, io=io_of(args), progress=progress)
+        ui.missing(image)
     if ui.json:
         ui.document(system=hint)
     else:

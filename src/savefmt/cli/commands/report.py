@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Gather, then write the page."""
     import time
 
-    from savefmt.cli.render.report import Making, page, report_lines
+    from savefmt.cli.render.html import Making
+    from savefmt.cli.render.report import page, report_lines
     from savefmt.report.dossier import ReportWritten, gather
     from savefmt.writing.output import OutputFile
 

@@ -149,6 +149,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         else:
             count = _show(hits, args.output, ui)
         _remark(image, places, ui)
+        ui.missing(image)
     return ExitCode.GOOD if count else ExitCode.FAILED
 
 

@@ -102,4 +102,5 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             ui.write(lines)
         if places.problem:
             ui.remark(f"{image.path}: {places.problem}")
+        ui.missing(image)
     return ExitCode.GOOD

@@ -6,22 +6,19 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from savefmt.cli.render.plain import plain, size
-from savefmt.compat.systems import shipping
 from savefmt.frozen import replace
 from savefmt.reports import Answer, CompatReport, HostReport, Verdict
 
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 
 
-def compat_lines(report: CompatReport, *, systems: bool = False) -> Iterator[str]:
+def compat_lines(report: CompatReport) -> Iterator[str]:
     """Tell who can load an image, one line for neighbours that say the same.
 
     Parameters
     ----------
     report : CompatReport
         What `savefmt.compat.verdict.compatibility` returned.
-    systems : bool
-        Name the distributions that ship what is judged.
 
     Yields
     ------
@@ -29,7 +26,7 @@ def compat_lines(report: CompatReport, *, systems: bool = False) -> Iterator[str
         One line.
     """
     yield f"{plain(report.path)}: machine type {plain(report.machine) or 'not recorded'}"
-    rows = reader_rows(report, systems=systems)
+    rows = reader_rows(report)
     width = max([18, *(len(readers) + 2 for readers, _ in rows)])
     for readers, verdict in rows:
         first, *others = (*map(plain, verdict.reasons), "")
@@ -43,29 +40,22 @@ def compat_lines(report: CompatReport, *, systems: bool = False) -> Iterator[str
             yield f"{indent}savefmt convert {options} makes it {becomes}"
 
 
-def reader_rows(report: CompatReport, *, systems: bool = False) -> list[tuple[str, Verdict]]:
+def reader_rows(report: CompatReport) -> list[tuple[str, Verdict]]:
     """Return readers, neighbours that say the same together, and what they say."""
-    return [
-        (_readers(same) + (_shipping(same) if systems else ""), same[0])
-        for same in _grouped(report.verdicts)
-    ]
+    return [(_readers(same), same[0]) for same in _grouped(report.verdicts)]
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
     """Yield neighbours that say the same of their releases."""
-    for _, same in itertools.groupby(verdicts, lambda verdict: replace(verdict, release="")):
+    for _, same in itertools.groupby(verdicts, lambda v: replace(v, release="", system="")):
         yield list(same)
 
 
 def _readers(verdicts: Sequence[Verdict]) -> str:
-    first, last = verdicts[0], verdicts[-1]
-    span = first.release if first is last else f"{first.release} to {last.release}"
-    return f"{_NAMES[first.program]} {span}"
-
-
-def _shipping(verdicts: Sequence[Verdict]) -> str:
-    named = [name for v in verdicts for name in shipping(v.program, v.release)]
-    return f" ({', '.join(named)})"
+    first, last = verdicts[0].release, verdicts[-1].release
+    span = first if first == last else f"{first} to {last}"
+    systems = ", ".join(verdict.system for verdict in verdicts if verdict.system)
+    return f"{_NAMES[verdicts[0].program]} {span}" + (f" ({systems})" if systems else "")
 
 
 def host_lines(report: HostReport) -> Iterator[str]:

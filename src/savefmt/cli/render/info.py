@@ -86,9 +86,16 @@ def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
         yield "snapshot", f"{summary.snapshot.name}: {_snapshot(summary.snapshot)}"
     if summary.offset:
         yield "begins at", f"offset {summary.offset:#x} of the file; other offsets count from there"
+    if summary.shared:
+        yield (
+            "filled in",
+            f"{', '.join(summary.shared)}; offsets count in the whole",
+        )
     if summary.outer != "raw":
         yield "compressed", f"as a whole, with {summary.outer}"
-    if envelope is None:
+    if summary.dump is not None:
+        yield "kind", f"{summary.dump}, read as RAM alone"
+    elif envelope is None:
         yield "kind", "bare QEMU stream, without a libvirt header"
     else:
         yield (

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from savefmt.cli.render import html
 from savefmt.cli.render.compat import reader_rows
 from savefmt.cli.render.devices import device_lines
+from savefmt.cli.render.html import Making
 from savefmt.cli.render.info import summary_fields
+from savefmt.cli.render.linux import span
 from savefmt.cli.render.memmap import map_lines
 from savefmt.cli.render.os import system_lines
-from savefmt.cli.render.plain import brief_size, duration, plain, size
+from savefmt.cli.render.plain import brief_size, plain, size
 from savefmt.cli.render.regs import registers_lines
-from savefmt.errors import MissingPackageError
-from savefmt.frozen import dataclass
 from savefmt.model import Severity
 from savefmt.report.dossier import DeviceState, Dossier, Missing, ReportWritten
 from savefmt.reports import Answer
@@ -26,6 +25,8 @@ from savefmt.scan.results import MemoryStats, Painting
 _PICTURE_WIDTH = 768
 _LEFT, _LINE, _LABELS = 96, 16, 64
 _TICKS = 8
+_ROWS = 500
+"""Processes and sockets on the page at most."""
 _BYTES_SHOWN = 64
 _BAR_WIDTH, _BAR_HEIGHT = 60, 120
 
@@ -36,16 +37,6 @@ _VERDICTS = {
     Severity.ERROR: ("DAMAGED", "bad"),
 }
 _ANSWERS = {Answer.YES: "good", Answer.YES_BUT: "doubt", Answer.NO: "bad"}
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """How a page was made, so that it can be made again."""
-
-    version: str
-    command: str
-    made: str
-    seconds: float
 
 
 def page(dossier: Dossier, making: Making) -> bytes:
@@ -71,13 +62,11 @@ def page(dossier: Dossier, making: Making) -> bytes:
     UnsupportedError
         If Jinja2 is not installed.
     """
-    style = _read("report.css")
-    template = _environment().from_string(_read("report.html"))
-    text: str = template.render(
+    return html.page(
+        "report.html",
+        _FILTERS,
         d=dossier,
         making=making,
-        style=style,
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         verdict=_VERDICTS[dossier.check.worst],
         summary=list(summary_fields(dossier.check.summary)) if dossier.check.summary else [],
         answers=_ANSWERS,
@@ -86,8 +75,8 @@ def page(dossier: Dossier, making: Making) -> bytes:
         else _drawn(dossier.painting, dossier),
         bars=None if isinstance(dossier.stats, Missing) else _bars(dossier.stats),
         scale=_scale(),
+        shown=_ROWS,
     )
-    return text.encode()
 
 
 def report_lines(written: ReportWritten) -> Iterator[str]:
@@ -106,44 +95,6 @@ def report_lines(written: ReportWritten) -> Iterator[str]:
     yield f"wrote {plain(written.target)}: {size(written.target_length)}"
     for part in written.left_out:
         yield f"  without {part.part}: {plain(part.reason)}"
-
-
-# --- Jinja2 ---
-
-
-def _environment() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingPackageError("savefmt report", "jinja2", "report") from error
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "size": size,
-        "brief": brief_size,
-        "duration": duration,
-        "readers": reader_rows,
-        "registers": registers_lines,
-        "device": _device,
-        "memory_map": map_lines,
-        "system": system_lines,
-    }
-    environment.tests["missing"] = lambda part: isinstance(part, Missing)
-    return environment
-
-
-def _visible(value: object) -> object:
-    """Show control characters in all that is printed, but for what is safe already."""
-    return value if hasattr(value, "__html__") else plain(str(value))
-
-
-def _read(name: str) -> str:
-    return files("savefmt.cli.render").joinpath(name).read_text(encoding="utf-8")
 
 
 # --- parts ---
@@ -264,3 +215,13 @@ def _ticks(y: float, rows: int, unit: float, row_length: int) -> Iterator[_Tick]
     for row in range(0, rows, step):
         if row == 0 or (rows - row) * unit >= _LINE / 2:
             yield _Tick(y + row * unit, hex(row * row_length))
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "readers": reader_rows,
+    "registers": registers_lines,
+    "device": _device,
+    "memory_map": map_lines,
+    "system": system_lines,
+    "span": span,
+}

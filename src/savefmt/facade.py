@@ -1,0 +1,92 @@
+"""What most callers begin with: to open an image, or to ask what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from savefmt.image import SaveImage
+from savefmt.model import ImageSummary, IOOptions, OnProgress, StrPath
+from savefmt.reading.source import Source
+
+
+def open(
+    path: StrPath,
+    *,
+    snapshot: str | None = None,
+    offset: int = 0,
+    shared: Mapping[str, StrPath] | None = None,
+    io: IOOptions = IOOptions(),
+    strict: bool = True,
+    index: StrPath | None = None,
+    places: Mapping[str, int] | None = None,
+) -> SaveImage:
+    """Open a save image for reading.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A libvirt save image or a bare QEMU stream, in any layout and codec; or a qcow2 disk
+        image, ``disk.qcow2:NAME`` for a snapshot in it.
+    snapshot : str, optional
+        Name or ID of the internal snapshot, in a qcow2 disk image.
+    offset : int
+        Where in the file the image begins.
+    shared : mapping of str to str or os.PathLike, optional
+        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
+        idstr.
+    io : IOOptions
+        How its pages are read.
+    strict : bool
+        False opens unfinished images too and collects oddities in `findings`.
+    index : str or os.PathLike, optional
+        A file that keeps the index of a sequential image from one reading to the next,
+        or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
+        made anew when it is not that of this image.
+    places : mapping of str to int, optional
+        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
+        image and the rules of its machine say.
+
+    Returns
+    -------
+    SaveImage
+        To be closed.
+
+    Raises
+    ------
+    NotASaveImageError, IncompleteImageError, TruncatedError, CorruptError
+        What is wrong with the file.
+    UnsupportedError
+        What is beyond this release.
+    ImageIOError
+        What the operating system refused.
+    """
+    if snapshot is not None or offset or shared:
+        path = Source(path, snapshot, offset, tuple((shared or {}).items()))
+    return SaveImage(path, io=io, strict=strict, index=index, places=places)
+
+
+def probe(
+    path: StrPath,
+    *,
+    pages: bool = False,
+    io: IOOptions = IOOptions(),
+    progress: OnProgress | None = None,
+) -> ImageSummary:
+    """Tell what an image is, from its headers alone.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The image; an unfinished one is described too.
+    pages : bool
+        Also count the pages of a sequential image, which reads all of it.
+    io, progress
+        For that reading.
+
+    Returns
+    -------
+    ImageSummary
+        As `savefmt info` prints it.
+    """
+    with SaveImage(path, io=io, strict=False) as image:
+        return image.summary(pages=pages, progress=progress)

@@ -1,0 +1,195 @@
+"""A memory dump, shown as a mapped-ram stream of RAM alone.
+
+A temporary file holds what stands around the page areas; these lie in the dump, where they
+are.  Whoever reads the view need not know, and finds a block for each stretch of
+guest-physical addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.format import ram
+from savefmt.format.configuration import MAPPED_RAM, Configuration
+from savefmt.format.mappedram import place_all
+from savefmt.format.ram import ListedBlock, pack_block_entry, pack_word
+from savefmt.format.stream import STREAM_HEADER, SectionHead
+from savefmt.format.wire import ItemType, RamFlag
+from savefmt.frozen import dataclass
+from savefmt.model import IOOptions, StrPath
+from savefmt.native.allocated import set_bits
+from savefmt.native.file import File, View
+from savefmt.reading.spool import Spool
+
+PAGE_SIZE = 4096
+"""Of the blocks, whatever the guest has."""
+_MOST_BLOCKS = 1024
+_SECTION_ID = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Guest-physical memory that lies in one piece of a dump.
+
+    Attributes
+    ----------
+    address : int
+        Guest-physical.
+    length : int
+        Bytes.
+    offset : int
+        In the file.
+    """
+
+    address: int
+    length: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.address + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A dump that is shown as an image.
+
+    Attributes
+    ----------
+    kind : str
+        What it is, in words.
+    places : dict of str to int
+        Guest-physical addresses of its blocks, by idstr.
+    """
+
+    kind: str
+    places: dict[str, int]
+
+    def no_machine(self, path: StrPath) -> UnsupportedError:
+        """Say what cannot be done with it."""
+        return UnsupportedError(
+            "a memory dump has no devices, so nothing that QEMU loads can be made of it; "
+            "savefmt export takes the memory out",
+            path=path,
+        )
+
+
+def _check(stretch: Stretch, length: int) -> None:
+    if stretch.offset > length or stretch.length > length - stretch.offset:
+        raise CorruptError(
+            f"memory at {stretch.address:#x} is not in the file: {stretch.length} bytes at "
+            f"{stretch.offset:#x}, and the file has {length}; get a complete copy",
+            offset=stretch.offset,
+        )
+    if stretch.address % PAGE_SIZE or stretch.length % PAGE_SIZE or stretch.end > 1 << 63:
+        raise UnsupportedError(
+            f"memory at {stretch.address:#x}, {stretch.length} bytes long, is not made of pages"
+        )
+
+
+def _without_overlaps(found: Sequence[Stretch]) -> list[Stretch]:
+    """Put stretches in order, each address once: with paging some come by several names."""
+    result: list[Stretch] = []
+    for stretch in sorted(found, key=lambda item: (item.address, -item.length)):
+        taken = max(result[-1].end - stretch.address, 0) if result else 0
+        if taken < stretch.length:
+            result.append(
+                Stretch(stretch.address + taken, stretch.length - taken, stretch.offset + taken)
+            )
+    return result
+
+
+def _neighbours(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
+    """Gather what follows each other in the guest."""
+    group: list[Stretch] = []
+    for stretch in stretches:
+        if group and group[-1].end != stretch.address:
+            yield group
+            group = []
+        group.append(stretch)
+    if group:
+        yield group
+
+
+def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> tuple[File, Dump]:
+    """Show stretches of a file as an image of RAM alone.
+
+    Parameters
+    ----------
+    file : File
+        What they lie in; closed with what is returned.
+    stretches : sequence of Stretch
+        In any order; what is told twice counts once.
+    kind : str
+        What it is, in words.
+    io : IOOptions
+        How it is read.
+
+    Returns
+    -------
+    File
+        To be closed.
+    Dump
+        What it is of.
+
+    Raises
+    ------
+    CorruptError, UnsupportedError
+        If that cannot be.
+    """
+    for stretch in stretches:
+        _check(stretch, file.length)
+    places: dict[str, int] = {}
+    extents: list[tuple[int, int, int, int]] = []
+    stretches = _without_overlaps(stretches)
+    groups = list(_neighbours(stretches))
+    if not groups:
+        raise UnsupportedError("this memory dump holds no memory")
+    if len(groups) > _MOST_BLOCKS:
+        raise UnsupportedError(
+            f"this memory dump has {len(groups)} gaps, so pages were left out of it "
+            "(makedumpfile); open it with crash or drgn, or dump the guest without a filter"
+        )
+    total = sum(stretch.length for stretch in stretches)
+    configuration = Configuration.plain("none").with_capability(MAPPED_RAM, True)
+    start = SectionHead(0, ItemType.START, _SECTION_ID, ram.IDSTR, 0, ram.SECTION_VERSION)
+    end = SectionHead(0, ItemType.END, _SECTION_ID, ram.IDSTR, 0, ram.SECTION_VERSION)
+    with Spool() as spool:
+        at = kept = 0
+
+        def write(data: bytes | bytearray) -> None:
+            nonlocal at
+            spool.write(data, at)
+            at += len(data)
+
+        write(STREAM_HEADER + configuration.pack() + start.pack())
+        write(pack_word(total, RamFlag.MEM_SIZE))
+        for group in groups:
+            block = _block(group)
+            (place,) = place_all((block,), at, PAGE_SIZE)
+            write(pack_block_entry(block.name, block.used_length, header=place.header))
+            bitmap = bytearray(block.bitmap_length)
+            set_bits(bitmap, 0, block.page_count)
+            write(bitmap)
+            extents.append((kept, at - kept, kept, 0))
+            at = place.pages_offset
+            for stretch in group:
+                extents.append((at, stretch.length, stretch.offset, 1))
+                at += stretch.length
+            kept = at
+            places[block.idstr] = group[0].address
+        write(ram.EOS_WORD + start.pack_footer())
+        write(end.pack() + ram.EOS_WORD + end.pack_footer() + bytes([ItemType.EOF]))
+        extents.append((kept, at - kept, kept, 0))
+        shown = spool.open(io, at, view=View(at, extents, (file,)))
+    return shown, Dump(kind, places)
+
+
+def _block(group: Sequence[Stretch]) -> ListedBlock:
+    idstr = f"physical@{group[0].address:#x}"
+    length = group[-1].end - group[0].address
+    return ListedBlock(
+        idstr, idstr.encode(), length, PAGE_SIZE, None, None, None, offset=0, header_offset=None
+    )
