@@ -144,7 +144,9 @@ class CaseNotes:
 def _inputs(args: argparse.Namespace) -> Iterator[StrPath]:
     for name in args.evidence:
         value = getattr(args, name)
-        yield from value if isinstance(value, list) else [] if value is None else [value]
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            yield one
+            yield from (path for _, path in getattr(one, "shared", ()))
 
 
 def _outputs(args: argparse.Namespace) -> list[StrPath]:
