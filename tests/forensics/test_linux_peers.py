@@ -78,7 +78,9 @@ def test_processes(vol: Callable[[str], Rows], told: GuestReport) -> None:
     ]
     for row, one in zip(rows, told.processes or (), strict=True):
         assert one.started is not None
-        assert abs(datetime.fromisoformat(row["CREATION TIME"]).timestamp() - one.started) < 0.1
+        # To it, the guest began at a whole second.
+        later = one.started - datetime.fromisoformat(row["CREATION TIME"]).timestamp()
+        assert -0.01 < later < 1.01
 
 
 def test_open_files(vol: Callable[[str], Rows], told: GuestReport) -> None:
@@ -91,7 +93,7 @@ def test_open_files(vol: Callable[[str], Rows], told: GuestReport) -> None:
     for key, one in ours.items():
         row = theirs[key]
         assert row["Inode"] == one.inode
-        assert row["Path"].removesuffix(" (deleted)") == one.path
+        assert row["Path"].removesuffix(" (deleted)").lstrip() == one.path
         if row["Type"] == "REG":
             assert (row["Size"], one.kind) == (one.size, "file")
 
