@@ -21,6 +21,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_PY ?= tests/fuzz/py/run
 PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py docs/sessions.py
 
+# Test files that run at once.
+JOBS ?= 2
+
 .PHONY: demo test test-newest-qemu test-forensics check csan fuzz format docs tables setup build wheels clean bench bench-quick
 .DELETE_ON_ERROR:
 
@@ -29,7 +32,7 @@ demo: build
 
 test: setup csan
 	@tools/install-interop || echo "make test: going on; tests of programs that are not here skip"
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # The tests that judge by QEMU alone, by the newest one that is unpacked beside.
 NEWEST_QEMU := /var/lib/savefmt-qemu-11.1/qemu-system-x86_64

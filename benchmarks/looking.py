@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 
 import peers
 from cases import Case
@@ -31,19 +34,18 @@ def _export(form: str, format: str) -> Callable[[Lab], tuple[Side, Side]]:
 
 
 def _scan(
-    form: str, words: tuple[str, ...], peer: tuple[str, ...]
+    form: str, words: tuple[str, ...], peer: tuple[str, ...], *, texts: int = 0
 ) -> Callable[[Lab], tuple[Side, Side]]:
-    """Both sides read from the page cache, on one core."""
+    """Both sides read from the page cache, on one core; for `texts` both take a file with -f."""
 
     def sides(lab: Lab) -> tuple[Side, Side]:
+        listed = ("-f", os.fspath(_texts(lab, texts))) if texts else ()
         data = 2 * lab.scale.codec_data
         sparse = lab.sparse(data, data, compressible=True)
         source: Path = sparse if form == "sparse" else lab.raw(sparse)
         command, *options = words
-        ours = Side(
-            lambda: savefmt(command, source, "--no-direct", "-T1", *options, accept=_FOUND_OR_NOT)
-        )
-        theirs = Side(lambda: process(*peer, source, accept=_FOUND_OR_NOT))
+        ours = _ours(source, command, *options, *listed)
+        theirs = Side(lambda: process(*peer, *listed, source, accept=_FOUND_OR_NOT))
         for side in (ours, theirs):
             side.go()  # fills the page cache, and does not count
         return ours, theirs
@@ -76,6 +78,33 @@ def _cannot_mount(lab: Lab) -> str | None:
     from mounting import lack
 
     return lack() or None
+
+
+def _ours(source: Path, command: str, *options: str) -> Side:
+    words = ("--no-direct", "-T1", *options)
+    return Side(lambda: savefmt(command, source, *words, accept=_FOUND_OR_NOT))
+
+
+def _texts(lab: Lab, count: int) -> Path:
+    """Words of 6 to 14 small letters, none of which memory has but by chance."""
+    path = lab.folder / f"texts-{count}"
+    dice = random.Random(5)
+    words = ("".join(dice.choices(ascii_lowercase, k=dice.randint(6, 14))) for _ in range(count))
+    path.write_text("\n".join(words) + "\n")
+    return path
+
+
+def _as_json(command: str, *options: str) -> Callable[[Lab], tuple[Side, Side]]:
+    """The same command as JSON and as text."""
+
+    def sides(lab: Lab) -> tuple[Side, Side]:
+        data = 2 * lab.scale.codec_data
+        source = lab.sparse(data, data, compressible=True)
+        ours, theirs = _ours(source, command, "-j", *options), _ours(source, command, *options)
+        ours.go()  # fills the page cache, and does not count
+        return ours, theirs
+
+    return sides
 
 
 _CP = "cp --sparse=always of the result, and sync"
@@ -134,6 +163,52 @@ LOOKING = (
         _scan("sparse", ("search", "-c", "--regex", EXPRESSION), _PERL),
         ("grep",),
         note=_CACHED,
+    ),
+    *(
+        Case(
+            f"search-{count}",
+            f"search for {count} texts, sparse",
+            "grep -c -a -F -f of the file",
+            0.4,
+            _scan("sparse", ("search", "-c"), ("grep", "-c", "-a", "-F"), texts=count),
+            ("grep",),
+            note=_CACHED,
+        )
+        for count in (100, 1000)
+    ),
+    Case(
+        "search-json",
+        "search -j, a million matches",
+        "the same as text",
+        2.0,
+        _as_json("search", "--max-count=1000000", "th"),
+        note=_CACHED,
+    ),
+    Case(
+        "strings",
+        "strings, sparse",
+        "strings -a -t x of the file",
+        0.4,
+        _scan("sparse", ("strings",), ("strings", "-a", "-t", "x")),
+        ("strings",),
+        note=_CACHED,
+    ),
+    Case(
+        "strings-json",
+        "strings -j, sparse",
+        "the same as text",
+        2.0,
+        _as_json("strings"),
+        note=_CACHED,
+    ),
+    Case(
+        "stats",
+        "stats, sparse",
+        "sha256sum of the file",
+        0.5,
+        _scan("sparse", ("stats",), ("sha256sum",)),
+        ("sha256sum",),
+        note=f"{_CACHED}; two passes, one for sums and one for entropy",
     ),
     Case(
         "hash",

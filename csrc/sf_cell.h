@@ -9,6 +9,7 @@
 #include "sf_emit.h"
 #include "sf_index.h"
 #include "sf_job.h"
+#include "sf_many.h"
 #include "sf_map.h"
 #include "sf_ring.h"
 #include "sf_scatter.h"
@@ -26,6 +27,7 @@ SF_DROP(sf_append, sf_append_finish)
 SF_DROP(sf_emit, sf_emit_free)
 SF_DROP(sf_file, sf_file_free)
 SF_DROP(sf_index, sf_index_free)
+SF_DROP(sf_many, sf_many_free)
 SF_DROP(sf_map, sf_map_free)
 SF_DROP(sf_ring, sf_ring_finish)
 SF_DROP(sf_scan, sf_scan_free)

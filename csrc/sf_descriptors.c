@@ -64,6 +64,8 @@ void sf_descriptors_init(struct sf_descriptors *two)
     two->direct_fd = -1;
     atomic_init(&two->align, 0);
     two->rings = NULL;
+    two->latency = NULL;
+    two->small_write = SMALL_WRITE;
 }
 
 enum sf_status sf_descriptors_open(struct sf_descriptors *two, int fd,
@@ -105,7 +107,7 @@ static size_t direct_part(const struct sf_descriptors *two, bool write,
     const uint32_t align = atomic_load_explicit(&two->align, memory_order_relaxed);
     /* The page cache gathers small writes and sends them out many at a time; a direct
      * one waits for the disk each. */
-    if (align == 0 || (write && piece->len < SMALL_WRITE) ||
+    if (align == 0 || (write && piece->len < two->small_write) ||
         (piece->offset + done) % align != 0 ||
         (uintptr_t)(piece->buf + done) % align != 0) {
         return 0;
@@ -135,8 +137,12 @@ static enum sf_status move_rest(struct sf_descriptors *two, bool write,
         const int fd = direct ? two->direct_fd : two->fd;
         const size_t len = direct ? direct : piece->len - *done;
         const off_t offset = (off_t)(piece->offset + *done);
+        const uint64_t began = two->latency != NULL ? sf_latency_clock() : 0;
         const ssize_t n =
             write ? pwrite(fd, at, len, offset) : pread(fd, at, len, offset);
+        if (two->latency != NULL && n > 0) {
+            sf_latency_add(two->latency, sf_latency_clock() - began);
+        }
         if (n < 0) {
             if (errno == EINTR || gave_up_direct(two, direct)) {
                 continue;
@@ -169,6 +175,9 @@ static void send(struct sf_descriptors *two, bool write, const struct sf_piece *
     for (unsigned i = 0; i < batch->count; i++) {
         const struct sf_chunk *chunk = &batch->chunks[i];
         const unsigned owner = batch->owners[i];
+        if (two->latency != NULL && chunk->moved != 0) {
+            sf_latency_add(two->latency, chunk->took);
+        }
         /* Behind a gap, what was moved must be moved again. */
         if (chunk->offset == pieces[owner].offset + done[owner]) {
             done[owner] += chunk->moved;
@@ -197,8 +206,12 @@ static void move_at_once(struct sf_descriptors *two, bool write,
             }
             batch.owners[batch.count] = i;
             batch.chunks[batch.count++] =
-                (struct sf_chunk){pieces[i].buf + at, pieces[i].offset + at,
-                                  (uint32_t)len, direct ? two->direct_fd : two->fd, 0};
+                (struct sf_chunk){pieces[i].buf + at,
+                                  pieces[i].offset + at,
+                                  (uint32_t)len,
+                                  direct ? two->direct_fd : two->fd,
+                                  0,
+                                  0};
             if (batch.count == SF_URING_DEPTH) {
                 send(two, write, pieces, done, &batch);
             }

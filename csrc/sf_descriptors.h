@@ -4,6 +4,7 @@
 #define SF_DESCRIPTORS_H
 
 #include "sf_extents.h"
+#include "sf_latency.h"
 #include "sf_uring.h"
 
 #include <stdatomic.h>
@@ -13,6 +14,8 @@ struct sf_descriptors {
     int direct_fd;
     atomic_uint align;           /* 0 once direct I/O was refused */
     struct sf_uring_pool *rings; /* NULL: one request after the other */
+    struct sf_latency *latency;  /* NULL: requests are not timed; else the file's */
+    size_t small_write;          /* what is shorter goes through the page cache */
 };
 
 void sf_descriptors_init(struct sf_descriptors *two);

@@ -131,10 +131,29 @@ enum sf_status sf_file_arrange(struct sf_file *file, struct sf_file *const *othe
     return SF_OK;
 }
 
+enum sf_status sf_file_measure(struct sf_file *file, size_t small_write,
+                               struct sf_err *err)
+{
+    if (file->two.latency == NULL) {
+        file->two.latency = calloc(1, sizeof *file->two.latency);
+    }
+    if (file->two.latency == NULL) {
+        return sf_err_set(err, SF_E_NOMEM, SF_NO_OFFSET, "latencies");
+    }
+    file->two.small_write = small_write;
+    return SF_OK;
+}
+
+void sf_file_take_latencies(struct sf_file *file, uint64_t *counts)
+{
+    sf_latency_take(file->two.latency, counts);
+}
+
 /* With the last owner of the handle goes what a reader might still look at. */
 static void free_handle(struct sf_file *file)
 {
     sf_extents_free(file->view);
+    free(file->two.latency);
     free(file);
 }
 

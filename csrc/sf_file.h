@@ -22,6 +22,13 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
 enum sf_status sf_file_arrange(struct sf_file *file, struct sf_file *const *others,
                                unsigned nothers, const struct sf_extent *extents,
                                size_t count, uint64_t length, struct sf_err *err);
+/* Time every request from now on, for sf_file_take_latencies(), and let direct writes
+ * from SMALL_WRITE bytes on pass the page cache.  Before anybody else has the file. */
+enum sf_status sf_file_measure(struct sf_file *file, size_t small_write,
+                               struct sf_err *err);
+/* Copy out how many requests of a measured file fell into each of SF_LATENCY_BUCKETS,
+ * and begin anew. */
+void sf_file_take_latencies(struct sf_file *file, uint64_t *counts);
 /* Let nobody use the file from now on.  The descriptors are closed when the last use
  * ends, which may be now.  Cannot fail, because sf_file_sync() came first; harmless
  * when repeated. */

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MIN_WINDOW (8u * SF_MAX_PAGE)
-
 struct fill {
     struct sf_file *file;
     const struct sf_pages *pages;
@@ -66,6 +64,9 @@ static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer
     if (present == 0) {
         return SF_OK;
     }
+    /* Windows of fewer than 8 pages begin inside a byte, and end in the same one. */
+    const uint8_t few = (uint8_t)(pages->bitmap[first / 8] >> first % 8);
+    const uint8_t *bits = step < 8 ? &few : pages->bitmap + first / 8;
     for (uint64_t page = first; page < first + count; page++) {
         if (sf_bit_test(pages->bitmap, page)) {
             make_page(buffer + (page - first) * pages->page_size, pages->page_size,
@@ -74,8 +75,7 @@ static enum sf_status write_window(void *context, uint64_t item, uint8_t *buffer
     }
     *worth = present * pages->page_size;
     return sf_pages_write(fill->file, pages->offset + first * pages->page_size,
-                          pages->page_size, count, pages->bitmap + first / 8, NULL,
-                          buffer, err);
+                          pages->page_size, count, bits, NULL, buffer, err);
 }
 
 static void destroy_fill(void *context)
@@ -94,7 +94,11 @@ enum sf_status sf_fill_start(struct sf_file *file, const struct sf_pages *pages,
     uint64_t nitems = 0;
     uint64_t total = 0;
 
-    if (!sf_is_power_of_2(window) || window < MIN_WINDOW) {
+    uint64_t least = SF_MIN_PAGE;
+    for (uint32_t i = 0; i < nblocks; i++) {
+        least = sf_max(least, pages[i].page_size);
+    }
+    if (!sf_is_power_of_2(window) || window < least) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "window of %llu bytes",
                           (unsigned long long)window);
     }

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* From here on windows begin with a byte of the bitmap, whatever the size of a page. */
+#define WHOLE_BYTES (8u * SF_MAX_PAGE)
+
 /* What one worker does at a time. */
 struct item {
     uint64_t first;
@@ -139,10 +142,27 @@ static enum sf_status plan_block(struct plan *plan, uint32_t block, struct sf_er
     return status;
 }
 
+/* Windows whose pages begin within a byte of the bitmap are for reading alone. */
+static bool suits(const struct sf_move *move)
+{
+    if (!sf_is_power_of_2(move->window)) {
+        return false;
+    }
+    if (move->window >= WHOLE_BYTES) {
+        return true;
+    }
+    for (uint32_t i = 0; i < move->nblocks; i++) {
+        if (move->window < move->from[i].page_size) {
+            return false;
+        }
+    }
+    return move->target == NULL && move->watch == NULL;
+}
+
 enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
                              struct sf_err *err)
 {
-    if (!sf_is_power_of_2(move->window) || move->window < 8u * SF_MAX_PAGE) {
+    if (!suits(move)) {
         return sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "window of %llu bytes",
                           (unsigned long long)move->window);
     }
@@ -156,7 +176,8 @@ enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,
         return status;
     }
     plan->move = *move;
-    plan->span = sf_span_room(move->window);
+    /* Who asks for less wants requests of that size, not many at once. */
+    plan->span = move->window < WHOLE_BYTES ? move->window : sf_span_room(move->window);
     for (uint32_t i = 0; i < move->nblocks && status == SF_OK; i++) {
         status = plan_block(plan, i, err);
     }

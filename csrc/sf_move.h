@@ -19,7 +19,7 @@ struct sf_move {
     struct sf_watch *watch;         /* looks at the pages with content, or NULL */
     uint32_t nblocks;
     uint32_t nthreads;
-    uint64_t window; /* bytes, at least 8 pages */
+    uint64_t window; /* bytes, at least 8 pages; one, where they are only read */
 };
 
 enum sf_status sf_move_start(const struct sf_move *move, struct sf_job **out,

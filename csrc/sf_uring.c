@@ -2,6 +2,8 @@
  */
 #include "sf_uring.h"
 
+#include "sf_latency.h"
+
 #include <stdlib.h>
 
 #if defined(__has_include)
@@ -139,8 +141,9 @@ static void submit(struct ring *ring, bool write, const struct sf_chunk *chunks,
     atomic_store_explicit(ring->tail, tail + count, memory_order_release);
 }
 
-static unsigned reap(struct ring *ring, struct sf_chunk *chunks)
+static unsigned reap(struct ring *ring, struct sf_chunk *chunks, uint64_t began)
 {
+    const uint64_t took = sf_latency_clock() - began;
     uint32_t head = atomic_load_explicit(ring->done_head, memory_order_relaxed);
     const uint32_t tail = atomic_load_explicit(ring->done_tail, memory_order_acquire);
     const unsigned count = tail - head;
@@ -148,6 +151,7 @@ static unsigned reap(struct ring *ring, struct sf_chunk *chunks)
     for (; head != tail; head++) {
         const struct io_uring_cqe *cqe = &ring->done[head & ring->done_mask];
         chunks[cqe->user_data].moved = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+        chunks[cqe->user_data].took = took;
     }
     atomic_store_explicit(ring->done_head, head, memory_order_release);
     return count;
@@ -158,6 +162,7 @@ static void ring_move(struct ring *ring, bool write, struct sf_chunk *chunks,
                       unsigned count)
 {
     const struct timespec moment = {0, 1000000};
+    const uint64_t began = sf_latency_clock();
     unsigned taken = 0;
     unsigned ended = 0;
 
@@ -180,7 +185,7 @@ static void ring_move(struct ring *ring, bool write, struct sf_chunk *chunks,
                 (void)nanosleep(&moment, NULL);
             }
         }
-        ended += reap(ring, chunks);
+        ended += reap(ring, chunks, began);
     }
 }
 

@@ -16,6 +16,7 @@ struct sf_chunk {
     uint32_t len;
     int fd;
     uint32_t moved; /* how many bytes were, from the first on */
+    uint64_t took;  /* nanoseconds until it was seen to have ended */
 };
 
 struct sf_uring_pool;

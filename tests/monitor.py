@@ -34,6 +34,11 @@ def map_spans(ranges: Iterable[PhysicalRange]) -> list[Span]:
     return join((r.start, r.end, r.block.rpartition("/")[2], r.offset) for r in ranges)
 
 
+def dimm_places(spans: Iterable[Span]) -> dict[str, int]:
+    """Return where the DIMMs lie, by libvirt's names of their memory."""
+    return {name: start for start, _, name, _ in spans if name.startswith("memdimm")}
+
+
 def join(spans: Iterable[Span]) -> list[Span]:
     """Put neighbours together that QEMU keeps apart, as it does RAM from read-only RAM."""
     joined: list[Span] = []

@@ -34,10 +34,10 @@ PYTHON_ROWS = (
 )
 C_ROWS = (
     "sf_base",
-    "sf_err",
+    "sf_err sf_latency",
     "sf_page sf_sync sf_find sf_text sf_census sf_uring sf_watch sf_buffer sf_extents",
     "sf_descriptors",
-    "sf_file sf_scan sf_sum",
+    "sf_file sf_many sf_scan sf_sum",
     "sf_index sf_job sf_map sf_pages sf_ring",
     "sf_queue sf_tally",
     "sf_append sf_emit sf_fill sf_move sf_scatter",

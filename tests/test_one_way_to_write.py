@@ -39,7 +39,6 @@ ALLOWED = {
     ("qemu/imagetarget.py", "opened"): "a pipe or a device, which is written where it stands",
     ("qemu/saving.py", "file_in_set"): "a descriptor of ours, by /proc/self/fd",
     ("qemu/descriptors.py", "os.open"): "with the flags of its callers, which stand here",
-    ("bench/folderbench.py", "os.open"): "a file without a name, by /proc/self/fd",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from savefmt.frozen import dataclass, replace
 
@@ -37,6 +38,18 @@ class CheckLevel(enum.StrEnum):
 
     QUICK = "quick"
     FULL = "full"
+
+
+class Pace(Protocol):
+    """How much at a time, by how many threads: all that the C core wants of `IOOptions`."""
+
+    @property
+    def window(self) -> int:
+        """Bytes that a thread moves at a time."""
+
+    @property
+    def worker_count(self) -> int:
+        """Threads to start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def test_spreadsheets_get_csv(run: Run, tmp_path: Path) -> None:
     assert [row["work"] for row in rows] == ["stream", "write", "read", "write", "read"]
     assert {row["mode"] for row in rows} == {"buffered"}
     assert {row["engine"] for row in rows} == {"psync"}
+    assert all(0 < float(row["latency_p50"]) <= float(row["latency_maximum"]) for row in rows)
+    assert {(row["runs"], row["different"], row["steady"]) for row in rows} == {("1", "0", "")}
     assert all(int(row["rate_median"]) > 0 and row["fio_median"] == "" for row in rows)
 
 
@@ -68,6 +70,51 @@ def test_a_baseline_adds_a_column(run: Run, tmp_path: Path) -> None:
 
     assert outcome.out.count("of before") == 3
     assert valid("bench", before.read_text())
+
+
+def test_two_reports_are_compared(run: Run, tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(run("bench", str(tmp_path), *QUICK, "-j").out)
+    words = ("bench", "--compare", str(before), str(before))
+
+    text = run(*words).out
+    document = valid("bench", run(*words, "-j").out)["comparison"]
+    rows = list(csv.DictReader(io.StringIO(run(*words, "--output=csv").out)))
+
+    assert text.splitlines()[:2] == [f"A: {before}", f"B: {before}"]
+    assert text.count("100%") == 5
+    assert [entry["ratio"] for entry in document["settings"]] == [1] * 5
+    assert [row["ratio"] for row in rows] == ["1.0000"] * 5
+    assert run("bench").code == 64
+    assert run("bench", "--compare", str(before), str(tmp_path / "missing")).code == 1
+
+
+def test_a_fio_job_is_written(run: Run, tmp_path: Path) -> None:
+    job = tmp_path / "job.fio"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    outcome = run("bench", str(disk), *QUICK, "--jobs", "2", "--fio-job", str(job))
+    again = run("bench", str(disk), *QUICK, "--fio-job", str(job))
+
+    assert outcome.code == 0
+    assert "for each of 2 guests at once" in outcome.out
+    assert job.read_text().count("stonewall") == 4
+    assert again.code == 1
+    assert "--force replaces it" in again.err
+
+
+def test_a_baseline_is_in_the_picture(run: Run, tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(run("bench", str(tmp_path), *QUICK, "-j").out)
+    words = ("bench", str(tmp_path), *QUICK, "--force", "--plot", str(tmp_path / "plot.svg"))
+
+    assert run(*words).code == 0
+    without = (tmp_path / "plot.svg").read_text()
+    assert run(*words, "--baseline", str(before)).code == 0
+    drawn = (tmp_path / "plot.svg").read_text()
+
+    assert ("<!-- baseline -->" in without, "<!-- baseline -->" in drawn) == (False, True)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -143,6 +190,10 @@ def test_errors_are_json_too(run: Run, tmp_path: Path) -> None:
         (["--threads", "1,0"], "0 cannot be measured"),
         (["--engine", "steam"], "'steam' is none of psync, io_uring"),
         (["--window", "3M"], "power of 2"),
+        (["--window", "2K"], "power of 2 from 4K to 64M"),
+        (["--jobs", "0"], "no number of guests from 1 to 64"),
+        (["--runtime", "99999"], "no number of seconds from 0 to 86400"),
+        (["--compare", "a", "b"], "or two reports to --compare"),
         (["--size", "1M", "--pattern", "some.save"], "which has its own"),
     ],
 )

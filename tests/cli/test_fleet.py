@@ -224,12 +224,18 @@ def test_an_image_that_needs_too_much_is_told(tmp_path: Path, run: Run) -> None:
     assert line["reasons"] == ["it took more memory than 1048576 bytes"]
 
 
+def links(folder: Path, count: int) -> Path:
+    """Make a folder of images, which are one file with many names."""
+    folder.mkdir()
+    first = folder / "00.save"
+    first.write_bytes(make_stream(layout="sequential", blocks={"pc.ram": page(1) * 2048}))
+    for number in range(1, count):
+        (folder / f"{number:02}.save").hardlink_to(first)
+    return folder
+
+
 def test_after_kill_a_run_goes_on_where_it_was(tmp_path: Path, run: Run) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    data = make_stream(layout="sequential", blocks={"pc.ram": page(1) * 2048})
-    for number in range(60):
-        (images / f"{number:02}.save").write_bytes(data)
+    images = links(tmp_path / "images", 60)
     journal = tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "savefmt", "fleet", "hash", str(images), "-o", str(journal)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -250,11 +256,7 @@ def test_after_kill_a_run_goes_on_where_it_was(tmp_path: Path, run: Run) -> None
 
 
 def test_ctrl_c_leaves_the_journal_whole(tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    data = make_stream(layout="sequential", blocks={"pc.ram": page(1) * 2048})
-    for number in range(60):
-        (images / f"{number:02}.save").write_bytes(data)
+    images = links(tmp_path / "images", 60)
     journal = tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "savefmt", "fleet", "hash", str(images), "-o", str(journal)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

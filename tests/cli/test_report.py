@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import re
 from io import BytesIO
 from pathlib import Path
@@ -97,6 +98,24 @@ def test_the_page_needs_nothing_else(folder: Path, run: Run) -> None:
     hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'; ")
     assert f"style-src 'sha256-{hashed}'" in policy
+
+
+def test_a_large_picture_is_whole(folder: Path, run: Run) -> None:
+    """Texts are cut at some length, pictures are not."""
+    chance = random.Random(1)
+    kinds = [bytes(range(1, 1 + (1 << bits))) * (PAGE_SIZE >> bits) for bits in range(8)]
+    content = b"".join(chance.choices(kinds, k=10240))
+    path = folder / "image"
+    path.write_bytes(make_stream(layout="mapped-ram", blocks={"pc.ram": content}))
+    run("report", str(path), "-o", "page.html")
+    tags = read(folder / "page.html").tags
+    link = next(attributes["href"] or "" for tag, attributes in tags if tag == "image")
+    data = base64.b64decode(link.partition(",")[2], validate=True)
+
+    assert len(link) > 4096
+    picture = Image.open(BytesIO(data))
+    assert picture.width * picture.height >= 10240
+    picture.load()
 
 
 def test_nothing_hostile_gets_out_of_its_text(folder: Path, run: Run) -> None:

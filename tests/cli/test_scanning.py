@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from cli.fakes import Outcome, Run
 from documents import valid
 from golden import load
 from scanning import padded, write_form
+
+from savefmt.cli.render.document import json_text
+from savefmt.cli.render.search import hit_object, hit_values
+from savefmt.scan.results import Hit
 
 BLOCKS = {
     "pc.ram": padded(b"one needle\x1b[31m, two needles".ljust(5000, b"\0") + b"needle"),
@@ -68,6 +74,14 @@ def test_search_json(run: Run, image: str) -> None:
     assert [json.loads(line)["offset"] for line in lines] == [4]
 
 
+def test_search_writes_the_json_that_the_values_make() -> None:
+    for hit in (
+        Hit('a\udcff"\x7f\n', "pc\x1b.ram", 5, 2, (1, 0x1F), (), b"ab"),
+        Hit("\u00e9", "r", 0, 70, (), (1 << 63, 2), bytes(70), b"\xff", b"q"),
+    ):
+        assert hit_object(hit) == json_text(hit_values(hit))
+
+
 def test_search_csv(run: Run, image: str) -> None:
     out = run("search", image, "--regex", "ne+dle", "--output=csv", "--max-count=2").out
 
@@ -83,6 +97,37 @@ def test_search_counts(run: Run, image: str) -> None:
     assert run("search", image, "needle", "-c").out == "3\n"
     assert valid("search", run("search", image, "needle", "-c", "-j").out)["count"] == 3
     assert run("search", image, "needle", "-c", "--block=pc.bios").out == "0\n"
+
+
+def test_search_for_the_lines_of_a_file(run: Run, image: str, tmp_path: Path) -> None:
+    listed = tmp_path / "texts"
+    listed.write_text("no such thing\n\nneedle\none needle\nneedle\n")
+    nothing = tmp_path / "nothing"
+    nothing.write_text("\n")
+
+    lines = run("search", image, "-f", str(listed), "--output=jsonl").out.splitlines()
+
+    found = [valid("search", line)["pattern"] for line in lines]
+    alone = run("search", image, "needle", "-c").out
+    assert found.count("needle") == int(alone)
+    assert set(found) == {"needle", "one needle"}
+    assert run("search", image, "-f", str(listed), "-c", "-i", "NEEDLE").out == "7\n"
+    empty = run("search", image, "-f", str(nothing))
+    assert (empty.code, "nothing has no text to look for" in empty.err) == (64, True)
+    missing = run("search", image, "-f", str(tmp_path / "missing"))
+    assert (missing.code, "No such file" in missing.err) == (2, True)
+    listed.write_text(f"needle\n{5000 * 'x'}\n")
+    refused = run("search", image, "-f", str(listed))
+    assert (refused.code, "texts: line 2: the pattern has" in refused.err) == (64, True)
+
+
+def test_search_for_lines_of_standard_input(run: Run, image: str) -> None:
+    many = "".join(f"needle {number}\n" for number in range(200))
+    command = [sys.executable, "-m", "savefmt", "search", image, "-c", "-f", "-"]
+
+    done = subprocess.run(command, input=f"{many}needle\n", capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, run("search", image, "needle", "-c").out)
 
 
 def test_search_encodings(run: Run, tmp_path: Path) -> None:

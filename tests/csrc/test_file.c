@@ -1,6 +1,7 @@
 /* sf_file: whole transfers whatever the kernel does, direct or not. */
 #include "check.h"
 #include "sf_buffer.h"
+#include "sf_latency.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -407,6 +408,53 @@ static void test_extents_where_holes_are_unknown(void)
     sf_file_free(file);
 }
 
+static uint64_t requests_of(struct sf_file *file)
+{
+    uint64_t counts[SF_LATENCY_BUCKETS];
+    uint64_t total = 0;
+
+    sf_file_take_latencies(file, counts);
+    for (unsigned i = 0; i < SF_LATENCY_BUCKETS; i++) {
+        total += counts[i];
+    }
+    return total;
+}
+
+/* Each request is counted once, whatever way it goes. */
+static void test_requests_are_measured(unsigned flags)
+{
+    const size_t length = 4u << 20;
+    struct sf_file *file = scratch_file(length, flags);
+    uint8_t *buf = aligned_alloc(65536, length);
+    struct sf_err err;
+
+    memset(buf, 7, length);
+    CHECK_OK(sf_file_measure(file, 4096, &err), &err);
+    CHECK_OK(sf_file_measure(file, 4096, &err), &err);
+    CHECK_OK(sf_file_write(file, buf, 4096, 0, &err), &err);
+    CHECK_EQ(requests_of(file), 1);
+    CHECK_EQ(requests_of(file), 0);
+    CHECK_OK(sf_file_write(file, buf, length, 0, &err), &err);
+    CHECK_OK(sf_file_read(file, buf, 4096, 8192, &err), &err);
+    const uint64_t total = requests_of(file);
+    const bool at_once = sf_file_has_uring(file) && sf_file_direct_align(file) != 0;
+    CHECK_EQ(total, at_once ? 5 : 2);
+    free(buf);
+    sf_file_free(file);
+}
+
+static enum sf_status measure(void *context, struct sf_err *err)
+{
+    struct sf_file *file = NULL;
+    enum sf_status status = sf_file_adopt(*(int *)context, 0, &file, err);
+
+    if (status == SF_OK) {
+        status = sf_file_measure(file, 0, err);
+        sf_file_free(file);
+    }
+    return status;
+}
+
 static void test_sync(void)
 {
     struct sf_err err;
@@ -456,6 +504,7 @@ int main(void)
         test_reads_at_any_place(modes[i]);
         test_writes_at_any_place(modes[i]);
         test_a_file_may_grow_no_further(modes[i]);
+        test_requests_are_measured(modes[i]);
         test_punch(modes[i], 0);
         test_punch(modes[i], EINTR);
         test_punch(modes[i], EOPNOTSUPP);
@@ -470,6 +519,7 @@ int main(void)
     test_extents_where_holes_are_unknown();
     test_sync();
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, open_and_close, &fd);
+    fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, measure, &fd);
     starve_each(open_with_rings, &fd);
     close(fd);
     return 0;

@@ -9,14 +9,17 @@ struct scene {
     struct guest guest;
     struct sf_pages pages[GUEST_BLOCKS];
     struct sf_file *file;
+    uint64_t window;
 };
 
-static void set_up(struct scene *scene, uint32_t page_size, uint64_t npages)
+static void set_up(struct scene *scene, uint32_t page_size, uint64_t npages,
+                   uint64_t window)
 {
     struct dice dice = {31 + page_size};
 
     guest_init(&scene->guest, page_size, npages, 13);
     guest_fill(&scene->guest, &dice);
+    scene->window = window;
     scene->file = scratch_file(guest_place(&scene->guest, 1u << 20, scene->pages),
                                SF_OPEN_DIRECT);
 }
@@ -32,8 +35,8 @@ static enum sf_status run(void *context, struct sf_err *err)
     struct scene *scene = context;
     struct sf_progress progress;
     struct sf_job *job = NULL;
-    enum sf_status status =
-        sf_fill_start(scene->file, scene->pages, GUEST_BLOCKS, WINDOW, 3, &job, err);
+    enum sf_status status = sf_fill_start(scene->file, scene->pages, GUEST_BLOCKS,
+                                          scene->window, 3, &job, err);
 
     CHECK((status == SF_OK) == (job != NULL));
     if (status == SF_OK) {
@@ -70,13 +73,13 @@ static void check_pages(const struct scene *scene)
     }
 }
 
-static void test_pages(uint32_t page_size, uint64_t npages)
+static void test_pages(uint32_t page_size, uint64_t npages, uint64_t window)
 {
     const struct leftovers before = look_around();
     struct scene scene;
     struct sf_err err;
 
-    set_up(&scene, page_size, npages);
+    set_up(&scene, page_size, npages, window);
     CHECK_OK(run(&scene, &err), &err);
     check_pages(&scene);
     tear_down(&scene);
@@ -96,12 +99,13 @@ static void test_nothing_to_do(void)
 
 static void test_odd_windows(void)
 {
-    static const uint64_t windows[] = {0, 4096, WINDOW + 4096, 3u << 20};
+    static const uint64_t windows[] = {0, 128, 2048, WINDOW + 4096, 3u << 20};
+    const struct sf_pages pages = {.page_size = 4096};
     struct sf_job *job = NULL;
     struct sf_err err;
 
     for (unsigned i = 0; i < sizeof windows / sizeof windows[0]; i++) {
-        CHECK_EQ(sf_fill_start(NULL, NULL, 0, windows[i], 1, &job, &err), SF_E_RANGE);
+        CHECK_EQ(sf_fill_start(NULL, &pages, 1, windows[i], 1, &job, &err), SF_E_RANGE);
         CHECK(job == NULL);
     }
 }
@@ -110,7 +114,7 @@ static void test_failures(void)
 {
     struct scene scene;
 
-    set_up(&scene, 4096, 700);
+    set_up(&scene, 4096, 700, WINDOW);
     fail_each(FAULT_WRITE, ENOSPC, SF_E_OS, run, &scene);
     fail_each(FAULT_MEMORY, ENOMEM, SF_E_NOMEM, run, &scene);
     tear_down(&scene);
@@ -118,9 +122,12 @@ static void test_failures(void)
 
 int main(void)
 {
-    test_pages(4096, 3000);
-    test_pages(65536, 50);
-    test_pages(512, 5000);
+    test_pages(4096, 3000, WINDOW);
+    test_pages(65536, 50, WINDOW);
+    test_pages(512, 5000, WINDOW);
+    for (uint64_t window = 4096; window < WINDOW; window *= 2) {
+        test_pages(4096, 300, window); /* of less than 8 pages, too */
+    }
     test_nothing_to_do();
     test_odd_windows();
     test_failures();

@@ -192,6 +192,32 @@ static void test_windows(void)
     tear_down(&scene);
 }
 
+/* Windows of a page and more, as long as nothing is written or watched. */
+static void test_small_windows_only_read(void)
+{
+    struct scene scene;
+    struct sf_watch watch = {0};
+    struct sf_err err;
+
+    set_up(&scene, 4096, 700, SF_OPEN_DIRECT);
+    scene.move.target = NULL;
+    for (uint64_t window = 4096; window < WINDOW; window *= 2) {
+        for (unsigned i = 0; i < GUEST_BLOCKS; i++) {
+            memset(sf_table_entries(scene.tables[i]), 0,
+                   (size_t)scene.guest.counts[i] * sizeof(uint64_t));
+        }
+        scene.move.window = window;
+        CHECK_OK(run(&scene.move, &err), &err);
+        check_sums(&scene.guest, scene.tables, scene.key);
+    }
+    scene.move.watch = &watch;
+    CHECK_EQ(run(&scene.move, &err), SF_E_RANGE);
+    scene.move.watch = NULL;
+    scene.move.window = 2048;
+    CHECK_EQ(run(&scene.move, &err), SF_E_RANGE);
+    tear_down(&scene);
+}
+
 /* The file ends before the pages it promises. */
 static void test_truncated_source(void)
 {
@@ -237,6 +263,7 @@ int main(void)
     test_stuttering_files();
     test_cancel_in_the_middle();
     test_windows();
+    test_small_windows_only_read();
     test_truncated_source();
     test_everything_that_fails();
     return 0;

@@ -13,8 +13,8 @@ struct scene {
 static void fill_chunks(struct sf_chunk *chunks, uint8_t *buf, int fd, uint64_t first)
 {
     for (unsigned i = 0; i < SF_URING_DEPTH; i++) {
-        chunks[i] = (struct sf_chunk){buf + (size_t)i * CHUNK,
-                                      (first + i) * (uint64_t)CHUNK, CHUNK, fd, 99};
+        chunks[i] = (struct sf_chunk){
+            buf + (size_t)i * CHUNK, (first + i) * (uint64_t)CHUNK, CHUNK, fd, 99, 0};
     }
 }
 

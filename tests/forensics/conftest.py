@@ -31,13 +31,11 @@ CALM = 1.0
 """Seconds after which nothing but the idle loop runs, as stacks shall show."""
 PHYSICAL_LENGTH = 512 << 20
 NODES = (
-    *("-m", "3G,slots=2,maxmem=6G"),
+    *("-m", "3G"),
     *("-object", "memory-backend-ram,id=ram-node0,size=1G"),
     *("-object", "memory-backend-ram,id=ram-node1,size=2G"),
     *("-numa", "node,nodeid=0,cpus=0-1,memdev=ram-node0"),
     *("-numa", "node,nodeid=1,memdev=ram-node1"),
-    *("-object", "memory-backend-ram,id=memdimm0,size=128M"),
-    *("-device", "pc-dimm,id=dimm0,memdev=memdimm0"),
 )
 CONSOLE = "/var/lib/libvirt/console/canary.log"
 DOMAIN = f"""\
@@ -208,7 +206,7 @@ def bare(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sav
 
 @pytest.fixture(scope="session")
 def nodes(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
-    """A guest with two NUMA nodes, a hole below 4 GiB and a DIMM, saved by QEMU."""
+    """A guest with two NUMA nodes and a hole below 4 GiB, saved by QEMU."""
     directory = tmp_path_factory.mktemp("nodes")
     yield save_both_ways(directory, kernel, NODES)
     shutil.rmtree(directory)

@@ -39,9 +39,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (; input.left != 0 && count < SF_URING_DEPTH; count++) {
         const uint64_t kind = fuzz_take(&input, 1);
         const uint32_t len = (uint32_t)fuzz_below(&input, 2, 4096);
-        chunks[count] =
-            (struct sf_chunk){fuzz_zeros(len), fuzz_take(&input, kind & 1 ? 8 : 2), len,
-                              kind % 16 == 15 ? -1 : fd, 99};
+        chunks[count] = (struct sf_chunk){fuzz_zeros(len),
+                                          fuzz_take(&input, kind & 1 ? 8 : 2),
+                                          len,
+                                          kind % 16 == 15 ? -1 : fd,
+                                          99,
+                                          0};
     }
     sf_uring_pool_move(pool(), false, chunks, count);
     for (unsigned i = 0; i < count; i++) {

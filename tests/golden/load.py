@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from monitor import dimm_places, memory_spans
+
 HERE = Path(__file__).parent
 
 
@@ -40,3 +42,9 @@ def firmware(kind: str, directory: Path) -> Path:
     target = directory / f"firmware-{kind}.bin"
     target.write_bytes(lzma.decompress((HERE / f"firmware-{kind}.bin.xz").read_bytes()))
     return target
+
+
+def places(name: str) -> dict[str, int]:
+    """Return where QEMU had the DIMMs of a guest, which its image does not tell."""
+    listing = HERE / "guest" / f"{name.removesuffix('-sequential')}.mtree"
+    return dimm_places(memory_spans(listing.read_text()))

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image(request: pytest.FixtureRequest, folder: Path) -> Iterator[SaveImage]:
     """The image of this name, opened."""
     name: str = request.param
-    with savefmt.open(unpacked(name, folder)) as opened:
+    with savefmt.open(unpacked(name, folder), places=load.places(name)) as opened:
         yield opened
 
 
@@ -64,7 +64,20 @@ def test_memory_map(name: str, image: SaveImage) -> None:
 
     assert map_spans(memory_map.ranges) == memory_spans(fact(name, "mtree"))
     doubts = {finding.code for finding in memory_map.findings}
-    assert doubts == ({"memmap.dimm"} if "dimm" in name else set())
+    assert doubts == ({"memmap.said"} if "dimm" in name else set())
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGES if "dimm" in name])
+def test_a_dimm_that_nothing_places_is_not_in_the_map(name: str, folder: Path) -> None:
+    """Its place is free, the slot is filled, and another DIMM may have been there before."""
+    (block,) = load.places(name)
+    with savefmt.open(unpacked(name, folder)) as image:
+        memory_map = image.guest.physical.map
+        expected = [span for span in memory_spans(fact(name, "mtree")) if span[2] != block]
+
+        assert map_spans(memory_map.ranges) == expected
+        assert memory_map.unknown == (block,)
+        assert {finding.code for finding in memory_map.findings} == {"memmap.dimm"}
 
 
 @by_name(IMAGES)

@@ -59,6 +59,9 @@ def namespace_command() -> list[str]:
     return [*tied, "--mount", "--pid", "--net", "--ipc", "--mount-proc"]
 
 
+_ENDED = ("", "shut off")
+
+
 class Libvirt:
     """One private libvirtd; `root` holds what it takes for ``/var/lib/libvirt`` and so on.
 
@@ -181,8 +184,12 @@ class Libvirt:
 
     def destroy(self, domain: str) -> None:
         """End a domain if it is there and runs."""
-        if self.state(domain) not in ("", "shut off"):
-            self.virsh("destroy", domain)
+        try:
+            if self.state(domain) not in _ENDED:
+                self.virsh("destroy", domain)
+        except VirshError:
+            if self.state(domain) not in _ENDED:  # else it came to its end by itself meanwhile
+                raise
 
     def state(self, domain: str) -> str:
         """Return the state in virsh's words, empty for an unknown domain."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from archguests import ARRIVED, GUESTS, ArchGuest, check_registers
+from gdbstub import GdbStub
 from monitor import Span, map_spans, memory_spans
 
 import savefmt
@@ -18,6 +19,7 @@ from interop.conftest import version_of
 from interop.qemu import Guest, wait_for
 from savefmt.compat.armregisters import saved_registers, unknown_registers
 from savefmt.compat.releases import Release
+from savefmt.guest.arch.base import CpuRegisters
 
 pytestmark = pytest.mark.interop
 
@@ -30,6 +32,7 @@ class Saved(NamedTuple):
     arch: ArchGuest
     folder: Path
     registers: str
+    system: dict[str, int]
     spans: list[Span]
 
     @property
@@ -52,10 +55,14 @@ def saved(
         wait_for(lambda: ARRIVED[arch.name] in guest.hmp("info registers"), "end of the code", 30)
         guest.stop()
         registers = guest.registers()
+        system = {}
+        if arch.name == "arm":
+            with GdbStub(guest, folder / "gdb") as stub:
+                system = stub.system_registers()
         spans = memory_spans(guest.hmp("info mtree -f"))
         guest.qmp("dump-guest-memory", paging=False, protocol=f"file:{folder}/core")
         guest.migrate_to(f"file:{folder}/image")
-    yield Saved(arch, folder, registers, spans)
+    yield Saved(arch, folder, registers, system, spans)
     for path in folder.iterdir():
         path.unlink()
 
@@ -74,6 +81,18 @@ def test_registers(saved: Saved) -> None:
     """Every number that we show is one that QEMU shows of that vCPU."""
     with savefmt.open(saved.image) as image:
         check_registers(saved.arch, image.guest.cpus, saved.registers)
+
+
+@pytest.mark.parametrize("saved", ["arm"], indirect=True)
+def test_system_registers_of_arm(saved: Saved) -> None:
+    """`info registers` has none of them; QEMU's gdb stub has the not secure ones."""
+    with savefmt.open(saved.image) as image:
+        first = image.guest.cpus[0]
+    assert isinstance(first, CpuRegisters)
+    both = {name: value for name, value in first.system.items() if name in saved.system}
+
+    assert both == {name: saved.system[name] for name in both}
+    assert {"SCTLR", "TTBR0", "TTBR1", "TTBCR", "DACR", "MIDR"} <= both.keys()
 
 
 def test_core_of_qemu(saved: Saved) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from monitor import Span, map_spans, memory_spans, register_blocks
+from monitor import Span, dimm_places, map_spans, memory_spans, register_blocks
 
 import savefmt
 from interop.conftest import need_machine
@@ -109,7 +109,7 @@ def test_registers_and_memory_map(machine: Machine, tmp_path: Path) -> None:
         guest.migrate_to(f"file:{tmp_path}/mapped", MAPPED)
 
     for name in ("sequential", "mapped"):
-        with savefmt.open(tmp_path / name) as image:
+        with savefmt.open(tmp_path / name, places=dimm_places(spans)) as image:
             assert map_spans(image.guest.physical.map.ranges) == spans
             for cpu, expected in zip(image.guest.cpus, registers, strict=True):
                 lines = [line.rstrip() for line in registers_lines(cpu)]

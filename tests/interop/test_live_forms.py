@@ -150,6 +150,20 @@ def test_a_save_into_a_volume(guest: LiveGuest, reference: Path, tmp_path: Path)
     assert guest.status == "running"
 
 
+def test_the_disk_of_a_guest_is_no_target(reference: Path, tmp_path: Path) -> None:
+    """QEMU locks it, though it does not open it O_EXCL."""
+    with loop_device(tmp_path / "backing", 24 << 20) as volume:
+        disk = f"driver=host_device,filename={volume},node-name=disk"
+        words = [*tiny_arguments(tmp_path), "-blockdev", disk]
+        words += ["-device", "virtio-blk-pci,drive=disk"]
+        with (
+            LiveGuest(tmp_path, words, name="owner"),
+            pytest.raises(savefmt.ConversionError, match="has this device locked"),
+        ):
+            savefmt.convert(reference, volume, overwrite=True)
+        assert volume.read_bytes() == b"\x5a" * (24 << 20)
+
+
 def assert_written(path: Path, plan: SavePlan) -> None:
     """The image is whole, finished, and of the planned form."""
     findings = savefmt.check(path, level=CheckLevel.FULL).findings

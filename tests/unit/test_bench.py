@@ -22,6 +22,8 @@ from savefmt.bench.guestpattern import data_length, file_length, pattern_blocks,
 from savefmt.bench.scratch import nameless_file, require_space
 from savefmt.bench.values import (
     BenchOptions,
+    BenchSetting,
+    Measurement,
     Spread,
 )
 from savefmt.errors import (
@@ -31,6 +33,8 @@ from savefmt.errors import (
 )
 from savefmt.image import SaveImage
 from savefmt.model import PageRun
+from savefmt.native.file import File
+from savefmt.native.jobs import fill_pages
 
 MIB = 1 << 20
 SMALL = BenchOptions(length=4 * MIB, threads=(1, 2), windows=(MIB,), direct=(False,), repeat=1)
@@ -57,6 +61,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"threads": ()}, "nothing to measure"),
         ({"engines": ()}, "nothing to measure"),
         ({"repeat": 0}, "nothing to measure"),
+        ({"jobs": 0}, "nothing to measure"),
+        ({"runtime": -1}, "nothing to measure"),
+        ({"windows": (MIB, 2048)}, "a power of 2 from 4 KiB to 64 MiB"),
+        ({"windows": (3 * MIB,)}, "a power of 2 from 4 KiB to 64 MiB"),
         ({"engines": ("psync", "steam")}, "no engine 'steam'"),
     ],
 )
@@ -67,6 +75,29 @@ def test_options_must_make_sense(change: dict[str, object], reason: str) -> None
 
 def test_a_spread_is_slowest_middle_fastest() -> None:
     assert Spread.of([3, 1, 2, 9]) == Spread(1, 2.5, 9)
+
+
+def measured(*rates: float) -> Measurement:
+    return Measurement("write", True, 1, MIB, "psync", MIB, Spread.of(rates), rates, 0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "different", "steady"),
+    [
+        ((10,), False, None),
+        ((10, 15), False, None),
+        ((10, 15.1), True, None),
+        ((10, 10, 11, 10, 10), False, True),
+        ((30, 10, 10, 11, 10, 10), True, True),  # it came to rest
+        ((10, 10, 13, 10, 10), False, False),
+        ((100, 104, 108, 112, 116), False, False),  # it rises
+    ],
+)
+def test_runs_that_differ_and_runs_at_rest(
+    rates: tuple[float, ...], different: bool, steady: bool | None
+) -> None:
+    assert measured(*rates).different is different
+    assert measured(*rates).steady is steady
 
 
 # Patterns.
@@ -254,6 +285,64 @@ def test_a_folder_is_written_to_and_left_empty(tmp_path: Path) -> None:
     assert not report.is_image
     assert report.facts.free_length > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_requests_are_timed(tmp_path: Path) -> None:
+    report = bench(tmp_path, replace(SMALL, windows=(4096,), direct=(True, False), threads=(1,)))
+
+    for m in report.measurements:
+        assert m.latency is not None
+        assert 0 < m.latency.p50 <= m.latency.p99 <= m.latency.maximum
+        assert m.latency.count == m.length // m.window
+
+
+def test_small_windows_are_written_past_the_page_cache(tmp_path: Path) -> None:
+    setting = BenchSetting("write", True, 1, 4096)
+    blocks = pattern_blocks("dense", MIB)
+    with nameless_file(tmp_path, file_length(blocks)) as fd:
+        with File(fd, path=tmp_path, write=True, direct=True) as file:
+            if not file.direct:
+                pytest.skip("this file system has no direct I/O")
+            file.measure(setting.window)
+            fill_pages([file], blocks, setting, lambda _: None)
+        assert scratch.cached_pages(fd) == 0
+        content = os.pread(fd, MIB, blocks[0].offset)
+        assert len({content[at : at + 4096] for at in range(0, MIB, 4096)}) == MIB // 4096
+
+
+def test_windows_hold_a_page_at_least(image: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(make_stream(layout="mapped-ram", blocks={"ram": b"x" * MIB}, unit=65536))
+    options = replace(SMALL, windows=(4096,))
+
+    for target, pattern in ((big, "dense"), (tmp_path, str(big))):
+        with pytest.raises(UnsupportedError, match=r"smaller than a page .* 65536 bytes"):
+            bench(target, replace(options, pattern=pattern))
+    assert bench(image, options).measurements
+
+
+def test_several_guests_at_once(tmp_path: Path) -> None:
+    seen = []
+    report = bench(
+        tmp_path, replace(SMALL, jobs=3), progress=lambda progress: seen.append(progress)
+    )
+
+    assert {m.jobs for m in report.measurements} == {3}
+    assert {m.length for m in report.measurements} == {12 * MIB}
+    assert seen[-1].done == seen[-1].total
+    with pytest.raises(ImageIOError, match="a run takes"):
+        bench(tmp_path, replace(SMALL, jobs=1 << 40))
+
+
+def test_a_runtime_asks_for_more_runs(tmp_path: Path) -> None:
+    report = bench(tmp_path, replace(SMALL, threads=(1,), runtime=0.05))
+
+    for m in report.measurements:
+        assert sum(m.length / rate for rate in m.runs) >= 0.05
+    assert len({len(m.runs) for m in report.measurements}) == 1
+    assert all("to rest" not in note for note in report.notes) == all(
+        m.steady for m in report.measurements
+    )
 
 
 def test_every_engine_is_measured(tmp_path: Path) -> None:

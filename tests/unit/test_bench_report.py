@@ -12,7 +12,7 @@ import pytest
 from golden.load import unpack
 
 import savefmt
-from savefmt.bench import bench
+from savefmt.bench import bench, compare_reports
 from savefmt.bench.advise import advise
 from savefmt.bench.baseline import compare_with, load_baseline
 from savefmt.bench.plot import draw
@@ -116,6 +116,17 @@ def test_a_gain_within_the_noise_is_none() -> None:
     assert "--repeat" not in sure.reason
 
 
+def test_small_windows_are_for_looking_not_for_choosing() -> None:
+    rates = [measured("write", 900, window=4096), measured("write", 500, threads=2)]
+
+    advice = advise(rates, Subject("/mnt"))
+    alone = advise(rates[:1], Subject("/mnt"))
+
+    assert (advice.threads, advice.window) == (2, MIB)
+    assert "windows of 4 KiB" in alone.reason
+    assert alone.commands[1] == "savefmt convert SRC DST -O sparse -T 1 --direct --engine psync"
+
+
 # Baselines and plots.
 
 
@@ -139,6 +150,30 @@ def test_a_baseline_is_an_earlier_report(report: BenchReport, tmp_path: Path) ->
 
     assert [m.baseline_ratio for m in compared.measurements] == [2, None, None]
     assert compared.notes == report.notes
+
+
+def test_two_reports_are_compared(report: BenchReport, tmp_path: Path) -> None:
+    first, second = report.measurements[:2]
+    slow = replace(first, rate=Spread(1, 2, 3), latency=None)
+    near = replace(second, rate=Spread(second.rate.minimum, 5, second.rate.maximum))
+    other = replace(report.facts, kernel="6.1.0")
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps({"bench": asdict(report)}))
+    changed = replace(report, measurements=(slow, near), facts=other)
+    b.write_text(json.dumps({"bench": asdict(changed)}))
+
+    comparison = compare_reports(a, b)
+
+    assert [s.ratio for s in comparison.settings] == [
+        2 / first.rate.median,
+        5 / second.rate.median,
+    ]
+    assert [s.apart for s in comparison.settings] == [True, False]
+    assert comparison.settings[0].p99_before == first.latency.p99  # type: ignore[union-attr]
+    assert comparison.settings[0].p99_after is None
+    assert comparison.differences == (f"kernel {report.facts.kernel} and 6.1.0",)
+    assert comparison.only_before == len(report.measurements) - 2
+    assert comparison.only_after == 0
 
 
 def test_what_else_differs_from_the_baseline_is_said(report: BenchReport, tmp_path: Path) -> None:
@@ -207,7 +242,7 @@ def test_plots(report: BenchReport, tmp_path: Path, suffix: str, magic: bytes) -
     content = path.read_bytes()
     assert content.startswith(magic)
     if suffix == "svg":
-        for label in (b"fio, best", b"1 MiB, direct", b"1 MiB, buffered", b"one stream, direct"):
+        for label in (b"fio: best bw", b"1 MiB, direct", b"1 MiB, buffered", b"one stream, direct"):
             assert label in content
 
 

@@ -433,7 +433,6 @@ def test_without_configuration_it_stays_sequential(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (make_stream().replace(b"QEVM\0\0\0\3", b"QEVM\0\0\0\2"), "obsolete"),
-        (compress("gzip", make_stream(layout="mapped-ram")), "mapped-ram stream inside"),
         (make_stream(commands=[(7, bytes(4))]), "packed inside"),
     ],
 )

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builder import MIB, Device, Fields, make_stream, page, simple_device
+from builder import MIB, Device, Fields, make_envelope, make_stream, page, simple_device
 from elftools.elf.elffile import ELFFile
 
 import savefmt
-from savefmt.errors import AddressError, ConversionError
+from savefmt.errors import AddressError, ConversionError, UnsupportedError
 from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ProgramHeader, elf_class
@@ -36,6 +36,11 @@ CLOCK = Device(
         [("cmos_data", "buffer", bytes(0x30) + struct.pack("<H", 1024) + bytes(78))],
     ),
 )
+# The bridge of a q35, by which all of the first MiB is RAM.
+BRIDGE = Device(
+    "0000:00:00.0/mch",
+    Fields("mch", 1, [("config[0]", "pci config", (bytes(0x90) + b"\x33" * 7).ljust(256, b"\0"))]),
+)
 
 
 ELF64 = elf_class(64, "little")
@@ -50,9 +55,11 @@ def content(**pages: int) -> bytes:
     return bytes(data)
 
 
-def note(text: bytes, *, name: bytes = b"VMCOREINFO", length: int | None = None) -> bytes:
+def note(
+    text: bytes, *, name: bytes = b"VMCOREINFO", length: int | None = None, order: str = "<"
+) -> bytes:
     """Return a page that begins with an ELF note."""
-    head = struct.pack("<III", len(name) + 1, len(text) if length is None else length, 0)
+    head = struct.pack(f"{order}III", len(name) + 1, len(text) if length is None else length, 0)
     return (head + (name + b"\0").ljust(12, b"\0") + text).ljust(4096, b"\0")
 
 
@@ -60,7 +67,7 @@ def made(folder: Path, *, ram: bytes | None = None, **options: Any) -> Path:
     """Write a guest of 2 MiB."""
     path = folder / "image"
     blocks = {"pc.ram": ram or content(p0=1, p511=2), "pc.bios": page(3) * 32}
-    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK], **options))
+    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK, BRIDGE], **options))
     return path
 
 
@@ -179,6 +186,7 @@ def fake(*ranges: PhysicalRange, findings: tuple[Finding, ...] = ()) -> Any:
     listed = [SimpleNamespace(idstr=name, ignored=name == "gone") for name in ("a", "b", "gone")]
     physical = SimpleNamespace(map=MemoryMap(ranges, {}, findings))
     return SimpleNamespace(
+        envelope=None,
         guest=SimpleNamespace(physical=physical),
         head=SimpleNamespace(blocks=SimpleNamespace(blocks=listed)),
         page_size=4096,
@@ -304,11 +312,22 @@ def test_vmcoreinfo_is_found_and_written(layout: str, tmp_path: Path) -> None:
         note(TEXT, length=0),
         note(b"no release"),
         note(TEXT, name=b"VMCOREINFI"),
+        note(TEXT, length=1 << 31, order=">"),
         bytes(8) + note(TEXT)[:-8],
     ],
 )
 def test_what_only_looks_like_vmcoreinfo(data: bytes) -> None:
     assert list(vmcoreinfo.find_in([(0, data)], 4096)) == []
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_vmcoreinfo_in_the_guests_byte_order(order: str) -> None:
+    data = note(TEXT, order=order)
+    place = vmcoreinfo.Announced(0x1000, len(data))
+
+    assert [found.text for found in vmcoreinfo.find_in([(0, data)], 4096)] == [TEXT]
+    told = vmcoreinfo.from_device(lambda *_: data, place)
+    assert told == vmcoreinfo.VmcoreInfo(TEXT, 0x1000, "device")
 
 
 def test_two_kernels_in_memory() -> None:
@@ -432,34 +451,48 @@ def test_doubts_about_the_map_reach_the_report(tmp_path: Path) -> None:
 # --- hostile images ---
 
 
-def dimms(folder: Path, *addresses: int) -> Path:
-    """Write a guest with DIMMs at these places in device memory."""
+def dimms(folder: Path, *addresses: int) -> tuple[Path, dict[str, int]]:
+    """Write a guest with DIMMs, and tell where they are said to lie."""
     names = [f"memdimm{number}" for number in range(len(addresses))]
     blocks = {"pc.ram": content(p0=1)} | {name: page(5) * 512 for name in names}
     path = folder / "image"
-    addresses_of = dict(zip(names, addresses, strict=True))
-    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK], guest_addresses=addresses_of))
-    return path
+    path.write_bytes(make_stream(blocks=blocks, devices=[CLOCK, BRIDGE]))
+    return path, dict(zip(names, addresses, strict=True))
 
 
 def test_memory_on_memory_is_no_memory_map(tmp_path: Path) -> None:
-    source = dimms(tmp_path, 0, MIB)
+    source, places = dimms(tmp_path, 4 << 30, (4 << 30) + MIB)
 
     for format in ("elf", "raw", "lime"):
         with pytest.raises(ConversionError, match="contradicts itself: 'memdimm1'"):
-            savefmt.export(source, tmp_path / "out", format=format)
+            savefmt.export(source, tmp_path / "out", format=format, places=places)
     report = savefmt.export(source, tmp_path / "out", format="blocks")
     assert len(report.files) == 3
 
 
 def test_memory_too_far_away_for_a_file(tmp_path: Path) -> None:
-    source = dimms(tmp_path, 1 << 51)
+    source, places = dimms(tmp_path, 1 << 51)
 
     with pytest.raises(savefmt.ImageIOError, match="File too large"):
-        savefmt.export(source, tmp_path / "out", format="raw")
-    report = savefmt.export(source, tmp_path / "out")
+        savefmt.export(source, tmp_path / "out", format="raw", places=places)
+    report = savefmt.export(source, tmp_path / "out", places=places)
 
     assert (report.segments, report.target_disk_length < 8 * MIB) == (2, True)
+
+
+def test_memory_of_virtio_pmem_is_never_saved(tmp_path: Path) -> None:
+    """QEMU's own dump has it, so ours could not be the same; the universal one says so."""
+    xml = b"""<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+    <devices><memory model='virtio-pmem'><target><size unit='MiB'>32</size></target></memory>
+    </devices></domain>"""
+    source = made(tmp_path)
+    source.write_bytes(make_envelope(xml=xml) + source.read_bytes())
+
+    report = savefmt.export(source, tmp_path / "raw", format="raw")
+    with pytest.raises(UnsupportedError, match="virtio-pmem"):
+        savefmt.export(source, tmp_path / "core", compat="qemu")
+
+    assert "export.absent" in {finding.code for finding in report.findings}
 
 
 def test_a_forged_cmos_is_told_of(layout: str, tmp_path: Path) -> None:

@@ -246,6 +246,16 @@ def test_files_that_are_no_journal(folder: Path) -> None:
         Journal(folder / "none" / "run.jsonl", resume=False)
 
 
+def test_a_journal_has_one_run_at_a_time(folder: Path) -> None:
+    path = folder / "run.jsonl"
+    first = Journal(path, resume=False)
+    with pytest.raises(ConversionError, match="another run"):
+        Journal(path, resume=True)
+    assert list(read_journal(path)) == []
+    first.close()
+    Journal(path, resume=True).close()
+
+
 def test_a_journal_is_the_owners_alone(folder: Path) -> None:
     go(folder, Counting(), resume=False)
     assert (folder / "run.jsonl").stat().st_mode & 0o777 == 0o600

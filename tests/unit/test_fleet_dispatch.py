@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from itertools import chain
 from typing import Any
 
@@ -34,6 +35,8 @@ class Future:
         self.cancelled = False
 
     def result(self) -> Any:
+        if isinstance(self._answer, BaseException):
+            raise self._answer
         return self._answer
 
     def exception(self) -> Any:
@@ -177,6 +180,8 @@ def test_without_workers_or_a_scheduler_a_run_ends() -> None:
     with pytest.raises(ImageIOError, match="no worker for"):
         list(Dispatch(Workers(), iter([job("a")]), Limits(), pinned=False))
     workers = Workers(a=1)
-    workers.submit = lambda *given: Future("1", "cancelled", None)  # type: ignore[method-assign]
-    with pytest.raises(ImageIOError, match="gone"):
-        list(Dispatch(workers, iter([job("a")]), Limits(), pinned=False))
+    lost = [("cancelled", None), ("finished", CancelledError()), ("finished", OSError())]
+    for future in (Future("1", *one) for one in lost):
+        workers.submit = lambda *given, one=future: one  # type: ignore[method-assign]
+        with pytest.raises(ImageIOError, match="gone"):
+            list(Dispatch(workers, iter([job("a")]), Limits(), pinned=False))

@@ -84,7 +84,7 @@ def write_behind(fd: int, spare: int) -> None:
             appender.close()
         finally:
             appender.abort()
-        fill_pages(target, [block()], IO, nothing)
+        fill_pages([target, target], [block()], IO, nothing)
 
 
 def scatter(fd: int, spare: int) -> None:

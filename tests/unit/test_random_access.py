@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builder import MIB, PAGE_SIZE, Record, all_records, make_envelope, make_stream, page
@@ -163,6 +164,27 @@ def test_any_thread_may_read(codec: str, tmp_path: Path) -> None:
     with savefmt.open(path, io=IO) as image, ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(lambda n: check_reads(image.memory, n, 20), n) for n in range(8)]:
             done.result()
+
+
+def test_neighbours_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with savefmt.open(make(tmp_path, "zstd", by_our_writer("zstd")), io=IO) as image:
+        reads = []
+        plain = reader(image)
+
+        def read(length: int, offset: int) -> bytes:
+            reads.append(offset)
+            return plain.read(length, offset)
+
+        monkeypatch.setattr(store(image), "_plain", SimpleNamespace(read=read))
+
+        for at in range(0, 2 * PAGE_SIZE, 8):
+            assert image.memory.read("pc.ram", at, 8) == CONTENT[at : at + 8]
+        assert len(reads) == 2
+        for first in (0, 3, 0):  # another page comes between
+            at = first * PAGE_SIZE
+            assert image.memory.read("pc.ram", at, 8) == CONTENT[at : at + 8]
+        large = image.memory.read("pc.ram", 0, 40 * PAGE_SIZE)
+        assert large == CONTENT[: 40 * PAGE_SIZE]
 
 
 def test_one_frame_is_spooled(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from golden import load
 from scanning import FORMS, opened
 
 import savefmt
-from savefmt.guest.mappings import ReverseMap
+from savefmt.guest.mappings import ReverseMap, VirtualRange
 from savefmt.image import SaveImage
-from savefmt.scan import preselect, windows
+from savefmt.linux.processmemory import ProcessMemory, _Space
+from savefmt.scan import windows
 from savefmt.scan.patterns import MATCH_LIMIT, escaped, hexadecimal, literal, regex, text
-from savefmt.scan.search import Places, search
+from savefmt.scan.search import Places, count, search
+from savefmt.scan.windows import Stretch
 from savefmt.scan.yara import compile_rules, search_rules
 
 
@@ -265,11 +267,7 @@ def many_texts(dice: random.Random) -> list[savefmt.scan.patterns.Matcher]:
     return [*texts, hexadecimal("61 ?? 62"), regex("b+a")]
 
 
-@pytest.mark.parametrize("set_length", [1, 64 << 10])
-def test_many_texts_are_found_as_each_alone(
-    set_length: int, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(preselect, "_SET_LENGTH", set_length)
+def test_many_texts_are_found_as_each_alone(stack: ExitStack, tmp_path: Path) -> None:
     dice = random.Random(5)
     content = bytes(dice.choices(b"abAB\0\xff\n", k=5 * PAGE_SIZE)) + bytes(3 * PAGE_SIZE)
     image = opened(stack, tmp_path, "mapped", {"ram": content})
@@ -282,10 +280,31 @@ def test_many_texts_are_found_as_each_alone(
     assert len(together) > 1000
 
 
-def test_many_texts_choose_what_is_looked_for() -> None:
+def test_short_texts_and_wildcards_go_along_with_many_texts(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    content = b"\0the needle 007 and needle 299.".ljust(PAGE_SIZE, b"\0")
+    image = opened(stack, tmp_path, "mapped", {"ram": content})
     texts = [literal(f"needle {number:03}".encode()) for number in range(300)]
-    possible = preselect.preselection([*texts, hexadecimal("6e ?? 65")])
+    patterns = [*texts, hexadecimal("6e ?? 65"), *(literal(bytes([at])) for at in b"theabcxyz")]
 
-    assert list(possible(b"no such thing")) == [300]
-    assert list(possible(b"... needle 007 needle 299.")) == [7, 299, 300]
-    assert list(preselect.preselection(texts[:3])(b"")) == [0, 1, 2]
+    hits = [(hit.offset, hit.data) for hit in search(image, patterns, max_count=6)]
+
+    assert hits == [(1, b"t"), (2, b"h"), (3, b"e"), (5, b"nee"), (5, b"needle 007"), (6, b"e")]
+    assert count(image, patterns) == len(list(search(image, patterns)))
+
+
+def test_a_process_tells_where_its_stretches_lie() -> None:
+    memory = ProcessMemory.__new__(ProcessMemory)
+    mappings = [VirtualRange(0x1000, 0x7000, 0x2000), VirtualRange(0x3000, 0x1000, 0x1000)]
+    memory._spaces = {"init(1)": _Space(mappings, [one.virtual for one in mappings])}
+
+    def at(start: int, end: int) -> tuple[int, ...] | None:
+        return memory.physical_of(Stretch("init(1)", start, end))
+
+    assert at(0x1800, 0x3000) == (0x7800,)
+    assert at(0x3000, 0x4000) == (0x1000,)
+    assert at(0x2000, 0x3800) is None  # in two pieces
+    assert at(0x3800, 0x5000) is None  # not mapped to its end
+    assert at(0x9000, 0x9800) is None
+    assert memory.physical("init(1)", 0x2FFF) == (0x8FFF,)

@@ -23,9 +23,9 @@ INFO = (
 )
 
 
-def note(text: str) -> bytes:
+def note(text: str, order: str = "<") -> bytes:
     data = text.encode()
-    return struct.pack("<III", 11, len(data), 0) + b"VMCOREINFO\0\0" + data
+    return struct.pack(f"{order}III", 11, len(data), 0) + b"VMCOREINFO\0\0" + data
 
 
 def memory(**pages: bytes) -> bytes:
@@ -63,6 +63,12 @@ def test_linux(form: str, identified: Callable[..., SystemHint]) -> None:
     assert hint.notes == ()
 
 
+def test_the_note_of_a_big_endian_guest(identified: Callable[..., SystemHint]) -> None:
+    hint = identified(memory(p9=note(INFO, ">")))
+
+    assert (hint.system, hint.version, hint.kaslr_shift) == ("linux", RELEASE, 0x2740_0000)
+
+
 def test_linux_without_its_note(identified: Callable[..., SystemHint]) -> None:
     hint = identified(memory(p3=BANNER.encode()))
 
@@ -75,6 +81,8 @@ def test_linux_without_its_note(identified: Callable[..., SystemHint]) -> None:
         b"Linux version %s (%s@%s) (%s) #1 SMP",
         b"Linux version 6.1 (\x01\x02\x03 broken off",
         struct.pack("<III", 11, 1 << 20, 0) + b"VMCOREINFO\0\0OSRELEASE=1\n",
+        struct.pack(">III", 11, 1 << 20, 0) + b"VMCOREINFO\0\0OSRELEASE=1\n",
+        struct.pack("<I", 11) + struct.pack(">II", 100, 0) + b"VMCOREINFO\0\0OSRELEASE=1\n",
         struct.pack("<III", 11, 4000, 0) + b"VMCOREINFO\0\0" + b"\xff" * 100,
         b"RSDX" + PDB[4:],
         b"MZ ntkrnlmp.pdb\0",

@@ -28,7 +28,7 @@ from savefmt import (
     UnsupportedError,
 )
 from savefmt.edit import set_xml
-from savefmt.writing import signatures
+from savefmt.writing import signatures, volumes
 from savefmt.writing.volumes import OutputVolume
 
 LENGTH = 6 * MIB
@@ -125,6 +125,13 @@ def test_zeros_that_were_sent_as_pages(volume: Path, tmp_path: Path) -> None:
 
     with savefmt.open(volume) as opened:
         assert opened.memory.read("pc.ram", 0, 16384) == pages["pc.ram"]
+
+
+def test_a_device_that_cannot_zero_itself(
+    volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "_zero", lambda fd, offset, length: False)
+    test_zeros_that_were_sent_as_pages(volume, tmp_path)
 
 
 def test_a_full_device(image: Path, tmp_path: Path) -> None:

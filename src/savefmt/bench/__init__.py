@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from savefmt.bench.measuring import amount, bench
+from savefmt.bench.comparing import compare_reports
+from savefmt.bench.measuring import amount, bench, fio_job
 
-__all__ = ["amount", "bench"]
+__all__ = ["amount", "bench", "compare_reports", "fio_job"]

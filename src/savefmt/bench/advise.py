@@ -11,6 +11,12 @@ from savefmt.bench.values import Advice, Measurement, Subject
 _CLOSE = 0.95
 """Of the best rate: less than that is a real loss, if the runs agree about it."""
 
+_USUAL = 1 << 20
+"""The smallest window that other commands take."""
+
+_CHANNEL = 512 << 10
+"""The largest request of QEMU's multifd channels."""
+
 _UNSTEADY = 0.2
 """Of its rate: where the middle half of a setting's runs spreads wider, say so."""
 
@@ -31,9 +37,11 @@ def advise(measurements: Sequence[Measurement], target: Subject) -> Advice:
         With the reason in one paragraph, and command lines.
     """
     work = "read" if target.is_image else "write"
-    candidates = [m for m in measurements if m.work == work]
+    measured = [m for m in measurements if m.work == work]
+    # Smaller windows show what a disk does with small requests; nothing moves images so.
+    candidates = [m for m in measured if m.window >= _USUAL] or measured
     chosen, best = _choose(candidates)
-    channels = _choose(_like_qemu(candidates, chosen))[0].threads if target.mapped else 0
+    channels = _choose(_like_qemu(measured, chosen))[0].threads if target.mapped else 0
     sentences = [
         _choice(chosen, best),
         _against_fio(chosen),
@@ -61,11 +69,15 @@ def _choose(candidates: Sequence[Measurement]) -> tuple[Measurement, Measurement
     return chosen, best
 
 
-def _like_qemu(candidates: Sequence[Measurement], chosen: Measurement) -> list[Measurement]:
+def _like_qemu(measured: Sequence[Measurement], chosen: Measurement) -> list[Measurement]:
     """Keep what is most like QEMU's channels, which wait for each request of 512 KiB at most."""
-    like = [m for m in candidates if m.direct == chosen.direct]
-    engine, window = min((m.engine != "psync", m.window) for m in like)
-    return [m for m in like if (m.engine != "psync", m.window) == (engine, window)]
+    like = [m for m in measured if m.direct == chosen.direct]
+
+    def distance(m: Measurement) -> tuple[bool, int]:
+        return m.engine != "psync", max(m.window, _CHANNEL) // min(m.window, _CHANNEL)
+
+    nearest = min(map(distance, like))
+    return [m for m in like if distance(m) == nearest]
 
 
 def _is_close(m: Measurement, best: Measurement) -> bool:
@@ -89,7 +101,8 @@ def describe(m: Measurement) -> str:
     threads = "1 thread" if m.threads == 1 else f"{m.threads} threads"
     mode = "direct" if m.direct else "buffered"
     engine = "" if m.engine == "psync" else f" through {m.engine}"
-    return f"{mode} I/O{engine}, {threads}, windows of {m.window >> 20} MiB"
+    window = f"{m.window >> 20} MiB" if m.window >= _USUAL else f"{m.window >> 10} KiB"
+    return f"{mode} I/O{engine}, {threads}, windows of {window}"
 
 
 def _rate(m: Measurement) -> str:
@@ -114,7 +127,7 @@ def _about_channels(channels: int, chosen: Measurement) -> str:
     count = "1 channel is" if channels == 1 else f"{channels} channels are"
     return (
         f"For virsh {count} better: QEMU's wait for each request, of 512 KiB at most, and are "
-        "judged by the smallest window."
+        "judged by the window nearest to that."
     )
 
 
@@ -133,7 +146,7 @@ def _unsteadiness(*measurements: Measurement) -> str:
 def _against_fio(chosen: Measurement) -> str:
     if chosen.fio_share is None:
         return ""
-    return f"That is {chosen.fio_share:.0%} of what fio gets with the same requests."
+    return f"That is {chosen.fio_share:.0%} of fio's bandwidth (bw) with the same requests."
 
 
 def _against_other_mode(chosen: Measurement, candidates: Sequence[Measurement]) -> str:
@@ -167,9 +180,8 @@ def _commands(chosen: Measurement, count: int, target: Subject) -> tuple[str, ..
     channels = f" --parallel-channels {count}" if count else ""
     cache = " --bypass-cache" if chosen.direct else ""
     direct = "--direct" if chosen.direct else "--no-direct"
-    options = (
-        f"-T {chosen.threads} {direct} --window {chosen.window >> 20}M --engine {chosen.engine}"
-    )
+    window = f" --window {chosen.window >> 20}M" if chosen.window >= _USUAL else ""
+    options = f"-T {chosen.threads} {direct}{window} --engine {chosen.engine}"
     if not target.is_image:
         return (
             f"virsh save DOMAIN FILE --image-format sparse{channels}{cache}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from savefmt.bench.values import BenchReport, BenchSetting
+from savefmt.bench.values import BenchReport, BenchSetting, Spread
 from savefmt.errors import FormatError, ImageIOError
 from savefmt.frozen import dataclass, replace
 from savefmt.model import StrPath
@@ -13,8 +13,11 @@ from savefmt.model import StrPath
 _LIMIT = 64 << 20
 """Far more bytes than a report has."""
 
-_FASTEST = 1e15
-"""Bytes per second that no machine reaches."""
+_RATES = (1.0, 1e15)
+"""Bytes per second, between which those of all machines lie."""
+
+_TIMES = (1e-9, 1e9)
+"""Seconds that a request may take."""
 
 _FACTS = ("savefmt", "kernel", "cpu", "cpus", "file_system", "disk")
 """Of a report's facts: what a rate depends on."""
@@ -27,12 +30,15 @@ class Baseline:
     Attributes
     ----------
     rates : dict
-        Median rate of each setting and the bytes that it moved.
+        Rates of each setting and the bytes that it moved.
+    p99 : dict
+        Seconds that 99 of 100 of its requests took at most, where the report has it.
     traits : dict
         Path, pattern and the machine's facts, as text.
     """
 
-    rates: dict[tuple[BenchSetting, int], float]
+    rates: dict[tuple[BenchSetting, int], Spread]
+    p99: dict[tuple[BenchSetting, int], float]
     traits: dict[str, str]
 
 
@@ -63,25 +69,39 @@ def load_baseline(path: StrPath) -> Baseline:
         raise ImageIOError.from_os(error, path=path) from error
     try:
         report = json.loads(text)["bench"]
-        rates = {
-            (_setting(entry), entry["length"]): _rate(entry["rate"]["median"])
+        rates = {_key(entry): _spread(entry["rate"]) for entry in report["measurements"]}
+        p99 = {
+            _key(entry): _number(entry["latency"]["p99"], _TIMES)
             for entry in report["measurements"]
+            if entry.get("latency")
         }
-        return Baseline(rates, _traits(report["path"], report["options"], report["facts"]))
+        return Baseline(rates, p99, _traits(report["path"], report["options"], report["facts"]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         message = "the baseline is not what `savefmt bench --output=json` prints"
         raise FormatError(message, path=path) from error
 
 
-def _setting(entry: Any) -> BenchSetting:
-    return BenchSetting(
-        entry["work"], entry["direct"], entry["threads"], entry["window"], entry["engine"]
+def _key(entry: Any) -> tuple[BenchSetting, int]:
+    setting = BenchSetting(
+        entry["work"],
+        entry["direct"],
+        entry["threads"],
+        entry["window"],
+        entry["engine"],
+        entry.get("jobs", 1),
     )
+    return setting, entry["length"]
 
 
-def _rate(value: Any) -> float:
-    if not isinstance(value, int | float) or not 1 <= value <= _FASTEST:
-        raise ValueError("no rate")
+def _spread(entry: Any) -> Spread:
+    rates = (_number(entry[name], _RATES) for name in ("minimum", "median", "maximum"))
+    return Spread(*rates)
+
+
+def _number(value: Any, bounds: tuple[float, float]) -> float:
+    least, most = bounds
+    if not isinstance(value, int | float) or not least <= value <= most:
+        raise ValueError("no figure")
     return float(value)
 
 
@@ -108,8 +128,8 @@ def compare_with(baseline: Baseline, report: BenchReport) -> BenchReport:
         With ratios, and with notes of what else is different.
     """
     measurements = tuple(
-        replace(m, baseline_ratio=m.rate.median / rate)
-        if (rate := baseline.rates.get((m.setting, m.length)))
+        replace(m, baseline_ratio=m.rate.median / rates.median)
+        if (rates := baseline.rates.get((m.setting, m.length)))
         else m
         for m in report.measurements
     )

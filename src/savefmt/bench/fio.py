@@ -9,16 +9,21 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from savefmt.bench.values import BenchSetting
-from savefmt.errors import ImageIOError
+from savefmt.bench.values import BenchSetting, Latency
+from savefmt.errors import ImageIOError, UnsupportedError
+from savefmt.frozen import dataclass
 
 CHUNK = 1 << 20
 """Of a window, what our io_uring engine asks for in one request."""
 
 _SECTOR = 4096
 """No disk wants direct requests in larger units."""
+
+_SPECIAL = set("$`\"'\\;#,")
+"""What fio does not take as it is in a path."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -35,49 +40,87 @@ def fio_version() -> str | None:
     return words[0] if words and words[0].startswith("fio-") else None
 
 
-def fio_rate(fd: int, setting: BenchSetting, offset: int, length: int) -> float:
-    """Let fio write or read a part of an open file.
+@dataclass(frozen=True, slots=True)
+class FioResult:
+    """What a run of fio gave.
+
+    Attributes
+    ----------
+    rate : float
+        Bytes per second (``bw``), a final sync included.
+    latency : Latency or None
+        Completion latency (``clat``) of its requests.
+    """
+
+    rate: float
+    latency: Latency | None = None
+
+
+def run_fio(fds: Sequence[int], setting: BenchSetting, offset: int, length: int) -> FioResult:
+    """Let fio write or read a part of open files, all at the same time.
 
     Parameters
     ----------
-    fd : int
-        The file, nameless or not; fio gets at it through ``/proc``.
+    fds : sequence of int
+        The files, nameless or not; fio gets at them through ``/proc``.
     setting : BenchSetting
         Direction, block size, requests at once, direct or buffered.
     offset, length : int
-        The part; `length` is at least 4096.
+        The part of each file; `length` is at least 4096.
 
     Returns
     -------
-    float
-        Bytes per second, a final sync included.
+    FioResult
+        Of all of them together.
 
     Raises
     ------
     ImageIOError
         If fio fails, or says what is no rate.
     """
-    words = _command(fd, setting, offset, length)
+    words = _command(fds, setting, offset, length)
     try:
         done = subprocess.run(words, capture_output=True, check=False, preexec_fn=_dying_with_us())
     except OSError as error:
         raise ImageIOError(f"fio failed: {error.strerror}") from error
     said = done.stdout.decode(errors="replace")
-    rate = None if done.returncode else _rate(said, setting.work)
-    if rate is None:
+    result = None if done.returncode else _result(said, setting.work)
+    if result is None:
         complaint = done.stderr.decode(errors="replace") or said
         lines = complaint.strip().splitlines() if done.returncode else []
         raise ImageIOError(f"fio failed: {lines[-1][:200] if lines else 'no result'}")
-    return rate
+    return result
 
 
-def _rate(said: str, work: str) -> float | None:
-    """Take the rate from fio's report, before which it may print remarks."""
+def _result(said: str, work: str) -> FioResult | None:
+    """Take the figures from fio's report, before which it may print remarks."""
     try:
-        rate = float(json.loads(said[said.index("{") :])["jobs"][0][work]["bw_bytes"])
+        figures = json.loads(said[said.index("{") :])["jobs"][0][work]
+        rate = _positive(figures["bw_bytes"])
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return None
-    return rate if math.isfinite(rate) and rate > 0 else None
+    return FioResult(rate, _latency(figures))
+
+
+def _latency(figures: Any) -> Latency | None:
+    """Take the latencies, which a fio may be told not to keep."""
+    try:
+        found = figures["clat_ns"]
+        shares = found["percentile"]
+        return Latency(
+            _positive(shares["50.000000"]) / 1e9,
+            _positive(shares["99.000000"]) / 1e9,
+            _positive(found["max"]) / 1e9,
+        )
+    except (ValueError, LookupError, TypeError, ArithmeticError):
+        return None
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("no figure")
+    return number
 
 
 def _dying_with_us() -> Callable[[], None]:
@@ -93,7 +136,18 @@ def _dying_with_us() -> Callable[[], None]:
     return prepare
 
 
-def _command(fd: int, setting: BenchSetting, offset: int, length: int) -> list[str]:
+def _command(fds: Sequence[int], setting: BenchSetting, offset: int, length: int) -> list[str]:
+    words = [f"--{word}" for word in _options(setting, offset, length)]
+    if setting.work == "read":
+        words.append("--readonly")
+    for fd in fds:
+        words += [f"--name=savefmt{fd}", f"--filename=/proc/{os.getpid()}/fd/{fd}"]
+    # Processes of its own would outlive it.
+    return ["fio", "--output-format=json", "--name=global", "--thread", *words]
+
+
+def _options(setting: BenchSetting, offset: int, length: int) -> list[str]:
+    """Say in fio's words what one of its jobs does."""
     block = min(setting.window, length // _SECTOR * _SECTOR)
     depth = setting.threads
     library = "libaio"
@@ -103,28 +157,64 @@ def _command(fd: int, setting: BenchSetting, offset: int, length: int) -> list[s
         block = chunk
         library = "io_uring"
     words = [
-        "fio",
-        "--name=savefmt",
-        "--output-format=json",
-        f"--filename=/proc/{os.getpid()}/fd/{fd}",
-        "--allow_file_create=0",
-        "--fallocate=none",
-        "--thread",  # processes of its own would outlive it
-        f"--rw={setting.work}",
-        f"--bs={block}",
-        f"--direct={int(setting.direct)}",
-        "--readonly" if setting.work == "read" else "--end_fsync=1",
+        "group_reporting",
+        "allow_file_create=0",
+        "fallocate=none",
+        f"rw={setting.work}",
+        f"bs={block}",
+        f"direct={int(setting.direct)}",
+        *(["end_fsync=1"] if setting.work == "write" else []),
     ]
     if setting.direct:
-        return [
-            *words,
-            f"--iodepth={depth}",
-            f"--ioengine={library}",
-            f"--offset={offset}",
-            f"--size={length}",
-        ]
+        place = [f"offset={offset}", f"size={length}"]
+        return [*words, f"ioengine={library}", f"iodepth={depth}", *place]
     # Buffered requests wait in the call: only more threads have more of them at once.
     jobs = min(setting.threads, length // block)
     part = length // jobs // block * block
-    words += ["--ioengine=psync", f"--numjobs={jobs}", "--group_reporting"]
-    return [*words, f"--offset={offset}", f"--offset_increment={part}", f"--size={part}"]
+    words += ["ioengine=psync", f"numjobs={jobs}"]
+    return [*words, f"offset={offset}", f"offset_increment={part}", f"size={part}"]
+
+
+def job_file(path: str, sections: Iterable[tuple[BenchSetting, int, int]]) -> str:
+    """Write down what fio does for each setting, as a job file for any host.
+
+    Parameters
+    ----------
+    path : str
+        A folder, in which fio makes the files that it writes and reads; or a file, which it
+        only reads.
+    sections : iterable of (BenchSetting, int, int)
+        Each with offset and length; one follows the other.
+
+    Returns
+    -------
+    str
+        The text of the job file.
+
+    Raises
+    ------
+    UnsupportedError
+        If fio would take the path for something else.
+    """
+    path = os.path.abspath(path)
+    if not path.isprintable() or set(path) & _SPECIAL or path != path.strip():
+        raise UnsupportedError("no fio job can name this path; rename it", path=path)
+    is_folder = os.path.isdir(path)
+    place = path.replace(":", "\\:")
+    lines = [
+        "; What savefmt bench compares itself with: the rate is bw, the latency clat.",
+        "; Run it by: fio --output-format=json FILE",
+        "[global]",
+        "thread",
+        f"directory={place}" if is_folder else f"filename={place}",
+    ]
+    for number, (setting, offset, length) in enumerate(sections):
+        mode = "direct" if setting.direct else "buffered"
+        title = f"{setting.work}-{mode}-{setting.engine}-T{setting.threads}-{setting.window >> 10}K"
+        for job in range(setting.jobs):
+            lines += ["", f"[{title}-{number}-{job}]"]
+            lines += [] if job else ["stonewall"]  # all jobs of one setting run at once
+            lines += [f"filename=savefmt-fio-{job}"] if is_folder else ["readonly"]
+            options = _options(setting, offset, length)
+            lines += [o for o in options if not (is_folder and o == "allow_file_create=0")]
+    return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import os
 from types import TracebackType
 from typing import Self
 
+from savefmt.bench.fio import job_file
 from savefmt.bench.guestpattern import data_length
 from savefmt.bench.record import Runs
 from savefmt.bench.values import BenchOptions, BenchSetting, Subject
@@ -13,11 +14,12 @@ from savefmt.errors import UnsupportedError
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout
 from savefmt.native.file import File
-from savefmt.native.jobs import move_pages
+from savefmt.native.jobs import read_pages
 
 _ALIGN = 1 << 20
 _FIO_NEEDS = 64 << 20
 """A shorter stretch without holes would tell little of a disk."""
+_NO_STRETCH = "the image has no 64 MiB without holes to read"
 
 
 class ImageBench:
@@ -27,6 +29,8 @@ class ImageBench:
     ----------
     path : str
         The image.
+    options : BenchOptions
+        What to measure.
 
     Raises
     ------
@@ -34,7 +38,7 @@ class ImageBench:
         If no page of it holds data.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, options: BenchOptions) -> None:
         self._path = path
         with SaveImage(path, io=IOOptions(direct=True)) as image:
             self._mapped = image.layout is Layout.MAPPED_RAM
@@ -44,10 +48,15 @@ class ImageBench:
                 else image.length - image.stream_offset
             )
             self._direct = image.file.direct
+            largest = max((block.page_size for block in image.blocks.values()), default=0)
             self._stretch = _longest_stretch(image)
             self.target = Subject(path, True, self._mapped, image.envelope is not None)
         if not self._length:
             raise UnsupportedError("no page of the image holds data", path=path)
+        if min(options.windows) < largest:
+            raise UnsupportedError(
+                f"no window may be smaller than a page of the image, {largest} bytes", path=path
+            )
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -63,8 +72,23 @@ class ImageBench:
 
     def total(self, options: BenchOptions) -> int:
         """Bytes that one round of all settings moves, fio's included."""
-        count = len(options.direct) * len(list(options.combinations()))
+        count = len(options.direct) * len(list(options.settings("read", True)))
         return count * (self._length + self._stretch[1])
+
+    def fio_job(self, options: BenchOptions) -> str:
+        """Return the job that lets fio do the same alone.
+
+        Raises
+        ------
+        UnsupportedError
+            If the image has no stretch that fio could read.
+        """
+        if not self._stretch[1]:
+            raise UnsupportedError(_NO_STRETCH, path=self._path)
+        settings = (
+            setting for direct in options.direct for setting in options.settings("read", direct)
+        )
+        return job_file(self._path, [(setting, *self._stretch) for setting in settings])
 
     def grants(self, *, direct: bool = False, engine: str = "psync") -> bool:
         """Whether file system and kernel have direct I/O, or an engine, for us.
@@ -80,26 +104,25 @@ class ImageBench:
     def run(self, options: BenchOptions, direct: bool, record: Runs) -> None:
         """Run every setting of one mode once."""
         if record.fio and not self._stretch[1]:
-            record.note("fio left out: the image has no 64 MiB without holes to read")
-        for combination in options.combinations():
-            setting = BenchSetting("read", direct, *combination)
+            record.note(f"fio left out: {_NO_STRETCH}")
+        for setting in options.settings("read", direct):
             record.cool(self._fd)
             self._read(setting, record)
             if self._stretch[1]:
                 record.cool(self._fd)
-                record.run_fio(self._fd, setting, *self._stretch)
+                record.run_fio([self._fd], setting, *self._stretch)
 
     def _read(self, setting: BenchSetting, record: Runs) -> None:
-        io = setting.io
-        with SaveImage(self._path, io=io) as image:
+        with SaveImage(self._path, io=setting.io) as image:
+            file = image.file
             if self._mapped:
                 pages = image.mapped.pages
-                with record.timed(setting, self._length):
-                    move_pages(image.file, pages, io, record.on_bytes)
+                with record.timed(setting, self._length, file):
+                    read_pages([file], pages, setting, record.on_bytes)
                 return
-            with record.timed(setting, self._length):
+            with record.timed(setting, self._length, file):
                 done = 0
-                for piece in image.file.chunks(image.stream_offset, image.length, io):
+                for piece in file.chunks(image.stream_offset, image.length, setting):
                     done += len(piece)
                     record.on_bytes(done)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,13 @@ from savefmt.bench.folderbench import FolderBench
 from savefmt.bench.imagebench import ImageBench
 from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
 from savefmt.bench.record import Runs
-from savefmt.bench.values import BenchFacts, BenchOptions, BenchReport
+from savefmt.bench.values import (
+    DIFFERENT,
+    BenchFacts,
+    BenchOptions,
+    BenchReport,
+    Measurement,
+)
 from savefmt.errors import UnsupportedError
 from savefmt.frozen import replace
 from savefmt.model import OnProgress, StrPath
@@ -60,27 +66,44 @@ def bench(
     """
     name = os.fspath(path)
     with _work(name, options or BenchOptions()) as (work, options, notes):
-        record = Runs(Meter(progress, options.repeat * work.total(options), "measuring"))
-        for _ in range(options.repeat):
+        # How often a time asks for is not known before.
+        total = 0 if options.runtime else options.repeat * work.total(options)
+        record = Runs(Meter(progress, total, "measuring"))
+        rounds = 0
+        while rounds < options.repeat or record.least_seconds < options.runtime:
             for direct in options.direct:
                 work.run(options, direct, record)
+            rounds += 1
+    measurements = record.measurements()
     report = BenchReport(
         path=name,
         is_image=work.target.is_image,
         options=options,
         facts=_facts(name, record.fio),
         cold=record.cold,
-        notes=(*notes, *_too_small(options, record), *record.notes),
-        measurements=record.measurements(),
-        advice=advise(record.measurements(), work.target),
+        notes=(*notes, *_doubts(options, measurements), *record.notes),
+        measurements=measurements,
+        advice=advise(measurements, work.target),
     )
     return compare_with(baseline, report) if baseline else report
 
 
 def amount(path: StrPath, options: BenchOptions | None = None) -> int:
-    """Return how many bytes `bench` would move, fio's included; parameters as there."""
+    """Return how many bytes `bench` would move at least, fio's included; parameters as there."""
     with _work(os.fspath(path), options or BenchOptions()) as (work, granted, _):
         return granted.repeat * work.total(granted)
+
+
+def fio_job(path: StrPath, options: BenchOptions | None = None) -> str:
+    """Return the job file with which fio alone measures the same; parameters as of `bench`.
+
+    Raises
+    ------
+    UnsupportedError
+        If fio cannot: the image has no long stretch of data, or its path is none for fio.
+    """
+    with _work(os.fspath(path), options or BenchOptions()) as (work, granted, _):
+        return work.fio_job(granted)
 
 
 @contextmanager
@@ -88,7 +111,7 @@ def _work(
     name: str, options: BenchOptions
 ) -> Iterator[tuple[FolderBench | ImageBench, BenchOptions, list[str]]]:
     """Open what is measured; with the settings that are left, and why others are not."""
-    work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name)
+    work = FolderBench(name, options) if os.path.isdir(name) else ImageBench(name, options)
     with nullcontext(work) if isinstance(work, FolderBench) else work:
         yield work, *_granted(options, work, name)
 
@@ -114,12 +137,22 @@ def _granted(
     return options, notes
 
 
-def _too_small(options: BenchOptions, record: Runs) -> list[str]:
-    """Say it where the threads have hardly anything to do."""
-    length = max(m.length for m in record.measurements())
-    if length >= _ENOUGH * max(options.threads) * max(options.windows):
-        return []
-    return [f"some runs move less than {_ENOUGH} windows for each thread: mostly their start"]
+def _doubts(options: BenchOptions, measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Say why figures may tell little of the disk."""
+    length = max(m.length // m.jobs for m in measurements)
+    if length < _ENOUGH * max(options.threads) * max(options.windows):
+        yield f"some runs move less than {_ENOUGH} windows for each thread: mostly their start"
+    if count := sum(m.different for m in measurements):
+        yield (
+            f"runs of one setting differ by more than {DIFFERENT} times in {count} of "
+            f"{len(measurements)} lines, marked !: the disk may have two speeds, and the median be "
+            "of neither"
+        )
+    if options.runtime and (count := sum(m.steady is not True for m in measurements)):
+        yield (
+            f"{count} of {len(measurements)} settings did not come to rest (five runs within 20 %, "
+            "without a trend): take a longer --runtime, or a --size that no cache of the disk holds"
+        )
 
 
 def _facts(path: str, fio: str | None) -> BenchFacts:

@@ -102,14 +102,14 @@ def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
         _draw_line(
             panel,
             line,
-            # Side by side, lest one hide the other.
-            2 ** (_ROOM * (number - (len(kinds) - 1) / 2) / len(kinds)),
-            label=f"{first.window // _MIB} MiB, {_mode(first.direct)}{named}",
+            _shift(number, len(kinds)),
+            label=f"{_window(first.window)}, {_mode(first.direct)}{named}",
             color=colors[first.window],
             linestyle="-" if first.direct else "--",
             marker=_MARKERS[first.engine],
             markerfacecolor=colors[first.window] if first.direct else "white",
         )
+    _draw_baseline(panel, measured, kinds, colors)
     _draw_ceiling(panel, measured)
     if work == "write":
         _draw_streams(panel, report)
@@ -127,6 +127,10 @@ def _draw_panel(panel: Any, report: BenchReport, work: str) -> None:
         ncols=_COLUMNS,
         handlelength=3,
     )
+
+
+def _window(length: int) -> str:
+    return f"{length >> 20} MiB" if length >= _MIB else f"{length >> 10} KiB"
 
 
 def _mode(direct: bool) -> str:
@@ -147,6 +151,35 @@ def _draw_line(panel: Any, line: Sequence[Measurement], shift: float, **style: s
     )
 
 
+def _shift(number: int, count: int) -> float:
+    """Set lines side by side, lest one hide the other."""
+    return float(2 ** (_ROOM * (number - (count - 1) / 2) / count))
+
+
+def _draw_baseline(
+    panel: Any,
+    measured: Sequence[Measurement],
+    kinds: Sequence[tuple[int, bool, bool]],
+    colors: dict[int, str],
+) -> None:
+    """Mark what an earlier report has in the place of each median."""
+    label = "baseline"
+    for m in measured:
+        if m.baseline_ratio is None:
+            continue
+        shift = _shift(kinds.index(_kind(m)), len(kinds))
+        panel.plot(
+            [m.threads * shift],
+            [m.rate.median / m.baseline_ratio / _MIB],
+            linestyle="",
+            marker="x",
+            markersize=7,
+            color=colors[m.window],
+            label=label,
+        )
+        label = "_"  # matplotlib's word for no entry in the legend
+
+
 def _draw_ceiling(panel: Any, measured: Sequence[Measurement]) -> None:
     best: dict[int, float] = {}
     for m in measured:
@@ -161,7 +194,7 @@ def _draw_ceiling(panel: Any, measured: Sequence[Measurement]) -> None:
             color="0.4",
             linewidth=4,
             alpha=0.5,
-            label="fio, best",
+            label="fio: best bw of any window",
         )
 
 

@@ -21,7 +21,7 @@ from savefmt.frozen import replace
 from savefmt.model import StrPath
 from savefmt.pipes import witness_output
 from savefmt.progress import Meter
-from savefmt.reading.source import find_source
+from savefmt.reading.source import Source, find_source
 from savefmt.writing.addedlines import AddedLines
 
 _HEAD = b'{"schema": '
@@ -144,9 +144,10 @@ class CaseNotes:
 def _inputs(args: argparse.Namespace) -> Iterator[StrPath]:
     for name in args.evidence:
         value = getattr(args, name)
-        for one in value if isinstance(value, list) else [] if value is None else [value]:
-            yield one
-            yield from (path for _, path in getattr(one, "shared", ()))
+        for path in value if isinstance(value, list) else [] if value is None else [value]:
+            yield path
+            if isinstance(path, Source):
+                yield from (file for _, file in path.shared)
 
 
 def _outputs(args: argparse.Namespace) -> list[StrPath]:

@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from savefmt.cli.parser import OnOff, file_argument, usage_error
 from savefmt.model import ENGINES, IOOptions
@@ -51,7 +52,11 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
 
 
 def source_options(
-    parser: argparse.ArgumentParser, *names: str, also: Sequence[str] = (), writes: Outputs = None
+    parser: argparse.ArgumentParser,
+    *names: str,
+    also: Sequence[str] = (),
+    apart: Mapping[str, str] | None = None,
+    writes: Outputs = None,
 ) -> None:
     """Add what tells where in a file an image is, and ``--case-notes``.
 
@@ -61,26 +66,34 @@ def source_options(
         The command's parser.
     *names : str
         The arguments that name images.
+    apart : mapping of str to str, optional
+        Arguments that get options of their own, and what these begin with.
     also, writes
         As for `evidence_options`.
     """
     evidence_options(parser, *names, *also, writes=writes)
-    group = parser.add_argument_group("where the image is")
+    _source_group(parser.add_argument_group("where the image is"), "")
+    for label in (apart or {}).values():
+        _source_group(parser.add_argument_group(f"where {label.upper()} alone is"), f"{label}-")
+    parser.set_defaults(sources=names, apart=apart or {})
+
+
+def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
     one = group.add_mutually_exclusive_group()
     one.add_argument(
-        "--snapshot",
+        f"--{prefix}snapshot",
         metavar="NAME",
         help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
     )
     one.add_argument(
-        "--offset",
+        f"--{prefix}offset",
         type=number,
         default=0,
         metavar="N",
         help="where in the file the image begins (default: 0)",
     )
     group.add_argument(
-        "--shared",
+        f"--{prefix}shared",
         type=shared_argument,
         action="append",
         default=[],
@@ -88,7 +101,6 @@ def source_options(
         help="the file that a RAM block lies in which was left out of the image "
         "(x-ignore-shared); may be repeated",
     )
-    parser.set_defaults(sources=names)
 
 
 def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outputs = None) -> None:
@@ -116,19 +128,35 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
 
 def take_sources(args: argparse.Namespace) -> None:
     """Put what `source_options` parsed in the place of the paths that it belongs to."""
-    names = getattr(args, "sources", ())
-    if not names or not (args.snapshot is not None or args.offset or args.shared):
-        return
-    if len(dict(args.shared)) != len(args.shared):
-        usage_error(args, "--shared names a block twice")
-    from savefmt.reading.source import Source
-
-    for name in names:
+    apart: Mapping[str, str] = getattr(args, "apart", {})
+    for name in {**dict.fromkeys(getattr(args, "sources", ())), **apart}:
+        parts = _source_parts(args, f"{apart[name]}_") if name in apart else None
+        if parts is None and name in args.sources:
+            parts = _source_parts(args, "")
+        if parts is None:
+            continue
         value = getattr(args, name)
+        if value is None:
+            usage_error(args, f"--{apart[name]}-snapshot, -offset and -shared go with --{name}")
+        from savefmt.reading.source import Source
+
         paths = value if isinstance(value, list) else [value]
-        shared = tuple(args.shared)
-        found = [Source(path, args.snapshot, args.offset, shared) for path in paths]
+        found = [Source(path, *parts) for path in paths]
         setattr(args, name, found if isinstance(value, list) else found[0])
+
+
+def _source_parts(
+    args: argparse.Namespace, prefix: str
+) -> tuple[str | None, int, tuple[tuple[str, str], ...]] | None:
+    """Return what was said of one image, None where nothing was."""
+    snapshot, offset, shared = (
+        getattr(args, prefix + name) for name in ("snapshot", "offset", "shared")
+    )
+    if len(dict(shared)) != len(shared):
+        usage_error(args, "--shared names a block twice")
+    if snapshot is None and not offset and not shared:
+        return None
+    return snapshot, offset, tuple(shared)
 
 
 def output_options(
@@ -360,7 +388,7 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
 
 
 def place_option(parser: argparse._ActionsContainer) -> None:
-    """Add ``--place``, for commands that need addresses.
+    """Add ``--place``, for commands that need addresses: ``args.place`` maps blocks to them.
 
     Parameters
     ----------
@@ -370,32 +398,36 @@ def place_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--place",
         type=place_argument,
-        action="append",
-        default=[],
+        action=_Places,
+        default={},
         metavar="BLOCK=ADDRESS",
         help="say where a RAM block lies, against all that the image says; may be repeated, "
         "and @FILE has one a line",
     )
 
 
-def places_of(args: argparse.Namespace) -> dict[str, int]:
-    """Return what ``--place`` said."""
-    try:
-        return _joined(args.place)
-    except argparse.ArgumentTypeError as error:
-        usage_error(args, f"argument --place: {error}")
+class _Places(argparse.Action):
+    """Collects what each ``--place`` says; no block may be named twice."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        known: dict[str, int] = getattr(namespace, self.dest)
+        try:
+            setattr(namespace, self.dest, _with_places(known, values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
-def _joined(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Put places together; a block that is said to lie at two is refused."""
-    places: dict[str, int] = {}
-    for part in parts:
-        for block, address in part.items():
-            if places.setdefault(block, address) != address:
-                raise argparse.ArgumentTypeError(
-                    f"the block {block!r} is said to lie at {places[block]:#x} and at {address:#x}"
-                )
-    return places
+def _with_places(known: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    for block in more:
+        if block in known:
+            raise argparse.ArgumentTypeError(f"{block!r} is named twice")
+    return known | more
 
 
 def place_argument(text: str) -> dict[str, int]:
@@ -407,10 +439,18 @@ def place_argument(text: str) -> dict[str, int]:
         return {block: number(address)}
     try:
         with open(text[1:], encoding="utf-8") as file:
-            lines = [line.strip() for line in file.read(_PLACES_LIMIT).splitlines()]
+            lines = file.read(_PLACES_LIMIT + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from error
-    return _joined(place_argument(one) for one in lines if one and not one.startswith(("#", "@")))
+    if len(lines) > _PLACES_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text[1:]!r} is too long for a file of places")
+    places: dict[str, int] = {}
+    for line in map(str.strip, lines.splitlines()):
+        if line.startswith("@"):
+            raise argparse.ArgumentTypeError(f"{text[1:]!r} names another file: {line!r}")
+        if line and not line.startswith("#"):
+            places = _with_places(places, place_argument(line))
+    return places
 
 
 def process_options(parser: argparse._ActionsContainer) -> None:

@@ -154,20 +154,21 @@ class Parser(argparse.ArgumentParser):
                 names.append(arg)
             else:
                 options.append(arg)
-                if self._wants_value(arg):
-                    options += islice(rest, 1)
+                options += islice(rest, self._values_of(arg))
         return [*options, "--", *names] if names else options
 
-    def _wants_value(self, arg: str) -> bool:
-        """Whether the value of an option, or of a cluster like ``-pT``, is the next word."""
+    def _values_of(self, arg: str) -> int:
+        """Count the next words that are values of an option, or of a cluster like ``-pT``."""
         if arg.startswith("--"):
-            return self._takes_value(arg)
-        letters = [self._takes_value(f"-{letter}") for letter in arg[1:]]
-        return letters[-1] and not any(letters[:-1])
+            return self._values_taken(arg)
+        letters = [self._values_taken(f"-{letter}") for letter in arg[1:]]
+        return 0 if any(letters[:-1]) else letters[-1]
 
-    def _takes_value(self, option: str) -> bool:
+    def _values_taken(self, option: str) -> int:
         action = self._option_string_actions.get(option)
-        return action is not None and action.nargs is None
+        if action is None:
+            return 0
+        return action.nargs if isinstance(action.nargs, int) else int(action.nargs is None)
 
 
 def file_argument(

@@ -110,17 +110,35 @@ class Ui:
         int
             How many there were.
         """
+        return self.stream_objects(name, (json_text(values(result)) for result in results))
+
+    def stream_objects(self, name: str, objects: Iterable[str]) -> int:
+        """Print results that are objects of JSON already, in the same way.
+
+        Parameters
+        ----------
+        name : str
+            As for `stream`.
+        objects : iterable of str
+            Each with one member at least.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
         count = 0
+        write = sys.stdout.write
         if self._lines:
-            for result in results:
+            for count, text in enumerate(objects, 1):
                 self._printed = True
-                print(json_text({"schema": SCHEMA, **values(result)}), flush=count < _FLUSHED)
-                count += 1
+                write(f'{{"schema": {SCHEMA}, {text[1:]}\n')
+                if count <= _FLUSHED:
+                    sys.stdout.flush()
             return count
         with self._list(name):
-            for result in results:
-                print(f"{',' if count else ''}\n  {json_text(values(result))}", end="")
-                count += 1
+            for count, text in enumerate(objects, 1):
+                write(f",\n  {text}" if count > 1 else f"\n  {text}")
         return count
 
     def stream_pieces(self, name: str, pieces: Iterable[bytes]) -> None:

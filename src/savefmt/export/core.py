@@ -13,7 +13,7 @@ from savefmt.export.elf import ProgramHeader
 from savefmt.export.notes import pack_notes
 from savefmt.export.placing import Placed
 from savefmt.export.plans import Plan
-from savefmt.export.stretches import MemorySegment, total
+from savefmt.export.stretches import MemorySegment, has_virtio_pmem, total
 from savefmt.guest.arch import arm64, x86
 from savefmt.guest.arch.arm64 import Arm64Registers
 from savefmt.guest.arch.base import CoreForm, CoreNote, CpuRegisters
@@ -319,6 +319,11 @@ def plan_qemu_core(
         If the stream does not tell all that QEMU would write.
     """
     _refuse_empty(segments)
+    if has_virtio_pmem(image):
+        raise UnsupportedError(
+            "QEMU dumps the memory of the virtio-pmem device, too, which no image holds; the "
+            "universal layout leaves it out"
+        )
     cpus = image.guest.cpus
     form, make = _qemu_form(image, cpus, segments)
     kind = elf.class_of(form)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from savefmt.errors import ConversionError
 from savefmt.frozen import dataclass, replace
 from savefmt.guest.memorymap import MemoryMap
+from savefmt.guest.needs import read_hardware
 from savefmt.image import SaveImage
 from savefmt.model import Finding, PhysicalRange, Severity
 
@@ -91,6 +92,15 @@ def find_segments(
                 "says where it lies",
             )
         )
+    if has_virtio_pmem(image):
+        findings.append(
+            Finding(
+                "export.absent",
+                Severity.WARNING,
+                "the domain XML has a virtio-pmem device, whose memory no image holds; the "
+                "export lacks it",
+            )
+        )
     numbers = {block.idstr: i for i, block in enumerate(image.head.blocks.blocks)}
     left_out = {block.idstr for block in image.head.blocks.blocks if block.ignored}
     for idstr in sorted(left_out & {item.block for item in memory_map.ranges}):
@@ -104,6 +114,12 @@ def find_segments(
         if segment is not None:
             _append(found, segment)
     return found
+
+
+def has_virtio_pmem(image: SaveImage) -> bool:
+    """Whether the guest saw memory of a kind that is never saved, as far as its XML tells."""
+    devices = read_hardware(image, []).devices
+    return any(device.model == "virtio-pmem" for device in devices)
 
 
 def absent(idstr: str) -> Finding:

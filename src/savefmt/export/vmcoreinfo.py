@@ -26,6 +26,7 @@ MAX_NOTE = MAX_LENGTH + 24
 _MAX_ANNOUNCED = 1 << 20
 _ELF_FORMAT = 1
 _HEAD = struct.Struct("<III")
+_HEAD_BIG = struct.Struct(">III")
 _NAME_AT = _HEAD.size
 _PIECE = 1 << 20
 
@@ -80,7 +81,7 @@ def read_note(read: Read, place: Announced) -> bytes | None:
         data = read(place.address, place.length)
     except (AddressError, UnsupportedError):
         return None
-    name_length, length, _ = _HEAD.unpack_from(data)
+    name_length, length, _ = _read_head(data)
     whole = _HEAD.size + _padded(name_length) + _padded(length)
     return data[:whole] if whole <= place.length else None
 
@@ -159,7 +160,7 @@ def _text_of(note: bytes) -> bytes | None:
     """Return the text of a note if it is one of VMCOREINFO."""
     if len(note) < _HEAD.size:
         return None
-    name_length, length, kind = _HEAD.unpack_from(note)
+    name_length, length, kind = _read_head(note)
     if name_length != len(NAME) + 1 or kind != 0 or not 0 < length <= MAX_LENGTH:
         return None
     at = _NAME_AT + _padded(name_length)
@@ -168,6 +169,13 @@ def _text_of(note: bytes) -> bytes | None:
     text = note[at : at + length]
     # Crash notes of the same name would have other content.
     return text if b"OSRELEASE=" in text else None
+
+
+def _read_head(note: bytes) -> tuple[int, int, int]:
+    """Return lengths of name and text, and the kind, in the guest's byte order."""
+    big: tuple[int, int, int] = _HEAD_BIG.unpack_from(note)
+    little: tuple[int, int, int] = _HEAD.unpack_from(note)
+    return big if big[0] == len(NAME) + 1 else little
 
 
 def _padded(length: int) -> int:

@@ -46,6 +46,7 @@ class Cluster:
     def __init__(self, address: str, limits: Limits, *, everywhere: bool = False) -> None:
         library = _library()
         self._address = address
+        self._lost = OSError, library.client.ClosedClientError
         self._limits = limits
         self._everywhere = everywhere
         try:
@@ -117,7 +118,7 @@ class Cluster:
         """Return how many threads of workers there are on each host, by its address."""
         try:
             workers = self._client.scheduler_info(n_workers=-1).get("workers", {})
-        except OSError as error:
+        except self._lost as error:
             raise self.gone() from error
         found: dict[str, int] = {}
         for worker in workers.values():
@@ -129,7 +130,11 @@ class Cluster:
         jobs = json.dumps([asdict(job) for job in batch])
         where = {"workers": [place], "allow_other_workers": False} if place else {}
         words = json.dumps(asdict(limits))
-        return self._client.submit(answer, jobs, words, pure=False, retries=limits.retries, **where)
+        how = {"pure": False, "retries": limits.retries, **where}
+        try:
+            return self._client.submit(answer, jobs, words, **how)
+        except self._lost as error:
+            raise self.gone() from error
 
     def gone(self, why: str = "the scheduler is gone") -> ImageIOError:
         """Return the error for a run that cannot go on."""

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -158,19 +159,22 @@ class Dispatch:
 
     def _over(self, batch: Batch, future: Any) -> Iterator[Done]:
         """Yield what became of a batch; what another try may help is queued once more."""
-        if future.status == "cancelled":  # by dask, when it loses the scheduler
-            raise self._workers.gone()
         if future.status == "finished":
-            values = json.loads(future.result())
+            try:
+                values = json.loads(future.result())
+            except (OSError, CancelledError) as error:
+                raise self._workers.gone() from error
             for job in batch:
                 yield from self._done(job, values["done"][job.target.path], values["place"])
             return
+        if future.status == "cancelled":  # by dask, when it loses the scheduler
+            raise self._workers.gone()
         if len(batch) > 1:  # one of them may have killed workers, and the others are to be spared
             self._queued[batch[0].target.place].extend((job,) for job in batch)
             return
-        error = future.exception()
-        killed = type(error).__name__ == "KilledWorker"
-        why = "its worker was lost" if killed else f"its worker failed: {error}"
+        problem = future.exception()
+        killed = type(problem).__name__ == "KilledWorker"
+        why = "its worker was lost" if killed else f"its worker failed: {problem}"
         yield self._failed(batch[0], why, self._limits.retries + 1)
 
     def _done(self, job: Job, values: dict[str, Any], place: str) -> Iterator[Done]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections import Counter
@@ -34,7 +36,8 @@ class Journal:
     Raises
     ------
     ConversionError
-        If a line is none of a journal, or a new journal's file is there already.
+        If a line is none of a journal, a new journal's file is there already, or another run
+        is adding to it.
     ImageIOError
         What the operating system refused.
     """
@@ -51,10 +54,23 @@ class Journal:
         except OSError as error:
             raise ImageIOError.from_os(error, path=path) from error
         try:
+            self._claim()
             self._take_up()
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _claim(self) -> None:
+        """Keep others from adding to it, else two runs would do everything twice."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConversionError(
+                "another run is adding to this journal", path=self._path
+            ) from error
+        except OSError as error:  # a file system without locks
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+                raise ImageIOError.from_os(error, path=self._path) from error
 
     def _take_up(self) -> None:
         """Read what is there, and cut off a line without an end."""

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
-from savefmt.guest.paging import Page, PageTable, PageTables, Root
+from savefmt.guest.paging import Leaf, Page, PageTable, PageTables, Root
 from savefmt.guest.space import AddressSpace
 
 ADDRESS_SPACE = 1 << 52
@@ -164,28 +164,41 @@ class Walk:
     def _pages(
         self, table: PageTable, base: int, wanted: range | None = None
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield (virtual, physical, length) of each page below a table."""
+        """Yield (virtual, physical, length) of what each entry below a table maps.
+
+        Of tables of pages only, neighbours are joined here: nearly all entries are in them.
+        """
         begin = wanted.start if wanted else 0
-        decode, span = self._tables.decode, 1 << table.shift
-        for number, entry in self._entries(table, wanted):
+        leaf = self._tables.leaf(table)
+        if leaf is not None:
+            span, entries = self._entries(table, wanted)
+            yield from _joined(
+                leaf, entries, base + (span.start - begin << table.shift), table.shift
+            )
+            return
+        decode, length = self._tables.decode, 1 << table.shift
+        mask, value = self._tables.present
+        for number, entry in zip(*self._entries(table, wanted), strict=True):
+            if entry & mask != value:
+                continue
             found = decode(table, entry)
             virtual = base + (number - begin << table.shift)
             if isinstance(found, Page):
-                if found.length <= span:
+                if found.length <= length:
                     yield virtual, found.address, found.length
                 else:  # one page of several entries, each of which shows its part
-                    yield virtual, found.address | virtual & found.length - 1, span
+                    yield virtual, found.address | virtual & found.length - 1, length
             elif found is not None:
                 yield from self._pages(found, virtual)
 
-    def _entries(self, table: PageTable, wanted: range | None) -> list[tuple[int, int]]:
-        """Return the entries of a table that are in use, with their numbers."""
+    def _entries(self, table: PageTable, wanted: range | None) -> tuple[range, tuple[int, ...]]:
+        """Return the entries of a table that are wanted, and their numbers."""
         key = table.address, table.shift
         self._visits[key] += 1
         self._left -= 1
         if self._left < 0 or self._visits[key] > _VISITS_LIMIT:
             self.complete = False
-            return []
+            return _NO_ENTRIES
         size = self._tables.entry_length
         count = 1 << table.bits
         last = count - 1 if table.last < 0 else min(table.last, count - 1)
@@ -193,16 +206,42 @@ class Walk:
         if wanted is not None:
             span = range(max(span.start, wanted.start), min(span.stop, wanted.stop))
         if not span:
-            return []
+            return _NO_ENTRIES
         if len(span) > _ENTRIES_LIMIT:
             self.complete = False
-            return []
+            return _NO_ENTRIES
         try:
             data = self._tables.read(table.address + span.start * size, size * len(span))
         except (AddressError, UnsupportedError):
             self.lost += 1
-            return []
+            return _NO_ENTRIES
         order = "<" if self._tables.byte_order == "little" else ">"
-        entries = struct.unpack(f"{order}{len(span)}{'I' if size == 4 else 'Q'}", data)
-        mask, value = self._tables.present
-        return [(n, entry) for n, entry in zip(span, entries, strict=True) if entry & mask == value]
+        return span, struct.unpack(f"{order}{len(span)}{'I' if size == 4 else 'Q'}", data)
+
+
+_NO_ENTRIES: tuple[range, tuple[int, ...]] = (range(0), ())
+
+
+def _joined(
+    leaf: Leaf, entries: tuple[int, ...], virtual: int, shift: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield the pages of a table, those that follow each other as one."""
+    mask, value, address = leaf
+    step = 1 << shift
+    start = first = total = 0
+    following = -1
+    for entry in entries:
+        if entry & mask == value:
+            physical = entry & address
+            if physical == following:
+                total += step
+            else:
+                if total:
+                    yield start, first, total
+                start, first, total = virtual, physical, step
+            following = physical + step
+        else:
+            following = -1
+        virtual += step
+    if total:
+        yield start, first, total

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import combinations
 
 from savefmt.errors import UnsupportedError
-from savefmt.format.devicetree import Struct
-from savefmt.format.hardware import Hardware, MemoryDevice
+from savefmt.format.hardware import Hardware
 from savefmt.format.ram import ListedBlock
 from savefmt.frozen import dataclass
 from savefmt.guest import pci
-from savefmt.guest.acpi import memory_starts
-from savefmt.guest.arch.machinerules import (
-    ABOVE_1T,
-    ABOVE_4G,
-    GIB,
-    HYPERTRANSPORT,
-    MIB,
-    UNPLACEABLE,
-    MachineRules,
-    has_amd_hole,
-    is_amd,
-)
+from savefmt.guest.arch.machinerules import GIB, MIB, UNPLACEABLE, MachineRules
 from savefmt.guest.evidence import weigh
 from savefmt.guest.layers import HOLE, Layer, flatten, overlaps
-from savefmt.guest.needs import GuestSource, read_hardware, read_tree
+from savefmt.guest.mainmemory import MainMemoryFinder, require_main
+from savefmt.guest.needs import GuestSource, read_hardware
+from savefmt.guest.plugged import (
+    NOBODYS,
+    SOMEWHERE,
+    VirtioMem,
+    find_virtio_mem,
+    place_dimms,
+    plugged_starts,
+)
 from savefmt.model import Finding, PhysicalRange, Severity
-
-NOBODYS = "nothing tells whose memory it is"
 
 ADDRESS_LIMIT = 1 << 52
 """No processor has more physical address bits."""
@@ -43,12 +37,8 @@ _FIRMWARE_BLOCKS = re.compile(
 )
 _TOP_OF_LOW = 4 * GIB
 _ISA_BIOS_LENGTH = 128 << 10
-_SHADOW_STEP = 16 << 10
-_DIMM_ALIGN = 2 * MIB
-_MAX_BACKENDS = 16
+_SHADOW, _SHADOW_STEP = 768 << 10, 16 << 10
 _MAX_PLUGGED_RUNS = 1 << 16
-_HOTPLUG_SECTIONS = frozenset({"ICH9LPC", "piix4_pm"})
-_VIRTIO_MEM_EARLY = "virtio-mem-device-early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +62,7 @@ class MemoryMap:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Blocks that the guest may well see, and nothing tells where."""
-        reasons = (NOBODYS, *pci.UNKNOWN)
+        reasons = (NOBODYS, SOMEWHERE, *pci.UNKNOWN)
         return tuple(idstr for idstr, reason in self.unplaced.items() if reason in reasons)
 
 
@@ -134,14 +124,12 @@ class _Builder:
         return MemoryMap(tuple(ranges), self.unplaced, tuple(self.findings))
 
     def _place_by_rules(self, rules: MachineRules) -> None:
-        main, others = self._backends(rules)
-        if main:
-            self._place_main(main, rules)
-            self._place_dimms(others)
+        self._place_memory(rules)
         for idstr in self.blocks:
             if "/" in idstr and not idstr.startswith("/rom@"):
-                self._place_device_memory(idstr)
-        self._place_loose_device_memory()
+                self._place_device_memory(idstr, rules)
+        if rules.pci_direct:
+            self._place_loose_device_memory()
         self._place_firmware(rules)
         if "x86_64" in rules.architectures:
             self._place_first_mib(rules)
@@ -175,14 +163,16 @@ class _Builder:
         source: str = "rule",
         detail: str = "",
     ) -> None:
-        if start < 0 or start + length > ADDRESS_LIMIT:
+        self._put_range(height, PhysicalRange(start, length, block, offset, kind, source, detail))
+
+    def _put_range(self, height: int, item: PhysicalRange) -> None:
+        if item.start < 0 or item.end > ADDRESS_LIMIT:
             self._warn(
-                "memmap.address", f"{block!r} at {start:#x} lies outside of any address space"
+                "memmap.address",
+                f"{item.block!r} at {item.start:#x} lies outside of any address space",
             )
             return
-        self.layers.append(
-            (height, PhysicalRange(start, length, block, offset, kind, source, detail))
-        )
+        self.layers.append((height, item))
 
     def _warn(self, code: str, message: str, severity: Severity = Severity.WARNING) -> None:
         self.findings.append(Finding(code, severity, message))
@@ -210,15 +200,36 @@ class _Builder:
             else:
                 self.unplaced.setdefault(idstr, "not visible to the guest as it was saved")
 
-    # --- main memory ---
+    # --- main memory, and what is plugged ---
 
-    def _backends(self, rules: MachineRules) -> tuple[list[ListedBlock], list[ListedBlock]]:
-        """Tell the blocks of main memory, in their order, from those of anything else."""
+    def _place_memory(self, rules: MachineRules) -> None:
+        free = self._free_blocks(rules)
+        finder = MainMemoryFinder(
+            self.source, self.hardware, self.machine, rules, self.proof, self.findings
+        )
+        main = finder.choose(free)
+        if not main:
+            if not self.said:
+                require_main(main, free)
+            return
+        found = finder.place(main, plugged_starts(self.hardware, self._virtio_mem))
+        for item in found.pieces:
+            self._put_range(_RAM, item)
+        others = [block for block in free if block not in main]
+        dimms, reasons = place_dimms(
+            self.source, self.hardware, others, found.window, self.findings
+        )
+        for block, start, length, source, detail in dimms:
+            self._put(_RAM, block, start, length, kind="dimm", source=source, detail=detail)
+        self.unplaced |= reasons
+
+    def _free_blocks(self, rules: MachineRules) -> list[ListedBlock]:
+        """Return the blocks that may be main memory, for nothing says that they are not."""
         aside = {*UNPLACEABLE, *rules.firmware, *(rules.secure[1] if rules.secure else ())}
         for idstr, reason in UNPLACEABLE.items():
             if idstr in self.blocks:
                 self.unplaced[idstr] = reason
-        free = [
+        return [
             block
             for idstr, block in self.blocks.items()
             if "/" not in idstr
@@ -226,208 +237,10 @@ class _Builder:
             and idstr not in aside
             and idstr not in pci.LOOSE
         ]
-        free.sort(key=lambda block: _natural(block.idstr))
-        main = [block for block in free if block.idstr == rules.main_memory]
-        if not main:
-            main = [block for block in free if re.fullmatch(r"ram-node\d+", block.idstr)]
-        if not main:
-            main = self._nodes_by_length(free)
-        if not main and not self.said:
-            names = ", ".join(repr(block.idstr) for block in free)
-            raise UnsupportedError(
-                "none of the RAM blocks is known to be main memory"
-                + (f"; it may be among {names}, and --place says where they lie" if free else "")
-            )
-        return main, [block for block in free if block not in main]
-
-    def _nodes_by_length(self, free: Sequence[ListedBlock]) -> list[ListedBlock]:
-        """Choose the backends that make up what the CMOS says, in the order of their names.
-
-        Without a CMOS there is main memory for certain only where there is but one block:
-        every machine has some.
-        """
-        if len(free) == 1:
-            return list(free)
-        if self._cmos_lengths is None or len(free) > _MAX_BACKENDS:
-            return []
-        wanted = sum(self._cmos_lengths)
-        chosen = [
-            list(some)
-            for count in range(1, len(free) + 1)
-            for some in combinations(free, count)
-            if sum(block.used_length for block in some) == wanted
-        ]
-        if not chosen:
-            return []
-        if len(chosen) > 1 or len(chosen[0]) > 1:
-            self._warn(
-                "memmap.numa-order",
-                "main memory is taken to be "
-                + ", ".join(repr(block.idstr) for block in chosen[0])
-                + " in this order, going by names and lengths alone",
-            )
-        return chosen[0]
-
-    def _place_main(self, main: Sequence[ListedBlock], rules: MachineRules) -> None:
-        length = sum(block.used_length for block in main)
-        low, source, detail = self._split(length, rules)
-        high_base = self._high_base(length, low, rules)
-        borders = ((rules.base, 0, low), (high_base, low, length))
-        position = 0
-        for block in main:
-            end = position + block.used_length
-            for base, first, last in borders:
-                begin, stop = max(position, first), min(end, last)
-                if begin < stop:
-                    self._put(
-                        *(_RAM, block.idstr, base + begin - first, stop - begin),
-                        offset=begin - position,
-                        source=source,
-                        detail=detail,
-                    )
-            position = end
-        self._end_of_main = high_base + length - low if length > low else rules.base + low
-        self._high_base_used = high_base
-
-    def _split(self, length: int, rules: MachineRules) -> tuple[int, str, str]:
-        """Return how much lies below the hole, and how that is known."""
-        rule = rules.split(length)
-        if "x86_64" not in rules.architectures:
-            return rule, "rule", self.proof
-        cmos = self._cmos_lengths
-        if cmos is None:
-            self._warn("memmap.no-cmos", "no CMOS tells how main memory is split; the rule does")
-        elif sum(cmos) == length:
-            return cmos[0], "stream", "CMOS"
-        else:
-            self._warn(
-                "memmap.cmos",
-                f"CMOS tells of {cmos[0]:#x} + {cmos[1]:#x} bytes, but main memory has "
-                f"{length:#x}; the rule for {rules.name} is taken",
-            )
-        return rule, "rule", self.proof
 
     @cached_property
-    def _cmos_lengths(self) -> tuple[int, int] | None:
-        """Bytes of main memory below and above 4 GiB as QEMU told the firmware."""
-        clock = read_tree(self.source, "mc146818rtc", findings=self.findings)
-        cmos = clock.data("cmos_data") if clock is not None else None
-        if cmos is None or len(cmos) < 0x5E:
-            return None
-        extended = int.from_bytes(cmos[0x30:0x32], "little")
-        low = MIB + (extended << 10)
-        if extended == 0xFFFF:
-            low = 16 * MIB + (int.from_bytes(cmos[0x34:0x36], "little") << 16)
-        return low, int.from_bytes(cmos[0x5B:0x5E], "little") << 16
-
-    def _high_base(self, length: int, low: int, rules: MachineRules) -> int:
-        """Return where the part behind the hole begins (format.md 9.3)."""
-        if rules.pci_window == 0 or not has_amd_hole(self.machine):
-            return rules.high
-        plugged = [region.start for region, _ in self._virtio_mem.values()]
-        plugged += [device.base for device in self.hardware.devices if device.base is not None]
-        if plugged:  # these lie right behind main memory
-            return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
-        told = memory_starts(self.source)
-        if told is not None:
-            return ABOVE_1T if ABOVE_1T in told else ABOVE_4G
-        most = max(self.hardware.max_memory or length, length)
-        top = _round_up(ABOVE_4G + length - low, GIB)
-        if most > length:
-            top = _round_up(top + most - length + self.hardware.slots * GIB, GIB)
-        if top + rules.pci_window - 1 < HYPERTRANSPORT:
-            return ABOVE_4G
-        amd = is_amd(self.hardware.cpu_vendor, self.hardware.cpu_model)
-        if amd is None and length > low:
-            self._warn(
-                "memmap.relocation",
-                "whether memory above 4 GiB was moved to 1 TiB depends on the processor's "
-                "vendor, which the image does not tell; it is taken not to be AMD",
-            )
-        return ABOVE_1T if amd else ABOVE_4G
-
-    # --- memory that can be plugged ---
-
-    def _place_dimms(self, blocks: Sequence[ListedBlock]) -> None:
-        """Place blocks that somebody proves to be DIMMs; others are nobody knows whose."""
-        window = _round_up(max(self._end_of_main, self._high_base_used), GIB)
-        known = {_backend_name(device): device for device in self.hardware.devices}
-        taken = [(region.start, region.stop) for region, _ in self._virtio_mem.values()]
-        loose, placed = [], 0
-        for block in blocks:
-            device = known.get(block.idstr)
-            length = max(block.used_length - (device.label_length if device else 0), 0)
-            if device is not None and device.base is not None:
-                start, how = device.base, ("xml", "address of the memory device")
-            elif block.guest_address is not None:
-                start, how = window + block.guest_address, ("stream", "place in device memory")
-            else:
-                loose.append((block, length))
-                continue
-            placed += 1
-            self._put_dimm(block, start, length, *how)
-            taken.append((start, start + length))
-        plugged = self._plugged_dimms - placed
-        if not loose or plugged < len(loose):
-            for block, _ in loose:
-                self.unplaced[block.idstr] = NOBODYS
-            if plugged > 0:
-                self._warn(
-                    "memmap.dimm",
-                    f"{plugged} of {', '.join(repr(block.idstr) for block, _ in loose)} are "
-                    "DIMMs, and nothing tells which; none of them is placed",
-                )
-            return
-        for block, length in loose:
-            start = _first_gap(taken, window, length)
-            detail = "a plugged slot, first free place behind main memory"
-            self._put_dimm(block, start, length, "rule", detail)
-            taken.append((start, start + length))
-        names = ", ".join(repr(block.idstr) for block, _ in loose)
-        order = ", in the order of their names" if len(loose) > 1 else ""
-        self._warn(
-            "memmap.dimm",
-            f"nothing tells the address of {names}; it is taken to be the first free one{order}, "
-            "and --place says another",
-        )
-
-    @cached_property
-    def _plugged_dimms(self) -> int:
-        """Slots that the controller for memory hotplug, a part of another device, has filled."""
-        for section in self.source.devices.sections:
-            if section.idstr.rpartition("/")[2] in _HOTPLUG_SECTIONS:
-                tree = read_tree(self.source, section.idstr, section.instance_id, self.findings)
-                for field in tree.named("acpi_memory_hotplug") if tree else ():
-                    if isinstance(field.value, Struct):
-                        slots = field.value.structs("devs")
-                        return sum(bool(slot.number("is_enabled")) for slot in slots)
-        return 0
-
-    def _put_dimm(
-        self, block: ListedBlock, start: int, length: int, source: str, detail: str
-    ) -> None:
-        self._put(_RAM, block.idstr, start, length, kind="dimm", source=source, detail=detail)
-
-    @cached_property
-    def _virtio_mem(self) -> dict[str, tuple[range, list[tuple[int, int]]]]:
-        """Addresses, and plugged (offset, length), of each virtio-mem device by its path."""
-        found = {}
-        for section in self.source.devices.sections:
-            path, _, name = section.idstr.rpartition("/")
-            if name != _VIRTIO_MEM_EARLY:
-                continue
-            tree = read_tree(self.source, section.idstr, section.instance_id, self.findings)
-            facts = next(iter(tree.structs("tmp")), tree) if tree is not None else None
-            if tree is None or facts is None:
-                continue
-            address, unit = facts.number("addr"), facts.number("block_size")
-            length, bitmap = facts.number("region_size"), tree.data("bitmap")
-            if address is None or not unit or length is None or bitmap is None:
-                self._warn("memmap.virtio-mem", f"{section.idstr!r} is not as expected")
-                continue
-            runs = [(first * unit, count * unit) for first, count in _set_runs(bitmap)]
-            found[path] = range(address, address + length), runs
-        return found
+    def _virtio_mem(self) -> dict[str, VirtioMem]:
+        return find_virtio_mem(self.source, self.findings)
 
     def _place_virtio_mem(self, block: ListedBlock, path: str) -> None:
         region, runs = self._virtio_mem[path]
@@ -452,37 +265,33 @@ class _Builder:
 
     # --- devices and firmware ---
 
-    def _place_device_memory(self, idstr: str) -> None:
-        block = self.blocks[idstr]
+    def _place_device_memory(self, idstr: str, rules: MachineRules) -> None:
         path, _, name = idstr.rpartition("/")
+        length = self.blocks[idstr].used_length
         if path in self._virtio_mem:
-            self._place_virtio_mem(block, path)
-            return
-        place = pci.find_memory(self.source, path, name, self.findings)
-        if isinstance(place, str):
-            self.unplaced[idstr] = place
-            return
-        start, detail = place
-        kind = "rom" if name.endswith(".rom") else "vram"
-        self._put(
-            *(_DEVICE, idstr, start, block.used_length), kind=kind, source="stream", detail=detail
-        )
+            self._place_virtio_mem(self.blocks[idstr], path)
+        elif not rules.pci_direct:
+            self.unplaced[idstr] = pci.TRANSLATED
+        else:
+            found = pci.find_memory(self.source, path, name, length, self.findings)
+            self._put_device(idstr, "rom" if name.endswith(".rom") else "vram", found)
 
     def _place_loose_device_memory(self) -> None:
         """Place memory of PCI devices whose blocks do not say whose they are."""
         for idstr, (device, bar) in pci.LOOSE.items():
-            if idstr not in self.blocks:
-                continue
-            place = pci.find_loose(self.source, device, bar, self.findings)
-            if isinstance(place, str):
-                self.unplaced[idstr] = place
-            else:
-                self._put(
-                    *(_DEVICE, idstr, place[0], self.blocks[idstr].used_length),
-                    kind="vram",
-                    source="stream",
-                    detail=place[1],
-                )
+            if idstr in self.blocks:
+                length = self.blocks[idstr].used_length
+                found = pci.find_loose(self.source, device, bar, length, self.findings)
+                self._put_device(idstr, "vram", found)
+
+    def _put_device(self, idstr: str, kind: str, found: tuple[int, str] | str) -> None:
+        """Put a device's memory where it was found, or note why it was not."""
+        if isinstance(found, str):
+            self.unplaced[idstr] = found
+            return
+        start, detail = found
+        length = self.blocks[idstr].used_length
+        self._put(_DEVICE, idstr, start, length, kind=kind, source="stream", detail=detail)
 
     def _place_firmware(self, rules: MachineRules) -> None:
         at = _TOP_OF_LOW
@@ -513,9 +322,14 @@ class _Builder:
         """Put the video window and the ROMs where the guest sees them instead of RAM."""
         if pci.has_vga(self.source, self.blocks, self.findings):
             self._put(_WINDOW, HOLE, 0xA0000, 0x20000)
-        shadowed = self._shadowed(rules)
+        try:
+            shadowed = self._shadowed(rules)
+        except UnsupportedError as error:
+            self._put(_WINDOW, HOLE, _SHADOW, MIB - _SHADOW)
+            self._warn("memmap.shadow", error.message)
+            return
         if shadowed is not None:
-            for start in range(0xC0000, 0x100000, _SHADOW_STEP):
+            for start in range(_SHADOW, MIB, _SHADOW_STEP):
                 if start not in shadowed:
                     self._put(_WINDOW, HOLE, start, _SHADOW_STEP)
         roms = [layer for layer in self._low_roms(rules) if layer.length > 0]
@@ -550,47 +364,23 @@ class _Builder:
         -------
         set of int or None
             Their addresses; None for a machine that cannot read RAM under its ROMs.
+
+        Raises
+        ------
+        UnsupportedError
+            If nothing tells.
         """
         if rules.shadow is None:
             return None
         device, registers = rules.shadow
         config = pci.read_config(self.source, device.rpartition("/")[0], self.findings)
-        every = set(range(0xC0000, 0x100000, _SHADOW_STEP))
+        every = set(range(_SHADOW, MIB, _SHADOW_STEP))
         if config is None:
-            self._warn("memmap.shadow", f"no {device!r} tells what lies below 1 MiB; RAM is taken")
-            return every
+            raise UnsupportedError(
+                f"no {device!r} tells whether RAM or ROM lies from 768 KiB to 1 MiB; nothing is "
+                "placed there"
+            )
         first, *others = config[registers : registers + 7]
         nibbles = [nibble for byte in others for nibble in (byte & 15, byte >> 4)]
         nibbles += [first >> 4] * 4
         return {start for start, nibble in zip(sorted(every), nibbles, strict=True) if nibble & 1}
-
-
-def _natural(idstr: str) -> list[tuple[int, str]]:
-    """Sort key under which ``r10`` comes behind ``r9``."""
-    parts = re.split(r"([0-9]+)", idstr)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _backend_name(device: MemoryDevice) -> str | None:
-    """Return the idstr that libvirt gives to a device's memory."""
-    if device.slot is None or device.model not in ("dimm", "nvdimm"):
-        return None
-    return f"mem{device.model}{device.slot}"
-
-
-def _first_gap(taken: Iterable[tuple[int, int]], start: int, length: int) -> int:
-    """Return the first place from `start` on that is clear of all that is taken."""
-    for begin, end in sorted(taken):
-        if begin < start + length and start < end:
-            start = _round_up(end, _DIMM_ALIGN)
-    return start
-
-
-def _round_up(number: int, unit: int) -> int:
-    return -(-number // unit) * unit
-
-
-def _set_runs(bitmap: bytes) -> list[tuple[int, int]]:
-    """Return (first, count) for each run of set bits; bit i is bit i % 8 of byte i // 8."""
-    bits = f"{int.from_bytes(bitmap, 'little'):b}"[::-1] if bitmap else ""
-    return [(match.start(), len(match[0])) for match in re.finditer("1+", bits)]

@@ -68,6 +68,18 @@ class Page(NamedTuple):
     rights: int = ALL
 
 
+class Leaf(NamedTuple):
+    """What is true of all entries of a table that leads to pages only, each for one entry.
+
+    An entry is a page where its bits in `mask` are `value`, and nothing else; `address` are
+    the bits that are the page's address.
+    """
+
+    mask: int
+    value: int
+    address: int
+
+
 class Root(NamedTuple):
     """A table, or a page, from which addresses are found, and those which are.
 
@@ -171,6 +183,13 @@ class PageTables:
     def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Return what an entry leads to, None if it is not in use."""
         raise NotImplementedError
+
+    def leaf(self, table: PageTable) -> Leaf | None:
+        """Return what makes `decode` needless for the entries of a table, if it is so simple.
+
+        All its pages have the length that an entry of the table stands for.
+        """
+        return None
 
     def roots(self) -> Iterator[Root]:
         """Yield where the walk over all addresses begins, ascending."""

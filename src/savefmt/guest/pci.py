@@ -15,6 +15,7 @@ _CLASS = 0x0A
 _VGA_CLASS = 0x0300
 _FIRST_BAR = 0x10
 _ROM_BAR = 0x30
+_ROM = -1
 
 # The register that a block's memory is behind; of some devices another one.
 _BARS = {
@@ -25,13 +26,19 @@ _BARS = {
     "erst.exchange": 1,
 }
 _BARS_OF = {("vmware_vga", "vga.vram"): 1}
+# Devices all of whose blocks, whatever their names, lie behind one register.
+_SHARED_MEMORY = {"ivshmem-plain": 2}
 
 LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
 """Blocks without a path, the name of the device that has them, and the register."""
 
+_MEMORY_WINDOW = 0x20
+_PREFETCHABLE_WINDOW = 0x24
+
 NO_REGISTER = "its place in the device is not known"
 NO_DEVICE = "no device section tells its address"
-UNKNOWN = (NO_REGISTER, NO_DEVICE)
+TRANSLATED = "the machine's PCI bridges translate addresses, and nothing here tells how"
+UNKNOWN = (NO_REGISTER, NO_DEVICE, TRANSLATED)
 """Reasons for which a block may be seen by the guest for all that."""
 
 
@@ -69,7 +76,7 @@ def read_config(source: GuestSource, path: str, findings: list[Finding]) -> byte
 
 
 def find_memory(
-    source: GuestSource, path: str, name: str, findings: list[Finding]
+    source: GuestSource, path: str, name: str, length: int, findings: list[Finding]
 ) -> tuple[int, str] | str:
     """Find where a block of a PCI device lies.
 
@@ -79,6 +86,8 @@ def find_memory(
         The image.
     path, name : str
         The two halves of the block's idstr.
+    length : int
+        Bytes of the block.
     findings : list of Finding
         Receives what is damaged.
 
@@ -87,26 +96,57 @@ def find_memory(
     (int, str) or str
         Guest-physical address and how it is known, else why there is none.
     """
-    is_rom = name.endswith(".rom")
-    if not is_rom and name not in _BARS:
+    names = {s.idstr.rpartition("/")[2] for s in source.devices.sections if _path(s) == path}
+    number = _ROM if name.endswith(".rom") else _bar_of(names, name)
+    if number is None:
         return NO_REGISTER
+    return _find_behind(source, path, number, length, findings)
+
+
+def _find_behind(
+    source: GuestSource, path: str, number: int, length: int, findings: list[Finding]
+) -> tuple[int, str] | str:
+    """Find what lies behind a register of a device."""
     config = read_config(source, path, findings)
     if config is None:
         return NO_DEVICE
     if not config[_COMMAND] & _MEMORY_ENABLED:
         return "the device's memory is switched off"
-    if is_rom:
-        value = int.from_bytes(config[_ROM_BAR : _ROM_BAR + 4], "little")
-        address = value & ~0x7FF
-        if not value & 1 or not address:
-            return "the device's ROM is switched off"
-        return address, "PCI expansion ROM"
-    devices = {s.idstr.rpartition("/")[2] for s in source.devices.sections if _path(s) == path}
-    return _bar_address(config, _bar_of(devices, name))
+    found = _rom_address(config) if number == _ROM else _bar_address(config, number)
+    if isinstance(found, str):
+        return found
+    if _hidden(source, path, range(found[0], found[0] + length), findings):
+        return "a bridge above the device does not pass its memory on"
+    return found
+
+
+def _hidden(source: GuestSource, path: str, addresses: range, findings: list[Finding]) -> bool:
+    """Whether a bridge between the root and a device lets no access to its memory through."""
+    root, *slots = path.rsplit(":", path.count(":") - 1)
+    for depth in range(1, len(slots)):
+        bridge = read_config(source, ":".join((root, *slots[:depth])), findings)
+        if bridge is None or not bridge[_COMMAND] & _MEMORY_ENABLED:
+            return True
+        windows = (_window(bridge, _MEMORY_WINDOW), _window(bridge, _PREFETCHABLE_WINDOW))
+        if not any(addresses.start >= w.start and addresses.stop <= w.stop for w in windows):
+            return True
+    return False
+
+
+def _window(bridge: bytes, at: int) -> range:
+    """Return the addresses that a bridge passes on by one pair of registers."""
+    base, limit = (int.from_bytes(bridge[n : n + 2], "little") for n in (at, at + 2))
+    upper = [0, 0]
+    if at == _PREFETCHABLE_WINDOW and base & 15 == 1:
+        upper = [int.from_bytes(bridge[n : n + 4], "little") for n in (at + 4, at + 8)]
+    first, last = (
+        word >> 4 << 20 | high << 32 for word, high in zip((base, limit), upper, strict=True)
+    )
+    return range(first, last + (1 << 20))
 
 
 def find_loose(
-    source: GuestSource, device: str, number: int, findings: list[Finding]
+    source: GuestSource, device: str, number: int, length: int, findings: list[Finding]
 ) -> tuple[int, str] | str:
     """Find where the memory behind a register of the one device of that name lies.
 
@@ -114,8 +154,8 @@ def find_loose(
     ----------
     source : GuestSource
         The image.
-    device, number : str, int
-        Name of the device's section without its path; the register.
+    device, number, length : str, int, int
+        Name of the device's section without its path; the register; bytes of the block.
     findings : list of Finding
         Receives what is damaged.
 
@@ -127,23 +167,28 @@ def find_loose(
     paths = {_path(s) for s in source.devices.sections if s.idstr.rpartition("/")[2] == device}
     if len(paths) != 1:
         return NO_DEVICE
-    config = read_config(source, paths.pop(), findings)
-    if config is None:
-        return NO_DEVICE
-    if not config[_COMMAND] & _MEMORY_ENABLED:
-        return "the device's memory is switched off"
-    return _bar_address(config, number)
+    return _find_behind(source, paths.pop(), number, length, findings)
 
 
 def _path(section: Section) -> str:
     return section.idstr.rpartition("/")[0]
 
 
-def _bar_of(devices: Iterable[str], name: str) -> int:
+def _bar_of(devices: Iterable[str], name: str) -> int | None:
     for device in devices:
+        if device in _SHARED_MEMORY:
+            return _SHARED_MEMORY[device]
         if (device, name) in _BARS_OF:
             return _BARS_OF[device, name]
-    return _BARS[name]
+    return _BARS.get(name)
+
+
+def _rom_address(config: bytes) -> tuple[int, str] | str:
+    value = int.from_bytes(config[_ROM_BAR : _ROM_BAR + 4], "little")
+    address = value & ~0x7FF
+    if not value & 1 or not address:
+        return "the device's ROM is switched off"
+    return address, "PCI expansion ROM"
 
 
 def _bar_address(config: bytes, number: int) -> tuple[int, str] | str:

@@ -138,6 +138,12 @@ class ProcessMemory(Memory):
         """Return the guest-physical address of a place."""
         return tuple(physical for physical, _ in self._spaces[block].parts(offset, offset + 1))
 
+    def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
+        """Return where a stretch lies; None unless it lies in one piece."""
+        parts = list(islice(self._spaces[stretch.block].parts(stretch.start, stretch.end), 2))
+        whole = len(parts) == 1 and parts[0][1] == stretch.length
+        return (parts[0][0],) if whole else None
+
 
 class ProcessPlaces(Places):
     """Addresses of what lies in the memory of processes.
@@ -155,6 +161,10 @@ class ProcessPlaces(Places):
     def physical(self, block: str, offset: int) -> tuple[int, ...]:
         """Return the guest-physical address of a place."""
         return self._memory.physical(block, offset)
+
+    def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
+        """Return where a stretch lies; None unless it lies in one piece."""
+        return self._memory.physical_of(stretch)
 
     def virtual(self, block: str, offset: int, physical: Sequence[int]) -> tuple[int, ...]:
         """Return its own address."""

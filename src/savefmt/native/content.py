@@ -6,11 +6,15 @@ The C core works without the interpreter's lock, so threads can do this side by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from savefmt.native.core import ffi, lib
+from savefmt.native.core import call, cell, ffi, lib
 from savefmt.native.pages import Table
 
 _BATCH = 4096
+
+_CASE = 0x20
+"""By this bit a small letter differs from a capital one."""
 
 TEXT_ENCODINGS = {
     "ascii": lib.SF_TEXT_ASCII,
@@ -45,6 +49,16 @@ class MaskedPattern:
         self._struct.anchors = _rarest(value, mask)
 
     @property
+    def handle(self) -> Any:
+        """The C core's pattern, which borrows from this one."""
+        return self._struct
+
+    @property
+    def is_text(self) -> bool:
+        """Whether nothing but the case of letters may not matter."""
+        return all(mask | _CASE == 0xFF for mask in self.mask)
+
+    @property
     def fits_zeros(self) -> bool:
         """Whether a stretch of zeros matches."""
         return not any(v & m for v, m in zip(self.value, self.mask, strict=True))
@@ -72,6 +86,56 @@ class MaskedPattern:
                     self._struct, view, len(data), following[0], found, _BATCH, following
                 )
                 yield from ffi.unpack(found, count)
+
+
+class ManyTexts:
+    """Texts to look for all at once, in time that hardly grows with their number.
+
+    Parameters
+    ----------
+    texts : sequence of MaskedPattern
+        At least one.  Their masks may leave out the case of letters and no other bit: see
+        `MaskedPattern.is_text`.
+    """
+
+    def __init__(self, texts: Sequence[MaskedPattern]) -> None:
+        array = ffi.new("struct sf_pattern[]", [text.handle[0] for text in texts])
+        self._cell = cell("sf_many", *texts)
+        call(lib.sf_many_new, array, len(texts), self._cell)
+
+    def find(self, data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield what lies in some bytes; any thread may call it.
+
+        Parameters
+        ----------
+        data : bytes
+            Where to look.
+        start, end : int
+            A match begins from `start` to before `end`.
+
+        Yields
+        ------
+        (int, int)
+            Number of the text, and offset in `data`; ascending for each text.
+        """
+        room = _BATCH + lib.sf_many_room(self._cell[0])
+        places, numbers = ffi.new("uint64_t[]", room), ffi.new("uint32_t[]", room)
+        following = ffi.new("size_t *", start)
+        with ffi.from_buffer("uint8_t[]", data) as view:
+            while following[0] < len(data):
+                count = lib.sf_many_find(
+                    self._cell[0],
+                    view,
+                    len(data),
+                    start,
+                    end,
+                    places,
+                    numbers,
+                    room,
+                    following,
+                )
+                found = ffi.unpack(numbers, count), ffi.unpack(places, count)
+                yield from zip(*found, strict=True)
 
 
 def _rarest(value: bytes, mask: bytes) -> tuple[int, int]:
@@ -184,7 +248,7 @@ def text_lines(data: bytes, encoding: str, least: int, form: LineFormat) -> byte
     return b"".join(pieces)
 
 
-def entropies(data: bytes, page_size: int) -> bytes:
+def entropies(data: bytes | memoryview, page_size: int) -> bytes:
     """Return the entropy of each page in 1/31 bits a byte: one byte, 0 to 248."""
     count = len(data) // page_size
     out = bytearray(count)

@@ -16,7 +16,7 @@ from savefmt.errors import (
     UnsupportedError,
 )
 from savefmt.frozen import dataclass
-from savefmt.model import IOOptions, StrPath
+from savefmt.model import IOOptions, Pace, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
 
 
@@ -259,6 +259,29 @@ class File:
         """What moves the bytes: ``psync`` or ``io_uring``."""
         return "io_uring" if lib.sf_file_has_uring(self.handle) else "psync"
 
+    def measure(self, small_write: int) -> None:
+        """Time every request from now on, before any other thread has the file.
+
+        Parameters
+        ----------
+        small_write : int
+            Direct writes from so many bytes on pass the page cache, which else gathers those
+            below 64 KiB.
+        """
+        call(lib.sf_file_measure, self.handle, small_write, path=self.path)
+
+    def take_latencies(self) -> list[tuple[int, int]]:
+        """Return how long requests took since it was last asked, of a file that is measured.
+
+        Returns
+        -------
+        list of (int, int)
+            Nanoseconds, at most 3 % too many, and how many requests took that long; in order.
+        """
+        counts = ffi.new("uint64_t[]", lib.SF_LATENCY_BUCKETS)
+        lib.sf_file_take_latencies(self.handle, counts)
+        return [(lib.sf_latency_most(i), count) for i, count in enumerate(counts) if count]
+
     def read(self, length: int, offset: int) -> bytes:
         """Read exactly `length` bytes; TruncatedError where the file ends sooner."""
         return bytes(self.read_array(length, offset))
@@ -289,7 +312,7 @@ class File:
             yield found[0], min(length[0], end - found[0])
             start = found[0] + length[0]
 
-    def chunks(self, start: int, end: int, io: IOOptions) -> Iterator[memoryview]:
+    def chunks(self, start: int, end: int, io: Pace) -> Iterator[memoryview]:
         """Read ahead in parallel and yield the bytes in order.
 
         Each piece is valid until the next is asked for.  Closing the iterator stops the

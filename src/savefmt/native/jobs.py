@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from savefmt.model import IOOptions, StrPath
+from savefmt.frozen import dataclass
+from savefmt.model import IOOptions, Pace, StrPath
 from savefmt.native.core import WAIT_MS, call, cell, ffi, lib
 from savefmt.native.file import File, windows
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
@@ -14,22 +16,36 @@ OnBytes = Callable[[int], None]
 """Called with the bytes done so far; what it raises ends the job."""
 
 
-def _run(
-    borrowed: Sequence[Any],
-    start: Any,
-    *args: Any,
-    on_bytes: OnBytes,
-    path: StrPath,
-    target: StrPath | None = None,
-) -> None:
-    """Start a job and wait for it; any exception in between cancels it first."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one job does: the call that starts it, and what it must not outlive."""
+
+    borrowed: Sequence[Any]
+    start: Any
+    args: Sequence[Any]
+    path: StrPath
+    target: StrPath | None = None
+
+
+def _run(*works: _Work, on_bytes: OnBytes) -> None:
+    """Start jobs and wait for all; any exception in between cancels them first."""
     progress = ffi.new("struct sf_progress *")
-    with cell("sf_job", *borrowed) as job:
-        call(start, *args, job, path=path)
-        while lib.sf_job_wait(job[0], WAIT_MS, progress) != lib.SF_OK:
-            on_bytes(progress.done)
-        on_bytes(progress.done)
-        call(lib.sf_job_end, job, path=path, target=target)
+
+    def done(job: Any, wait_ms: int = 0) -> tuple[bool, int]:
+        ended = lib.sf_job_wait(job[0], wait_ms, progress) == lib.SF_OK
+        return ended, progress.done
+
+    with ExitStack() as stack:
+        jobs = []
+        for work in works:
+            jobs.append(stack.enter_context(cell("sf_job", *work.borrowed)))
+            call(work.start, *work.args, jobs[-1], path=work.path)
+        for job in jobs:
+            while not done(job, WAIT_MS)[0]:
+                on_bytes(sum(done(one)[1] for one in jobs))
+        on_bytes(sum(done(job)[1] for job in jobs))
+        for job, work in zip(jobs, works, strict=True):
+            call(lib.sf_job_end, job, path=work.path, target=work.target)
 
 
 def move_pages(
@@ -84,45 +100,75 @@ def move_pages(
     move.nblocks = len(blocks)
     move.nthreads = io.worker_count
     move.window = io.window
+    borrowed = [source, target, pages, *bitmaps, offsets, sums, *(tables or ()), key, watch]
+    written = target.path if target else None
     _run(
-        [source, target, pages, *bitmaps, offsets, sums, *(tables or ()), key, watch],
-        lib.sf_move_start,
-        move,
+        _Work(borrowed, lib.sf_move_start, (move,), source.path, written),
         on_bytes=on_bytes,
-        path=source.path,
-        target=target.path if target else None,
     )
     return tables
 
 
-def fill_pages(
-    target: File, blocks: Sequence[BlockPages], io: IOOptions, on_bytes: OnBytes
+def read_pages(
+    sources: Sequence[File], blocks: Sequence[BlockPages], io: Pace, on_bytes: OnBytes
 ) -> None:
-    """Write made-up content for all present pages, no two alike, for measuring.
+    """Read all present pages of several files at once and forget them, for measuring.
 
     Parameters
     ----------
-    target : File
-        Where the pages go.
+    sources : sequence of File
+        Each with the same pages at the same places.
     blocks : sequence of BlockPages
-        Their places.
-    io : IOOptions
-        Window and threads.
+        The places.
+    io : Pace
+        Window and threads, for each file; a window may be as small as a page.
     on_bytes : callable
-        Progress.
+        Progress of all.
     """
     pages, bitmaps = pack_blocks(blocks)
-    _run(
-        [target, pages, *bitmaps],
-        lib.sf_fill_start,
-        target.handle,
-        pages,
-        len(blocks),
-        io.window,
-        io.worker_count,
-        on_bytes=on_bytes,
-        path=target.path,
-    )
+    works = []
+    for source in sources:
+        move = ffi.new("struct sf_move *")
+        move.source = source.handle
+        setattr(move, "from", pages)  # a keyword in Python
+        move.nblocks = len(blocks)
+        move.nthreads = io.worker_count
+        move.window = io.window
+        works.append(
+            _Work([source, move, pages, *bitmaps], lib.sf_move_start, (move,), source.path)
+        )
+    _run(*works, on_bytes=on_bytes)
+
+
+def fill_pages(
+    targets: Sequence[File], blocks: Sequence[BlockPages], io: Pace, on_bytes: OnBytes
+) -> None:
+    """Write made-up content for all present pages to several files at once, for measuring.
+
+    No two pages of a file are alike.
+
+    Parameters
+    ----------
+    targets : sequence of File
+        Where the pages go.
+    blocks : sequence of BlockPages
+        Their places in each.
+    io : Pace
+        Window and threads, for each file; a window may be as small as a page.
+    on_bytes : callable
+        Progress of all.
+    """
+    pages, bitmaps = pack_blocks(blocks)
+    works = [
+        _Work(
+            [target, pages, *bitmaps],
+            lib.sf_fill_start,
+            (target.handle, pages, len(blocks), io.window, io.worker_count),
+            target.path,
+        )
+        for target in targets
+    ]
+    _run(*works, on_bytes=on_bytes)
 
 
 class Emitter:
@@ -170,18 +216,14 @@ class Emitter:
 
     def write(self, target: File, offset: int, io: IOOptions, on_bytes: OnBytes) -> None:
         """Write all records to their places in `target`, in parallel."""
-        _run(
+        work = _Work(
             [self._cell, target],
             lib.sf_emit_write_start,
-            self._cell[0],
-            target.handle,
-            offset,
-            io.window,
-            io.worker_count,
-            on_bytes=on_bytes,
-            path=self._source.path,
-            target=target.path,
+            (self._cell[0], target.handle, offset, io.window, io.worker_count),
+            self._source.path,
+            target.path,
         )
+        _run(work, on_bytes=on_bytes)
 
     def chunks(self, io: IOOptions) -> Iterator[memoryview]:
         """Yield all records in order; each piece is valid until the next is asked for."""

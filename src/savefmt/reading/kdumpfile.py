@@ -8,7 +8,6 @@ import resource
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from savefmt.errors import CorruptError, TruncatedError, UnsupportedError
@@ -57,9 +56,9 @@ def rebuild(fd: int, io: IOOptions) -> File:
         What is wrong with it.
     """
     length = os.lseek(fd, 0, os.SEEK_END)
-    refuse_without_room(tempfile.gettempdir(), length)
     at, end = _FLAT_HEADER, 0
     with Spool() as spool:
+        refuse_without_room(spool.folder, length)
         while True:
             record = os.pread(fd, _RECORD.size, at)
             if len(record) < _RECORD.size:
@@ -99,8 +98,8 @@ def unpack_kdump(fd: int, io: IOOptions) -> tuple[File, list[Stretch]]:
         What libkdumpfile finds wrong with it.
     """
     _load()
-    refuse_without_room(tempfile.gettempdir(), os.lseek(fd, 0, os.SEEK_END))
     with Spool() as spool:
+        refuse_without_room(spool.folder, os.lseek(fd, 0, os.SEEK_END))
         stretches = list(_parse(_run(fd, spool.descriptor)))
         end = stretches[-1].offset + stretches[-1].length if stretches else 0
         return spool.open(io, end), stretches

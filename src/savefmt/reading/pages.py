@@ -14,6 +14,9 @@ from savefmt.native.pages import BlockPages, page_runs
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.unpacked import PlainReader, read_pages
 
+_KEPT = 16
+"""Pages at most that are kept for who asks for them again."""
+
 
 class PageStore(Protocol):
     """The pages of all blocks, which go by their number in the list; any thread may read."""
@@ -26,7 +29,7 @@ class PageStore(Protocol):
         """Yield the runs of pages whose content is held, in order, no two touching."""
 
     def read(self, block: int, first: int, count: int) -> bytearray:
-        """Read pages; those that are not held are zeros."""
+        """Read pages, not to be changed; those that are not held are zeros."""
 
     def view(self, block: int, offset: int, length: int) -> memoryview | None:
         """Show bytes of a block as they lie in a file; None where they must be copied."""
@@ -137,11 +140,19 @@ class UnpackedPages(_RecordPages):
         self._plain = plain
         self._start = start
         self._path = path
+        self._last: tuple[tuple[int, int, int], bytearray] = ((-1, 0, 0), bytearray())
 
     def read(self, block: int, first: int, count: int) -> bytearray:
-        """Read pages; those that are not held are zeros."""
+        """Read pages, not to be changed; those that are not held are zeros."""
+        wanted = (block, first, count)
+        last, data = self._last  # in one look, for other threads change it
+        if last == wanted:
+            return data
         with located(self._path):
-            return read_pages(self._index.blocks[block], self._plain, self._start, first, count)
+            data = read_pages(self._index.blocks[block], self._plain, self._start, first, count)
+        if count <= _KEPT:
+            self._last = (wanted, data)  # who reads a word often reads its neighbour next
+        return data
 
 
 def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:

@@ -16,12 +16,18 @@ _HOLE_LENGTH = 4096
 
 
 class Spool:
-    """An unlinked temporary file in the making; zeros become holes."""
+    """An unlinked temporary file in the making; zeros become holes.
+
+    Attributes
+    ----------
+    folder : str
+        Where it is.
+    """
 
     def __init__(self) -> None:
         import tempfile  # loads half of the standard library, and few images need room
 
-        self._folder = tempfile.gettempdir()
+        self.folder = tempfile.gettempdir()
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def __enter__(self) -> Self:
@@ -40,7 +46,7 @@ class Spool:
         try:
             write_sparsely(self._file.fileno(), memoryview(data), offset)
         except OSError as error:
-            raise ImageIOError.from_os(error, path=self._folder) from error
+            raise ImageIOError.from_os(error, path=self.folder) from error
 
     def open(self, io: IOOptions, length: int, *, view: View | None = None) -> File:
         """Open what was written, as a file of that length or as a view of it.
@@ -63,8 +69,8 @@ class Spool:
         try:
             os.ftruncate(fd, length)
         except OSError as error:
-            raise ImageIOError.from_os(error, path=self._folder) from error
-        return File(fd, path=self._folder, engine=io.engine, view=view)
+            raise ImageIOError.from_os(error, path=self.folder) from error
+        return File(fd, path=self.folder, engine=io.engine, view=view)
 
 
 def spool(
@@ -97,10 +103,8 @@ def spool(
     ImageIOError
         What the operating system refused.
     """
-    import tempfile
-
-    refuse_without_room(tempfile.gettempdir(), needed)
     with Spool() as file:
+        refuse_without_room(file.folder, needed)
         end = 0
         for offset, piece in pieces:
             file.write(piece, offset)

@@ -19,11 +19,11 @@ from savefmt.native.index import BlockIndex
 from savefmt.reading.plainstream import Packing
 
 _CACHE_LENGTH = 64 << 20
-_SPAN_LENGTH = 1 << 20
+_SPAN_LENGTH = 256 << 10
 _WORD_LENGTH = 8
 _PAGE, _CONTINUE = 0x08, 0x20
-_LEAST_SPACING = 4 << 20
-_MOST_POINTS = 1 << 10  # gzip keeps 32 KiB for each
+_LEAST_SPACING = 1 << 20
+_MOST_POINTS = 1 << 11  # gzip keeps 32 KiB for each
 _LIBRARIES = {"gzip": "indexed_gzip", "bzip2": "rapidgzip"}  # of the extra `seek`
 
 
@@ -149,7 +149,8 @@ class SegmentReader:
         parts = []
         number = bisect_right(plain, offset) - 1
         while length:
-            part = self.cache.get(number)[offset - plain[number] :][:length]
+            at = offset - plain[number]
+            part = self.cache.get(number)[at : at + length]
             parts.append(part)
             offset += len(part)
             length -= len(part)
@@ -191,7 +192,7 @@ class LibraryReader:
         parts = []
         while length:
             number, at = divmod(offset, _SPAN_LENGTH)
-            part = self.cache.get(number)[at:][:length]
+            part = self.cache.get(number)[at : at + length]
             if not part:
                 raise CorruptError(f"the {self._codec} data end too early")
             parts.append(part)
@@ -221,7 +222,9 @@ class LibraryReader:
 def _open_gzip(file: io.RawIOBase, spacing: int) -> Any:
     from indexed_gzip import IndexedGzipFile
 
-    return IndexedGzipFile(fileobj=file, spacing=spacing, drop_handles=False)
+    return IndexedGzipFile(
+        fileobj=file, spacing=spacing, drop_handles=False, buffer_size=_SPAN_LENGTH
+    )
 
 
 def _open_bzip2(file: io.RawIOBase, spacing: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -127,6 +127,7 @@ def gather(
     path: StrPath,
     *,
     readers: Sequence[Reader] = (),
+    places: Mapping[str, int] | None = None,
     quick: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
@@ -139,6 +140,8 @@ def gather(
         The image; an unfinished or damaged one, too.
     readers : sequence of Reader
         Who is to load it; by default the releases between which behaviour changed.
+    places : mapping of str to int, optional
+        Where blocks lie, as for `savefmt.open`.
     quick : bool
         Read headers and devices, not memory.
     io : IOOptions
@@ -165,7 +168,9 @@ def gather(
     report = check(path, level=level, io=io, progress=progress)
     digest = "" if quick else _digest(path, before[2], progress)
     with ExitStack() as stack:
-        opened = _attempt(lambda: stack.enter_context(SaveImage(path, io=io, strict=False)))
+        opened = _attempt(
+            lambda: stack.enter_context(SaveImage(path, io=io, strict=False, places=places))
+        )
 
         def ask(question: Callable[[SaveImage], T], *, reads: bool = False) -> T | Missing:
             """Put a question to the image; one that `reads` memory not where that is unwanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 
 from savefmt.frozen import dataclass
@@ -12,11 +13,13 @@ from savefmt.scan.results import Evidence, Hit
 BANNER = literal(b"Linux version ", "banner")
 NOTE = Masked(
     "vmcoreinfo",
-    # An ELF note: length of the name, of the content, type 0, name.
-    hexadecimal("0b000000 ????0000 00000000 564d434f5245494e464f0000").pattern,
+    # An ELF note in either byte order: length of the name, of the content, type 0, name.
+    hexadecimal("0?00000? ???????? 00000000 564d434f5245494e464f0000").pattern,
 )
 
 NOTE_LIMIT = 64 << 10
+_ORDERS = ("<II", ">II")
+_NAME_LENGTH = len(b"VMCOREINFO\0")
 _NAME_END = 24
 
 _BANNER_TEXT = re.compile(rb"Linux version (\d+\.\d[!-~]*) \([ -~]{8,400} #[ -~]{8,200}")
@@ -62,9 +65,12 @@ def read_banner(hit: Hit) -> Banner | None:
 
 
 def note_length(hit: Hit) -> int | None:
-    """Return how long the content of a VMCOREINFO note says it is, None if too long."""
-    length = int.from_bytes(hit.data[4:8], "little")
-    return length if 16 <= length <= NOTE_LIMIT else None
+    """Return how long the content of a VMCOREINFO note says it is, None if that is not true."""
+    for order in _ORDERS:
+        name, length = struct.unpack_from(order, hit.data)
+        if name == _NAME_LENGTH and 16 <= length <= NOTE_LIMIT:
+            return int(length)
+    return None
 
 
 def read_core_info(hit: Hit, content: bytes) -> CoreInfo | None:

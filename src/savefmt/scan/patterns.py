@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from savefmt.errors import MissingPackageError
@@ -163,6 +163,41 @@ def text(
     except UnicodeEncodeError as error:
         raise ValueError(f"{words!r} cannot be written in {encoding}") from error
     return literal(data, name if name is not None else words, ignore_case=ignore_case)
+
+
+def texts(
+    lines: Iterable[str], encoding: str = "utf-8", *, ignore_case: bool = False
+) -> list[Masked]:
+    """Look for the text of each line, as ``grep -F -f`` does.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        Their ends do not count; empty ones are skipped, and each text is taken once.
+    encoding : str
+        One of `ENCODINGS`.
+    ignore_case : bool
+        Take small and capital letters of ASCII for the same.
+
+    Returns
+    -------
+    list of Masked
+        A matcher for each.
+
+    Raises
+    ------
+    ValueError
+        If a line is no pattern, with its number.
+    """
+    wanted: dict[str, Masked] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.rstrip("\n")
+        if words and words not in wanted:
+            try:
+                wanted[words] = text(words, encoding, ignore_case=ignore_case)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return list(wanted.values())
 
 
 def hexadecimal(words: str) -> Masked:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
-from typing import TypeAlias
+from itertools import islice
 
 from savefmt.errors import SavefmtError
 from savefmt.guest.blockaddresses import BlockAddresses
@@ -16,17 +14,14 @@ from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
-from savefmt.scan.preselect import preselection
 from savefmt.scan.results import Hit
+from savefmt.scan.together import Found, Together, find_one
 from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
 CONTEXT = 16
 """Bytes before and behind a match that are told with it, unless asked for otherwise."""
 
 CONTEXT_LIMIT = 4096
-
-Found: TypeAlias = "array[int]"
-"""Start and end in a window's data, again and again: memory may be full of matches."""
 
 
 class Places:
@@ -151,17 +146,24 @@ def count(
     if not patterns:
         raise ValueError("nothing to look for")
     memory = memory or Memory(image, blocks, io=io, progress=progress)
-    return sum(len(each) // 2 for _, found in _found(memory, patterns, 0) for each in found)
+    return sum(
+        len(each) // 2 for _, found in _found(memory, patterns, 0) for each in found.values()
+    )
 
 
 def _hits(
     memory: Memory, patterns: Sequence[Matcher], context: int, places: Places
 ) -> Iterator[Hit]:
     for window, found in _found(memory, patterns, context):
-        named = [_named(each, one.name) for each, one in zip(found, patterns, strict=True)]
+        named = [_named(each, patterns[number].name) for number, each in found.items()]
+        block, first = window.stretch.block, window.stretch.start
+        starts = places.physical_of(window.stretch)  # as a rule, what answers for all
         for start, end, name in heapq.merge(*named):
-            block, offset = window.stretch.block, window.base + start
-            physical = places.physical(block, offset)
+            offset = window.base + start
+            if starts is None:
+                physical = places.physical(block, offset)
+            else:
+                physical = tuple([at + offset - first for at in starts])
             yield Hit(
                 name,
                 block,
@@ -181,39 +183,33 @@ def _named(found: Found, name: str) -> Iterator[tuple[int, int, str]]:
 
 def _found(
     memory: Memory, patterns: Sequence[Matcher], context: int
-) -> Iterator[tuple[Window, list[Found]]]:
+) -> Iterator[tuple[Window, Mapping[int, Found]]]:
     """Yield windows in which something was found, with what each pattern found."""
     reach = max(pattern.reach for pattern in patterns)
     zeros = any(pattern.fits_zeros for pattern in patterns)
     # What begins in zeros before the data can end in it, and the reverse.
     covered = Reach(lead=max(context, 1), tail=reach + context, margin=reach, zeros=zeros)
+    together = Together(patterns)
 
-    possible = preselection(patterns)
-
-    def work(window: Window) -> tuple[Window, list[Found]]:
-        found: list[Found] = [array("I")] * len(patterns)
-        for number in possible(window.data):
-            found[number] = _find(patterns[number], window)
+    def work(window: Window) -> tuple[Window, Mapping[int, Found]]:
+        found = together.find(window)
         # Windows wait for their turn: those without a match need not take memory.
-        return window if any(found) else Window(window.stretch, window.base, b""), found
+        return window if found else Window(window.stretch, window.base, b""), found
 
-    ends, block = [0] * len(patterns), ""
+    ends: dict[int, int] = {}
+    block = ""
     for window, found in memory.each(work, covered):
         if window.stretch.block != block:
-            block, ends = window.stretch.block, [0] * len(patterns)
-        for number, pattern in enumerate(patterns):
-            if not pattern.overlaps and found[number]:
-                if ends[number] > window.stretch.start:
-                    # A match reached in here, and the next is looked for behind it.
-                    found[number] = _find(pattern, window, ends[number])
-                if found[number]:
-                    ends[number] = window.base + found[number][-1]
-        if any(found):
-            yield window, found
-
-
-def _find(pattern: Matcher, window: Window, after: int = 0) -> Found:
-    """Look for matches that begin in a window, from the place `after` in the block on."""
-    start = max(window.stretch.start, after) - window.base
-    end = window.stretch.end - window.base
-    return array("I", chain.from_iterable(pattern.matches(window.data, start, end)))
+            block, ends = window.stretch.block, {}
+        left = {}
+        for number, each in found.items():
+            mine = each
+            if ends.get(number, 0) > window.stretch.start:
+                # A match reached in here, and the next is looked for behind it.
+                mine = find_one(patterns[number], window, ends[number])
+            if mine:
+                left[number] = mine
+                if not patterns[number].overlaps:
+                    ends[number] = window.base + mine[-1]
+        if left:
+            yield window, left

@@ -75,7 +75,7 @@ def _histograms(memory: Memory) -> dict[str, list[int]]:
     counts = {name: [0] * 256 for name in memory.lengths}
 
     def work(window: Window) -> tuple[str, bytes]:
-        return window.stretch.block, entropies(bytes(window.content), memory.page_size)
+        return window.stretch.block, entropies(window.content, memory.page_size)
 
     for name, found in memory.each(work, Reach()):
         row = counts[name]

@@ -185,7 +185,8 @@ def _joined(
             yield Text(part.block, part.start, part.text)
 
     def look(window: Window) -> _Found[T]:
-        content = bytes(window.content)
+        whole_window = len(window.data) == window.stretch.length
+        content = window.data if whole_window else bytes(window.content)
         first, last = _ends(window, content, encoding)
         return _Found(first, whole(window, content), last)
 

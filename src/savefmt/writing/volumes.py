@@ -26,6 +26,7 @@ _GET_LOCK = 36  # F_OFD_GETLK
 _ZERO_RANGE = 0x10
 _PUNCH_HOLE = 0x02 | 0x01
 _BLOCK_LENGTH = 4096
+_PIECE_LENGTH = 1 << 20
 _TAIL_LENGTH = 64 << 10
 """Zeros behind an image: nobody takes an older one's bytes for its end."""
 
@@ -167,11 +168,12 @@ class OutputVolume:
         """Zero a range: the device does it where it can, else the kernel writes."""
         first = -(-start // _BLOCK_LENGTH) * _BLOCK_LENGTH
         last = max(end // _BLOCK_LENGTH * _BLOCK_LENGTH, first)
-        for begin, stop in ((start, min(first, end)), (last, end)):
-            if begin < stop:
-                self.file.write(bytes(stop - begin), begin)
-        if first < last:
-            _zero(self._fd, first, last - first)
+        ragged = [(start, min(first, end)), (last, end)]
+        if first < last and not _zero(self._fd, first, last - first):
+            ragged.append((first, last))
+        for begin, stop in ragged:
+            for at in range(begin, stop, _PIECE_LENGTH):
+                self.file.write(bytes(min(_PIECE_LENGTH, stop - at)), at)
 
     def end_at(self, end: int) -> None:
         """Say where the image ends; zeros follow, as far as any reader looks."""
@@ -187,10 +189,10 @@ class OutputVolume:
     def abort(self) -> None:
         """Leave no half image, unless it was committed; harmless when repeated."""
         if self._begun:
-            self._begun = False
-            with contextlib.suppress(OSError, ImageIOError):
+            with contextlib.suppress(OSError):
                 self._clear(0, min(_BLOCK_LENGTH, self.file.length))
                 self.file.sync()
+            self._begun = False
         self._close()
 
     def _close(self) -> None:
@@ -204,7 +206,8 @@ class OutputVolume:
         unfinished.end(self)
 
 
-def _zero(fd: int, offset: int, length: int) -> None:
+def _zero(fd: int, offset: int, length: int) -> bool:
+    """Let the kernel zero a range; False where it cannot."""
     import ctypes  # Python has no fallocate() with a mode
 
     call = ctypes.CDLL(None, use_errno=True).fallocate
@@ -214,11 +217,12 @@ def _zero(fd: int, offset: int, length: int) -> None:
             number = ctypes.get_errno()
             if number == errno.EINTR:
                 continue
-            if mode == _PUNCH_HOLE and number in (errno.EOPNOTSUPP, errno.EINVAL):
+            if number in (errno.EOPNOTSUPP, errno.EINVAL):
                 break
             raise OSError(number, os.strerror(number))
         else:
-            return
+            return True
+    return False
 
 
 def _open(path: StrPath, *, overwrite: bool) -> int:

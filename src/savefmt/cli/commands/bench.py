@@ -14,7 +14,6 @@ from savefmt.cli.options import (
     output_options,
     progress_options,
     threads_argument,
-    window_argument,
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
@@ -40,6 +39,8 @@ examples:
   savefmt bench /var/lib/libvirt/qemu/save
   savefmt bench /mnt --size 4G --threads 1,2,4,8 --window 1M,4M,16M --plot mnt.svg
   savefmt bench guest.save --direct on -j >before.json
+  savefmt bench /mnt --window 4K,64K,1M --runtime 30 --fio-job mnt.fio
+  savefmt bench --compare host-a.json host-b.json
 
 exit codes: 0 measured, 1 failed, 64 wrong usage
 """
@@ -54,7 +55,7 @@ def add(commands: Commands) -> None:
         "which settings to choose.",
         epilog=_EPILOG,
     )
-    file_argument(parser, "target", metavar="DIR|IMAGE")
+    file_argument(parser, "target", metavar="DIR|IMAGE", nargs="?")
     parser.add_argument(
         "--size", type=number, metavar="SIZE", help="bytes that each run moves (default: 1G)"
     )
@@ -66,6 +67,20 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--repeat", type=number, default=3, metavar="N", help="runs of each setting (default: 3)"
+    )
+    parser.add_argument(
+        "--runtime",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="more runs, until each setting was measured that long; tells whether rates are steady",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=1,
+        metavar="N",
+        help="guests at once, each with a file and threads of its own (default: 1)",
     )
     parser.add_argument("--fill", action="store_true", help="use the last 10 %% of the disk, too")
     _setting_options(parser)
@@ -87,10 +102,10 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--window",
-        type=_listed(window_argument),
+        type=_listed(_window),
         default=(1 << 20, 4 << 20),
         metavar="SIZE,SIZE...",
-        help="bytes that a thread moves at a time (default: 1M,4M)",
+        help="bytes that a thread moves at a time, from 4K on (default: 1M,4M)",
     )
     group.add_argument(
         "--direct",
@@ -110,26 +125,38 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
 def _output_options(parser: argparse.ArgumentParser) -> None:
     output_options(parser, csv=True)
     file_argument(parser, "--plot", metavar="FILE", help="draw the rates: .png, .svg or .pdf")
-    writing_options(parser, replaced="replace the file of --plot")
+    file_argument(
+        parser, "--fio-job", metavar="FILE", help="write the job that lets fio do the same alone"
+    )
+    writing_options(parser, replaced="replace the files of --plot and --fio-job")
     file_argument(
         parser,
         "--baseline",
         metavar="FILE",
         help="compare with what --output=json printed earlier",
     )
+    file_argument(
+        parser,
+        "--compare",
+        metavar=("A.json", "B.json"),
+        nargs=2,
+        help="measure nothing: compare what --output=json printed on two hosts",
+    )
 
 
 def documents() -> Documents:
     """Return what ``-j`` prints."""
-    from savefmt.bench.values import BenchReport
+    from savefmt.bench.values import BenchComparison, BenchReport
 
-    return ({"bench": BenchReport}, {"amount": int})
+    return ({"bench": BenchReport}, {"amount": int}, {"comparison": BenchComparison})
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Measure once."""
+    """Measure, or compare what was measured."""
     _check(args)
-    from savefmt.bench import amount, bench
+    if args.compare:
+        return _compare(args, ui)
+    from savefmt.bench import amount, bench, fio_job
     from savefmt.bench.baseline import load_baseline
     from savefmt.bench.plot import draw, require_matplotlib
     from savefmt.bench.values import BenchOptions
@@ -138,6 +165,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if args.plot:
         require_matplotlib()
         check_target(args.plot, overwrite=args.force)
+    if args.fio_job:
+        check_target(args.fio_job, overwrite=args.force)
     baseline = load_baseline(args.baseline) if args.baseline else None
     options = BenchOptions(
         length=args.size or BenchOptions().length,
@@ -148,9 +177,13 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         pattern=args.pattern,
         repeat=args.repeat,
         fill=args.fill,
+        runtime=args.runtime,
+        jobs=args.jobs,
     )
     if args.dry_run:
         return _tell(amount(args.target, options), args, ui)
+    if args.fio_job:
+        _write(args.fio_job, fio_job(args.target, options), args.force)
     with ui.progress(args.target) as progress:
         report = bench(args.target, options, baseline=baseline, progress=progress)
     _show(report, args.output, ui)
@@ -169,8 +202,31 @@ def _tell(moved: int, args: argparse.Namespace, ui: Ui) -> ExitCode:
     if ui.json:
         ui.document(amount=moved)
     else:
-        ui.say([f"{plain(args.target)}: would move {size(moved)}"])
+        least = " at least" if args.runtime else ""
+        ui.say([f"{plain(args.target)}: would move {size(moved)}{least}"])
     return ExitCode.GOOD
+
+
+def _compare(args: argparse.Namespace, ui: Ui) -> ExitCode:
+    from savefmt.bench.comparing import compare_reports
+    from savefmt.cli.render import bench as render_bench
+
+    comparison = compare_reports(*args.compare)
+    if args.output == "json":
+        ui.document(comparison=comparison)
+    elif args.output == "csv":
+        print(render_bench.comparison_csv(comparison), end="", flush=True)
+    else:
+        ui.say(render_bench.comparison_lines(comparison))
+    return ExitCode.GOOD
+
+
+def _write(path: str, text: str, overwrite: bool) -> None:
+    from savefmt.writing.output import OutputFile
+
+    with OutputFile(path, overwrite=overwrite) as out:
+        out.file.write(text.encode(), 0)
+        out.commit()
 
 
 def _show(report: BenchReport, output: str, ui: Ui) -> None:
@@ -186,6 +242,10 @@ def _show(report: BenchReport, output: str, ui: Ui) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what argparse cannot see to be wrong."""
+    if bool(args.target) == bool(args.compare):
+        usage_error(args, "name what to measure, or two reports to --compare")
+    if args.compare:
+        return
     if args.plot and os.path.splitext(args.plot)[1] not in PLOTS:
         usage_error(args, f"--plot makes {', '.join(PLOTS)}; the name must end in one of them")
     if args.size is not None and args.size < 1 << 20:
@@ -195,14 +255,36 @@ def _check(args: argparse.Namespace) -> None:
     made_up = args.pattern in ("dense", "sparse")
     if args.size is not None and not made_up:
         usage_error(args, "--size does not go with the pattern of an image, which has its own")
-    if os.path.isfile(args.target) and (args.size is not None or args.pattern != "dense"):
-        usage_error(args, "--size and --pattern are for a folder; an image is read as it is")
+    of_folders = args.size is not None or args.pattern != "dense" or args.jobs > 1
+    if os.path.isfile(args.target) and of_folders:
+        usage_error(args, "--size, --pattern, --jobs are for a folder; an image is read as it is")
 
 
 def _engine(text: str) -> str:
     if text not in ENGINES:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
     return text
+
+
+def _whole(text: str, least: int, most: int, unit: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit} from {least} to {most}")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    return _whole(text, 0, 86400, "seconds")
+
+
+def _jobs(text: str) -> int:
+    return _whole(text, 1, 64, "guests")
+
+
+def _window(text: str) -> int:
+    length = number(text)
+    if not 4096 <= length <= 64 << 20 or length.bit_count() != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no power of 2 from 4K to 64M")
+    return length
 
 
 def _listed(item: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:

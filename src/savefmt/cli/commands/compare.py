@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, io_of, io_options, output_options, source_options
-from savefmt.cli.parser import Commands, file_argument
+from savefmt.cli.options import (
+    common_options,
+    io_of,
+    io_options,
+    output_options,
+    place_option,
+    source_options,
+)
+from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.compare import comparison_lines
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -40,9 +47,10 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="tell whose the pages are that differ: files, processes, the kernel (Linux guests)",
     )
+    place_option(parser)
     output_options(parser)
     io_options(parser)
-    source_options(parser, "left", "right")
+    source_options(parser, "left", "right", apart={"left": "a", "right": "b"})
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 
@@ -57,6 +65,8 @@ def documents() -> Documents:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Compare once; with ``-q`` the exit code alone answers."""
+    if args.place and not args.owners:
+        usage_error(args, "--place goes with --owners")
     changes = None
     with ui.progress(f"{args.left}, {args.right}") as progress:
         if args.owners:
@@ -80,8 +90,8 @@ def _with_owners(
     from savefmt.linux.ownerchanges import owner_changes
 
     with (
-        savefmt.open(args.left, io=io_of(args)) as left,
-        savefmt.open(args.right, io=io_of(args)) as right,
+        savefmt.open(args.left, io=io_of(args), places=args.place) as left,
+        savefmt.open(args.right, io=io_of(args), places=args.place) as right,
     ):
         result = savefmt.compare(left, right, io=io_of(args), progress=progress)
         return result, owner_changes(result, left, right)

@@ -15,7 +15,6 @@ from savefmt.cli.options import (
     number,
     output_options,
     place_option,
-    places_of,
     source_options,
     writing_options,
 )
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             kernel_va=args.kernel_va,
             start=args.start,
             length=args.length,
-            places=places_of(args),
+            places=args.place,
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io_of(args),

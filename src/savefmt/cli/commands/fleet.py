@@ -213,10 +213,6 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     with ExitStack() as stack:
         name, suffix = os.path.splitext(args.target or "")
         table = stack.enter_context(_Table(args.target)) if suffix in _TABLES else None
-        journal, journal_name = None, args.resume or (f"{name}.jsonl" if name else "")
-        if journal_name:
-            journal = Journal(journal_name, resume=bool(args.resume))
-            stack.callback(journal.close)
         limits = Limits(args.time_limit, args.memory_limit, args.retries)
         engine: Engine
         if args.scheduler:
@@ -224,6 +220,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             engine = stack.enter_context(closing(cluster))
         else:
             engine = stack.enter_context(ProcessPool(args.jobs or _cores(), limits))
+        journal, journal_name = None, args.resume or (f"{name}.jsonl" if name else "")
+        if journal_name:
+            journal = Journal(journal_name, resume=bool(args.resume))
+            stack.callback(journal.close)
         jobs = _jobs(args, engine.find(_names(args)))
         records = running.run(jobs, engine, savefmt.__version__, journal)
         _print(_counted(records, summary), args, ui)

@@ -12,6 +12,7 @@ from savefmt.cli.options import (
     index_option,
     number,
     output_options,
+    place_option,
     progress_options,
     source_options,
 )
@@ -82,6 +83,7 @@ def add(commands: Commands) -> None:
     file_argument(group, "-o", dest="target", metavar="FILE", help="where to write it")
     group.add_argument("-F", "--force", action="store_true", help="replace FILE")
     output_options(parser, lines=True)
+    place_option(parser)
     index_option(parser)
     progress_options(parser)
     source_options(parser, "image", writes=lambda args: [args.target])
@@ -107,7 +109,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--extract and -o go together")
     if args.force and args.extract is None:
         usage_error(args, "--force goes with --extract")
-    with savefmt.open(args.image, io=IOOptions(direct=False), index=args.index) as image:
+    io = IOOptions(direct=False)
+    with savefmt.open(args.image, io=io, index=args.index, places=args.place) as image:
         ui.prepare(image)
         ui.missing(image)
         return (_answer if args.extract is None else _extract)(image, args, ui)

@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     common_options,
     number,
     output_options,
+    place_option,
     progress_options,
     source_options,
     writing_options,
@@ -58,10 +59,17 @@ def add(commands: Commands) -> None:
         "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
     )
     block_options(group)
+    place_option(group)
     writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     progress_options(parser)
-    source_options(parser, "image", also=["against"], writes=lambda args: [args.png])
+    source_options(
+        parser,
+        "image",
+        also=["against"],
+        apart={"against": "against"},
+        writes=lambda args: [args.png],
+    )
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -81,9 +89,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Print extents as they come: a large guest has millions."""
     if args.png:
         return _draw(args, ui)
-    alone = (args.palette, args.against, args.width, args.block, args.force, args.dry_run)
-    if any(alone):
-        usage_error(args, "--palette, --against, --width, --block, -F and -n go with --png")
+    alone = (args.palette, args.against, args.width, args.block, args.place, args.force)
+    if any(alone) or args.dry_run:
+        usage_error(args, "--palette, --against, --width, --block, --place, -F, -n go with --png")
     from savefmt.cli.render.map import HEADING, extent_line
 
     with savefmt.open(args.image) as image, ui.progress(args.image) as progress:
@@ -107,7 +115,7 @@ def _draw(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.scan.picture import draw
 
     with ExitStack() as stack:
-        image = stack.enter_context(savefmt.open(args.image))
+        image = stack.enter_context(savefmt.open(args.image, places=args.place))
         against = stack.enter_context(savefmt.open(args.against)) if args.against else None
         picture = draw(
             image,
@@ -128,7 +136,7 @@ def _draw_owners(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "the palette 'owner' goes without --width, --block and --dry-run")
     from savefmt.linux.ownerpicture import draw_owners
 
-    with savefmt.open(args.image) as image:
+    with savefmt.open(args.image, places=args.place) as image:
         ui.prepare(image)
         return _tell(draw_owners(image, args.png, overwrite=args.force), args, ui)
 

@@ -10,7 +10,6 @@ from savefmt.cli.options import (
     common_options,
     output_options,
     place_option,
-    places_of,
     source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import devices as render_devices
     from savefmt.cli.render import memmap as render_memmap
 
-    with savefmt.open(args.image, places=places_of(args)) as image:
+    with savefmt.open(args.image, places=args.place) as image:
         memory_map = image.guest.physical.map
         for doubt in render_devices.doubts(image.devices):
             ui.remark(f"{args.image}: {doubt}")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
-    evidence_options,
     index_option,
     io_of,
+    place_option,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -43,11 +44,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="do not look through memory first: no os.txt, no vmcoreinfo.txt",
     )
+    place_option(parser)
     group = parser.add_argument_group("reading")
     index_option(group)
     speed_options(group)
     progress_options(group)
-    evidence_options(parser, "image")
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -72,7 +74,9 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
     def left_out(name: str, reason: str) -> None:
         ui.remark(f"{args.image}: without {name}: {reason}")
 
-    with SaveImage(args.image, io=io_of(args), strict=False, index=args.index) as image:
+    with SaveImage(
+        args.image, io=io_of(args), strict=False, index=args.index, places=args.place
+    ) as image:
         ui.prepare(image)
         ui.missing(image)
         with ui.progress(args.image) as progress:

@@ -11,7 +11,6 @@ from savefmt.cli.options import (
     io_of,
     output_options,
     place_option,
-    places_of,
     progress_options,
     source_options,
     speed_options,
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.scan.system import identify
 
     with (
-        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        savefmt.open(args.image, io=io_of(args), places=args.place) as image,
         ui.progress(args.image) as progress,
     ):
         hint = identify(image, io=io_of(args), progress=progress)

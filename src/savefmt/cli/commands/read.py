@@ -15,7 +15,6 @@ from savefmt.cli.options import (
     index_option,
     number,
     place_option,
-    places_of,
     progress_options,
     source_options,
 )
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "standard output is a terminal, and --raw writes binary data")
     from savefmt.cli.render.read import hexdump
 
-    with savefmt.open(args.image, index=args.index, places=places_of(args)) as image:
+    with savefmt.open(args.image, index=args.index, places=args.place) as image:
         ui.prepare(image)
         pieces = _pieces(_reader(image, args), args.address, args.length)
         if args.raw:

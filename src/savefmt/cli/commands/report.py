@@ -13,6 +13,7 @@ from savefmt.cli.options import (
     evidence_options,
     io_of,
     output_options,
+    place_option,
     progress_options,
     speed_options,
 )
@@ -45,6 +46,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("-F", "--force", action="store_true", help="replace the file")
     parser.add_argument("--quick", action="store_true", help="read headers and devices, not memory")
+    place_option(parser)
     reader_option(parser)
     output_options(parser)
     group = parser.add_argument_group("reading")
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             dossier = gather(
                 args.image,
                 readers=args.readers or (),
+                places=args.place,
                 quick=args.quick,
                 io=io_of(args),
                 progress=progress,
@@ -111,5 +114,6 @@ def _command(args: argparse.Namespace) -> str:
     """Return what was asked for, to be asked for again."""
     words = ["savefmt", "report", args.image]
     words += ["--quick"] * args.quick
+    words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
     words += [f"--for={reader.program}={reader.name}" for reader in args.readers or ()]
     return shlex.join(words + (["-o", args.target] if args.target else []))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode
+from savefmt.cli.inputs import lines_of, shown
 from savefmt.cli.options import (
     common_options,
     cpu_options,
@@ -15,7 +16,6 @@ from savefmt.cli.options import (
     number,
     output_options,
     place_option,
-    places_of,
     process_options,
     processes_of,
     scan_options,
@@ -24,7 +24,7 @@ from savefmt.cli.options import (
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
-from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.errors import ImageIOError, SavefmtError, UnsupportedError
 
 if TYPE_CHECKING:
     from savefmt.image import SaveImage
@@ -52,6 +52,16 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="text to look for")
     group = parser.add_argument_group("what to look for")
+    file_argument(
+        group,
+        "-f",
+        "--file",
+        dash="",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="look for each line of FILE, as for a PATTERN; - is standard input; may be repeated",
+    )
     group.add_argument(
         "--hex",
         action="append",
@@ -138,7 +148,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             raise
         usage_error(args, str(error))
     with (
-        savefmt.open(args.image, io=io_of(args), places=places_of(args)) as image,
+        savefmt.open(args.image, io=io_of(args), places=args.place) as image,
         ui.progress(args.image) as progress,
     ):
         places, memory = _places(image, args, progress)
@@ -162,10 +172,10 @@ def _show_count(count: int, ui: Ui) -> None:
 
 def _show(hits: Iterator[Hit], output: str, ui: Ui) -> int:
     """Print matches as they are found, and return how many there were."""
-    from savefmt.cli.render.search import COLUMNS, csv_rows, hit_line, hit_values
+    from savefmt.cli.render.search import COLUMNS, csv_rows, hit_line, hit_object
 
     if ui.json:
-        return ui.stream("hits", map(hit_values, hits))
+        return ui.stream_objects("hits", map(hit_object, hits))
     if output == "csv":
         return ui.table(COLUMNS, csv_rows(hits))
     return ui.say((hit_line(hit, ui.color) for hit in hits), at_once=True)
@@ -190,10 +200,13 @@ def _count(
 
 
 def _refuse_nonsense(args: argparse.Namespace) -> None:
-    if args.yara and (args.patterns or args.hex or args.bytes or args.regex):
+    patterns = args.patterns or args.file or args.hex or args.bytes or args.regex
+    if args.yara and patterns:
         usage_error(args, "--yara goes without other patterns")
-    if not (args.yara or args.patterns or args.hex or args.bytes or args.regex):
-        usage_error(args, "nothing to look for: give a PATTERN, --hex, --bytes, --regex or --yara")
+    if not (args.yara or patterns):
+        usage_error(
+            args, "nothing to look for: give a PATTERN, -f, --hex, --bytes, --regex or --yara"
+        )
     if args.define and not args.yara:
         usage_error(args, "--define goes with --yara")
     if not args.virtual and (args.cpu is not None or args.cr3 is not None):
@@ -208,13 +221,34 @@ def _matchers(args: argparse.Namespace) -> Iterator[Matcher]:
     from savefmt.scan import patterns
 
     fold = args.ignore_case
+    encodings = dict.fromkeys(args.encoding or ["utf-8"])
+    for path in args.file:
+        yield from _listed(path, encodings, fold)
     for words in args.patterns:
-        for encoding in dict.fromkeys(args.encoding or ["utf-8"]):
+        for encoding in encodings:
             name = f"{words} ({encoding})" if len(args.encoding or ()) > 1 else words
             yield patterns.text(words, encoding, ignore_case=fold, name=name)
     yield from (patterns.hexadecimal(words) for words in args.hex)
     yield from (patterns.escaped(words) for words in args.bytes)
     yield from (patterns.regex(words, ignore_case=fold) for words in args.regex)
+
+
+def _listed(path: str, encodings: Iterable[str], fold: bool) -> Iterator[Matcher]:
+    """Read the texts of a file."""
+    from savefmt.scan import patterns
+
+    try:
+        with lines_of(path) as lines:
+            words = list(lines)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+    if not "".join(words).strip("\n"):
+        raise ValueError(f"{shown(path)} has no text to look for")
+    for encoding in encodings:
+        try:
+            yield from patterns.texts(words, encoding, ignore_case=fold)
+        except ValueError as error:
+            raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _rules(args: argparse.Namespace) -> Any:

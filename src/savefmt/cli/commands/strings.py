@@ -11,6 +11,7 @@ from savefmt.cli.options import (
     io_of,
     number,
     output_options,
+    place_option,
     process_options,
     processes_of,
     scan_options,
@@ -55,6 +56,7 @@ def add(commands: Commands) -> None:
         help="tell block and offset (default), guest-physical addresses, or nothing but texts",
     )
     output_options(parser, lines=True)
+    place_option(parser)
     process_options(parser)
     scan_options(parser)
     source_options(parser, "image")
@@ -80,7 +82,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.scan.search import Places
     from savefmt.scan.strings import string_lines
 
-    with savefmt.open(args.image, io=io_of(args)) as image, ui.progress(args.image) as progress:
+    with (
+        savefmt.open(args.image, io=io_of(args), places=args.place) as image,
+        ui.progress(args.image) as progress,
+    ):
         places, memory = Places(image), None
         if pids is not None:
             from savefmt.linux.processmemory import process_memory

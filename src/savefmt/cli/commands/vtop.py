@@ -14,7 +14,6 @@ from savefmt.cli.options import (
     number,
     output_options,
     place_option,
-    places_of,
     progress_options,
     source_options,
 )
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     code = ExitCode.GOOD
     shown: list[TranslationValues | UnmappedValues] = []
-    with savefmt.open(args.image, index=args.index, places=places_of(args)) as image:
+    with savefmt.open(args.image, index=args.index, places=args.place) as image:
         ui.prepare(image)
         space = image.guest.space(args.cpu, args.cr3)
         for doubt in render_devices.doubts(image.devices):

@@ -69,6 +69,8 @@ class Summary:
         from rich.table import Table
         from rich.text import Text
 
+        if sys.stderr is None:
+            return
         shown = [verdict for verdict in Outcome if self.verdicts[verdict]]
         table = Table("machine type", box=SIMPLE, show_edge=False, pad_edge=False)
         for verdict in shown:

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.guest.arch.arm64 import Arm64Registers
-from savefmt.guest.paging import ALL, Page, PageTable, PageTables, Read, Root, check_width, rights
+from savefmt.guest.paging import (
+    ALL,
+    Leaf,
+    Page,
+    PageTable,
+    PageTables,
+    Read,
+    Root,
+    check_width,
+    rights,
+)
 
 _TABLE = 1 << 1
 _AP_USER = 1 << 6
@@ -179,6 +189,13 @@ class Arm64PageTables(PageTables):
                 f"{address:#x} lies outside of the {half.address_bits} bits of {half.name}"
             )
         return half
+
+    def leaf(self, table: PageTable) -> Leaf | None:
+        """Say that the entries of level 3 are pages, where no address bits are moved."""
+        half = self._halves[table.state & 1]
+        if table.level < 3 or half.wide:
+            return None
+        return Leaf(_TABLE | 1, _TABLE | 1, (1 << 48) - 1 & -(1 << half.granule))
 
     def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
         """Read an entry that is valid."""

@@ -51,6 +51,11 @@ class MachineRules:
         or ROM from 768 KiB to 1 MiB; None: ROM, always.
     pci_window : int
         Bytes for 64-bit PCI behind all memory.
+    pci_direct : bool
+        Whether addresses on the PCI bus are the guest's physical ones.
+    plug_align : int
+        Memory that is plugged begins at the first multiple of this behind main memory; 0:
+        where it begins is not known.
     """
 
     name: str
@@ -66,6 +71,8 @@ class MachineRules:
     shadow: tuple[str, int] | None = None
     secure: tuple[str, tuple[str, ...]] | None = None
     pci_window: int = 0
+    pci_direct: bool = True
+    plug_align: int = 0
 
     def split(self, length: int) -> int:
         """Return how much of main memory of this length lies below the hole."""
@@ -73,11 +80,33 @@ class MachineRules:
             return length
         return min(length, self.low)
 
+    def plugged_from(self, length: int, low: int, high: int | None) -> int | None:
+        """Return where memory that is plugged begins, None where that is not known.
+
+        Parameters
+        ----------
+        length, low : int
+            Of main memory; how much of it lies below the hole.
+        high : int or None
+            Where the rest begins.
+        """
+        if not self.plug_align or high is None:
+            return None
+        end = self.base + length if self.all_low_below is None else high + length - low
+        return -(-end // self.plug_align) * self.plug_align
+
 
 _X86 = ("x86_64",)
 _ARM = ("aarch64", "arm")
 _RISCV = ("riscv64", "riscv32")
 _FLASHES = ("virt.flash0", "virt.flash1")
+# Where the memory of the on-chip controllers begins, of which each chip has 4 MiB.
+_HOMER = {
+    "powernv8": 0x7F_FD80_0000,
+    "powernv9": 0x203F_FD80_0000,
+    "powernv10(?:-.*)?": 0x300F_FD80_0000,
+}
+_CHIPS = 16
 
 MACHINES = (
     MachineRules(
@@ -92,6 +121,7 @@ MACHINES = (
         low=0xC000_0000,
         shadow=("0000:00:00.0/I440FX", 0x59),
         pci_window=2 * GIB,
+        plug_align=GIB,
     ),
     MachineRules(
         *("q35", r"(?:pc-)?q35.*", _X86, "pc.ram"),
@@ -99,6 +129,7 @@ MACHINES = (
         low=0x8000_0000,
         shadow=("0000:00:00.0/mch", 0x90),
         pci_window=32 * GIB,
+        plug_align=GIB,
     ),
     MachineRules(
         *("microvm", r"microvm", _X86, "microvm.ram"),
@@ -111,6 +142,7 @@ MACHINES = (
         base=GIB,
         firmware=dict(zip(_FLASHES, (0, 64 * MIB), strict=True)),
         secure=("virt.secure-ram", ("virt.secure-ram", "virt.flash0")),
+        plug_align=GIB,
     ),
     MachineRules(
         *("sbsa-ref", r"sbsa-ref", ("aarch64",), "sbsa-ref.ram"),
@@ -133,10 +165,25 @@ MACHINES = (
         high=0x8000_0000,
         witness="virt.flash1",
         firmware=dict(zip(_FLASHES, (0x1C00_0000, 0x1D00_0000), strict=True)),
+        plug_align=1,
     ),
-    MachineRules("pseries", r"pseries(?:-.*)?", ("ppc64",), "ppc_spapr.ram"),
-    MachineRules("powernv", r"powernv.*", ("ppc64",), "pnv.ram"),
-    MachineRules("s390-ccw-virtio", r"s390-ccw-virtio(?:-.*)?", ("s390x",), "s390.ram"),
+    MachineRules(
+        *("pseries", r"pseries(?:-.*)?", ("ppc64",), "ppc_spapr.ram"),
+        pci_direct=False,
+        plug_align=GIB,
+    ),
+    *(
+        MachineRules(
+            *("powernv", pattern, ("ppc64",), "pnv.ram"),
+            firmware={f"homer-chip{n}-memory": base + n * 4 * MIB for n in range(_CHIPS)},
+            pci_direct=False,
+        )
+        for pattern, base in _HOMER.items()
+    ),
+    MachineRules(
+        *("s390-ccw-virtio", r"s390-ccw-virtio(?:-.*)?", ("s390x",), "s390.ram"),
+        pci_direct=False,
+    ),
 )
 """Rows of one architecture: the first whose pattern fits counts."""
 

@@ -10,6 +10,7 @@ from savefmt.guest.arch.x86 import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, X86Regist
 from savefmt.guest.paging import (
     ALL,
     EXECUTABLE,
+    Leaf,
     Page,
     PageTable,
     PageTables,
@@ -23,6 +24,7 @@ from savefmt.guest.paging import (
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _LARGE = 1 << 7
 _NO_EXECUTE = 1 << 63
+_PAGES = Leaf(1, 1, _ADDRESS)
 
 
 class _Level(NamedTuple):
@@ -145,6 +147,10 @@ class X86PageTables(PageTables):
         if self.entry_length == 4 and not last:  # PSE-36: bits 32 to 39 in bits 13 to 20
             base |= (entry >> 13 & 0xFF) << 32
         return Page(base, length, granted)
+
+    def leaf(self, table: PageTable) -> Leaf | None:
+        """Say that the lowest entries are pages."""
+        return _PAGES if table.level == len(self._levels) - 1 else None
 
     def _table(self, level: int, address: int, granted: int) -> PageTable | Page:
         if not self._levels:
