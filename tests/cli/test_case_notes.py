@@ -171,6 +171,14 @@ def test_what_is_read_and_what_is_written(
     assert note["printed"] == printed
 
 
+def test_a_file_that_a_block_lies_in_is_evidence(run: Run, image: Path) -> None:
+    Path("ram").write_bytes(b"\1" * 4096)
+    run("info", str(image), "--shared", "pc.ram=ram", "--case-notes", "notes")
+
+    (note,) = notes_of(Path("notes"))
+    assert [one["sha256"] for one in note["inputs"]] == [digest(image), digest(Path("ram"))]
+
+
 def test_of_a_folder_what_is_new_is_noted(run: Run, image: Path) -> None:
     assert run("export", str(image), "blocks", "-O", "blocks", "--case-notes", "notes").code == 0
 

@@ -34,7 +34,8 @@ def options() -> Iterator[tuple[str, argparse.Action, str]]:
     for parser in COMMANDS:
         words = parser.prog.removeprefix("savefmt ")
         for action in parser._actions:
-            if not isinstance(action, HARMLESS):
+            # --place adds to what was said, and has a test of its own below.
+            if not isinstance(action, HARMLESS) and action.dest != "place":
                 yield from ((words, action, name) for name in action.option_strings)
 
 
@@ -69,6 +70,35 @@ def test_an_option_with_a_value_may_be_given_once(
         assert "may be given only once" in outcome.err
 
 
+def test_two_flags_for_one_setting_exclude_each_other() -> None:
+    """Else the later one would silently take back the former."""
+    for parser in COMMANDS:
+        groups = [set(group._group_actions) for group in parser._mutually_exclusive_groups]
+        by_setting: dict[str, set[argparse.Action]] = {}
+        for action in parser._actions:
+            if action.option_strings and not isinstance(action, argparse._AppendAction):
+                by_setting.setdefault(action.dest, set()).add(action)
+        for setting, actions in by_setting.items():
+            # Two names with a value share the count of how often it was given.
+            if any(isinstance(action, argparse._StoreConstAction) for action in actions):
+                together = [group for group in groups if actions <= group]
+                assert len(actions) == 1 or together, f"{parser.prog}: {setting}"
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_block_lies_at_one_place(run: Run, tmp_path: Path, by_file: bool) -> None:
+    path = str(unpack("libvirt-devices", tmp_path))
+    places = ["x=0x1000", "x=0x2000"]
+    if by_file:
+        (tmp_path / "places").write_text("\n".join(places))
+        places = [f"@{tmp_path}/places"]
+
+    outcome = run("memmap", path, *(f"--place={place}" for place in places))
+
+    assert outcome.code == 64
+    assert "'x' is named twice" in outcome.err
+
+
 def test_what_may_be_repeated_is_listed_here() -> None:
     """Another kind of action needs a thought, and a place in the mechanism or in the list."""
     kinds = {type(action) for parser in parsers() for action in parser._actions}
@@ -76,7 +106,7 @@ def test_what_may_be_repeated_is_listed_here() -> None:
     assert {kind.__name__ for kind in kinds} == {
         *("_StoreOnce", "OnOff", "_HelpAction", "_SubParsersAction"),
         *("_StoreTrueAction", "_StoreFalseAction", "_StoreConstAction"),
-        *("_CountAction", "_AppendAction"),
+        *("_CountAction", "_AppendAction", "_Places"),
     }
 
 

@@ -23,7 +23,7 @@ from savefmt.image import SaveImage
 from savefmt.linux.answers import ask
 from savefmt.linux.facts import GuestReport
 
-pytestmark = pytest.mark.forensics
+pytestmark = [pytest.mark.forensics, pytest.mark.timeout(1800)]
 
 Rows = list[dict[str, Any]]
 BUFFERED = library.IOOptions(direct=False)
@@ -78,7 +78,9 @@ def test_processes(vol: Callable[[str], Rows], told: GuestReport) -> None:
     ]
     for row, one in zip(rows, told.processes or (), strict=True):
         assert one.started is not None
-        assert abs(datetime.fromisoformat(row["CREATION TIME"]).timestamp() - one.started) < 0.1
+        # To it, the guest began at a whole second.
+        later = one.started - datetime.fromisoformat(row["CREATION TIME"]).timestamp()
+        assert -0.01 < later < 1.01
 
 
 def test_open_files(vol: Callable[[str], Rows], told: GuestReport) -> None:
@@ -91,9 +93,13 @@ def test_open_files(vol: Callable[[str], Rows], told: GuestReport) -> None:
     for key, one in ours.items():
         row = theirs[key]
         assert row["Inode"] == one.inode
-        assert row["Path"].removesuffix(" (deleted)") == one.path
+        assert row["Path"].removesuffix(" (deleted)").lstrip() == one.path
         if row["Type"] == "REG":
             assert (row["Size"], one.kind) == (one.size, "file")
+
+
+def _port(row: dict[str, Any]) -> str:
+    return "0" if row["Family"] == "AF_UNIX" else str(row["Source Port"] or 0)
 
 
 def test_sockets(vol: Callable[[str], Rows], told: GuestReport) -> None:
@@ -102,7 +108,8 @@ def test_sockets(vol: Callable[[str], Rows], told: GuestReport) -> None:
     theirs = {
         (
             *(row["NetNS"], row["PID"], row["FD"], row["Family"], row["Type"]),
-            *(row["Source Addr"] or "", str(row["Source Port"] or 0), row["State"]),
+            # Of a path, the port is the number of the inode.
+            *(row["Source Addr"] or "", _port(row), row["State"]),
         )
         for row in rows
     }
@@ -150,7 +157,12 @@ def test_writable_code(vol: Callable[[str], Rows], told: GuestReport) -> None:
 def test_the_log(vol: Callable[[str], Rows], told: GuestReport) -> None:
     rows = vol("kmsg.Kmsg")
 
-    theirs = [(row["timestamp"], row["level"], row["line"]) for row in rows]
+    # It prints what a driver says of itself as lines of their own.
+    theirs = [
+        (row["timestamp"], row["level"], row["line"])
+        for row in rows
+        if not row["line"].startswith((" SUBSYSTEM=", " DEVICE="))
+    ]
     ours = [
         (f"{int(one.uptime * 10**6 + 1e-3) / 10**6:.6f}", LEVELS[one.level], line)
         for one in told.log or ()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +16,10 @@ from savefmt.errors import SavefmtError
 from savefmt.image import SaveImage
 from savefmt.linux.answers import read_answer
 from savefmt.linux.opening import open_kernel
+from savefmt.linux.pagecache import extract
+from savefmt.linux.processmemory import process_memory
+from savefmt.scan.patterns import text
+from savefmt.scan.search import search
 
 PAGE = 4096
 
@@ -88,21 +95,34 @@ def scattered(physical: Physical, pages: Sequence[int], seed: int, count: int) -
     return changes
 
 
-def main(image_path: str, changes: str) -> None:
-    """Ask everything of a forged guest, and print what comes of it."""
+def main(image_path: str, changes: str) -> str:
+    """Ask everything of a forged guest, and return what comes of it."""
     with savefmt.open(image_path, io=savefmt.IOOptions(direct=False)) as image:
         forged = Forgery(image)
         for address, word in json.loads(changes).items():
             forged.put(int(address), word)
         try:
             kernel = open_kernel(image)
-            for answer in ("all", "timeline", "pages"):
-                report = read_answer(kernel, answer)
         except SavefmtError as error:
-            print(f"error: {error}")
-        else:
-            print(*{one.code for one in report.findings})
+            return f"error: {error}"
+        for answer in ("all", "timeline", "pages"):
+            report = read_answer(kernel, answer)
+        with contextlib.suppress(SavefmtError), tempfile.TemporaryDirectory() as folder:
+            extract(kernel, "/tmp/evil", f"{folder}/evil")
+        with contextlib.suppress(SavefmtError):
+            memory, places = process_memory(image, [])
+            for _ in search(image, [text("savefmt: a canary")], memory=memory, places=places):
+                pass
+        return " ".join({one.code for one in report.findings})
+
+
+def peak() -> int:
+    """Return the KiB of memory that this process took at most: of it alone, not of its parent."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        (line,) = (line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.stdin.read())
+    said = main(sys.argv[1], sys.stdin.read())
+    print(json.dumps({"said": said, "seconds": time.process_time(), "peak": peak()}))

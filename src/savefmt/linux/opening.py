@@ -6,6 +6,7 @@ from savefmt.errors import MissingPackageError, located
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.modulesymbols import module_symbols, module_types
+from savefmt.linux.walks import damage_told
 
 
 def open_kernel(image: SaveImage) -> Kernel:
@@ -34,5 +35,5 @@ def open_kernel(image: SaveImage) -> Kernel:
         import drgn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("savefmt linux", "drgn", "linux") from error
-    with located(image.path):
+    with located(image.path), damage_told(image.path):
         return Kernel(image, module_symbols, module_types)

@@ -14,7 +14,14 @@ from savefmt.linux.kernelmemory import PAGE
 from savefmt.linux.mounts import superblocks
 from savefmt.linux.openfiles import filesystem_of
 from savefmt.linux.pagestructs import PageStructs, ram_ranges
-from savefmt.linux.walks import error_types, list_items, name_parts, note, xarray_entries
+from savefmt.linux.walks import (
+    damage_told,
+    error_types,
+    list_items,
+    name_parts,
+    note,
+    xarray_entries,
+)
 from savefmt.model import StrPath
 from savefmt.writing.output import OutputFile
 
@@ -210,10 +217,11 @@ def extract(kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = Fal
     ConversionError
         If the target exists, or the file claims a length that cannot be.
     """
-    one = find_file(kernel, path)
-    told = describe(kernel, one)
-    structs = PageStructs(kernel)
-    pages, away = pages_of(kernel, one.content, structs)
+    with damage_told(kernel.image.path):
+        one = find_file(kernel, path)
+        told = describe(kernel, one)
+        structs = PageStructs(kernel)
+        pages, away = pages_of(kernel, one.content, structs)
     if not 0 <= told.size < 1 << 60:
         raise ConversionError(f"{path} claims to have {told.size} bytes", path=kernel.image.path)
     count = -(-told.size // PAGE)

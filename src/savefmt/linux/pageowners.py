@@ -17,7 +17,7 @@ from savefmt.linux.openfiles import filesystem_of
 from savefmt.linux.pagecache import path_of_inode
 from savefmt.linux.pagestructs import PageStructs, ram_ranges
 from savefmt.linux.processes import space_of, tasks
-from savefmt.linux.walks import error_types
+from savefmt.linux.walks import damage_told, error_types
 
 if TYPE_CHECKING:
     import drgn
@@ -49,10 +49,17 @@ class PageOwners:
     ------
     UnsupportedError
         If the kernel's own table of pages was not found.
+    CorruptError
+        If it cannot be read.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        with damage_told(kernel.image.path):
+            self._find()
+
+    def _find(self) -> None:
+        kernel = self._kernel
         self._structs = PageStructs(kernel)
         self.owners = [PageOwner(kind, "", None) for kind in _FIXED]
         self._files: dict[int, int] = {}

@@ -18,6 +18,7 @@ from savefmt.linux.kernel import Kernel
 from savefmt.linux.kernelmemory import PAGE
 from savefmt.linux.opening import open_kernel
 from savefmt.linux.processes import space_of, tasks
+from savefmt.linux.walks import damage_told
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.search import Places
 from savefmt.scan.windows import Memory, Reach, Stretch, Window
@@ -195,5 +196,7 @@ def process_memory(
     (ProcessMemory, ProcessPlaces)
         What to go through, and its addresses.
     """
-    memory = ProcessMemory(open_kernel(image), pids, io=io, progress=progress)
+    kernel = open_kernel(image)
+    with damage_told(image.path):
+        memory = ProcessMemory(kernel, pids, io=io, progress=progress)
     return memory, ProcessPlaces(memory)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import CorruptError, SavefmtError
 from savefmt.linux.kernel import Kernel
-from savefmt.model import Finding, Severity
+from savefmt.model import Finding, Severity, StrPath
 
 if TYPE_CHECKING:
     import drgn
@@ -48,9 +50,28 @@ def error_types() -> tuple[type[Exception], ...]:
     import drgn
 
     return (
-        *(drgn.FaultError, SavefmtError, LookupError, AttributeError),
-        *(ValueError, TypeError, OverflowError),  # of types that cannot be
+        *(drgn.FaultError, drgn.OutOfBoundsError, drgn.ObjectAbsentError),
+        *(SavefmtError, LookupError, AttributeError),
+        *(ValueError, TypeError, OverflowError, struct.error),  # of types that cannot be
     )
+
+
+@contextmanager
+def damage_told(path: StrPath) -> Iterator[None]:
+    """Turn what reading a damaged structure raises into an error of ours.
+
+    Raises
+    ------
+    CorruptError
+        In the place of what drgn, or Python, says of types that cannot be.
+    """
+    try:
+        yield
+    except SavefmtError:
+        raise
+    except error_types() as error:
+        what = "what the kernel keeps of itself in memory is damaged"
+        raise CorruptError(f"{what}: {error}", path=path) from error
 
 
 def list_items(
