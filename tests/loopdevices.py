@@ -38,4 +38,5 @@ def loop_device(backing: Path, length: int, *, fill: bytes = b"\x5a") -> Iterato
         yield Path(made.stdout.strip())
     finally:
         subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-        backing.unlink()
+        if backing.is_file():
+            backing.unlink()

@@ -112,7 +112,7 @@ def test_what_is_refused(source: Source, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConversionError, match=match):
             savefmt.open(with_file(block, path))
-    with pytest.raises(UnsupportedError, match="neither a regular file"):
+    with pytest.raises(ConversionError, match="neither a regular file"):
         savefmt.open(with_file("pc.ram", Path("/dev/null")))
     with pytest.raises(ImageIOError, match="No such file"):
         savefmt.open(with_file("pc.ram", tmp_path / "none"))

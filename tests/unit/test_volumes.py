@@ -308,6 +308,62 @@ def test_the_source_itself(image: Path, volume: Path, tmp_path: Path) -> None:
         assert one.memory.digest() == other.memory.digest()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_the_source_is_made_of(turned: bool, image: Path, tmp_path: Path) -> None:
+    """A loop device of the source's own file, and a source that is one of the target's."""
+    backing = tmp_path / "backing"
+    with loop_device(backing, LENGTH) as below, loop_device(below, LENGTH) as above:
+        put(above, image.read_bytes())
+        ways = [(above, below)] if turned else [(backing, below), (backing, above), (below, above)]
+        for source, target in ways:
+            before = content(source)
+            with pytest.raises(ConversionError, match="which is read; name another"):
+                savefmt.convert(source, target, codec="zstd", overwrite=True)
+            assert content(source) == before
+
+
+def test_the_file_that_the_source_is_made_of(image: Path, tmp_path: Path) -> None:
+    """It gets a new file under its name, and the device keeps the old one."""
+    with loop_device(tmp_path / "backing", LENGTH) as device:
+        put(device, image.read_bytes())
+        before = content(device)
+        savefmt.convert(device, tmp_path / "backing", codec="zstd", overwrite=True)
+        assert content(device) == before
+
+
+def test_the_disk_that_a_partition_is_of(
+    image: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = os.stat(volume).st_rdev
+    disk = tmp_path / "sda"
+    (disk / "sda1").mkdir(parents=True)
+    (disk / "sda1" / "partition").write_text("1\n")
+    (disk / "dev").write_text(f"{os.major(number)}:{os.minor(number)}\n")
+    node = tmp_path / "node"
+    os.mknod(node, volume.stat().st_mode, os.makedev(240, 1))
+    monkeypatch.setattr(volumes, "_system", lambda at: disk if at == number else disk / "sda1")
+    with pytest.raises(ConversionError, match="which is read"):
+        savefmt.convert(volume, node, overwrite=True)
+    with pytest.raises(ConversionError, match="which is read"):
+        savefmt.convert(node, volume, overwrite=True)
+
+
+def test_read_only(image: Path, volume: Path) -> None:
+    subprocess.run(["blockdev", "--setro", str(volume)], check=True)
+    try:
+        refused(image, volume, "this device is read-only", overwrite=True)
+    finally:
+        subprocess.run(["blockdev", "--setrw", str(volume)], check=True)
+
+
+def test_a_device_that_cannot_be_read_any_more(image: Path, tmp_path: Path) -> None:
+    with loop_device(tmp_path / "backing", LENGTH) as device:
+        os.truncate(tmp_path / "backing", 4096)
+        with pytest.raises(SavefmtError) as caught:
+            savefmt.convert(image, device, overwrite=True)
+        assert str(caught.value).startswith(f"{device}: ")
+
+
 def test_what_is_no_image(image: Path, volume: Path) -> None:
     with pytest.raises(ConversionError, match="to which only whole images are written"):
         savefmt.export(image, volume, format="raw", overwrite=True)

@@ -32,12 +32,12 @@ from savefmt.progress import Meter
 from savefmt.reading.digests import read_state
 from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
-from savefmt.reading.source import DIRECT_FROM, find_source
+from savefmt.reading.source import DIRECT_FROM, Source, find_source
 from savefmt.reports import ConversionReport
 from savefmt.writing.imagefile import ImageOutput, check_image_output, open_image_output
 from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile
-from savefmt.writing.volumes import same_content
+from savefmt.writing.volumes import require_apart, same_content
 
 _PIPE = "-"
 _CODEC_READERS = 4
@@ -122,6 +122,7 @@ def convert(
     to_file = codec != DISCARD and not request.to_pipe
     in_place = to_file and _is_same_file(source, target)
     if to_file and not in_place:
+        _require_apart(source, target)
         check_image_output(target, overwrite=overwrite)
     with ExitStack() as stack:
         opened = _open_source(source, io, stack)
@@ -141,8 +142,18 @@ def convert(
             return work.dry_run() if dry_run else work.run()
 
 
+def _place_of(source: StrPath | SaveImage) -> Source:
+    return source.source if isinstance(source, SaveImage) else find_source(source)
+
+
+def _require_apart(source: StrPath | SaveImage, target: StrPath) -> None:
+    place = _place_of(source)
+    for path in (place.path, *(file for _, file in place.shared)):
+        require_apart(path, target)
+
+
 def _is_same_file(source: StrPath | SaveImage, target: StrPath) -> bool:
-    place = source.source if isinstance(source, SaveImage) else find_source(source)
+    place = _place_of(source)
     try:
         return os.fspath(place) != _PIPE and same_content(os.stat(place), os.stat(target))
     except OSError:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from savefmt.errors import ConversionError, ImageIOError, UnsupportedError
+from savefmt.errors import ConversionError, ImageIOError
 from savefmt.format import ram
 from savefmt.format.configuration import IGNORE_SHARED, MAPPED_RAM
 from savefmt.format.cursor import FileCursor
@@ -235,9 +235,9 @@ def fill_in(
     Raises
     ------
     ConversionError
-        If a block is not listed, or is in the image itself.
-    ImageIOError, UnsupportedError
-        What is wrong with a file.
+        If a block is not listed, or is in the image itself, or its file is another's.
+    ImageIOError
+        What the operating system refused.
     """
     with Spool() as spool, ExitStack() as stack:
         files: dict[str, File] = {}
@@ -272,7 +272,7 @@ def _open(path: StrPath, block: ListedBlock, io: IOOptions) -> File:
         raise ImageIOError.from_os(error, path=path) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode) and not stat.S_ISBLK(os.fstat(fd).st_mode):
-            raise UnsupportedError("neither a regular file nor a block device", path=path)
+            raise ConversionError("neither a regular file nor a block device", path=path)
         file = File(fd, path=path, direct=bool(io.direct), engine=io.engine)
     finally:
         os.close(fd)

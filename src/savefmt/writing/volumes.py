@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from savefmt.errors import ConversionError, ImageIOError
+from savefmt.errors import ConversionError, ImageIOError, located
 from savefmt.model import StrPath
 from savefmt.native.file import File
 from savefmt.writing import unfinished
@@ -23,12 +23,16 @@ from savefmt.writing.signatures import find_signatures, wipe_signatures
 
 _OPEN_LOCK = struct.Struct("hhqqi4x")
 _GET_LOCK = 36  # F_OFD_GETLK
+_READ_ONLY = 0x125E  # BLKROGET
 _ZERO_RANGE = 0x10
 _PUNCH_HOLE = 0x02 | 0x01
 _BLOCK_LENGTH = 4096
 _PIECE_LENGTH = 1 << 20
 _TAIL_LENGTH = 64 << 10
 """Zeros behind an image: nobody takes an older one's bytes for its end."""
+
+_Identity = tuple[int | None, int]
+"""Device and inode of a file; None and the number of a block device."""
 
 
 def is_volume(path: StrPath) -> bool:
@@ -52,9 +56,56 @@ def volume_length(path: StrPath) -> int | None:
 
 def same_content(one: os.stat_result, other: os.stat_result) -> bool:
     """Tell whether two names lead to one file, or two nodes to one device."""
-    if stat.S_ISBLK(one.st_mode) and stat.S_ISBLK(other.st_mode):
-        return one.st_rdev == other.st_rdev
-    return os.path.samestat(one, other)
+    return _identity(one) == _identity(other)
+
+
+def require_apart(source: StrPath, target: StrPath) -> None:
+    """Refuse a device that is made of the source, or the other way round.
+
+    A loop device is made of its file, a partition of its disk, a volume of other devices:
+    what is written to one is written to the other, and the source would be gone.
+
+    Raises
+    ------
+    ConversionError
+        If they are not apart.
+    """
+    if not is_volume(target):  # a file is replaced, and whoever reads the old one keeps it
+        return
+    try:
+        one, other = _identity(os.stat(source)), _identity(os.stat(target))
+    except OSError:  # whoever opens them says what is wrong
+        return
+    if one in _made_of(other) or other in _made_of(one):
+        raise ConversionError(
+            f"what is written to this device is written to {os.fspath(source)}, too, which is "
+            "read; name another target",
+            path=target,
+        )
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    if stat.S_ISBLK(status.st_mode):
+        return None, status.st_rdev
+    return status.st_dev, status.st_ino
+
+
+def _made_of(identity: _Identity) -> Iterator[_Identity]:
+    """Yield what a device is made of, down to the last."""
+    if identity[0] is not None:
+        return
+    system = Path(os.path.realpath(_system(identity[1])))
+    with contextlib.suppress(OSError):
+        parents = [system.parent] if (system / "partition").exists() else []
+        for below in [*parents, *system.glob("slaves/*")]:
+            major, minor = map(int, (below / "dev").read_text().split(":"))
+            found = None, os.makedev(major, minor)
+            yield found
+            yield from _made_of(found)
+    with contextlib.suppress(OSError):
+        backing = os.stat((system / "loop/backing_file").read_bytes().removesuffix(b"\n"))
+        yield _identity(backing)
+        yield from _made_of(_identity(backing))
 
 
 def check_volume(path: StrPath, *, overwrite: bool) -> None:
@@ -258,6 +309,8 @@ def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
     status = os.fstat(fd)
     if not stat.S_ISBLK(status.st_mode):
         raise ConversionError("this was a block device, and is none any more", path=path)
+    if fcntl.ioctl(fd, _READ_ONLY, bytes(4)) != bytes(4):
+        raise ConversionError("this device is read-only", path=path)
     number = status.st_rdev
     partitions = sorted(entry.parent.name for entry in _system(number).glob("*/partition"))
     if partitions:
@@ -272,7 +325,8 @@ def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
             "not written to",
             path=path,
         )
-    found = find_signatures(fd)
+    with located(path):
+        found = find_signatures(fd)
     kinds = ", ".join(dict.fromkeys(one.kind for one in found))
     if any(one.shared for one in found):
         raise ConversionError(
