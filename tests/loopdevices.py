@@ -29,6 +29,15 @@ def loop_device(backing: Path, length: int, *, fill: bytes = b"\x5a") -> Iterato
         The device.
     """
     backing.write_bytes(fill * length)
+    with loop_over(backing) as device:
+        yield device
+    if backing.is_file():
+        backing.unlink()
+
+
+@contextmanager
+def loop_over(backing: Path) -> Iterator[Path]:
+    """Make a block device of a file that is there; skips where there are none."""
     try:
         command = ["losetup", "--show", "-f", str(backing)]
         made = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -38,5 +47,3 @@ def loop_device(backing: Path, length: int, *, fill: bytes = b"\x5a") -> Iterato
         yield Path(made.stdout.strip())
     finally:
         subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-        if backing.is_file():
-            backing.unlink()

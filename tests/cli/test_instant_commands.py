@@ -11,6 +11,7 @@ import pytest
 from cli.fakes import Run
 from documents import valid
 from golden import load
+from loopdevices import loop_over
 
 import savefmt
 from savefmt.image import SaveImage
@@ -153,6 +154,16 @@ def test_the_xml_of_a_thin_image_is_its_own(thin: Path, base: Path, run: Run) ->
     assert "xxx" in run("xml", "dump", str(thin)).out
     assert thin.stat().st_size < 1 << 20
     assert run("compare", str(thin), str(base)).code == 0
+
+
+def test_detach_leaves_a_device_alone_that_is_made_of_the_base(
+    thin: Path, base: Path, run: Run
+) -> None:
+    before = base.read_bytes()
+    with loop_over(base) as device:
+        result = run("detach", str(thin), str(device), "--force")
+    assert (result.code, "which is read" in result.err) == (1, True)
+    assert base.read_bytes() == before
 
 
 def test_convert_leaves_thin_images_to_detach(thin: Path, base: Path, run: Run) -> None:

@@ -18,6 +18,7 @@ from savefmt import (
     ImageChangedError,
     ImageIOError,
     Layout,
+    SavefmtError,
     Source,
     UnsupportedError,
 )
@@ -120,6 +121,16 @@ def test_what_is_refused(source: Source, tmp_path: Path) -> None:
         Source("image", shared=(("a", "b"), ("a", "c")))
     with pytest.raises(ConversionError, match="image is part of"):
         savefmt.convert(source, source.path, overwrite=True)
+
+
+def test_memory_that_is_cut_short_meanwhile(source: Source) -> None:
+    """The image is named, not the folder of a temporary file."""
+    _, ram = next(item for item in source.shared if item[0] == "pc.ram")
+    with savefmt.open(source) as image:
+        os.truncate(ram, 4096)
+        with pytest.raises(SavefmtError, match="became shorter") as caught:
+            image.memory.read("pc.ram", 0, len(RAM))
+    assert os.fspath(caught.value.path or "") == os.fspath(source.path)
 
 
 def test_memory_that_changes_meanwhile(source: Source, tmp_path: Path) -> None:

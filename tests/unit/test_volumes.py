@@ -28,6 +28,7 @@ from savefmt import (
     UnsupportedError,
 )
 from savefmt.edit import set_xml
+from savefmt.reading.source import Source
 from savefmt.writing import signatures, volumes
 from savefmt.writing.volumes import OutputVolume
 
@@ -329,6 +330,13 @@ def test_the_file_that_the_source_is_made_of(image: Path, tmp_path: Path) -> Non
         before = content(device)
         savefmt.convert(device, tmp_path / "backing", codec="zstd", overwrite=True)
         assert content(device) == before
+
+
+def test_a_device_that_holds_memory_of_the_source(volume: Path, tmp_path: Path) -> None:
+    """Memory that was left out of the image is read, too."""
+    source = Source(tmp_path / "image", shared=(("pc.ram", volume),))
+    with pytest.raises(ConversionError, match="which is read"):
+        savefmt.convert(source, volume, overwrite=True)
 
 
 def test_the_disk_that_a_partition_is_of(

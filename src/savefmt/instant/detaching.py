@@ -16,6 +16,7 @@ from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.native.pages import SumKey
 from savefmt.reports import ConversionReport
 from savefmt.writing.imagefile import check_image_output
+from savefmt.writing.volumes import require_apart
 
 _OURS = re.compile(
     rf"memory-backend-file,id={re.escape(ID_PREFIX)}.*|memory-backend={re.escape(ID_PREFIX)}.*"
@@ -55,6 +56,9 @@ def detach(
     """
     check_image_output(target, overwrite=overwrite)
     with SaveImage(image, io=io) as saved:
+        for read in (saved, saved.base):
+            if read is not None:
+                require_apart(read.source.path, target)
         renamed = tuple(
             (block.idstr, block.idstr.removeprefix(ID_PREFIX))
             for block in saved.head.blocks.blocks

@@ -183,7 +183,7 @@ def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> 
         write(ram.EOS_WORD + start.pack_footer())
         write(end.pack() + ram.EOS_WORD + end.pack_footer() + bytes([ItemType.EOF]))
         extents.append((kept, at - kept, kept, 0))
-        shown = spool.open(io, at, view=View(at, extents, (file,)))
+        shown = spool.open(io, at, view=View(at, extents, (file,)), path=file.path)
     return shown, Dump(kind, places)
 
 

@@ -246,7 +246,7 @@ def fill_in(
             files[name] = stack.enter_context(_open(path, block, io))
         composer = _Composer(image, files, spool)
         view = composer.run(store, left_out - files.keys(), order)
-        file = spool.open(io, composer.length, view=view)
+        file = spool.open(io, composer.length, view=view, path=image.filename)
         stack.pop_all()
         return file
 

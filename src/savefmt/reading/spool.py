@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 from savefmt.errors import ImageIOError
-from savefmt.model import IOOptions
+from savefmt.model import IOOptions, StrPath
 from savefmt.native.file import File, View
 from savefmt.native.pages import is_zero
 
@@ -48,7 +48,14 @@ class Spool:
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.folder) from error
 
-    def open(self, io: IOOptions, length: int, *, view: View | None = None) -> File:
+    def open(
+        self,
+        io: IOOptions,
+        length: int,
+        *,
+        view: View | None = None,
+        path: StrPath | None = None,
+    ) -> File:
         """Open what was written, as a file of that length or as a view of it.
 
         Parameters
@@ -59,6 +66,8 @@ class Spool:
             Of the file.
         view : View, optional
             Other files may be in it, too.
+        path : str or os.PathLike, optional
+            What errors are of: with a view, the file that it shows.
 
         Returns
         -------
@@ -70,7 +79,7 @@ class Spool:
             os.ftruncate(fd, length)
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.folder) from error
-        return File(fd, path=self.folder, engine=io.engine, view=view)
+        return File(fd, path=path or self.folder, engine=io.engine, view=view)
 
 
 def spool(

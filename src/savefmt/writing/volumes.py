@@ -60,7 +60,7 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def require_apart(source: StrPath, target: StrPath) -> None:
-    """Refuse a device that is made of the source, or the other way round.
+    """Refuse a device that is the source or made of it, or the other way round.
 
     A loop device is made of its file, a partition of its disk, a volume of other devices:
     what is written to one is written to the other, and the source would be gone.
@@ -76,7 +76,7 @@ def require_apart(source: StrPath, target: StrPath) -> None:
         one, other = _identity(os.stat(source)), _identity(os.stat(target))
     except OSError:  # whoever opens them says what is wrong
         return
-    if one in _made_of(other) or other in _made_of(one):
+    if one in (other, *_made_of(other)) or other in _made_of(one):
         raise ConversionError(
             f"what is written to this device is written to {os.fspath(source)}, too, which is "
             "read; name another target",
