@@ -87,7 +87,9 @@ def test_noticed(name: str, layout: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("words", ["read 0x1000 16 --physical", "vtop 0x1000", "regs", "memmap", "devices"])
+@pytest.mark.parametrize(
+    "words", ["read 0x1000 16 --physical", "vtop 0x1000", "regs", "memmap", "devices"]
+)
 def test_commands_that_look_at_a_few_places_notice_it(
     words: str,
     tmp_path: Path,
