@@ -132,6 +132,18 @@ def test_named_files_and_lists(folder: Path, tmp_path: Path, run: Run) -> None:
     assert rows["libvirt-live.save"]["machine"].startswith("pc-q35")
 
 
+def test_a_cell_of_csv_is_no_formula(tmp_path: Path, run: Run) -> None:
+    for name in ("=1+1", "+1", "-1", "@x", "good=1"):
+        (tmp_path / name).write_text("no image")
+    targets = tmp_path / "list"
+    targets.write_text("=1+1\n+1\n-1\n@x\ngood=1\n")
+
+    out = run("fleet", "check", "--from-file", str(targets), "--output=csv").out
+
+    paths = {os.path.basename(row["path"]) for row in csv.DictReader(out.splitlines())}
+    assert paths == {"'=1+1", "'+1", "'-1", "'@x", "good=1"}
+
+
 def test_wrong_usage(tmp_path: Path, run: Run) -> None:
     for words in (
         (),

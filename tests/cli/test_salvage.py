@@ -104,6 +104,14 @@ def test_hash_refuses_unless_told_otherwise(run: Run, cut: str) -> None:
     assert "memory" in taken.out
 
 
+def test_a_command_that_fails_says_what_is_lost(run: Run, cut: str) -> None:
+    for words in (("hash", cut), ("regs", cut), ("read", "--virtual", cut, "0", "1")):
+        outcome = run(*words, "--salvage")
+
+        assert outcome.code == 1
+        assert outcome.err.count("lost: 4 of 8 pages of 'pc.ram'") == 1
+
+
 def test_the_elf_core_has_no_segment_over_what_is_lost(run: Run, cut: str, tmp_path: Path) -> None:
     target, listed = tmp_path / "core", tmp_path / "lost"
     outcome = run(
