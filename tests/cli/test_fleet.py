@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from builder import make_stream, page
+from builder import make_envelope, make_stream, page
 from cli.fakes import Run
 from documents import valid
 from golden import load
@@ -133,15 +133,16 @@ def test_named_files_and_lists(folder: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_a_cell_of_csv_is_no_formula(tmp_path: Path, run: Run) -> None:
-    for name in ("=1+1", "+1", "-1", "@x", "good=1"):
-        (tmp_path / name).write_text("no image")
-    targets = tmp_path / "list"
-    targets.write_text("=1+1\n+1\n-1\n@x\ngood=1\n")
+    names = ("=1+1", "+1", "-1", "@x", "good=1")
+    for number, name in enumerate(names):
+        xml = f"<domain type='qemu'><name>{name}</name></domain>".encode()
+        data = make_stream(prefix=make_envelope(xml=xml))
+        (tmp_path / f"{number}.save").write_bytes(data)
 
-    out = run("fleet", "check", "--from-file", str(targets), "--output=csv").out
+    out = run("fleet", "check", str(tmp_path), "--output=csv").out
 
-    paths = {os.path.basename(row["path"]) for row in csv.DictReader(out.splitlines())}
-    assert paths == {"'=1+1", "'+1", "'-1", "'@x", "good=1"}
+    domains = {row["domain"] for row in csv.DictReader(out.splitlines())}
+    assert domains == {"'=1+1", "'+1", "'-1", "'@x", "good=1"}
 
 
 def test_wrong_usage(tmp_path: Path, run: Run) -> None:
