@@ -104,6 +104,35 @@ def test_hash_refuses_unless_told_otherwise(run: Run, cut: str) -> None:
     assert "memory" in taken.out
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("change", [-512, 512, -3 * PAGE_SIZE])
+def test_pages_that_moved_are_given_up(tmp_path: Path, block: str, change: int) -> None:
+    """A copy that passed over a bad sector has put all that is behind it elsewhere."""
+    blocks = {name: content + bytes(64 * PAGE_SIZE) + content for name, content in BLOCKS.items()}
+    data = make_stream(layout="mapped-ram", blocks=blocks, align=PAGE_SIZE)
+    at = data.index(blocks[block][:PAGE_SIZE]) + 100
+    more = bytes(max(change, 0))
+
+    pages, report = recovered(tmp_path / "image", data[:at] + more + data[at - min(change, 0) :])
+
+    assert not [number for name, number in pages if name == block]
+    assert any("too many" in damage.message for damage in report.damages)
+    assert all(
+        content == blocks[name][number * PAGE_SIZE :][:PAGE_SIZE]
+        for (name, number), content in pages.items()
+    )
+
+
+def test_a_damaged_entry_costs_nothing_of_the_block_before_it(tmp_path: Path) -> None:
+    data = make_stream(layout="mapped-ram", blocks=BLOCKS, align=PAGE_SIZE)
+    at = data.index(b"\7pc.bios")
+
+    pages, report = recovered(tmp_path / "image", data[:at] + b"?" * 20 + data[at + 20 :])
+
+    assert len(pages) == 8
+    assert report.unlisted
+
+
 def test_a_command_that_fails_says_what_is_lost(run: Run, cut: str) -> None:
     for words in (("hash", cut), ("regs", cut), ("read", "--virtual", cut, "0", "1")):
         outcome = run(*words, "--salvage")
