@@ -117,6 +117,7 @@ def test_pages_that_moved_are_given_up(tmp_path: Path, block: str, change: int) 
 
     assert not [number for name, number in pages if name == block]
     assert any("too many" in damage.message for damage in report.damages)
+    assert any("nothing between its pages" in note for note in report.notes)
     assert all(
         content == blocks[name][number * PAGE_SIZE :][:PAGE_SIZE]
         for (name, number), content in pages.items()
@@ -382,3 +383,14 @@ def test_one_checksum_that_is_wrong_proves_nothing(run: Run, tmp_path: Path) -> 
 
     assert outcome.code == 1
     assert "nothing of it is proven" in outcome.err
+
+
+def test_what_came_of_a_cut_gzip_member_is_not_proven(tmp_path: Path, run: Run) -> None:
+    data = gzip.compress(make_stream(blocks={"pc.ram": random.Random(1).randbytes(MIB)}))
+    image = tmp_path / "image"
+    image.write_bytes(data[: len(data) // 2])
+
+    outcome = run("info", "--salvage", str(image))
+
+    assert outcome.code == 3
+    assert "the checksum of the last compressed part is lost with its end" in outcome.out
