@@ -1,8 +1,9 @@
-"""Hypothesis profiles, and a plain word at the end about every test that was skipped."""
+"""Hypothesis profiles, signals, and a word at the end about every test that was skipped."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -13,6 +14,10 @@ settings.register_profile("nightly", max_examples=5000, deadline=None)
 # Where CI is set, Hypothesis has already loaded its own profile for that.
 if "CI" not in os.environ or "HYPOTHESIS_PROFILE" in os.environ:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# A runner in the background hands down an ignored Ctrl-C, which the programs under test heed.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # With the variable of a marker set, as .ci/run does, a skipped test of its fails the run.
 REQUIRED = {"interop": "SAVEFMT_REQUIRE_INTEROP", "forensics": "SAVEFMT_REQUIRE_FORENSICS"}

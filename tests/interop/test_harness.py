@@ -116,7 +116,9 @@ daemon.start(sys.argv[2])
 print(daemon.pid("idle"), flush=True)
 time.sleep(60)
 """
-    pid = first_line_of(program, child, str(tmp_path), DOMAIN)
+    short = tmp_path.parent / "d"  # names of sockets must be
+    short.mkdir()
+    pid = first_line_of(program, child, str(short), DOMAIN)
     assert lives(pid)
 
     child[0].kill()

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from builder import make_envelope, make_stream, page
+from golden import load
 
 import savefmt
 from savefmt import CheckLevel, ImageChangedError, Layout
+from savefmt.cli.main import main
 from savefmt.native.file import File
 from savefmt.scan import hashes, picture, search, stats, strings
 from savefmt.scan.patterns import literal
@@ -49,6 +51,18 @@ PASSES: dict[str, Pass] = {
 }
 
 
+def touch_when_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each image be written to, as far as one can see, right after it is opened."""
+    adopt = File.__init__
+
+    def adopt_and_touch(file: File, fd: int, *, path: Any, **options: Any) -> None:
+        adopt(file, fd, path=path, **options)
+        if Path(path).name == "image" and not options.get("write"):
+            os.utime(path, (1, 1))
+
+    monkeypatch.setattr(File, "__init__", adopt_and_touch)
+
+
 @pytest.mark.parametrize("layout", ["sequential", "mapped-ram"])
 @pytest.mark.parametrize("name", PASSES)
 def test_noticed(name: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +76,7 @@ def test_noticed(name: str, layout: str, tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(data)
     if (tmp_path / "out").exists():
         (tmp_path / "out").rename(tmp_path / "first")
-    adopt = File.__init__
-
-    def adopt_and_touch(file: File, fd: int, *, path: Any, **options: Any) -> None:
-        adopt(file, fd, path=path, **options)
-        if Path(path).name == "image" and not options.get("write"):
-            os.utime(path, (1, 1))
-
-    monkeypatch.setattr(File, "__init__", adopt_and_touch)
+    touch_when_opened(monkeypatch)
     with pytest.raises(
         ImageChangedError, match="changed while it was read|changed since"
     ) as caught:
@@ -78,3 +85,23 @@ def test_noticed(name: str, layout: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert Path(caught.value.path or "").name == "image"
     assert not (tmp_path / "out").exists()
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "words", ["read 0x1000 16 --physical", "vtop 0x1000", "regs", "memmap", "devices"]
+)
+def test_commands_that_look_at_a_few_places_notice_it(
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = load.unpack("libvirt-sparse", tmp_path).rename(tmp_path / "image")
+    command, *rest = words.split()
+    assert main([command, str(path), *rest]) == 0
+    capsys.readouterr()
+    touch_when_opened(monkeypatch)
+
+    assert main([command, str(path), *rest]) == 1
+
+    assert "the image changed while it was read" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def documents() -> Documents:
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show each section; a damaged one never hides the next."""
-    with savefmt.open(args.image) as image:
+    with savefmt.open(args.image) as image, image.file.unchanged():
         return _show(image.devices, args, ui)
 
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import devices as render_devices
     from savefmt.cli.render import memmap as render_memmap
 
-    with savefmt.open(args.image, places=args.place) as image:
+    with savefmt.open(args.image, places=args.place) as image, image.file.unchanged():
         memory_map = image.guest.physical.map
         for doubt in render_devices.doubts(image.devices):
             ui.remark(f"{args.image}: {doubt}")

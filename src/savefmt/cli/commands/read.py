@@ -70,7 +70,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "standard output is a terminal, and --raw writes binary data")
     from savefmt.cli.render.read import hexdump
 
-    with savefmt.open(args.image, index=args.index, places=args.place) as image:
+    with (
+        savefmt.open(args.image, index=args.index, places=args.place) as image,
+        image.file.unchanged(),
+    ):
         ui.prepare(image)
         lost = _LostBytes(image, args) if image.rescue is not None else None
         pieces = _pieces(_reader(image, args), args.address, args.length)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import devices as render_devices
     from savefmt.cli.render import regs as render_regs
 
-    with savefmt.open(args.image) as image:
+    with savefmt.open(args.image) as image, image.file.unchanged():
         guest = image.guest
         cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
         for doubt in render_devices.doubts(image.devices):

@@ -64,7 +64,10 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     code = ExitCode.GOOD
     shown: list[TranslationValues | UnmappedValues] = []
-    with savefmt.open(args.image, index=args.index, places=args.place) as image:
+    with (
+        savefmt.open(args.image, index=args.index, places=args.place) as image,
+        image.file.unchanged(),
+    ):
         ui.prepare(image)
         space = image.guest.space(args.cpu, args.cr3)
         for doubt in render_devices.doubts(image.devices):
