@@ -11,6 +11,7 @@ from typing import Any
 from savefmt.errors import CorruptError
 from savefmt.format.devicetree import Field, Struct, Value
 from savefmt.format.ram import ListedBlock
+from savefmt.guest.needs import Losses
 from savefmt.model import Section
 from savefmt.reading.dumpview import Dump
 
@@ -107,6 +108,7 @@ class FakeGuest:
     places: Mapping[str, int] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict)
     dump: Dump | None = None
+    rescue: Losses | None = None
 
     def __post_init__(self) -> None:
         listed = [

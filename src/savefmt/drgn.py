@@ -42,7 +42,8 @@ def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> dr
     Warns
     -----
     RuntimeWarning
-        Of what is uncertain about the memory map or the VMCOREINFO.
+        Of what is uncertain about the memory map or the VMCOREINFO, and of pages that are lost
+        of a damaged image; a `drgn.FaultError` comes of reading one.
     """
     if symbols is None:
         from savefmt.linux.bare import open_bare

@@ -95,6 +95,10 @@ class AddressError(SavefmtError, LookupError):
     """Nothing that the image holds lies at an address of the guest."""
 
 
+class LostMemoryError(AddressError):
+    """What lies at an address of the guest is among what a damaged image has lost."""
+
+
 class ClosedImageError(SavefmtError, ValueError):
     """An image was used after `close()`."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from builder import make_stream, page
+from builder import make_envelope, make_stream, page
 from cli.fakes import Run
 from documents import valid
 from golden import load
@@ -130,6 +130,19 @@ def test_named_files_and_lists(folder: Path, tmp_path: Path, run: Run) -> None:
     assert outcome.code == 63
     assert rows["notes.txt"]["verdict"] == "not-an-image"
     assert rows["libvirt-live.save"]["machine"].startswith("pc-q35")
+
+
+def test_a_cell_of_csv_is_no_formula(tmp_path: Path, run: Run) -> None:
+    names = ("=1+1", "+1", "-1", "@x", "good=1")
+    for number, name in enumerate(names):
+        xml = f"<domain type='qemu'><name>{name}</name></domain>".encode()
+        data = make_stream(prefix=make_envelope(xml=xml))
+        (tmp_path / f"{number}.save").write_bytes(data)
+
+    out = run("fleet", "check", str(tmp_path), "--output=csv").out
+
+    domains = {row["domain"] for row in csv.DictReader(out.splitlines())}
+    assert domains == {"'=1+1", "'+1", "'-1", "'@x", "good=1"}
 
 
 def test_wrong_usage(tmp_path: Path, run: Run) -> None:

@@ -104,6 +104,44 @@ def test_hash_refuses_unless_told_otherwise(run: Run, cut: str) -> None:
     assert "memory" in taken.out
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("change", [-512, 512, -3 * PAGE_SIZE])
+def test_pages_that_moved_are_given_up(tmp_path: Path, block: str, change: int) -> None:
+    """A copy that passed over a bad sector has put all that is behind it elsewhere."""
+    blocks = {name: content + bytes(64 * PAGE_SIZE) + content for name, content in BLOCKS.items()}
+    data = make_stream(layout="mapped-ram", blocks=blocks, align=PAGE_SIZE)
+    at = data.index(blocks[block][:PAGE_SIZE]) + 100
+    more = bytes(max(change, 0))
+
+    pages, report = recovered(tmp_path / "image", data[:at] + more + data[at - min(change, 0) :])
+
+    assert not [number for name, number in pages if name == block]
+    assert any("too many" in damage.message for damage in report.damages)
+    assert any("nothing between its pages" in note for note in report.notes)
+    assert all(
+        content == blocks[name][number * PAGE_SIZE :][:PAGE_SIZE]
+        for (name, number), content in pages.items()
+    )
+
+
+def test_a_damaged_entry_costs_nothing_of_the_block_before_it(tmp_path: Path) -> None:
+    data = make_stream(layout="mapped-ram", blocks=BLOCKS, align=PAGE_SIZE)
+    at = data.index(b"\7pc.bios")
+
+    pages, report = recovered(tmp_path / "image", data[:at] + b"?" * 20 + data[at + 20 :])
+
+    assert len(pages) == 8
+    assert report.unlisted
+
+
+def test_a_command_that_fails_says_what_is_lost(run: Run, cut: str) -> None:
+    for words in (("hash", cut), ("regs", cut), ("read", "--virtual", cut, "0", "1")):
+        outcome = run(*words, "--salvage")
+
+        assert outcome.code == 1
+        assert outcome.err.count("lost: 4 of 8 pages of 'pc.ram'") == 1
+
+
 def test_the_elf_core_has_no_segment_over_what_is_lost(run: Run, cut: str, tmp_path: Path) -> None:
     target, listed = tmp_path / "core", tmp_path / "lost"
     outcome = run(
@@ -345,3 +383,14 @@ def test_one_checksum_that_is_wrong_proves_nothing(run: Run, tmp_path: Path) -> 
 
     assert outcome.code == 1
     assert "nothing of it is proven" in outcome.err
+
+
+def test_what_came_of_a_cut_gzip_member_is_not_proven(tmp_path: Path, run: Run) -> None:
+    data = gzip.compress(make_stream(blocks={"pc.ram": random.Random(1).randbytes(MIB)}))
+    image = tmp_path / "image"
+    image.write_bytes(data[: len(data) // 2])
+
+    outcome = run("info", "--salvage", str(image))
+
+    assert outcome.code == 3
+    assert "the checksum of the last compressed part is lost with its end" in outcome.out

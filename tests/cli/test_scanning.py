@@ -93,6 +93,12 @@ def test_search_csv(run: Run, image: str) -> None:
     assert {row["data"] for row in rows} == {b"needle".hex()}
 
 
+def test_a_cell_of_search_csv_is_no_formula(run: Run, image: str) -> None:
+    out = run("search", image, "--regex", "=?needle", "--output=csv", "--max-count=1").out
+
+    assert [row["pattern"] for row in csv.DictReader(out.splitlines())] == ["'=?needle"]
+
+
 def test_search_counts(run: Run, image: str) -> None:
     assert run("search", image, "needle", "-c").out == "3\n"
     assert valid("search", run("search", image, "needle", "-c", "-j").out)["count"] == 3

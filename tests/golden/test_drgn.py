@@ -110,3 +110,20 @@ def test_no_descriptor_is_closed_twice(tmp_path: Path) -> None:
             del guest
             gc.collect()
             assert len(other.read(4)) == 4
+
+
+def test_what_is_lost_is_told_and_cannot_be_read(tmp_path: Path) -> None:
+    drgn = pytest.importorskip("drgn")
+    path = load.unpack("guest/q35-16m-sequential", tmp_path)
+    leave_note(path)
+    data = path.read_bytes()
+    at = data.index(struct.pack("<QQ", 0x5341564546 + 40, 0x100000 + 40 * 4096))
+    path.write_bytes(data[:at] + bytes(20000) + data[at + 20000 :])
+
+    with savefmt.open(path, salvage=True) as image:
+        with pytest.warns(RuntimeWarning, match="pages are lost"):
+            found = program(image)
+
+        assert found.read(0x100000 + 8 * 4096, 8, physical=True)[:5] == b"\x4e\x45\x56\x41\x53"
+        with pytest.raises(drgn.FaultError, match="lost page"):
+            found.read(0x100000 + 41 * 4096, 8, physical=True)

@@ -9,7 +9,8 @@ import pytest
 
 import savefmt
 from golden import load
-from savefmt.errors import CorruptError
+from savefmt.errors import CorruptError, LostMemoryError
+from savefmt.guest.mappings import Walk
 from savefmt.native.pages import SumKey, is_zero
 from savefmt.progress import Meter
 
@@ -81,3 +82,25 @@ def test_a_sound_image_is_the_same_guest(tmp_path: Path) -> None:
         assert not any(list(mine[name].differences(theirs[name])) for name in mine)
         assert image.memory.digest() == other.memory.digest()
         assert image.sections == other.sections
+
+
+def test_a_page_table_that_is_lost_maps_nothing_for_sure(tmp_path: Path) -> None:
+    path = load.unpack("guest/q35-16m-sequential", tmp_path)
+    with savefmt.open(path) as image:
+        mapped = next(Walk(image.guest.space().tables).mappings()).virtual
+        steps = image.guest.space().translate(mapped).steps
+        table = image.guest.physical.read(steps[-1].address & -4096, 4096)
+    data = path.read_bytes()
+    assert data.count(table) == 1
+    at = data.index(table)
+    path.write_bytes(data[: at - 20] + bytes(100) + data[at + 80 :])
+
+    with savefmt.open(path, salvage=True) as image:
+        space = image.guest.space()
+        with pytest.raises(LostMemoryError, match="on a page that is lost"):
+            space.translate(mapped)
+        with pytest.raises(LostMemoryError):
+            space.read(mapped, 8)
+        walk = Walk(space.tables)
+        list(walk.mappings())
+        assert walk.lost

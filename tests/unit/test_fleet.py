@@ -272,6 +272,21 @@ def test_a_record_is_one_line_whatever_is_in_it() -> None:
     assert record.line().isascii()
 
 
+@pytest.mark.parametrize("name", ["seconds", "tries"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "9" * 400])
+def test_a_number_that_no_run_writes_is_refused(name: str, number: str) -> None:
+    record = FleetRecord(
+        *("1", "check", {}, "host", "/a", False, (1,), Outcome.GOOD, (), ()),
+        *("", "", 1.0, 1, None),
+    )
+    values = json.loads(record.line()) | {name: "?"}
+    line = json.dumps(values).replace('"?"', number).encode()
+
+    with pytest.raises(ValueError, match=f"{name} is of another kind"):
+        FleetRecord.from_line(line)
+    assert FleetRecord.from_line(record.line().encode()) == record
+
+
 # --- targets ---
 
 

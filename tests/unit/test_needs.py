@@ -214,6 +214,26 @@ def test_disks_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     assert LOOKER.look(Outside(Kind.FILE, "/a\0b", "disk"))[0] is MISSING
 
 
+def test_what_is_no_plain_file_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open a FIFO frees who waits at its other end, and to open a watchdog starts it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "good").write_bytes(qcow2())
+    opened: list[str] = []
+    real_open = os.open
+
+    def noted(path: str, flags: int) -> int:
+        opened.append(path)
+        return real_open(path, flags)
+
+    monkeypatch.setattr(os, "open", noted)
+    for name in (tmp_path / "pipe", Path("/dev/tty"), tmp_path / "good"):
+        assert list(layers_of(disk(name))) == []
+
+    assert opened == [str(tmp_path / "good")]
+
+
 def test_a_disk_that_was_written_later(tmp_path: Path) -> None:
     path = tmp_path / "good"
     path.write_bytes(qcow2())

@@ -168,6 +168,10 @@ def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
         raise
     except (SavefmtError, OSError) as error:
         ui.fail(error, getattr(args, args.subject, None))
+        if getattr(args, "rescued", ()):
+            from savefmt.cli.salvaged import remark_lost
+
+            remark_lost(args, ui)
         return failed
     except MemoryError:
         to_stderr("savefmt: out of memory")

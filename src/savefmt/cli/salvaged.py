@@ -28,10 +28,7 @@ def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
     ExitCode
         That of findings, where all went well and something is lost.
     """
-    rescued: dict[str, Rescue] = {str(rescue.source): rescue for rescue in args.rescued}
-    for path, rescue in rescued.items():
-        for line in remarks(rescue.report) if args.tell_lost else ():
-            ui.remark(f"{path}: {line}")
+    rescued = remark_lost(args, ui)
     if args.lost is not None:
         with OutputFile(args.lost, overwrite=getattr(args, "force", False)) as output:
             text = "".join(line for rescue in rescued.values() for line in lost_lines(rescue))
@@ -41,3 +38,12 @@ def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
             ui.remark(f"{args.lost}: {note}")
     sound = all(rescue.report.sound for rescue in rescued.values())
     return code if sound or code is not ExitCode.GOOD else ExitCode.FINDINGS
+
+
+def remark_lost(args: argparse.Namespace, ui: Ui) -> dict[str, Rescue]:
+    """Say what was lost, which may be why a command failed; return the images by their names."""
+    rescued: dict[str, Rescue] = {str(rescue.source): rescue for rescue in args.rescued}
+    for path, rescue in rescued.items():
+        for line in remarks(rescue.report) if args.tell_lost else ():
+            ui.remark(f"{path}: {line}")
+    return rescued

@@ -138,6 +138,7 @@ class FleetRecord:
             for name, kind in _LISTS.items():
                 found[name] = tuple(found[name])
                 wrong += [name for item in found[name] if not isinstance(item, kind)]
+            wrong += [name for name, most in _MOST.items() if not 0 <= found[name] <= most]
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
         if wrong:
@@ -152,4 +153,6 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "seconds": (int, float),
     "tries": int,
 }
+_MOST = {"seconds": 1 << 40, "tries": (1 << 31) - 1}
+"""No number is more, and none is NaN, which JSON in Python may have."""
 _LISTS = {"identity": int, "reasons": str, "remedy": str}

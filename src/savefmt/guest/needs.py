@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import FormatError
@@ -43,6 +43,13 @@ class DeviceReader(Protocol):
         """Take its payload apart."""
 
 
+class Losses(Protocol):
+    """Knows what a damaged image has lost."""
+
+    def lost_bytes(self, block: str, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield what of a part of a block is lost."""
+
+
 class GuestSource(Protocol):
     """An image with a guest in it."""
 
@@ -56,6 +63,10 @@ class GuestSource(Protocol):
     @property
     def dump(self) -> Dump | None:
         """What a memory dump is that is shown as an image."""
+
+    @property
+    def rescue(self) -> Losses | None:
+        """What is lost, where the image is read as a damaged one."""
 
     @property
     def path(self) -> Path:

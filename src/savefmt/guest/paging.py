@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from savefmt.errors import AddressError
+from savefmt.errors import AddressError, LostMemoryError
 from savefmt.frozen import dataclass
 
 Read = Callable[[int, int], bytes]
@@ -246,6 +246,10 @@ class PageTables:
     def _entry(self, at: int, name: str, address: int) -> int:
         try:
             return int.from_bytes(self.read(at, self.entry_length), self.byte_order)
+        except LostMemoryError as error:
+            raise LostMemoryError(
+                f"the {name} of {address:#x} lies at {at:#x}, on a page that is lost"
+            ) from error
         except AddressError as error:
             raise AddressError(
                 f"the {name} of {address:#x} would lie at {at:#x}, where no memory is"

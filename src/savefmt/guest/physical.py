@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
 
-from savefmt.errors import AddressError
+from savefmt.errors import AddressError, LostMemoryError
 from savefmt.guest.memorymap import MemoryMap, build_map
 from savefmt.guest.needs import GuestSource
 from savefmt.model import PhysicalRange
@@ -94,3 +94,30 @@ class PhysicalMemory:
         memory = self._source.memory
         pieces = list(self.pieces(address, length))
         return b"".join(memory.read(item.block, offset, count) for item, offset, count in pieces)
+
+    def read_known(self, address: int, length: int) -> bytes:
+        """Read guest-physical memory for those who would take zeros for what the guest had.
+
+        Parameters
+        ----------
+        address, length : int
+            Guest-physical.
+
+        Returns
+        -------
+        bytes
+            As `read` has them.
+
+        Raises
+        ------
+        LostMemoryError
+            If part of it is lost, of an image that was opened with `salvage`.
+        AddressError, ValueError, UnsupportedError
+            As `read` does.
+        """
+        if (rescue := self._source.rescue) is not None:
+            for found, offset, count in self.pieces(address, length):
+                for first, _ in rescue.lost_bytes(found.block, offset, count):
+                    where = found.start + first - found.offset
+                    raise LostMemoryError(f"guest-physical address {where:#x} is on a lost page")
+        return self.read(address, length)

@@ -31,7 +31,14 @@ class AddressSpace:
         self._read = read
 
     @classmethod
-    def of(cls, arch: GuestArch, registers: Registers, read: Read, root: int | None = None) -> Self:
+    def of(
+        cls,
+        arch: GuestArch,
+        registers: Registers,
+        read: Read,
+        root: int | None = None,
+        read_table: Read | None = None,
+    ) -> Self:
         """Return what a vCPU sees.
 
         Parameters
@@ -44,6 +51,8 @@ class AddressSpace:
             Reads guest-physical memory.
         root : int, optional
             Another page table root than its own: CR3, TTBR0, satp and so on.
+        read_table : callable, optional
+            Reads what is in the page tables; by default `read` does.
 
         Returns
         -------
@@ -57,7 +66,7 @@ class AddressSpace:
         """
         if arch.tables is None:
             raise UnsupportedError(f"page tables of {arch.name} are not read")
-        return cls(arch.tables(registers, _keep_tables(read), root), read)
+        return cls(arch.tables(registers, _keep_tables(read_table or read), root), read)
 
     def translate(self, address: int) -> Translation:
         """Walk to the page of a virtual address; AddressError where there is none."""

@@ -97,4 +97,5 @@ class Guest:
         AddressSpace
             In the vCPU's mode.
         """
-        return AddressSpace.of(self.arch, self.cpu(cpu), self.physical.read, root)
+        memory = self.physical
+        return AddressSpace.of(self.arch, self.cpu(cpu), memory.read, root, memory.read_known)

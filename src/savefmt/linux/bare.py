@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from savefmt.errors import MissingPackageError, UnsupportedError
+from savefmt.errors import LostMemoryError, MissingPackageError, UnsupportedError
 from savefmt.export import elf, vmcoreinfo
 from savefmt.export.core import notes_of
 from savefmt.guest.arch.base import CoreNote
@@ -47,7 +47,7 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     Warns
     -----
     RuntimeWarning
-        Of what is uncertain about the memory map or the VMCOREINFO.
+        Of what is uncertain about the memory map or the VMCOREINFO, and of lost pages.
     """
     try:
         import drgn
@@ -60,6 +60,12 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     for finding in (*memory.map.findings, *findings):
         if finding.severity is not Severity.NOTE:
             warnings.warn(f"{image.path}: {finding.message}", RuntimeWarning, stacklevel=3)
+    if image.rescue is not None and (lost := image.rescue.report.lost):
+        warnings.warn(
+            f"{image.path}: {lost} pages are lost; what lies on one of them cannot be read",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     result = drgn.Program()
     file = os.memfd_create("savefmt-core", os.MFD_CLOEXEC)
     try:
@@ -71,7 +77,10 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
         os.close(file)
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return memory.read(address, count)
+        try:
+            return memory.read_known(address, count)
+        except LostMemoryError as error:
+            raise drgn.FaultError(error.message, address) from error
 
     for item in memory.map.ranges:
         result.add_memory_segment(item.start, item.length, read, physical=True)

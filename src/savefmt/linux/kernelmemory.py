@@ -84,7 +84,7 @@ class KernelMemory:
         self._arch = image.guest.arch
         self._pages: dict[int, bytes] = {}
         self.anchor, self._cpu, self.root = self._choose(anchors)
-        self.space = _kernel_space(self._arch, self._cpu, self._physical.read, self.root)
+        self.space = _kernel_space(self._arch, self._cpu, self._physical.read_known, self.root)
 
     def _choose(self, anchors: Anchors) -> tuple[int, Registers, int]:
         """Take the first page tables that map the kernel's own text."""
@@ -98,7 +98,7 @@ class KernelMemory:
             for anchor in [told] if told else _entries(cpu):
                 for root in _roots(cpu, anchors):
                     try:
-                        space = _kernel_space(self._arch, cpu, self._physical.read, root)
+                        space = _kernel_space(self._arch, cpu, self._physical.read_known, root)
                         space.read(anchor & -PAGE, PAGE)
                     except SavefmtError:
                         continue
@@ -143,7 +143,7 @@ class KernelMemory:
     def _page(self, address: int) -> bytes:
         page = self._pages.get(address)
         if page is None:
-            page = self._physical.read(self.space.translate(address).physical, PAGE)
+            page = self._physical.read_known(self.space.translate(address).physical, PAGE)
             if len(self._pages) >= _KEPT:
                 self._pages.clear()
             self._pages[address] = page
@@ -158,7 +158,7 @@ class KernelMemory:
             try:
                 found = self.space.translate(address)
                 count = min(end - address, found.left)
-                parts.append(self._physical.read(found.physical, count))
+                parts.append(self._physical.read_known(found.physical, count))
             except SavefmtError:
                 parts.append(bytes(count))
             address += count
@@ -206,7 +206,7 @@ class KernelMemory:
             If no memory lies there.
         """
         root = self.physical_of(tables)
-        return AddressSpace.of(self._arch, self._cpu, self._physical.read, root)
+        return AddressSpace.of(self._arch, self._cpu, self._physical.read_known, root)
 
     def read_process(self, space: AddressSpace, address: int, length: int) -> bytes:
         """Read memory of a process as far as it is there, from its first byte on.
@@ -228,7 +228,7 @@ class KernelMemory:
             while address < end:
                 found = space.translate(address)
                 count = min(end - address, found.left)
-                parts.append(self._physical.read(found.physical, count))
+                parts.append(self._physical.read_known(found.physical, count))
                 address += count
         except (AddressError, CorruptError, UnsupportedError):
             pass

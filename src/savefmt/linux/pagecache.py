@@ -242,7 +242,7 @@ class _Writer:
     """Reads the pages of a file in order, and sums the file as they make it."""
 
     def __init__(self, kernel: Kernel, size: int) -> None:
-        self._read = kernel.image.guest.physical.read
+        self._read = kernel.image.guest.physical.read_known
         self._size = size
         self._sum = hashlib.sha256()
         self._summed = 0

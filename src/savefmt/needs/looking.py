@@ -145,6 +145,9 @@ def layers_of(disk: Outside) -> Iterator[Outside]:
 def _head(path: str) -> bytes | None:
     """Return the first cluster of a plain file; None where there is none to be read."""
     try:
+        # To open a FIFO frees who waits at its other end, and some devices act on it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None

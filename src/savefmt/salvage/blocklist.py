@@ -6,6 +6,8 @@ the entries of all blocks behind the cut, their names included.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.cursor import FileCursor
 from savefmt.format.mappedram import HEADER_LENGTH, MappedRamHeader, bitmap_length
@@ -16,6 +18,15 @@ from savefmt.salvage.readable import Readable
 _FLAGS = MIN_PAGE_SIZE - 1
 _FARTHEST = 1 << 61
 """No file is as long as this."""
+
+_STEP = 1 << 20
+_VERSION = (1).to_bytes(4, "big")  # of a header
+_LEAST_HEAD, _MOST_HEAD = 1 + 1 + 8, 1 + 255 + 8 + 8
+"""Bytes of an entry in front of its header."""
+
+_MOST_ROUNDS = 200
+_MOST_MOVED = 64 << 20
+"""How far before its place the end of RAM is looked for."""
 
 _LEAST_ROOM = 1 << 20
 """A bitmap that is longer than this and than the file is not believed."""
@@ -68,6 +79,55 @@ def read_sound_entries(
     if not blocks:
         return None
     return BlockList(tuple(blocks), total, blocks[0].page_size, offset, end)
+
+
+def has_moved(source: Readable, blocks: BlockList, begins: bytes, ends: bytes) -> bool:
+    """Tell whether what follows the last entry's pages stands at another place than its own.
+
+    Then bytes are missing among these pages, or too many: a copy that passed over bad sectors
+    has put everything behind them elsewhere.
+
+    Parameters
+    ----------
+    source : Readable
+        The file.
+    blocks : BlockList
+        As far as it could be read.
+    begins, ends : bytes
+        What stands behind the last block's pages, and what ends RAM.
+    """
+    if sum(block.used_length for block in blocks.blocks) < blocks.total:
+        return any(_moved_headers(source, blocks))
+    if source.pread(len(begins), blocks.end) == begins:
+        return False
+    places = _places_of(source, ends, blocks.end - _MOST_MOVED)
+    step = len(ends)  # of the rounds in between, which hold nothing else
+    return any(
+        not 0 <= at - blocks.end - len(begins) <= _MOST_ROUNDS * step
+        or (at - blocks.end - len(begins)) % step
+        for at in places
+    )
+
+
+def _moved_headers(source: Readable, blocks: BlockList) -> Iterator[bool]:
+    """Yield for each header of the next entry whether it stands elsewhere than it says."""
+    start = blocks.blocks[-1].header_offset
+    assert start is not None
+    mark = _VERSION + blocks.page_size.to_bytes(8, "big")
+    for at in _places_of(source, mark, start + HEADER_LENGTH):
+        # A header says where it stands: its bitmap follows it.
+        own = int.from_bytes(source.pread(8, at + len(mark)), "big") - HEADER_LENGTH
+        if blocks.end + _LEAST_HEAD <= own <= blocks.end + _MOST_HEAD:
+            yield own != at
+
+
+def _places_of(source: Readable, mark: bytes, start: int) -> Iterator[int]:
+    for base in range(max(start, 0), source.length, _STEP):
+        data = source.pread(_STEP + len(mark) - 1, base)
+        found = data.find(mark)
+        while found >= 0:
+            yield base + found
+            found = data.find(mark, found + 1)
 
 
 def _entry(source: Readable, at: int, ignore_shared: bool, origin: int) -> ListedBlock:

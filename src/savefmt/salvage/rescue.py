@@ -60,6 +60,14 @@ _CONTENT = (
     "an uncompressed stream has no checksums: damage that lies inside of one page alone cannot "
     "be seen"
 )
+_PLACES = (
+    "a mapped-ram image has no checksums, and nothing between its pages: damage among them cannot "
+    "be seen"
+)
+_UNPROVEN = (
+    "the checksum of the last compressed part is lost with its end: damage to what was unpacked "
+    "of it cannot be seen"
+)
 
 
 class Rescue:
@@ -186,6 +194,10 @@ class Rescue:
                 notes.append(_RAN if repeated else _STILL)
             if any(damage.kind == "damaged" for damage in damages):
                 notes.append(_CONTENT)
+        elif damages:
+            notes.append(_PLACES)
+        if self.codec is not None and any(damage.kind == "cut" for damage in self.damages):
+            notes.append(_UNPROVEN)
         return Salvage(
             tuple(sorted(damages, key=attrgetter("offset"))),
             counted,

@@ -15,7 +15,7 @@ from savefmt.model import Damage
 from savefmt.native.pages import is_zero, page_runs
 from savefmt.reading.mapped import EndMarkers, bitmap_order
 from savefmt.reading.walk import Onlooker, PageSink, StreamEnd, Walk, has_capability
-from savefmt.salvage.blocklist import read_sound_entries
+from savefmt.salvage.blocklist import has_moved, read_sound_entries
 from savefmt.salvage.ranges import Ranges
 from savefmt.salvage.readable import Readable
 from savefmt.salvage.splice import Splice
@@ -121,9 +121,13 @@ class SparseSalvage:
             kind = "cut" if blocks.end >= self._source.length else "damaged"
             at = error.offset if error.offset is not None else blocks.end
             self._note(at, self._source.length, kind, error.message)
+        footer = head.pack_footer()
+        finish = (ItemType.END << 32 | head.section_id).to_bytes(5, "big")
+        behind = EOS_WORD + footer
+        moved = error is not None and has_moved(self._source, blocks, behind, finish + behind)
         self._copy(payload)
         self._splice.put(pack_word(listed, RamFlag.MEM_SIZE))
-        self._put_bitmaps(blocks, end)
+        self._put_bitmaps(blocks, end, moved=moved)
         self._copy(blocks.end)
         self._splice.skip_to(blocks.end)
         self._put_tail(head, blocks, end, walk)
@@ -150,7 +154,7 @@ class SparseSalvage:
 
     # --- bitmaps ---
 
-    def _put_bitmaps(self, blocks: BlockList, end: StreamEnd | None) -> None:
+    def _put_bitmaps(self, blocks: BlockList, end: StreamEnd | None, *, moved: bool) -> None:
         raw = [self._raw_bitmap(block) for block in blocks.blocks]
         known = [bitmap if bitmap is not None else bytearray() for bitmap in raw]
         order = self._tell_order(blocks, known)
@@ -161,7 +165,16 @@ class SparseSalvage:
                 self.lost.append(Ranges())
                 continue
             bitmap_end = block.header.bitmap_offset + block.bitmap_length
-            if bitmap_end > self._source.length:  # and so is all that is behind
+            shifted = moved and block is blocks.blocks[-1]
+            if shifted:
+                self._note(
+                    bitmap_end,
+                    block.next_offset or bitmap_end,
+                    "damaged",
+                    f"what follows the pages of {block.idstr!r} does not stand where it should: "
+                    "bytes are missing among them, or too many, so all of them are given up",
+                )
+            if shifted or bitmap_end > self._source.length:  # and so is all that is behind
                 self.lost.append(Ranges([(0, block.page_count)]))
                 self._copy(block.header.bitmap_offset)
                 self._splice.skip_to(bitmap_end)

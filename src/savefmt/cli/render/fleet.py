@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from savefmt.cli.render.plain import plain
+from savefmt.cli.render.plain import cell, plain
 from savefmt.fleet.records import FleetRecord, Outcome
 
 COLUMNS = (
@@ -21,7 +21,7 @@ def csv_row(record: FleetRecord) -> dict[str, object]:
     """Return a record as a row of a table."""
     found = {name: getattr(record, name) for name in COLUMNS}
     return {
-        name: plain("; ".join(value) if isinstance(value, tuple) else str(value))
+        name: cell("; ".join(value) if isinstance(value, tuple) else str(value))
         for name, value in found.items()
     }
 

@@ -45,6 +45,25 @@ def plain(text: str, longest: int = LONGEST) -> str:
     return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def cell(text: str) -> str:
+    """Make text from a file harmless in a table of CSV.
+
+    Spreadsheets compute what begins like a formula, and a name in an image may be one.
+
+    Parameters
+    ----------
+    text : str
+        Anything.
+
+    Returns
+    -------
+    str
+        As `plain` has it, behind an apostrophe where it would be computed.
+    """
+    shown = plain(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 def _is_seen(c: str) -> bool:
     if not c.isprintable() or c in _INVISIBLE:
         return False

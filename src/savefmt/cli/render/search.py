@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TypedDict
 
 from savefmt.cli.render.document import Hex, json_text
-from savefmt.cli.render.plain import plain
+from savefmt.cli.render.plain import cell, plain
 from savefmt.scan.results import Hit
 
 _SHOWN_LENGTH = 64
@@ -89,8 +89,8 @@ def csv_rows(hits: Iterable[Hit]) -> Iterator[dict[str, object]]:
     for hit in hits:
         yield {
             **hit_values(hit),
-            "pattern": plain(hit.pattern),
-            "block": plain(hit.block),
+            "pattern": cell(hit.pattern),
+            "block": cell(hit.block),
             "offset": hex(hit.offset),
             "physical": " ".join(map(hex, hit.physical)),
             "virtual": " ".join(map(hex, hit.virtual)),
