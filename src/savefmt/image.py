@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +12,7 @@ from savefmt.errors import ClosedImageError, FormatError, SavefmtError, Unsuppor
 from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
-from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.envelope import HEADER_LENGTH, state_of
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import text_at_end
 from savefmt.model import (
@@ -135,7 +135,7 @@ class SaveImage:
                 self._read_head()
                 self.mark = self._find_mark()
                 if self.rescue is not None:
-                    self.rescue.account(self, self.source.on_salvage)
+                    self._account(self.rescue)
                 elif follow and self.mark is not None:
                     self._follow(self.mark)
                 if self.source.shared:
@@ -152,6 +152,24 @@ class SaveImage:
         rescue = open_salvaged(self.source, self._io)
         self.source = rescue.source
         return rescue
+
+    def _account(self, rescue: Rescue) -> None:
+        """Find out what is lost, which may show that more is in doubt than damage does."""
+        from savefmt.guest.unsent import explain_absent
+
+        explain = partial(explain_absent, self)
+        if rescue.judge(self, explain):
+            self._show(rescue.file)
+            self._read_head()
+        rescue.account(self, explain, self.source.on_salvage)
+
+    def _show(self, file: File) -> None:
+        """Take another file in the place of the one that was opened."""
+        self.memory.close()
+        for known in ("memory", "devices", "mapped"):
+            self.__dict__.pop(known, None)
+        self._file.close()
+        self._file, self.ending = file, None
 
     def _read_head(self) -> None:
         self.length = self._file.length
@@ -245,14 +263,11 @@ class SaveImage:
         store, left_out = self.memory.prepare(Meter(None)), frozenset(self.memory.left_out)
         order = self.envelope.byte_order if self.envelope is not None else "little"
         file = fill_in(self, self.source.shared, store, left_out, order, self._io)
-        self.__dict__.pop("memory").close()
-        self.__dict__.pop("mapped", None)
-        self._file.close()
-        self._file = file
+        self._show(file)
         self.length, self.packing = file.length, Packing()
         self.stored_offset = self.stream_offset = 0
         self.head = self._stream_head(self._cursor_at(0))
-        self.layout, self.ending = Layout.MAPPED_RAM, None
+        self.layout = Layout.MAPPED_RAM
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -271,8 +286,7 @@ class SaveImage:
         if self._closed:
             return
         self._closed = True
-        memory = self.__dict__.get("memory")
-        if memory is not None:
+        if (memory := self.__dict__.get("memory")) is not None:
             memory.close()
         self._file.close()
 
@@ -556,7 +570,7 @@ class SaveImage:
             sections, proved = self.claimed_sections(), False
         return ImageSummary(
             path=str(self.source),
-            state=self._state(),
+            state=state_of(self.envelope),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
@@ -583,8 +597,3 @@ class SaveImage:
             dump=self.dump.kind if self.dump is not None else None,
             salvage=self.rescue.report if self.rescue else None,
         )
-
-    def _state(self) -> str:
-        if self.envelope is None:
-            return "bare"
-        return "finished" if self.envelope.finished else "incomplete"

@@ -292,7 +292,9 @@ def test_sound_images_earn_nothing(number: int, tmp_path: Path) -> None:
 
 def test_unplugged_and_shared_memory_may_be_missing(tmp_path: Path) -> None:
     blocks = {**DEFAULT_BLOCKS, "0000:00:03.0/vmem0": bytes(MIB)}
-    plugged = make_stream(blocks=blocks, rounds=[all_records(DEFAULT_BLOCKS)])
+    devices = (*DEFAULT_DEVICES, simple_device("0000:00:03.0/virtio-mem", b"state"))
+    rounds = [all_records(DEFAULT_BLOCKS)]
+    plugged = make_stream(blocks=blocks, rounds=rounds, devices=devices)
     rest = [record for record in all_records(DEFAULT_BLOCKS) if record.block != "pc.ram"]
     shared = make_stream(guest_addresses=dict.fromkeys(DEFAULT_BLOCKS, 0), rounds=[rest])
 

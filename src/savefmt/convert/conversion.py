@@ -466,6 +466,8 @@ class Conversion:
                 f"the source lacks {name!r}, which was left out of it; --shared fills it in"
                 for name in source.memory.left_out
             ]
+        if outcome is not None and outcome.came is not None:
+            changes += outcome.came.sentences(source, form.layout)
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content")
         if label and form.envelope is not None:
