@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import html
 import json
 import lzma
 import random
@@ -394,3 +395,40 @@ def test_what_came_of_a_cut_gzip_member_is_not_proven(tmp_path: Path, run: Run) 
 
     assert outcome.code == 3
     assert "the checksum of the last compressed part is lost with its end" in outcome.out
+
+
+def test_what_is_lost_is_not_compared(run: Run, cut: str, tmp_path: Path) -> None:
+    for name, other in (("same", RAM), ("other", page(90) + RAM[PAGE_SIZE:])):
+        blocks = {**BLOCKS, "pc.ram": other}
+        (tmp_path / name).write_bytes(make_stream(blocks=blocks, machine="pc-i440fx-10.0"))
+
+    for order in ((cut, str(tmp_path / "same")), (str(tmp_path / "same"), cut)):
+        assert run("compare", *order).code == 2
+        outcome = run("compare", "--salvage", *order)
+        assert outcome.code == 3
+        assert "note: 4 pages of 'pc.ram' are lost and were not compared" in outcome.out
+        assert "note: device sections are lost and were not compared" in outcome.out
+        assert "no difference in what could be read" in outcome.out
+        assert "same guest" not in outcome.out
+    outcome = run("compare", "--salvage", "-j", cut, str(tmp_path / "other"))
+    found = json.loads(outcome.out)["comparison"]
+    assert outcome.code == 1
+    assert [block["runs"] for block in found["blocks"]] == [[{"first": 0, "count": 1}]]
+    assert not found["sections"]
+    assert found["lost"] >= 4
+    assert run("compare", "--salvage", "--map", cut, cut, cut).code == 64
+
+
+def test_a_report_of_what_is_left(
+    run: Run, cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    outcome = run("report", "--salvage", cut, "-o", "page.html", "--lost", "list")
+
+    text = Path("page.html").read_text()
+    assert outcome.code == 3
+    assert "lost: 4 of 8 pages of 'pc.ram'" in outcome.err
+    assert "4 of 8 pages of 'pc.ram' are lost" in html.unescape(text)
+    assert "--lost=list --salvage" in text
+    assert Path("list").read_text().startswith(f"pc.ram {4 * PAGE_SIZE:#x} {4 * PAGE_SIZE:#x}\n")

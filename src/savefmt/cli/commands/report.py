@@ -10,11 +10,11 @@ import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
-    evidence_options,
     io_of,
     output_options,
     place_option,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -24,7 +24,8 @@ from savefmt.cli.ui import Ui
 from savefmt.model import Severity
 
 _EPILOG = """\
-exit codes: 0 written, whatever it says of the image; 1 failed; 64 wrong usage
+exit codes: 0 written, whatever it says of the image; 1 failed; 3 written, and with --salvage some
+of the image is lost; 64 wrong usage
 """
 
 
@@ -52,7 +53,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
-    evidence_options(parser, "image", writes=lambda args: [_target(args)])
+    source_options(parser, "image", writes=lambda args: [_target(args)])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         output.file.write(text, 0)
         output.commit()
     written = ReportWritten(
-        source=args.image,
+        source=str(args.image),
         target=target,
         digest=dossier.digest,
         sound=dossier.check.worst is not Severity.ERROR,
@@ -112,7 +113,11 @@ def _target(args: argparse.Namespace) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """Return what was asked for, to be asked for again."""
-    words = ["savefmt", "report", args.image]
+    words = ["savefmt", "report", os.fspath(args.image)]
+    given = {"snapshot": args.snapshot, "offset": args.offset, "map": args.bad, "lost": args.lost}
+    words += [f"--{name}={value}" for name, value in given.items() if value]
+    words += [f"--shared={block}={file}" for block, file in args.shared]
+    words += ["--salvage"] * args.salvage
     words += ["--quick"] * args.quick
     words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
     words += [f"--for={reader.program}={reader.name}" for reader in args.readers or ()]
