@@ -50,11 +50,13 @@ _STALE_PROBES = 4096
 UNSUPPORTED = "image.unsupported"
 """Code of what savefmt cannot judge, which is no damage."""
 
+_REST = "`savefmt salvage` writes what can be read of it"
+
 _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (IncompleteImageError, "envelope.incomplete", "save the guest again"),
-    (TruncatedError, "image.truncated", "get a complete copy of the file"),
-    (CorruptError, "image.corrupt", "get another copy; do not load this one"),
-    (FormatError, "image.corrupt", "get another copy; do not load this one"),
+    (TruncatedError, "image.truncated", f"get a complete copy of the file; {_REST}"),
+    (CorruptError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
+    (FormatError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
     (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
 ]
 

@@ -432,3 +432,16 @@ def test_a_report_of_what_is_left(
     assert "4 of 8 pages of 'pc.ram' are lost" in html.unescape(text)
     assert "--lost=list --salvage" in text
     assert Path("list").read_text().startswith(f"pc.ram {4 * PAGE_SIZE:#x} {4 * PAGE_SIZE:#x}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("restore", "{}"), ("prepare", "{}", "d"), ("detach", "{}", "d"), ("fleet", "check", "{}")],
+)
+def test_what_takes_no_damaged_image_says_what_to_do(
+    words: tuple[str, ...], run: Run, cut: str
+) -> None:
+    outcome = run(*(word.format(cut) for word in words), "--salvage")
+    assert outcome.code == 64
+    assert "write what can be read of it with `savefmt salvage` first" in outcome.err
+    assert "`savefmt salvage` writes what can be read of it" in run("check", cut).out
