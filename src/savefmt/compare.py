@@ -68,12 +68,12 @@ def compare(
             if image.head.ram is not None
             for name in image.memory.left_out
         ]
-        rescues = [image.rescue for image in images]
         lost = _lost_pages(images)
         notes += [
             f"{count} pages of {name!r} are lost and were not compared" for name, count in lost
         ]
-        sections, note = _compare_sections(*states, *map(_lacks_devices, rescues))
+        lacking = [_lacks_devices(image.rescue) for image in images]
+        sections, note = _compare_sections(states, lacking)
         sections = [_with_fields(images, section) for section in sections]
         for image in images:
             image.file.require_unchanged()
@@ -175,8 +175,10 @@ def _with_fields(images: list[SaveImage], section: SectionDifference) -> Section
 
 
 def _compare_sections(
-    mine: GuestState, theirs: GuestState, mine_lost: bool, theirs_lost: bool
+    states: list[GuestState], lacking: list[bool]
 ) -> tuple[list[SectionDifference], list[str]]:
+    mine, theirs = states
+    mine_lost, theirs_lost = lacking
     notes = ["device sections are lost and were not compared"] * (mine_lost or theirs_lost)
     if mine.sections is None or theirs.sections is None:
         if notes:

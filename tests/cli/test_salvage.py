@@ -445,3 +445,15 @@ def test_what_takes_no_damaged_image_says_what_to_do(
     assert outcome.code == 64
     assert "write what can be read of it with `savefmt salvage` first" in outcome.err
     assert "`savefmt salvage` writes what can be read of it" in run("check", cut).out
+
+
+def test_no_match_reaches_into_what_is_lost(run: Run, cut: str) -> None:
+    """Page 4 is lost, and page 3 ends in the bytes 00 00 00 04."""
+    for pattern, found in (("\\x04\\0", 1), ("\\x04\\0\\0\\0\\x04", 1), ("\\x04\\0\\0\\0\\0", 0)):
+        words = ("search", "--salvage", cut, "--bytes", pattern, "-j")
+        hits = json.loads(run(*words, "--block", "pc.ram").out)["hits"]
+        assert bool([hit for hit in hits if hit["offset"] < 4 * PAGE_SIZE]) == found
+        ends = [hit["offset"] + hit["length"] for hit in hits]
+        assert not any(end > 4 * PAGE_SIZE for end in ends)
+    last = json.loads(run("search", "--salvage", cut, "--hex", "00 00 00 04", "-j").out)["hits"][-1]
+    assert (last["offset"] + 4, last["after"]) == (4 * PAGE_SIZE, "")
