@@ -18,6 +18,7 @@ from savefmt.errors import (
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.salvagemark import find_mark
 from savefmt.guest.evidence import evidence_of
 from savefmt.guest.unsent import absent_runs, explain_unsent, is_main_memory
 from savefmt.image import SaveImage
@@ -29,6 +30,7 @@ from savefmt.model import (
     Layout,
     OnProgress,
     Salvage,
+    SalvageMark,
     Severity,
     StrPath,
 )
@@ -172,6 +174,23 @@ class _Checker:
 
     def _summarize(self) -> None:
         self.summary = self._image.summary()
+        mark = self.summary.salvaged
+        if mark is None and self._image.ending is not None:
+            mark = find_mark(self._image.ending.description)
+        if mark is not None:
+            self._salvaged(mark)
+
+    def _salvaged(self, mark: SalvageMark) -> None:
+        counted = (f"{count} pages of {name!r}" for name, count in mark.lost.items())
+        lost = [*counted, *([f"{mark.unlisted} bytes in unknown blocks"] * bool(mark.unlisted))]
+        lost += [] if mark.devices_whole else ["device sections"]
+        self._note(
+            "image.salvaged",
+            Severity.WARNING,
+            f"salvaged from a damaged image; lost: {', '.join(lost)}",
+            None,
+            "the guest finds zeros where its memory is lost, so do not go on with its work",
+        )
 
     def _envelope(self) -> None:
         image = self._image

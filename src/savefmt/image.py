@@ -13,6 +13,7 @@ from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH, state_of
+from savefmt.format.salvagemark import mark_at_end
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import text_at_end
 from savefmt.model import (
@@ -72,28 +73,20 @@ class SaveImage:
 
     Attributes
     ----------
-    source : Source
-        Where the image is.
+    source, filename, state : Source, str or os.PathLike, FileState
+        Where the image is, the file that it is in, and what that was when it was opened.
     places : dict of str to int
         Where the caller, or a memory dump, says that blocks lie.
     dump : Dump or None
         What a memory dump is that is shown as an image.
-    filename : str or os.PathLike
-        The file that it is in.
-    state : FileState
-        What that was when it was opened.
     envelope : Envelope or None
         None for a bare stream.
-    packing : Packing
-        How the stream is compressed.
-    stored_offset : int
-        Where in the file the stream begins, or what it is compressed into.
+    packing, stored_offset : Packing, int
+        How the stream is compressed, and where in the file that begins.
     stream_offset : int
         Where the stream begins, counting plain bytes from there on.
-    layout : Layout
-        As the stream says, whatever the envelope does.
-    head : StreamHead
-        The stream up to its block list.
+    layout, head : Layout, StreamHead
+        As the stream says, whatever the envelope does; and the stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
     ending : StreamEnd or None
@@ -162,6 +155,12 @@ class SaveImage:
             self._show(rescue.file)
             self._read_head()
         rescue.account(self, explain, self.source.on_salvage)
+
+    def put_mark(self) -> None:
+        """Have a salvaged image say that it is one, and what is lost, for who writes it."""
+        if self.rescue and (file := self.rescue.marked(self.devices.ending)) is not None:
+            self._show(file)
+            self._read_head()
 
     def _show(self, file: File) -> None:
         """Take another file in the place of the one that was opened."""
@@ -596,4 +595,5 @@ class SaveImage:
             shared=tuple(name for name, _ in self.source.shared),
             dump=self.dump.kind if self.dump is not None else None,
             salvage=self.rescue.report if self.rescue else None,
+            salvaged=None if self.packing.packed else mark_at_end(self._pread, self.length),
         )

@@ -18,6 +18,7 @@ from cli.fakes import Run
 from reference import read_image
 from salvaging import recovered
 
+import savefmt
 from savefmt.codec.registry import find_codec
 
 RAM = b"".join(map(page, range(8)))
@@ -457,3 +458,56 @@ def test_no_match_reaches_into_what_is_lost(run: Run, cut: str) -> None:
         assert not any(end > 4 * PAGE_SIZE for end in ends)
     last = json.loads(run("search", "--salvage", cut, "--hex", "00 00 00 04", "-j").out)["hits"][-1]
     assert (last["offset"] + 4, last["after"]) == (4 * PAGE_SIZE, "")
+
+
+@pytest.mark.parametrize("format", ["raw", "sparse", "zstd"])
+def test_what_was_salvaged_says_so(format: str, run: Run, cut: str, tmp_path: Path) -> None:
+    rest, again = str(tmp_path / "rest"), str(tmp_path / "again")
+    if format == "zstd":
+        assert run("convert", "--salvage", cut, rest, "-O", format).code == 3
+    else:
+        assert run("salvage", cut, rest, "-O", format).code == 3
+        assert "SALVAGED:      from a damaged image" in run("info", rest).out
+        assert "lost (savefmt check" in run("info", rest).out
+        assert run("convert", rest, again, "-O", "zstd").code == 0
+        assert run("convert", again, rest, "-F", "-O", "sparse").code == 0
+        assert (
+            json.loads(run("info", "-j", rest).out)["images"][0]["salvaged"]["lost"]["pc.ram"] == 4
+        )
+    outcome = run("check", "--full", "-j", rest)
+    [report] = json.loads(outcome.out)["reports"]
+    [found] = [one for one in report["findings"] if one["code"] == "image.salvaged"]
+    assert found["message"].startswith("salvaged from a damaged image; lost: 4 pages of 'pc.ram'")
+    assert "device sections" in found["message"]
+    errors = {one["code"] for one in report["findings"] if one["severity"] == "error"}
+    assert not errors
+
+
+def test_an_image_with_devices_keeps_its_description(run: Run, tmp_path: Path) -> None:
+    sound, rest = tmp_path / "sound", tmp_path / "rest"
+    data = make_stream(blocks=BLOCKS)
+    at = data.index(page(4))
+    sound.write_bytes(data[:at] + data[at + 100 :])
+
+    assert run("salvage", str(sound), str(rest)).code == 3
+    report = savefmt.check(rest, level=savefmt.CheckLevel.FULL)
+    assert {one.code for one in report.findings} >= {"image.salvaged"}
+    with savefmt.open(rest) as image, savefmt.open(sound, salvage=True) as damaged:
+        assert image.sections is not None
+        assert [one.idstr for one in image.sections] == [
+            one.idstr for one in damaged.devices.sections
+        ]
+        assert image.devices.described(image.sections[0])
+
+
+def test_a_mark_that_makes_no_sense_is_none(tmp_path: Path) -> None:
+    text = make_stream(blocks=BLOCKS)
+    for value in ("1", '{"lost": {"a": -1}, "unlisted": 0, "devices_whole": true}', '{"lost": []}'):
+        mark = f'"savefmt-salvaged": {value}, "page_size"'.encode()
+        data = text.replace(b'"page_size"', mark)
+        at = data.rindex(b"\x06", 0, data.index(b'{"configuration"'))
+        length = len(data) - at - 5
+        path = tmp_path / "image"
+        path.write_bytes(data[: at + 1] + struct.pack(">I", length) + data[at + 5 :])
+        assert savefmt.probe(path).salvaged is None
+        assert savefmt.check(path, level=savefmt.CheckLevel.FULL).ok

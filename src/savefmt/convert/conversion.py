@@ -129,6 +129,7 @@ def convert(
         _refuse_thin(opened)
         if isinstance(opened, SaveImage):
             opened.require_machine()
+            opened.put_mark()
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
         changes = form.changes + fitted.changes

@@ -21,17 +21,26 @@ from savefmt.format.cursor import FileCursor
 from savefmt.format.ddrescue import MAX_LENGTH, bad_parts
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.ram import BlockList
+from savefmt.format.salvagemark import put_mark
 from savefmt.format.stream import STREAM_HEADER, read_header
 from savefmt.format.wire import ItemType
 from savefmt.frozen import dataclass, replace
-from savefmt.model import Damage, IOOptions, MapExtent, Salvage, SalvagedBlock, StrPath
+from savefmt.model import (
+    Damage,
+    IOOptions,
+    MapExtent,
+    Salvage,
+    SalvagedBlock,
+    SalvageMark,
+    StrPath,
+)
 from savefmt.native.file import File, View
 from savefmt.progress import Meter
 from savefmt.reading.otherformats import HEAD_LENGTH
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.source import OnSalvage, Source, open_file
 from savefmt.reading.stored import StoredImage
-from savefmt.reading.walk import has_capability
+from savefmt.reading.walk import StreamEnd, has_capability
 from savefmt.salvage.chains import NO_DOUBTS, Doubts, Expected
 from savefmt.salvage.ranges import Ranges
 from savefmt.salvage.readable import Readable
@@ -123,14 +132,15 @@ class Rescue:
         readable: Readable,
         work: SequentialSalvage | SparseSalvage,
         damages: list[Damage],
-        origin: Callable[[int], int | None],
+        splice: Splice,
     ) -> None:
         self.file = file
         self.source = task.source
         self._io = task.io
         self._readable = readable
         self._work = work
-        self._origin = origin
+        self._splice = splice
+        self._base = readable.file.view
         self.page_size = 1
         self._lost: dict[str, Ranges] = {}
         self.damages = damages
@@ -185,7 +195,7 @@ class Rescue:
         expected = Expected([pages.count for pages in index.blocks], excused, missing, in_order)
         other = open_salvaged(self.source, self._io, expected)
         self.file, self._readable = other.file, other._readable
-        self._work, self._origin = other._work, other._origin
+        self._work, self._splice, self._base = other._work, other._splice, other._base
         return True
 
     @staticmethod
@@ -196,6 +206,18 @@ class Rescue:
                 "told for sure"
             )
         return image.memory.index(Meter(None))
+
+    def marked(self, end: StreamEnd) -> File | None:
+        """Show the image, which ends there, with a mark of what is lost; None where nothing is."""
+        if self.report.sound:
+            return None
+        report = self.report
+        counts = {block.idstr: block.lost for block in report.blocks if block.lost}
+        mark = SalvageMark(counts, report.unlisted, report.devices_whole)
+        self._splice.cut(end.eof + 1)
+        self._splice.put(put_mark(mark, end.description).pack())
+        self.file = _show(self.file.descriptor, self._base, self._splice, self._io, self.source)
+        return self.file
 
     def lost_bytes(self, block: str, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield what of a part of a block is lost, from its first byte to behind its last."""
@@ -217,7 +239,7 @@ class Rescue:
                 if self.codec is not None:
                     stride = None
                 if stride is not None and extent.offset is not None:
-                    offset = self._origin(extent.offset + (start - first) * stride)
+                    offset = self._splice.origin(extent.offset + (start - first) * stride)
                 length = (stop - start) * size
                 yield MapExtent(extent.block, start * size, length, kind, offset, stride)
 
@@ -509,8 +531,8 @@ def _streamed(
     else:
         work = SequentialSalvage(source, at, splice, _doubts(source, at, task.expected))
     work.run()
-    file = _show(source.file, splice.view(), task.io, task.source.path)
-    return Rescue(file, task, source, work, damages, splice.origin)
+    file = _show(source.file.descriptor, source.file.view, splice, task.io, task.source)
+    return Rescue(file, task, source, work, damages, splice)
 
 
 def _doubts(source: Readable, at: int, expected: Expected | None) -> Doubts:
@@ -530,8 +552,11 @@ def _is_mapped(source: Readable, at: int) -> bool:
     return has_capability(configuration, MAPPED_RAM)
 
 
-def _show(base: File, view: View, io: IOOptions, path: StrPath) -> File:
-    """Open the same file as something else."""
-    if base.view is not None:
-        view = view.through(base.view)
-    return File(base.descriptor, path=path, engine=io.engine, view=view)
+def _show(
+    descriptor: int, base: View | None, splice: Splice, io: IOOptions, source: Source
+) -> File:
+    """Open the same file, or what is shown of it, as something else."""
+    view = splice.view()
+    if base is not None:
+        view = view.through(base)
+    return File(descriptor, path=source.path, engine=io.engine, view=view)

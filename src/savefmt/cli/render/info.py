@@ -125,6 +125,9 @@ def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
         found = summary.layout is Layout.MAPPED_RAM
         lost = "" if found else ", which is missing or has changed (savefmt check)"
         yield "thin", f"its memory lies in {summary.base}{lost}"
+    if (mark := summary.salvaged) is not None:
+        lost = many(sum(mark.lost.values()), "page")
+        yield "SALVAGED", f"from a damaged image, {lost} lost (savefmt check tells of which blocks)"
     yield "layout", summary.layout
     yield "codec", summary.codec
     yield "stream", f"begins at offset {summary.stream_offset:#x}"
