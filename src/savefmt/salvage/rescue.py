@@ -12,6 +12,7 @@ from savefmt.errors import (
     CorruptError,
     FormatError,
     ImageIOError,
+    LostMemoryError,
     NotASaveImageError,
     UnsupportedError,
     located,
@@ -224,6 +225,11 @@ class Rescue:
         size, end = self.page_size, offset + length
         for first, last in self._lost[block].within(offset // size, -(-end // size)):
             yield max(first * size, offset), min(last * size, end)
+
+    def refuse_lost(self, block: str, offset: int, length: int) -> None:
+        """Raise LostMemoryError if any of a part of a block is lost."""
+        for first, _ in self.lost_bytes(block, offset, length):
+            raise LostMemoryError(f"{first:#x} in block {block!r} is on a lost page")
 
     def mark_lost(self, extents: Iterable[MapExtent]) -> Iterator[MapExtent]:
         """Cut lost pages out of extents, and tell where in the real file the others lie."""
