@@ -184,10 +184,11 @@ class _Checker:
         counted = (f"{count} pages of {name!r}" for name, count in mark.lost.items())
         lost = [*counted, *([f"{mark.unlisted} bytes in unknown blocks"] * bool(mark.unlisted))]
         lost += [] if mark.devices_whole else ["device sections"]
+        said = f"lost: {', '.join(lost)}" if lost else "what of it is lost is not known"
         self._note(
             "image.salvaged",
             Severity.WARNING,
-            f"salvaged from a damaged image; lost: {', '.join(lost)}",
+            f"salvaged from a damaged image; {said}",
             None,
             "the guest finds zeros where its memory is lost, so do not go on with its work",
         )

@@ -15,6 +15,7 @@ import pytest
 from builder import EOS, MIB, PAGE_SIZE, make_envelope, make_stream, pack_records, page, word
 from builder import Record as Sent
 from cli.fakes import Run
+from oracle import checked_zstd
 from reference import read_image
 from salvaging import recovered
 
@@ -511,3 +512,51 @@ def test_a_mark_that_makes_no_sense_is_none(tmp_path: Path) -> None:
         path.write_bytes(data[: at + 1] + struct.pack(">I", length) + data[at + 5 :])
         assert savefmt.probe(path).salvaged is None
         assert savefmt.check(path, level=savefmt.CheckLevel.FULL).ok
+
+
+def one_part(codec: str, data: bytes) -> bytes:
+    """Compress as the programs that libvirt runs do: one part, with a checksum at its end."""
+    if codec == "gzip":
+        return gzip.compress(data)
+    return checked_zstd(data)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_what_nothing_proves_is_taken_on_request_alone(
+    codec: str, run: Run, tmp_path: Path
+) -> None:
+    dice = random.Random(codec)
+    ram = b"".join(dice.randbytes(2048) + bytes(2048) for _ in range(300))
+    data = bytearray(one_part(codec, make_stream(blocks={"pc.ram": ram, "pc.bios": page(1)})))
+    image, rest = tmp_path / "image", str(tmp_path / "rest")
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0xA5 for byte in data[middle : middle + 64])
+
+    found, report = recovered(image, bytes(data), unproven=True)
+    # All that came before is what the guest had; behind it anything may be.
+    for number in range(100):
+        assert found["pc.ram", number] == ram[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
+    assert not report.sound
+    assert any("any page of it may differ" in note for note in report.notes)
+    assert any(damage.kind == "damaged" for damage in report.damages)
+    outcome = run("info", "--salvage", str(image))
+    assert (outcome.code, "--unproven takes what was unpacked" in outcome.err) == (1, True)
+    outcome = run("salvage", "--unproven", str(image), rest)
+    assert outcome.code == 3
+    assert "any page of it may differ" in outcome.err
+    assert "SALVAGED" in run("info", rest).out
+    assert run("info", "--unproven", rest).code == 64
+
+
+def test_a_checksum_alone_that_is_wrong_loses_nothing_for_sure(run: Run, tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(make_stream(blocks=BLOCKS)))
+    data[-6] ^= 1
+    image, rest = tmp_path / "image", tmp_path / "rest"
+    image.write_bytes(data)
+
+    assert run("salvage", "--unproven", str(image), str(rest)).code == 3
+    assert "which nothing proves" in run("info", str(rest)).out
+    report = savefmt.check(rest, level=savefmt.CheckLevel.FULL)
+    [finding] = [one for one in report.findings if one.code == "image.salvaged"]
+    assert finding.message == "salvaged from a damaged image; what of it is lost is not known"
+    assert savefmt.Severity.ERROR not in {one.severity for one in report.findings}

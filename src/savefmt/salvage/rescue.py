@@ -78,6 +78,10 @@ _PLACES = (
     "a mapped-ram image has no checksums, and nothing between its pages: damage among them cannot "
     "be seen"
 )
+_TAKEN = (
+    "what was unpacked of the damaged part before that was noticed was taken, as --unproven asks "
+    "for: its checksum is wrong or was not reached, so any page of it may differ from the guest's"
+)
 _UNPROVEN = (
     "the checksum of the last compressed part is lost with its end: damage to what was unpacked "
     "of it cannot be seen"
@@ -293,6 +297,8 @@ class Rescue:
             notes.append(_PLACES)
         if self.codec is not None and any(damage.kind == "cut" for damage in self.damages):
             notes.append(_UNPROVEN)
+        if self.source.unproven and any(damage.kind == "damaged" for damage in self.damages):
+            notes.append(_TAKEN)
         return Salvage(
             tuple(sorted(damages, key=attrgetter("offset"))),
             counted,
@@ -372,7 +378,7 @@ def open_salvaged(source: Source, io: IOOptions, expected: Expected | None = Non
 
 @contextmanager
 def _opened(source: Source, io: IOOptions, bad: list[tuple[int, int]]) -> Iterator[Readable]:
-    plain = replace(source, salvage=False, bad=None)
+    plain = replace(source, salvage=False, bad=None, unproven=False)
     with open_file(plain, replace(io, direct=False, engine="psync")) as file:
         parts = [(start - source.offset, end - source.offset) for start, end in bad]
         yield Readable(file, [(max(start, 0), end) for start, end in parts if end > 0])
@@ -444,7 +450,7 @@ def _unpacked(source: Readable, codec: str, task: _Task) -> Rescue:
     """Salvage what comes out of a file that is compressed as a whole."""
     from savefmt.salvage.unpacking import Unpacking
 
-    unpacking = Unpacking(source, codec, 0)
+    unpacking = Unpacking(source, codec, 0, unproven=task.source.unproven)
     with unpacking.run(task.io) as plain:
         _refuse_unproven(unpacking, plain, codec)
         inner = Readable(plain, unpacking.bad)
@@ -460,7 +466,8 @@ def _refuse_unproven(unpacking: Unpacking, plain: File, codec: str) -> None:
     if unpacking.damages and (unpacking.bad.overlap(0, 1) or not plain.length):
         raise CorruptError(
             f"the {codec} data are damaged, and one checksum covers all from their beginning to "
-            f"there, so nothing of it is proven: {unpacking.damages[0].message}"
+            f"there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven takes "
+            "what was unpacked all the same"
         )
 
 
@@ -508,7 +515,7 @@ def _inner(
     """Salvage a compressed stream behind its envelope, which then says that it is raw."""
     from savefmt.salvage.unpacking import Unpacking
 
-    unpacking = Unpacking(source, codec, envelope.stream_offset)
+    unpacking = Unpacking(source, codec, envelope.stream_offset, unproven=task.source.unproven)
     with unpacking.run(task.io) as plain:
         _refuse_unproven(unpacking, plain, codec)
         splice = Splice()

@@ -117,7 +117,7 @@ def _command(args: argparse.Namespace) -> str:
     given = {"snapshot": args.snapshot, "offset": args.offset, "map": args.bad, "lost": args.lost}
     words += [f"--{name}={value}" for name, value in given.items() if value]
     words += [f"--shared={block}={file}" for block, file in args.shared]
-    words += ["--salvage"] * args.salvage
+    words += ["--salvage"] * args.salvage + ["--unproven"] * args.unproven
     words += ["--quick"] * args.quick
     words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
     words += [f"--for={reader.program}={reader.name}" for reader in args.readers or ()]
