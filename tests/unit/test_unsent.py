@@ -23,6 +23,7 @@ from builder import (
 
 import savefmt
 from savefmt import CheckLevel, Finding, Layout, Severity
+from savefmt.native.records import Scanner
 
 VMEM = "0000:00:03.0/vmem0"
 BLOCKS = {**DEFAULT_BLOCKS, VMEM: page(7) * 8}
@@ -214,3 +215,26 @@ def test_through_a_pipe_nothing_tells_why(
         monkeypatch.setattr("sys.stdin", file)
         [line] = changes(Path("-"), tmp_path)
     assert "1 of 8 pages of 'pc.ram' never came, the first is page 2: nothing tells why" in line
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_memory_that_is_only_claimed_takes_none(path: Path, tmp_path: Path) -> None:
+    data = make_stream(blocks={"pc.ram": page(1) * 4})
+    at = data.index(b"\x06pc.ram")
+    claimed = struct.pack(">Q", 1 << 42 | 4) + data[at : at + 7] + struct.pack(">Q", 1 << 42)
+    path.write_bytes(data[: at - 8] + claimed + data[at + 15 :])
+    before = resident()
+    scanner = Scanner(PAGE_SIZE, [(b"pc.ram", 1 << 42)], note_named=True)
+    assert resident() - before < 64 << 20  # a bit a page would be 128 MiB
+    assert len(scanner.named[0]) == 128 << 20
+
+    [line] = changes(path, tmp_path)
+    with savefmt.open(path, salvage=True) as image:
+        assert image.rescue is not None
+        assert image.rescue.report.lost == (1 << 30) - 3
+
+    assert f"{(1 << 30) - 4} of {1 << 30} pages of 'pc.ram' never came" in line
+    assert resident() - before < 64 << 20

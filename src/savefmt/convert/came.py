@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from mmap import mmap
 
 from savefmt.convert.pipeimage import PipeImage
 from savefmt.format.ram import BlockList
@@ -19,7 +20,7 @@ class Came:
     """Pages that came: a bitmap for each block of the list."""
 
     blocks: BlockList
-    bitmaps: Sequence[bytearray]
+    bitmaps: Sequence[mmap]
 
     @classmethod
     def of(cls, blocks: BlockList | None, scanner: Scanner | None) -> Came | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 from savefmt.errors import (
@@ -18,7 +19,17 @@ from savefmt.errors import (
 from savefmt.model import StrPath
 from savefmt.native._core import ffi, lib
 
-__all__ = ["WAIT_MS", "NeedContentError", "call", "cell", "ffi", "keep", "lib", "raise_for"]
+__all__ = [
+    "WAIT_MS",
+    "NeedContentError",
+    "blank",
+    "call",
+    "cell",
+    "ffi",
+    "keep",
+    "lib",
+    "raise_for",
+]
 
 WAIT_MS = 100
 """How long one wait in C may take: signals are served in between."""
@@ -103,6 +114,14 @@ def call(
         return False
     raise_for(err, path, target)
     raise AssertionError("unreachable")
+
+
+def blank(length: int) -> mmap:
+    """Return zeros that take memory only where they are written: a file may claim any length."""
+    try:
+        return mmap(-1, max(length, 1), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{length} bytes") from error
 
 
 def keep(pointer: Any, *owners: Any) -> Any:

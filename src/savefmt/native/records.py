@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.core import blank, call, cell, ffi, lib
 from savefmt.native.file import File, WriteBehind
 from savefmt.native.index import BlockIndex, pack_indexes
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
@@ -74,7 +74,7 @@ class Scanner:
 
     Attributes
     ----------
-    named : list of bytearray
+    named : list of mmap
         A bitmap for each block, if that was asked for.
     """
 
@@ -82,7 +82,7 @@ class Scanner:
         self, page_size: int, blocks: Sequence[tuple[bytes, int]], *, note_named: bool = False
     ) -> None:
         counts = [length // page_size for _, length in blocks] if note_named else []
-        self.named = [bytearray(-(-count // 8)) for count in counts]
+        self.named = [blank(-(-count // 8)) for count in counts]
         bitmaps = [ffi.from_buffer("uint8_t[]", bitmap) for bitmap in self.named]
         array = ffi.new("struct sf_scan_block[]", max(len(blocks), 1))
         names = [ffi.from_buffer("char[]", name) for name, _ in blocks]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from savefmt.frozen import dataclass
+from savefmt.native.core import blank
 from savefmt.salvage.elements import Element
 from savefmt.salvage.ranges import Ranges
 
@@ -103,7 +104,7 @@ class Doubts:
         self._suspected = expected.suspicions() if expected is not None else {}
         self._judging = seen is not None
         self._parts, self._gaps = seen.end() if seen is not None else (Ranges(), Ranges())
-        self._came = [bytearray(-(-count // 8)) for count in expected.counts] if expected else []
+        self._came = [blank(-(-count // 8)) for count in expected.counts] if expected else []
         self._last: Element | None = None
         self._page = 0
         self._start = 0
