@@ -115,8 +115,8 @@ class MappedWriter(Onlooker):
         if IGNORE_SHARED in configuration.capabilities:
             raise ConversionError(
                 "the guest was saved with x-ignore-shared, and this release does not write that "
-                "together with mapped-ram, which QEMU loads from 11.0 on; keep the image "
-                "sequential, or fill the memory in with --shared BLOCK=FILE"
+                "together with mapped-ram, which QEMU loads from 11.0 on; the image has to stay "
+                "sequential, or --shared BLOCK=FILE fills the memory in"
             )
         changed = configuration.with_capability(MAPPED_RAM, True)
         self._capabilities = changed.capabilities

@@ -48,8 +48,9 @@ _HEAD_LENGTH = 16
 
 def _refuse(reason: object) -> NoReturn:
     """End volatility3 with exit code 1: it holds back any milder exception."""
-    if isinstance(reason, FormatError) and not isinstance(reason, NotASaveImageError):
-        reason = f"{reason}; `savefmt salvage` writes an image of what can be read"
+    if not _LACK and isinstance(reason, FormatError):
+        damaged = not isinstance(reason, NotASaveImageError)
+        reason = f"{reason}{'; `savefmt salvage` writes an image of what is left' * damaged}"
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"savefmt: {reason}")
     parent = multiprocessing.parent_process()
     if parent is None and threading.current_thread() is threading.main_thread():
