@@ -77,3 +77,5 @@ def _finding_lines(finding: Finding, *, color: bool) -> Iterator[str]:
     yield f"{label}: {plain(finding.message)}{at} [{finding.code}]"
     if finding.advice:
         yield f"    {plain(finding.advice)}"
+    if finding.repair is not None:
+        yield f"    `savefmt repair --fix {finding.repair}` puts it right"
