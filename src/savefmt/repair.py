@@ -105,6 +105,8 @@ def repair(
         work = _Work(source, file, before, io)
         offers = work.offers()
         made = _chosen(fixes, offers, before, path)
+        if target is not None and not made:
+            raise ConversionError("there is nothing to repair, so no copy was written", path=path)
         if not made:
             return RepairReport(name, name, offers, (), before.findings)
         changes, end = work.changes(made), work.end(made)

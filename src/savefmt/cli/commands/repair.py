@@ -27,8 +27,7 @@ makes a new file, which takes the image's name when it is complete.  What would 
 better image is refused.
 
 exit codes: 0 nothing to repair, or repaired; 3 something can be repaired; 2 damaged, and no
-            repair helps; 1 failed and the image is as it was; 63 not a save image;
-            64 wrong usage
+            repair helps; 1 failed and the image is as it was; 64 wrong usage
 """
 
 

@@ -8,6 +8,8 @@ from savefmt.cli.render.plain import many, plain
 from savefmt.model import Severity
 from savefmt.reports import Offer, RepairReport
 
+_NOT_MADE_UP = "vmdescription.missing"  # a note for check; here some would hope for it
+
 
 def repair_lines(report: RepairReport) -> Iterator[str]:
     """Tell what can be repaired, or what was, and what is left.
@@ -41,15 +43,9 @@ def repair_lines(report: RepairReport) -> Iterator[str]:
     for change in report.changes:
         yield f"  {plain(change)}"
     for finding in report.findings:
-        if finding.repair is None and (
-            finding.severity is not Severity.NOTE or _is_told(finding.code)
-        ):
+        told = finding.severity is not Severity.NOTE or finding.code == _NOT_MADE_UP
+        if told and finding.repair is None:
             yield f"  no repair for {finding.code}: {plain(finding.message)}"
-
-
-def _is_told(code: str) -> bool:
-    """Whether a note is worth telling here: nobody can make up a description."""
-    return code == "vmdescription.missing"
 
 
 def _nothing(report: RepairReport) -> str:
