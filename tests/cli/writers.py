@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import make_envelope, make_stream
+from builder import make_envelope, make_stream, page
 
 COMMAND = [sys.executable, "-m", "savefmt"]
 
@@ -28,7 +28,6 @@ WRITERS: dict[str, tuple[str, str, str]] = {
     "run state": ("xml set source --paused", "source", ""),
     "repair": ("repair damaged --fix format", "damaged", ""),
     "repair that cuts": ("repair damaged --fix all", "damaged", ""),
-    "repair elsewhere": ("repair damaged out --fix all -F", "out", "file"),
     "export": ("export source out -f lime", "out", ""),
     "blocks": ("export source out -f blocks", "out", ""),
     "blocks over": ("export source out -f blocks -F", "out", "folder"),
@@ -36,7 +35,9 @@ WRITERS: dict[str, tuple[str, str, str]] = {
     "index": ("read source --block pc.ram 0x1000 16 --index out", "out", ""),
 }
 # Labelled sparse, with bytes behind the stream.
-DAMAGED = make_envelope(format=6) + make_stream(trailing=b"trailing" * 1000)
+DAMAGED = make_envelope(format=6) + make_stream(
+    blocks={"pc.ram": b"".join(map(page, range(40)))}, trailing=b"trailing" * 1000
+)
 OLD_FOLDER = {"pc.ram.bin": b"old", "pc.bios.bin": b"old", "own": b"mine", "deep/own": b"mine"}
 
 

@@ -113,3 +113,31 @@ def test_a_mislabelled_snapshot_becomes_loadable(tmp_path: Path) -> None:
             report = savefmt.check(tmp_path / result, level=CheckLevel.FULL)
             assert report.findings == ()
             assert savefmt.compare(path, tmp_path / result).same
+
+
+HEADERS = {
+    "envelope.incomplete": (0, b"LibvirtQemudPart"),
+    "envelope.length": (20, bytes(4)),
+    "image.unsupported": (28, b"\0\1\0\0"),
+    "envelope.cookie-offset": (32, b"\x21\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("name", load.names(lambda facts: facts["kind"] == "libvirt"))
+def test_a_header_that_lies_is_put_right(name: str, tmp_path: Path) -> None:
+    path = load.unpack(name, tmp_path)
+    sound = path.read_bytes()
+    for code, (offset, wrong) in HEADERS.items():
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(wrong)
+        (first, *_) = savefmt.check(path, level=CheckLevel.FULL).findings
+        assert (first.code, first.repair is None) == (code, False)
+
+        report = savefmt.repair(path, fixes=[str(first.repair)])
+
+        assert report.ok == (not ALL[name].get("mislabelled") or code == "image.unsupported")
+        head = path.read_bytes()[:92]
+        right = sound[:28] + bytes(4) + sound[32:92] if code == "image.unsupported" else sound[:92]
+        assert head == (right if ALL[name].get("mislabelled") else sound[:92])
+    assert path.read_bytes()[92:] == sound[92:]
