@@ -262,7 +262,7 @@ class _Work:
     def _words(self, one: Repair) -> str:
         """Say what a repair would change."""
         if one is Repair.TRAILING:
-            return f"what follows the stream is cut off, {self._count(one)} bytes"
+            return "what follows the stream is cut off"
         if one is Repair.STRAY_BITS:
             names = ", ".join(repr(name) for name in self._bits)
             return f"the bits behind the last page are cleared in the bitmap of {names}"

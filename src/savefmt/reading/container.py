@@ -135,7 +135,8 @@ def _read_form(
         envelope = Envelope.read(cursor, findings)
         if not envelope.finished and strict:
             raise IncompleteImageError(
-                'the save never finished (libvirt\'s "Part" magic); save the guest again',
+                'the save never finished (libvirt\'s "Part" magic); save the guest again, or let '
+                "`savefmt repair` tell whether the stream is whole all the same",
                 offset=start,
             )
     offset = cursor.tell()

@@ -15,6 +15,7 @@ from savefmt.cli.options import (
     writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
+from savefmt.cli.render.check import unjudged
 from savefmt.cli.render.document import Documents
 from savefmt.cli.render.repair import repair_lines
 from savefmt.cli.ui import Ui
@@ -93,4 +94,6 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 def _code_of(report: RepairReport) -> ExitCode:
     if report.offers and not report.made:
         return ExitCode.FINDINGS
-    return ExitCode.GOOD if report.ok else ExitCode.DAMAGED
+    if report.ok:
+        return ExitCode.GOOD
+    return ExitCode.FAILED if unjudged(report) else ExitCode.DAMAGED

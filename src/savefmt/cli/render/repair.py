@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from savefmt.cli.render.check import UNJUDGED, unjudged
 from savefmt.cli.render.plain import many, plain
 from savefmt.model import Severity
 from savefmt.reports import Offer, RepairReport
@@ -46,10 +47,14 @@ def repair_lines(report: RepairReport) -> Iterator[str]:
         told = finding.severity is not Severity.NOTE or finding.code == _NOT_MADE_UP
         if told and finding.repair is None:
             yield f"  no repair for {finding.code}: {plain(finding.message)}"
+            if finding.advice:
+                yield f"      {plain(finding.advice)}"
 
 
 def _nothing(report: RepairReport) -> str:
-    return "nothing to repair" if report.ok else "damaged, and no repair helps"
+    if report.ok:
+        return "nothing to repair"
+    return UNJUDGED if unjudged(report) else "damaged, and no repair helps"
 
 
 def _offer_lines(offer: Offer) -> Iterator[str]:
