@@ -30,7 +30,8 @@ from savefmt.reading.source import Source, find_source, open_file
 from savefmt.reading.trueheader import find_true_header, put_numbers, read_numbers
 from savefmt.reports import CheckReport, Offer, RepairReport
 from savefmt.writing.inplace import Change, Original, copy_changed, fits_in_place
-from savefmt.writing.output import OutputFile
+from savefmt.writing.inuse import refuse_in_use
+from savefmt.writing.output import OutputFile, check_target
 from savefmt.writing.volumes import same_content
 
 ALL = "all"
@@ -100,6 +101,11 @@ def repair(
     name = os.fspath(source.path)
     if target is not None and _is_same(name, target):
         raise ConversionError("leave DST out to repair the image where it stands", path=target)
+    fixes = frozenset(fixes)
+    if target is not None:
+        check_target(target, overwrite=overwrite)
+    elif fixes:
+        refuse_in_use(name)
     with open_file(source, io) as file:
         before = _walk(source, io, progress)
         work = _Work(source, file, before, io)
@@ -113,24 +119,39 @@ def repair(
         repaired = Patched(tuple(Patch(one.offset, one.new) for one in changes), end)
         after = _walk(replace(source, repaired=repaired), io, progress)
         _require_better(before, after, made, path)
-        replaced = target is None and not fits_in_place(changes, end)
-        notes: list[str] = []
-        meter = Meter(progress)
-        if dry_run:
-            pass
-        elif target is None:
-            with Original(name, file.state) as original:
-                notes = original.change(changes, meter, length=end)
-        else:
-            with OutputFile(target, overwrite=overwrite) as output:
-                copy_changed(file.descriptor, output, changes, meter, length=end)
-                file.require_unchanged()
-                output.commit()
-                notes = output.notes
-        written = name if target is None else os.fspath(target)
-        return RepairReport(
-            name, written, offers, made, after.findings, replaced, tuple(notes), dry_run
+        notes = (
+            [] if dry_run else _write(file, name, target, changes, end, overwrite, Meter(progress))
         )
+        return RepairReport(
+            name,
+            name if target is None else os.fspath(target),
+            offers,
+            made,
+            after.findings,
+            target is None and not fits_in_place(changes, end),
+            tuple(notes),
+            dry_run,
+        )
+
+
+def _write(
+    file: File,
+    name: str,
+    target: StrPath | None,
+    changes: Sequence[Change],
+    end: int | None,
+    overwrite: bool,
+    meter: Meter,
+) -> list[str]:
+    """Make the changes, and return what is worth telling."""
+    if target is None:
+        with Original(name, file.state) as original:
+            return original.change(changes, meter, length=end)
+    with OutputFile(target, overwrite=overwrite) as output:
+        copy_changed(file.descriptor, output, changes, meter, length=end)
+        file.require_unchanged()
+        output.commit()
+        return output.notes
 
 
 def _is_same(path: StrPath, target: StrPath) -> bool:
@@ -153,13 +174,12 @@ def _walk(source: Source, io: IOOptions, progress: OnProgress | None) -> CheckRe
 
 
 def _chosen(
-    fixes: Iterable[str], offers: Sequence[Offer], before: CheckReport, path: StrPath
+    fixes: frozenset[str], offers: Sequence[Offer], before: CheckReport, path: StrPath
 ) -> tuple[Repair, ...]:
     """Return the repairs that were asked for, in the order of the file."""
-    names = set(fixes)
     offered = {offer.repair for offer in offers}
-    wanted = offered if ALL in names else set()
-    for name in sorted(names - {ALL}):
+    wanted = offered if ALL in fixes else set()
+    for name in sorted(fixes - {ALL}):
         one = Repair(name)
         if one not in offered:
             raise ConversionError(f"{name} is not repaired: {_why_not(one, before)}", path=path)
