@@ -52,6 +52,7 @@ _STALE_PROBES = 4096
 """How many pages of a block, or gaps between them, are looked at for stale content."""
 
 _EMPTY = "mappedram.empty"
+_OTHER_MACHINE = "envelope.machine"
 
 UNSUPPORTED = "image.unsupported"
 """Code of what savefmt cannot judge, which is no damage."""
@@ -111,13 +112,7 @@ def check(
         What the operating system refused.
     """
     source = find_source(path)
-    wrong: list[Finding] = []
-    try:
-        image: SaveImage | None = SaveImage(source, io=io, strict=False)
-    except NotASaveImageError:
-        raise
-    except (FormatError, UnsupportedError) as error:
-        wrong, image = _with_true_header(error, source, io)
+    image, wrong, opens = _opened(source, io)
     if image is None:
         return CheckReport(os.fspath(path), level, _repairable(wrong, source))
     with image:
@@ -126,42 +121,53 @@ def check(
         checker = _Checker(image, level, io, progress)
         checker.run()
         found = _repairable([*wrong, *checker.findings], source, image)
-        return CheckReport(os.fspath(path), level, found, None if wrong else checker.summary)
+        return CheckReport(os.fspath(path), level, found, checker.summary if opens else None)
 
 
-def _with_true_header(
-    error: SavefmtError, source: Source, io: IOOptions
-) -> tuple[list[Finding], SaveImage | None]:
-    """Open an image, which its header keeps shut, with the header that it should have.
+def _opened(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Finding], bool]:
+    """Open an image, if need be with the header that it should have.
 
     Returns
     -------
+    SaveImage or None
+        To be closed; None where nothing helps.
     list of Finding
         What is wrong with the header, or the error.
-    SaveImage or None
-        To be closed; None where that does not help either.
+    bool
+        Whether the image opens as it is.
     """
-    first = finding_of(error)
-    if source.salvage:
-        return [first], None
-    with open_file(source, io) as file:
-        right = find_true_header(
-            lambda count, at: file.read(min(count, max(file.length - at, 0)), at), file.length
-        )
+    image, errors = _try(source, io)
+    wrong_cookie = image is not None and any(f.repair is Repair.COOKIE for f in image.findings)
+    right = None
+    if (image is None or wrong_cookie) and not source.salvage:
+        with open_file(source, io) as file:
+            right = find_true_header(
+                lambda count, at: file.read(min(count, max(file.length - at, 0)), at), file.length
+            )
     if right is None:
-        return [first], None
+        return image, errors, image is not None
+    if image is not None:
+        image.close()
+    patched = (source.repaired or Patched(())).with_header(right.data)
+    second, more = _try(replace(source, repaired=patched), io)
+    # A format number that is not known here may be a newer libvirt's.
+    unknown = next((one for one in errors if one.code == UNSUPPORTED), None)
     wrong = [
-        # A format number that is not known here may be a newer libvirt's.
-        replace(first, repair=one.repair)
-        if first.code == UNSUPPORTED and one.repair is Repair.FORMAT
+        replace(unknown, repair=one.repair)
+        if unknown is not None and one.repair is Repair.FORMAT
         else one
         for one in right.findings
     ]
-    patched = (source.repaired or Patched(())).with_header(right.data)
+    return second, [*wrong, *more], image is not None
+
+
+def _try(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Finding]]:
     try:
-        return wrong, SaveImage(replace(source, repaired=patched), io=io, strict=False)
-    except (FormatError, UnsupportedError) as second:
-        return [*wrong, finding_of(second)], None
+        return SaveImage(source, io=io, strict=False), []
+    except NotASaveImageError:
+        raise
+    except (FormatError, UnsupportedError) as error:
+        return None, [finding_of(error)]
 
 
 def _repairable(
@@ -262,7 +268,7 @@ class _Checker:
         machines = domain.machine if domain is not None else None, self._image.machine
         if all(machines) and machines[0] != machines[1]:
             self._note(
-                "envelope.machine",
+                _OTHER_MACHINE,
                 Severity.WARNING,
                 f"the XML names machine {machines[0]}, the stream {machines[1]}",
                 self._image.stream_offset,
@@ -295,15 +301,16 @@ class _Checker:
         head, end = self._image.head, self._end
         if is_volume(self._image.filename):
             return "an older save may be what follows the header on this device"
-        if head is NO_STREAM or head.ram is None:
+        if head is NO_STREAM:
             return "QEMU has not begun to write to it"
         for one in self.findings:
-            if one.severity is Severity.ERROR and one.repair is None:
-                return one.message
-            if one.code == _EMPTY:
+            error = one.severity is Severity.ERROR and one.repair is None
+            if error or one.code in (_EMPTY, _OTHER_MACHINE):
                 return one.message
         if end is None:
             return "its end was not seen, which --full looks for"
+        if head.ram is None:
+            return "no RAM is in its stream"
         return end.missing if end.ram_end is not None else "RAM has no END section"
 
     def _capabilities(self) -> None:

@@ -208,6 +208,10 @@ UNFINISHED = {
     "an END": (make_stream(ram_end=False, **MAPPED), "no END"),
     "bitmaps": (make_stream(blocks=NO_RAM, ram_end=False, **MAPPED), "not in this image"),
     "memory": (make_stream(blocks=NO_RAM, **MAPPED), "is zero"),
+    "its own guest": (
+        make_envelope(magic=PART) + make_stream(machine="pc-q35-9.2"),
+        "the XML names machine",
+    ),
     "a sound description": (
         make_envelope(magic=PART) + make_stream()[:-1] + b"]",
         "description",
