@@ -141,9 +141,7 @@ def _opened(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Findi
     right = None
     if (image is None or wrong_cookie) and not source.salvage:
         with open_file(source, io) as file:
-            right = find_true_header(
-                lambda count, at: file.read(min(count, max(file.length - at, 0)), at), file.length
-            )
+            right = find_true_header(file.read, file.length)
     if right is None:
         return image, errors, image is not None
     if image is not None:

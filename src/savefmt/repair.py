@@ -218,14 +218,11 @@ class _Work:
         self._file = file
         self._findings = before.findings
         self._io = io
-        self._head = self._pread(HEADER_LENGTH, 0)
-        right = find_true_header(self._pread, file.length)
+        self._head = file.read(min(HEADER_LENGTH, file.length), 0)
+        right = find_true_header(file.read, file.length)
         self._right = self._head if right is None else right.data
         self._offered = {one.repair for one in self._findings if one.repair is not None}
         self._bits = self._stray_bits() if Repair.STRAY_BITS in self._offered else {}
-
-    def _pread(self, count: int, offset: int) -> bytes:
-        return self._file.read(min(count, max(self._file.length - offset, 0)), offset)
 
     def offers(self) -> tuple[Offer, ...]:
         """Return all repairs that can be made, in the order of the file."""
@@ -274,10 +271,10 @@ class _Work:
         end = self.end({one})
         if end is not None:
             return self._file.length - end
-        pairs = [
-            pair for made in self.changes({one}) for pair in zip(made.old, made.new, strict=True)
-        ]
-        return sum(old != new for old, new in pairs)
+        changed = 0
+        for change in self.changes({one}):
+            changed += sum(old != new for old, new in zip(change.old, change.new, strict=True))
+        return changed
 
     def _words(self, one: Repair) -> str:
         """Say what a repair would change."""
@@ -310,7 +307,7 @@ class _Work:
                 if block.header is None or block.ignored or not block.page_count % _WORD_BITS:
                     continue
                 at = block.header.bitmap_offset + block.bitmap_length - _WORD_LENGTH
-                old = self._pread(_WORD_LENGTH, at)
+                old = self._file.read(_WORD_LENGTH, at)
                 mask = (1 << block.page_count % _WORD_BITS) - 1
                 number = int.from_bytes(old, stream.byte_order) & mask
                 new = number.to_bytes(_WORD_LENGTH, stream.byte_order)

@@ -123,10 +123,9 @@ HEADERS = {
 }
 
 
-LABELLED = load.names(lambda facts: facts["kind"] == "libvirt" and not facts.get("mislabelled"))
-
-
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize(
+    "name", ["libvirt-raw", "libvirt-zstd", "libvirt-devices", "libvirt-sparse"]
+)
 def test_a_header_that_lies_is_put_right(name: str, tmp_path: Path) -> None:
     path = load.unpack(name, tmp_path)
     sound = path.read_bytes()

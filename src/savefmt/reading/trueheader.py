@@ -59,21 +59,25 @@ class TrueHeader:
     findings: tuple[Finding, ...]
 
 
-def find_true_header(pread: Pread, length: int) -> TrueHeader | None:
+def find_true_header(read: Pread, length: int) -> TrueHeader | None:
     """Find out what the header of an image must say that cannot be opened with its own.
 
     Parameters
     ----------
-    pread : callable
-        Reads the image.
+    read : callable
+        Reads the image, never asked for what is behind its end.
     length : int
-        Where it ends.
+        Where that is.
 
     Returns
     -------
     TrueHeader or None
         None where the header is right, or nothing shows what is.
     """
+
+    def pread(count: int, offset: int) -> bytes:
+        return read(min(count, max(length - offset, 0)), offset)
+
     head = pread(HEADER_LENGTH, 0)
     if len(head) < HEADER_LENGTH or not is_envelope(head):
         return None
@@ -213,7 +217,7 @@ def _first_nonzero(pread: Pread, at: int, end: int) -> int | None:
 
 
 def _begins_stream(head: bytes) -> bool:
-    return STREAM_BEGINS.match(head) is not None or detect(head) is not None
+    return head.startswith(STREAM_HEADER) or detect(head) is not None
 
 
 def _search(pread: Pread, at: int, end: int) -> int | None:
