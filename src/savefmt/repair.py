@@ -35,7 +35,9 @@ from savefmt.writing.output import OutputFile, check_target
 from savefmt.writing.volumes import same_content
 
 ALL = "all"
-"""Stands for everything that can be repaired."""
+"""Stands for everything that can be repaired, but for what only who saved the guest can judge."""
+
+_TO_BE_NAMED = frozenset({Repair.MAGIC})
 
 _NUMBERS: Mapping[Repair, tuple[str, ...]] = {
     Repair.LENGTH: ("data_len",),
@@ -70,7 +72,8 @@ def repair(
     target : str or os.PathLike, optional
         Leave the image as it is, and write this file.
     fixes : iterable of str
-        Values of `Repair`, or ``all``; none lists them.
+        Values of `Repair`, or ``all`` for those that are offered but ``magic``, which has to be
+        named; none lists them.
     overwrite : bool
         Replace the target.
     dry_run : bool
@@ -178,7 +181,7 @@ def _chosen(
 ) -> tuple[Repair, ...]:
     """Return the repairs that were asked for, in the order of the file."""
     offered = {offer.repair for offer in offers}
-    wanted = offered if ALL in fixes else set()
+    wanted = offered - _TO_BE_NAMED if ALL in fixes else set()
     for name in sorted(fixes - {ALL}):
         one = Repair(name)
         if one not in offered:

@@ -93,6 +93,18 @@ def test_an_error_that_is_left(image: Path, run: Run) -> None:
     assert image.read_bytes() == SOUND[:-50]
 
 
+def test_an_error_that_was_not_asked_for(image: Path, run: Run) -> None:
+    image.write_bytes(b"LibvirtQemudPart" + LABELLED[16:])
+
+    outcome = run("repair", "--fix", "all", str(image))
+
+    assert outcome.code == 3
+    assert "  not asked for: --fix magic\n" in outcome.out
+    assert run("repair", "--fix", "all", str(image)).code == 3
+    assert run("repair", "--fix", "magic", str(image)).code == 0
+    assert image.read_bytes() == SOUND
+
+
 def test_a_missing_description_is_told(image: Path, run: Run) -> None:
     image.write_bytes(make_envelope() + make_stream(description=False))
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "to-raw": ["convert", "mapped", "target", "-O", "raw", "-F", *IO],
     "to-sparse": ["convert", "stream", "target", "-O", "sparse", *IO],
     "to-zstd": ["convert", "mapped", "target", "-O", "zstd", "-F", *IO],
-    "repair": ["repair", "damaged", "target", "--fix", "all", "-F", *IO],
+    "repair": ["repair", "damaged", "target", "--fix", "all", "--fix", "magic", "-F", *IO],
     "core": ["export", "mapped", "target", *IO],
     "blocks": ["export", "stream", "target", "-f", "blocks", *IO],
     "salvage": ["salvage", "stream", "target", *IO],

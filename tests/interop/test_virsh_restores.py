@@ -191,7 +191,7 @@ def test_a_repaired_image_is_restored(
     with pytest.raises(VirshError):
         libvirt.restore(image)
 
-    savefmt.repair(image, fixes=["all"])
+    savefmt.repair(image, fixes=["all", "magic"])
 
     assert image.read_bytes() == saved.path.read_bytes()
     restore_and_watch(libvirt, saved, image)

@@ -67,7 +67,8 @@ def repair_all(data: bytes) -> bytes:
         path = Path(folder, "image")
         path.write_bytes(data)
         try:
-            savefmt.repair(path, fixes=["all"])
+            offers = savefmt.repair(path).offers
+            savefmt.repair(path, fixes=[offer.repair for offer in offers])
         except SavefmtError:
             assert path.read_bytes() == data
         else:

@@ -134,7 +134,7 @@ def test_a_copy_leaves_the_image_alone(form: str, tmp_path: Path) -> None:
     damaged = patched(SOUND[form], 0, PART) + b"more"
     path = put(tmp_path, damaged)
 
-    report = savefmt.repair(path, tmp_path / "copy", fixes=["all"])
+    report = savefmt.repair(path, tmp_path / "copy", fixes=["all", "magic"])
 
     assert path.read_bytes() == damaged
     assert (tmp_path / "copy").read_bytes() == SOUND[form]
@@ -172,9 +172,18 @@ def test_a_header_is_one_write_in_place(tmp_path: Path, monkeypatch: pytest.Monk
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", note)
-    savefmt.repair(path, fixes=["all"])
+    savefmt.repair(path, fixes=["magic", "all"])
 
     assert [(at >= 0, at + length <= 92) for at, length in written] == [(True, True)]
+
+
+def test_what_wants_thought_has_to_be_named(tmp_path: Path) -> None:
+    path = put(tmp_path, patched(SOUND["raw"], 0, PART))
+
+    report = savefmt.repair(path, fixes=["all"])
+
+    assert ([offer.repair for offer in report.offers], report.made) == ([Repair.MAGIC], ())
+    assert path.read_bytes()[:16] == PART
 
 
 # Refused.

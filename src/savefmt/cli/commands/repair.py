@@ -19,7 +19,7 @@ from savefmt.cli.render.check import unjudged
 from savefmt.cli.render.document import Documents
 from savefmt.cli.render.repair import repair_lines
 from savefmt.cli.ui import Ui
-from savefmt.model import Repair
+from savefmt.model import Repair, Severity
 from savefmt.reports import RepairReport
 
 _EPILOG = """\
@@ -27,8 +27,8 @@ Without --fix nothing is written.  A change inside of one sector is written in p
 makes a new file, which takes the image's name when it is complete.  What would not leave a
 better image is refused.
 
-exit codes: 0 nothing to repair, or repaired; 3 something can be repaired; 2 damaged, and no
-            repair helps; 1 failed and the image is as it was; 64 wrong usage
+exit codes: 0 nothing to repair, or repaired; 3 something can be repaired that was not asked for;
+            2 damaged, and no repair helps; 1 failed and the image is as it was; 64 wrong usage
 """
 
 
@@ -49,7 +49,8 @@ def add(commands: Commands) -> None:
         choices=[*(str(one) for one in Repair), "all"],
         default=[],
         metavar="NAME",
-        help="make this repair, or all; may be repeated: " + ", ".join([*Repair, "all"]),
+        help=f"make this repair, of {', '.join(Repair)}; or all that are listed but magic, which "
+        "has to be named; may be repeated",
     )
     writing_options(parser, replaced="replace DST")
     output_options(parser)
@@ -96,4 +97,7 @@ def _code_of(report: RepairReport) -> ExitCode:
         return ExitCode.FINDINGS
     if report.ok:
         return ExitCode.GOOD
-    return ExitCode.FAILED if unjudged(report) else ExitCode.DAMAGED
+    if unjudged(report):
+        return ExitCode.FAILED
+    errors = [one for one in report.findings if one.severity is Severity.ERROR]
+    return ExitCode.FINDINGS if all(one.repair for one in errors) else ExitCode.DAMAGED
