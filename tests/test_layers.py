@@ -27,7 +27,7 @@ PYTHON_ROWS = (
     "image",
     "bench check compare compat export facade plugins scan",
     "convert linux mount",
-    "drgn edit fleet qemu report",
+    "drgn edit fleet qemu repair report",
     "instant needs",
     "cli",
     "__main__",

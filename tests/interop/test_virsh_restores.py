@@ -163,6 +163,40 @@ def test_a_converted_image_is_restored(
     target.unlink()
 
 
+def test_a_repaired_label_is_restored(
+    saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    """What libvirt itself mislabelled, it refuses; with the right label it takes it."""
+    saved = saves["mislabelled"]
+    image = tmp_path / "repaired.save"
+    with pytest.raises(VirshError):
+        libvirt.restore(saved.path)
+
+    savefmt.repair(saved.path, image, fixes=["format"])
+
+    assert (format_of(saved.path), format_of(image)) == ("sparse", "raw")
+    restore_and_watch(libvirt, saved, image)
+
+
+def test_a_repaired_image_is_restored(
+    saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
+) -> None:
+    """All that can be wrong with its header, and older bytes behind a compressed stream."""
+    saved = saves["zstd"]
+    image = tmp_path / "damaged.save"
+    data = bytearray(saved.path.read_bytes())
+    data[:16] = b"LibvirtQemudPart"
+    data[20:24], data[28:36] = struct.pack("<I", 4711), struct.pack("<II", 6, 17)
+    image.write_bytes(data + b"what lay here before" * 999)
+    with pytest.raises(VirshError):
+        libvirt.restore(image)
+
+    savefmt.repair(image, fixes=["all", "magic"])
+
+    assert image.read_bytes() == saved.path.read_bytes()
+    restore_and_watch(libvirt, saved, image)
+
+
 def test_images_on_a_volume_are_restored(
     saves: dict[str, Saved], libvirt: Libvirt, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from savefmt.fleet.records import Outcome, Told
 from savefmt.fleet.targets import find_targets
 from savefmt.frozen import asdict, replace
 from savefmt.image import SaveImage
-from savefmt.model import CheckLevel, IOOptions, Layout, Severity
+from savefmt.model import CheckLevel, Finding, IOOptions, Layout, Severity
 from savefmt.reports import Answer, CheckReport
 
 _IO = IOOptions(threads=1)
@@ -106,11 +106,15 @@ def _check(path: str, options: dict[str, Any]) -> Told:
     return Told(
         _outcome(report),
         tuple(finding.message for finding in grave),
-        tuple(dict.fromkeys(finding.advice for finding in grave if finding.advice)),
+        tuple(dict.fromkeys(remedy for remedy in map(_remedy, grave) if remedy)),
         (summary.domain_name or "") if summary is not None else "",
         summary.machine if summary is not None else "",
         _plain(report.findings),
     )
+
+
+def _remedy(finding: Finding) -> str:
+    return finding.advice if finding.repair is None else f"repair --fix {finding.repair}"
 
 
 def _outcome(report: CheckReport) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 
 from savefmt.frozen import dataclass
 from savefmt.model import PageRun
-from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.core import Owned, call, ffi, lib
 from savefmt.native.file import File
 
 _BATCH = 1024
@@ -48,9 +48,9 @@ class BlockIndex:
         self.name = name
         self.count = count
         self.page_size = page_size
-        self._cell = cell("sf_index")
-        call(lib.sf_index_new, count, page_size, name, len(name), self._cell)
-        self.handle = self._cell[0]
+        self._owned = Owned("sf_index")
+        call(lib.sf_index_new, count, page_size, name, len(name), self._owned.cell)
+        self.handle = self._owned.content
 
     def runs(self, first: int = 0, end: int | None = None) -> Iterator[IndexRun]:
         """Yield the runs of pages from `first` up to `end`, without gaps."""

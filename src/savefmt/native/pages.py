@@ -9,7 +9,7 @@ from mmap import mmap
 from typing import Any
 
 from savefmt.model import PageRun
-from savefmt.native.core import call, cell, ffi, keep, lib
+from savefmt.native.core import Owned, call, ffi, keep, lib
 from savefmt.native.file import File
 
 _MIN_PAGE = 256
@@ -109,9 +109,9 @@ class Table:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._cell = cell("sf_table")
-        call(lib.sf_table_new, count, self._cell)
-        self.handle = self._cell[0]
+        self._owned = Owned("sf_table")
+        call(lib.sf_table_new, count, self._owned.cell)
+        self.handle = self._owned.content
 
     def __getitem__(self, page: int) -> int:
         if not 0 <= page < self.count:
@@ -120,7 +120,7 @@ class Table:
 
     def data(self) -> memoryview:
         """All numbers as bytes, in host order; keeps the table alive."""
-        entries = keep(lib.sf_table_entries(self.handle), self._cell)
+        entries = keep(lib.sf_table_entries(self.handle), self._owned)
         return memoryview(ffi.buffer(entries, self.count * 8))
 
     def little_endian(self) -> Iterator[bytes | memoryview]:
