@@ -16,8 +16,9 @@ from interop.conftest import lack_of_qemu, need_machine
 from interop.live import LiveGuest
 from savefmt import qemu
 from savefmt.format.envelope import Envelope
+from savefmt.guest.needs import read_hardware
 from savefmt.model import Severity
-from savefmt.qemu.preflight import compare, features_of
+from savefmt.qemu.preflight import compare
 from savefmt.qemu.target import look_closely
 from savefmt.qmp import Monitor
 
@@ -171,7 +172,7 @@ def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
         savefmt.open(load.unpack(name, tmp_path)) as image,
         Monitor(guest.socket) as monitor,
     ):
-        found = compare(image, look_closely(monitor, features_of(image)), thorough=True)
+        found = compare(image, look_closely(monitor, read_hardware(image, [])), thorough=True)
 
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []
 

@@ -86,11 +86,6 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
     return found
 
 
-def features_of(image: SaveImage) -> list[str]:
-    """Return the CPU features that an image tells of, by QEMU's names."""
-    return [qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
-
-
 def refuse_other_guest(
     image: SaveImage, monitor: Monitor, ignore: Collection[str] = ()
 ) -> tuple[str, ...]:
@@ -115,7 +110,7 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    found = compare(image, look_closely(monitor, features_of(image)))
+    found = compare(image, look_closely(monitor, read_hardware(image, [])))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)
@@ -146,7 +141,7 @@ def target_findings(
         if (status := monitor.status) != WAITING:
             reason = f"it does not wait for a guest ({status})"
             return [_note(f"this QEMU was not compared with the guest: {reason}")]
-        target = look_closely(monitor, features_of(image))
+        target = look_closely(monitor, read_hardware(image, []))
     return [
         replace(finding, severity=Severity.NOTE) if kind_of(finding) in ignore else finding
         for finding in compare(image, target, thorough=True)
@@ -225,7 +220,7 @@ def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Findin
         return
     model, named = hardware.cpu_model, {kind: name for name, kind in cpu.models.items()}
     wanted = cpu.models.get(model or "")
-    if wanted is not None and wanted != cpu.kind:
+    if wanted is not None and cpu.kind and wanted != cpu.kind:
         yield _error(
             "cpu",
             f"the guest had a {model} and this QEMU has a {named.get(cpu.kind, cpu.kind)}",

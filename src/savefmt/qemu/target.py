@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from savefmt.compat.ask import read_release
-from savefmt.compat.host import is_trusted_emulator
+from savefmt.compat.cpufit import qemus_name
+from savefmt.compat.keptstate import kept_state_table
 from savefmt.compat.releases import Release
-from savefmt.compat.statetable import StateTable, read_state_table
+from savefmt.compat.statetable import StateTable
+from savefmt.compat.trust import is_trusted_emulator
+from savefmt.format.hardware import Hardware
 from savefmt.frozen import dataclass
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
 from savefmt.qmp import CommandError, Monitor, MonitorError
@@ -20,6 +23,11 @@ _CHILD = "child<"
 _LEAVES = frozenset({"memory-region", "irq"})
 _PCI_PROPERTIES = frozenset({"parent_bus", "addr", "romfile"})
 _MOST_NODES = 10_000
+
+Object = tuple[str, frozenset[str]]
+"""Type (QOM) and names of the properties."""
+Objects = Mapping[str, Object]
+"""By path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +86,38 @@ class Target:
     release: Release | None = None
 
 
-def look_closely(monitor: Monitor, features: Iterable[str] = ()) -> Target:
+def look_closely(monitor: Monitor, hardware: Hardware) -> Target:
     """Ask a QEMU what it has.
 
     Parameters
     ----------
     monitor : Monitor
         Connected.
-    features : iterable of str
-        Of the CPU, by QEMU's names.
+    hardware : Hardware
+        What is wanted: of the processor only that is asked for.
 
     Returns
     -------
     Target
         Complete, as far as this QEMU tells.
     """
-    objects = list(_walk(monitor))
-    places = _places(monitor, [path for path, _, has in objects if has >= _PCI_PROPERTIES])
-    kinds = {path: kind for path, kind, _ in objects if kind}
+    objects: Objects = dict(_walk(monitor))
+    pci = [path for path, (_, has) in objects.items() if has >= _PCI_PROPERTIES]
+    places = _places(monitor, pci)
+    kinds = {path: kind for path, (kind, _) in objects.items() if kind}
     return Target(
         guest=look(monitor),
         blocks=ram_blocks(monitor),
         pci=None if places is None else {place: kinds[path] for path, place in places.items()},
         identities=_identities(monitor),
         kinds=Counter(kinds.values()),
-        cpu=_cpu(monitor, features),
+        cpu=_cpu(monitor, objects, hardware),
         table=_table(monitor),
         release=read_release(monitor),
     )
 
 
-def _walk(monitor: Monitor) -> Iterator[tuple[str, str, frozenset[str]]]:
+def _walk(monitor: Monitor) -> Iterator[tuple[str, Object]]:
     """Yield path, type and properties of every object that the machine consists of."""
     waiting = [("/machine", "")]
     for _ in range(_MOST_NODES):
@@ -116,7 +125,7 @@ def _walk(monitor: Monitor) -> Iterator[tuple[str, str, frozenset[str]]]:
             return
         path, kind = waiting.pop()
         entries: list[dict[str, Any]] = monitor.execute("qom-list", path=path)
-        yield path, kind, frozenset(entry["name"] for entry in entries)
+        yield path, (kind, frozenset(entry["name"] for entry in entries))
         for entry in entries:
             child = str(entry["type"])
             if child.startswith(_CHILD) and (child := child[len(_CHILD) : -1]) not in _LEAVES:
@@ -163,18 +172,20 @@ def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
     }
 
 
-def _cpu(monitor: Monitor, features: Iterable[str]) -> TargetCpu | None:
+def _cpu(monitor: Monitor, objects: Objects, hardware: Hardware) -> TargetCpu | None:
     vcpus: list[dict[str, Any]] = monitor.execute("query-cpus-fast")
     if not vcpus:
         return None
-    path = vcpus[0]["qom-path"]
-    kind = str(monitor.execute("qom-get", path=path, property="type"))
-    flags: dict[str, bool] = {}
-    for name in features:
-        with contextlib.suppress(CommandError):  # another program's name for it
-            value = monitor.execute("qom-get", path=path, property=name)
-            if isinstance(value, bool):
-                flags[name] = value
+    path = str(vcpus[0]["qom-path"])
+    kind, known = objects.get(path, ("", frozenset()))
+    features = [qemus_name(name) for name, _ in hardware.cpu_features]
+    names = [name for name in features if name in known]  # others are another program's
+    values = {name: monitor.execute("qom-get", path=path, property=name) for name in names}
+    flags = {name: value for name, value in values.items() if isinstance(value, bool)}
+    model = hardware.cpu_model
+    if model is None or re.fullmatch(rf"{re.escape(model)}-\w+-cpu", kind):
+        models = {model: kind} if model else {}
+        return TargetCpu(len(vcpus), kind, models, flags)
     models, aliases = _models(monitor)
     return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags)
 
@@ -201,8 +212,9 @@ def _table(monitor: Monitor) -> StateTable | None:
     link = f"/proc/{monitor.peer}/exe"
     try:
         path = os.readlink(link)
-        if not is_trusted_emulator(path) or not os.path.samefile(link, path):
+        running, named = os.stat(link), os.stat(path)
+        if not is_trusted_emulator(path) or not os.path.samestat(running, named):
             return None
-        return read_state_table(path)
+        return kept_state_table(path, running)
     except (OSError, MonitorError):
         return None
