@@ -14,6 +14,7 @@ from golden import load
 import savefmt
 from interop.conftest import lack_of_qemu, need_machine
 from interop.live import LiveGuest
+from interop.qemu import hidden_emulator
 from savefmt import qemu
 from savefmt.format.envelope import Envelope
 from savefmt.guest.needs import read_hardware
@@ -138,7 +139,7 @@ def test_what_differs_is_told(
     with LiveGuest(tmp_path, arguments, incoming=True) as other:
         before = other.settings()
         with pytest.raises(qemu.MigrationError, match=words) as caught:
-            qemu.restore(rich, qmp=other.socket)
+            qemu.restore(rich, qmp=other.socket, binary=hidden_emulator())
         assert f"--ignore {kind}" in str(caught.value)
         assert other.status == "inmigrate"
         assert (other.settings(), other.qmp("query-migrate")) == (before, {})
@@ -147,7 +148,7 @@ def test_what_differs_is_told(
 def test_the_same_guest_is_restored(rich: Path, tmp_path: Path) -> None:
     alias = swapped("Haswell-noTSX", "Haswell-v2")
     with LiveGuest(tmp_path, alias, incoming=True) as other:
-        done = qemu.restore(rich, qmp=other.socket)
+        done = qemu.restore(rich, qmp=other.socket, binary=hidden_emulator())
         assert (other.status, done.notes) == ("prelaunch", ())
 
 
@@ -156,7 +157,7 @@ def test_what_is_ignored_is_noted(rich: Path, tmp_path: Path) -> None:
     with LiveGuest(tmp_path, arguments, incoming=True) as other:
         with pytest.raises(qemu.MigrationError):
             qemu.restore(rich, qmp=other.socket, ignore=["devices"])
-        done = qemu.restore(rich, qmp=other.socket, ignore=["cpu"])
+        done = qemu.restore(rich, qmp=other.socket, ignore=["cpu"], binary=hidden_emulator())
         assert other.status == "prelaunch"
         assert ["f16c" in note for note in done.notes] == [True]
 
@@ -172,7 +173,9 @@ def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
         savefmt.open(load.unpack(name, tmp_path)) as image,
         Monitor(guest.socket) as monitor,
     ):
-        found = compare(image, look_closely(monitor, read_hardware(image, [])), thorough=True)
+        found = compare(
+            image, look_closely(monitor, read_hardware(image, []), hidden_emulator()), thorough=True
+        )
 
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []
 

@@ -29,6 +29,10 @@ KINDS = ("machine", "memory", "devices", "versions", "cpu")
 """What can be compared, and left out of it."""
 
 WAITING = "inmigrate"
+UNASKED = (
+    "this QEMU's program could not be asked for its device state; savefmt restore --qemu-binary "
+    "names it"
+)
 _PCI_PLACE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}(?::[0-9a-f]{2}\.[0-7])+")
 _STATELESS = frozenset({"pci-testdev", "igbvf"})
 """PCI devices without state to save (tried with QEMU 10.0)."""
@@ -77,7 +81,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
     found += _compare_registers(image, target)
     found += (pci := list(_compare_pci(image, sections, target)))
     if target.table is None:
-        return [*found, _note("this QEMU's program could not be asked for its device state")]
+        return [*found, _note(UNASKED)]
     for idstr, reason in unloadable(sections, target.table):
         advice = "use another release of QEMU, or the machine type's own"
         found.append(_error("versions", f"the device {idstr} {reason}", advice))
@@ -87,7 +91,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
 
 
 def refuse_other_guest(
-    image: SaveImage, monitor: Monitor, ignore: Collection[str] = ()
+    image: SaveImage, monitor: Monitor, ignore: Collection[str] = (), binary: str | None = None
 ) -> tuple[str, ...]:
     """Refuse a QEMU that was not made for the guest in an image.
 
@@ -99,6 +103,8 @@ def refuse_other_guest(
         Of the QEMU.
     ignore : collection of str
         Of `KINDS`: what may differ.
+    binary : str, optional
+        The QEMU's program; by default the one behind the monitor, if it may be run unasked.
 
     Returns
     -------
@@ -110,7 +116,7 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    found = compare(image, look_closely(monitor, read_hardware(image, [])))
+    found = compare(image, look_closely(monitor, read_hardware(image, []), binary))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)

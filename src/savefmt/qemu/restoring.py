@@ -62,6 +62,7 @@ def restore(
     running: bool | None = None,
     resume: bool = False,
     ignore: Collection[str] = (),
+    binary: str | None = None,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -86,6 +87,9 @@ def restore(
         before it let the guest run.  It runs, unless `running` is False.
     ignore : collection of str
         Of `savefmt.qemu.preflight.KINDS`: what of this QEMU may differ from the guest's.
+    binary : str, optional
+        The QEMU's program, which is asked for the device state that it knows; by default the
+        one behind the socket, if only root could have put it there.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -119,7 +123,7 @@ def restore(
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_unready(monitor, look(monitor), resume=resume)
         notes = (*choice.notes, *direct_io_notes(abilities))
-        notes += refuse_other_guest(saved, monitor, ignore)
+        notes += refuse_other_guest(saved, monitor, ignore, binary)
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False

@@ -12,7 +12,7 @@ from savefmt.compat.ask import read_release
 from savefmt.compat.cpufit import qemus_name
 from savefmt.compat.keptstate import kept_state_table
 from savefmt.compat.releases import Release
-from savefmt.compat.statetable import StateTable
+from savefmt.compat.statetable import StateTable, read_state_table
 from savefmt.compat.trust import is_trusted_emulator
 from savefmt.format.hardware import Hardware
 from savefmt.frozen import dataclass
@@ -86,7 +86,7 @@ class Target:
     release: Release | None = None
 
 
-def look_closely(monitor: Monitor, hardware: Hardware) -> Target:
+def look_closely(monitor: Monitor, hardware: Hardware, binary: str | None = None) -> Target:
     """Ask a QEMU what it has.
 
     Parameters
@@ -95,6 +95,8 @@ def look_closely(monitor: Monitor, hardware: Hardware) -> Target:
         Connected.
     hardware : Hardware
         What is wanted: of the processor only that is asked for.
+    binary : str, optional
+        Its program, where the caller knows it.
 
     Returns
     -------
@@ -112,7 +114,7 @@ def look_closely(monitor: Monitor, hardware: Hardware) -> Target:
         identities=_identities(monitor),
         kinds=Counter(kinds.values()),
         cpu=_cpu(monitor, objects, hardware),
-        table=_table(monitor),
+        table=_table(monitor) if binary is None else read_state_table(binary),
         release=read_release(monitor),
     )
 
