@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 
 from savefmt.compat.armregisters import named, saved_registers, unknown_registers
 from savefmt.compat.cpufit import qemus_name
@@ -21,6 +22,7 @@ from savefmt.guest.needs import read_hardware
 from savefmt.guest.pci import read_config
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Section, Severity
+from savefmt.qemu.deviceshape import ReadConfig, compare_shapes
 from savefmt.qemu.report import MigrationError
 from savefmt.qemu.target import Target, TargetCpu, look_closely
 from savefmt.qmp import Monitor
@@ -79,7 +81,13 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
         return [*found, _note(f"the devices were not compared: {reason}")]
     found += _compare_vcpus(sections, target.cpu)
     found += _compare_registers(image, target)
-    found += (pci := list(_compare_pci(image, sections, target)))
+    config = cache(lambda place: read_config(image, place, []))
+    found += (pci := list(_compare_pci(image, sections, target, config)))
+    if not pci:  # else each is told twice
+        found += [
+            _error("devices", message, advice)
+            for message, advice in compare_shapes(image, sections, target.shape, config)
+        ]
     if target.table is None:
         return [*found, _note(UNASKED)]
     for idstr, reason in unloadable(sections, target.table):
@@ -233,6 +241,13 @@ def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Findin
             f"start it with -cpu {model}",
         )
         return
+    if cpu.socket_cpus and cpu.socket_cpus != hardware.socket_cpus:
+        yield _error(
+            "cpu",
+            f"the guest had {hardware.socket_cpus} vCPUs in a socket and this QEMU has "
+            f"{cpu.socket_cpus}",
+            "start it with the sockets, cores and threads of the XML behind -smp",
+        )
     for feature, had in hardware.cpu_features:
         name = qemus_name(feature)
         if cpu.flags.get(name, had) != had:
@@ -271,7 +286,7 @@ def _compare_registers(image: SaveImage, target: Target) -> Iterator[Finding]:
 
 
 def _compare_pci(
-    image: SaveImage, sections: Iterable[Section], target: Target
+    image: SaveImage, sections: Iterable[Section], target: Target, config: ReadConfig
 ) -> Iterator[Finding]:
     names = _places(image, sections)
     if not names:
@@ -281,7 +296,7 @@ def _compare_pci(
         return
     extra = [place for place in target.pci if place not in names]
     for place, name in names.items():
-        identity, there = _identity(image, place), target.identities.get(place)
+        identity, there = _identity(config(place)), target.identities.get(place)
         if place not in target.pci:
             twin = next((p for p in extra if identity and target.identities.get(p) == identity), "")
             if twin:
@@ -318,9 +333,8 @@ def _places(image: SaveImage, sections: Iterable[Section]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _identity(image: SaveImage, place: str) -> tuple[int, int] | None:
+def _identity(config: bytes | None) -> tuple[int, int] | None:
     """Return vendor and device of a PCI function, None where the image does not tell."""
-    config = read_config(image, place, [])
     if config is None:
         return None
     return int.from_bytes(config[0:2], "little"), int.from_bytes(config[2:4], "little")

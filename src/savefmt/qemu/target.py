@@ -16,12 +16,15 @@ from savefmt.compat.statetable import StateTable, read_state_table
 from savefmt.compat.trust import is_trusted_emulator
 from savefmt.format.hardware import Hardware
 from savefmt.frozen import dataclass
+from savefmt.qemu.deviceshape import Shape, told_by
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
 from savefmt.qmp import CommandError, Monitor, MonitorError
 
 _CHILD = "child<"
 _LEAVES = frozenset({"memory-region", "irq"})
 _PCI_PROPERTIES = frozenset({"parent_bus", "addr", "romfile"})
+_SCSI_PROPERTIES = frozenset({"channel", "scsi-id", "lun", "parent_bus"})
+_USB_PORT = re.compile(r"^\s*Device \S+, Port ([\d.]+),", re.MULTILINE)
 _MOST_NODES = 10_000
 
 Object = tuple[str, frozenset[str]]
@@ -44,12 +47,15 @@ class TargetCpu:
         Types by the names of models, in the same manner.
     flags : mapping of str to bool
         Features that were asked for and are known to it.
+    socket_cpus : int
+        vCPUs that a socket has room for; 0 where that was not asked or is not told.
     """
 
     count: int
     kind: str = ""
     models: Mapping[str, str] = {}
     flags: Mapping[str, bool] = {}
+    socket_cpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Target:
         How many objects of each type (QOM) its machine consists of.
     cpu : TargetCpu or None
         Its vCPUs.
+    shape : Shape
+        The inside of its devices.
     table : StateTable or None
         What its program can load; None where that cannot be asked.
     release : Release or None
@@ -82,6 +90,7 @@ class Target:
     identities: Mapping[str, tuple[int, int]] = {}
     kinds: Mapping[str, int] = {}
     cpu: TargetCpu | None = None
+    shape: Shape = Shape()
     table: StateTable | None = None
     release: Release | None = None
 
@@ -112,6 +121,7 @@ def look_closely(monitor: Monitor, hardware: Hardware, binary: str | None = None
         blocks=ram_blocks(monitor),
         pci=None if places is None else {place: kinds[path] for path, place in places.items()},
         identities=_identities(monitor),
+        shape=_shape(monitor, objects, places or {}),
         kinds=Counter(kinds.values()),
         cpu=_cpu(monitor, objects, hardware),
         table=_table(monitor) if binary is None else read_state_table(binary),
@@ -157,6 +167,47 @@ def _places(monitor: Monitor, paths: Iterable[str]) -> dict[str, str] | None:
     return {path: place(path) for path in functions}
 
 
+def _shape(monitor: Monitor, objects: Objects, places: Mapping[str, str]) -> Shape:
+    """Ask for what is inside of devices, as far as their places are known."""
+
+    def read(path: str, names: Iterable[str]) -> dict[str, object]:
+        return {name: monitor.execute("qom-get", path=path, property=name) for name in names}
+
+    functions = {
+        place: values
+        for path, place in places.items()
+        if (values := read(path, sorted(told_by(objects[path][1]))))
+    }
+    scsi: dict[str, str] = {}
+    for path, (kind, has) in objects.items():
+        if has >= _SCSI_PROPERTIES:
+            there = read(path, ["channel", "scsi-id", "lun", "parent_bus"])
+            if (place := _place_above(str(there["parent_bus"]), places)) is not None:
+                scsi[f"{place}/{there['channel']}:{there['scsi-id']}:{there['lun']}"] = kind
+    memory = read("/machine", ["memory"])["memory"] if "memory" in objects["/machine"][1] else None
+    return Shape(
+        functions=functions,
+        usb_ports=_usb_ports(monitor),
+        scsi=scsi,
+        slots=int(memory.get("slots", 0)) if isinstance(memory, dict) else None,
+    )
+
+
+def _place_above(path: str, places: Mapping[str, str]) -> str | None:
+    """Return the place of the PCI function that an object is part of."""
+    while path and path not in places:
+        path = path.rpartition("/")[0]
+    return places.get(path)
+
+
+def _usb_ports(monitor: Monitor) -> tuple[str, ...] | None:
+    try:
+        listing = str(monitor.execute("human-monitor-command", command_line="info usb"))
+    except CommandError:  # built without a human monitor
+        return None
+    return tuple(_USB_PORT.findall(listing))
+
+
 def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
     """Return vendor and device of the PCI functions on the first bus."""
     try:
@@ -184,12 +235,25 @@ def _cpu(monitor: Monitor, objects: Objects, hardware: Hardware) -> TargetCpu | 
     names = [name for name in features if name in known]  # others are another program's
     values = {name: monitor.execute("qom-get", path=path, property=name) for name in names}
     flags = {name: value for name, value in values.items() if isinstance(value, bool)}
+    room = _socket_cpus(monitor) if hardware.socket_cpus > 1 else 0
     model = hardware.cpu_model
     if model is None or re.fullmatch(rf"{re.escape(model)}-\w+-cpu", kind):
         models = {model: kind} if model else {}
-        return TargetCpu(len(vcpus), kind, models, flags)
+        return TargetCpu(len(vcpus), kind, models, flags, room)
     models, aliases = _models(monitor)
-    return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags)
+    return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags, room)
+
+
+def _socket_cpus(monitor: Monitor) -> int:
+    try:
+        listed: list[dict[str, Any]] = monitor.execute("query-hotpluggable-cpus")
+    except CommandError:  # a machine whose processors stand in no sockets
+        return 0
+    sockets: Counter[int] = Counter()
+    for entry in listed:
+        if (socket := entry["props"].get("socket-id")) is not None:
+            sockets[socket] += int(entry["vcpus-count"])
+    return max(sockets.values(), default=0)
 
 
 def _models(monitor: Monitor) -> tuple[dict[str, str], dict[str, str]]:
