@@ -393,7 +393,7 @@ DEVICES = """\
     ],
 )
 def test_which_virtio_video_device_it_was(model: str, made: str | None) -> None:
-    """libvirt tells from 12.5 on."""
+    """Libvirt tells from 12.5 on."""
     place = "<address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/>"
     video = f"<domain><devices><video><model {model}/>{place}</video></devices></domain>"
 
