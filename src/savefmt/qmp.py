@@ -22,8 +22,8 @@ SLOW_SECONDS = 60.0
 
 _POLL_SECONDS = 0.05
 _LONGEST_LINE = 10 << 20
-_MOST_WAITING = 1 << 16
-"""Answers that nobody has asked for yet, before the other side is taken for mad."""
+_MOST_WAITING = 16
+"""Answers that nobody has taken yet, before the other side is taken for mad."""
 
 Message = dict[str, Any]
 
@@ -254,7 +254,7 @@ class _Line:
             thread.start()
 
     def _read(self) -> None:
-        bad = (OSError, ValueError, RecursionError)
+        bad = (OSError, ValueError, RecursionError, MemoryError)
         with contextlib.suppress(*bad), self._socket.makefile("rb") as file:
             while line := file.readline(_LONGEST_LINE):
                 message = json.loads(line)

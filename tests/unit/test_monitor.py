@@ -16,6 +16,7 @@ from typing import Any
 import fakeqemu
 import pytest
 
+from savefmt import qmp
 from savefmt.qmp import CommandError, Monitor, MonitorError, MonitorLostError
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
@@ -114,6 +115,25 @@ def test_no_answer_at_all(line: bytes) -> None:
             monitor.execute("query-status")
         assert monitor.lost
         assert not monitor.reconnect()
+
+
+def test_a_flood_is_no_conversation() -> None:
+    """What nobody asked for does not fill the memory."""
+    ours, theirs = socket.socketpair()
+    line = qmp._Line(ours)
+    with theirs:
+        for _ in range(100):
+            say(theirs, {"return": {}})
+    line.start()
+    line._threads[0].join()
+
+    taken = 0
+    with pytest.raises(EOFError):
+        while taken < 100:
+            line.next(None)
+            taken += 1
+    assert taken == qmp._MOST_WAITING + 1
+    line.close()
 
 
 def test_no_answer_in_time() -> None:
