@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from savefmt.compat.ask import read_release
@@ -112,7 +112,8 @@ def look_closely(monitor: Monitor, hardware: Hardware, binary: str | None = None
     Target
         Complete, as far as this QEMU tells.
     """
-    objects: Objects = dict(_walk(monitor))
+    vcpus = [str(vcpu["qom-path"]) for vcpu in monitor.execute("query-cpus-fast")]
+    objects: Objects = dict(_walk(monitor, vcpus))
     pci = [path for path, (_, has) in objects.items() if has >= _PCI_PROPERTIES]
     places = _places(monitor, pci)
     kinds = {path: kind for path, (kind, _) in objects.items() if kind}
@@ -123,19 +124,32 @@ def look_closely(monitor: Monitor, hardware: Hardware, binary: str | None = None
         identities=_identities(monitor),
         shape=_shape(monitor, objects, places or {}),
         kinds=Counter(kinds.values()),
-        cpu=_cpu(monitor, objects, hardware),
+        cpu=_cpu(monitor, vcpus, objects, hardware),
         table=_table(monitor) if binary is None else read_state_table(binary),
         release=read_release(monitor),
     )
 
 
-def _walk(monitor: Monitor) -> Iterator[tuple[str, Object]]:
-    """Yield path, type and properties of every object that the machine consists of."""
+def _walk(monitor: Monitor, cpus: Collection[str] = ()) -> Iterator[tuple[str, Object]]:
+    """Yield path, type and properties of every object that the machine consists of.
+
+    Of vCPUs of one type one is asked, which takes QEMU milliseconds: the others have inside
+    what it has.
+    """
     waiting = [("/machine", "")]
+    asked: dict[str, str] = {}
+    found: dict[str, str] = {}
     for _ in range(_MOST_NODES):
         if not waiting:
             return
         path, kind = waiting.pop()
+        found[path] = kind
+        if path in cpus and (same := asked.setdefault(kind, path)) != path:
+            yield path, (kind, frozenset())
+            inside = [(name, kind) for name, kind in found.items() if name.startswith(f"{same}/")]
+            for name, kind in inside:  # all of it was walked before the next vCPU
+                yield path + name[len(same) :], (kind, frozenset())
+            continue
         entries: list[dict[str, Any]] = monitor.execute("qom-list", path=path)
         yield path, (kind, frozenset(entry["name"] for entry in entries))
         for entry in entries:
@@ -225,11 +239,12 @@ def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
     }
 
 
-def _cpu(monitor: Monitor, objects: Objects, hardware: Hardware) -> TargetCpu | None:
-    vcpus: list[dict[str, Any]] = monitor.execute("query-cpus-fast")
+def _cpu(
+    monitor: Monitor, vcpus: Sequence[str], objects: Objects, hardware: Hardware
+) -> TargetCpu | None:
     if not vcpus:
         return None
-    path = str(vcpus[0]["qom-path"])
+    path = next((vcpu for vcpu in vcpus if objects.get(vcpu, ("", ()))[1]), vcpus[0])
     kind, known = objects.get(path, ("", frozenset()))
     features = [qemus_name(name) for name, _ in hardware.cpu_features]
     names = [name for name in features if name in known]  # others are another program's
