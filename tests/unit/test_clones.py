@@ -120,8 +120,7 @@ def test_longer_xml_moves_the_stream_and_copies_nothing(folder: Path) -> None:
         assert image.memory.digest() == digest
 
 
-@pytest.mark.parametrize("codec", ["raw", "zstd"])
-@pytest.mark.parametrize("padding", [8, 4321])
+@pytest.mark.parametrize(("codec", "padding"), [("raw", 8), ("zstd", 4321)])
 def test_a_stream_in_order_is_not_copied_either(codec: str, padding: int, folder: Path) -> None:
     """The new XML gets so much padding that the stream lies on the same borders as before."""
     source = folder / "image"
