@@ -6,7 +6,9 @@ import errno
 import os
 import signal
 import stat
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from savefmt.errors import (
@@ -18,9 +20,15 @@ from savefmt.errors import (
 )
 from savefmt.model import StrPath
 from savefmt.mount.folder import Folder, find
+from savefmt.mount.replies import Reply
 
 _KEPT = 3600.0
 """Seconds for which the kernel need not ask again: nothing changes here."""
+
+_THREADS = 10
+
+_AHEAD_KIB = 512
+"""Read ahead of who reads in order; each request costs a wake-up of ours."""
 
 
 def check_mountpoint(folder: StrPath) -> None:
@@ -64,7 +72,13 @@ def serve(
         If the kernel or the system refuses.
     """
     library = _library()
-    answers = _Answers(top, modified, ready)
+
+    def mounted() -> None:
+        # This waits until the kernel has our first answer, which the caller is about to give.
+        threading.Thread(target=_read_ahead, args=(os.path.abspath(folder),), daemon=True).start()
+        ready()
+
+    answers = _Answers(top, modified, mounted)
     # libfuse ends by itself at signals that nobody else takes.
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in old.items():
@@ -82,6 +96,7 @@ def serve(
             default_permissions=True,
             fsname="savefmt",
             subtype="savefmt",
+            **_threads(library),
         )
     except RuntimeError as error:
         if not answers.mounted:  # else a signal ended it, as it may
@@ -93,6 +108,23 @@ def serve(
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _threads(library: Any) -> dict[str, int]:
+    """Say how many threads may answer: from 3.12 on, libfuse complains of its own default."""
+    version = library.fuse_version_major, library.fuse_version_minor
+    return {"max_threads": _THREADS} if version >= (3, 12) else {}
+
+
+def _read_ahead(folder: str) -> None:
+    """Have the kernel ask for more at a time than the 128 KiB of its own, which only root may."""
+    with suppress(OSError):
+        device = os.stat(folder).st_dev
+        name = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        with open(name, "r+") as file:
+            if int(file.read()) < _AHEAD_KIB:
+                file.seek(0)
+                file.write(f"{_AHEAD_KIB}")
 
 
 class _Answers:
@@ -146,13 +178,16 @@ class _Answers:
         self._find(path)
         return 0
 
-    def read(self, path: str, length: int, offset: int, handle: int) -> bytes:
+    def read_buf(self, path: str, answer: Any, length: int, offset: int, handle: int) -> int:
         """Return content; where the image is damaged, and nowhere else, that is EIO."""
         found = self._find(path)
         if isinstance(found, dict):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        data: bytes = _told(lambda: found.read(offset, length))
-        return data
+        length = max(min(length, found.length - offset), 0)
+        with Reply(length) as reply:
+            _told(lambda: found.read_into(offset, reply.data))
+            reply.give(answer)
+        return 0
 
     def _find(self, path: str) -> Any:
         found = find(self._top, path)
