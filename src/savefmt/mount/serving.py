@@ -25,10 +25,11 @@ from savefmt.mount.replies import Reply
 _KEPT = 3600.0
 """Seconds for which the kernel need not ask again: nothing changes here."""
 
-_THREADS = 10
+_IDLE_THREADS = 10
+"""libfuse's own number, but when not told, its 3.14 complains of it on standard error."""
 
-_AHEAD_KIB = 512
-"""Read ahead of who reads in order; each request costs a wake-up of ours."""
+_AHEAD_KIB = 2048
+"""Read ahead of who reads in order; each request costs a wake-up, and several are under way at once."""
 
 
 def check_mountpoint(folder: StrPath) -> None:
@@ -96,7 +97,7 @@ def serve(
             default_permissions=True,
             fsname="savefmt",
             subtype="savefmt",
-            **_threads(library),
+            max_idle_threads=_IDLE_THREADS,
         )
     except RuntimeError as error:
         if not answers.mounted:  # else a signal ended it, as it may
@@ -108,12 +109,6 @@ def serve(
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _threads(library: Any) -> dict[str, int]:
-    """Say how many threads may answer: from 3.12 on, libfuse complains of its own default."""
-    version = library.fuse_version_major, library.fuse_version_minor
-    return {"max_threads": _THREADS} if version >= (3, 12) else {}
 
 
 def _read_ahead(folder: str) -> None:
