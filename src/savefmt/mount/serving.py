@@ -29,7 +29,7 @@ _IDLE_THREADS = 10
 """libfuse's own number, but when not told, its 3.14 complains of it on standard error."""
 
 _AHEAD_KIB = 2048
-"""Read ahead of who reads in order; each request costs a wake-up, and several are under way at once."""
+"""Read ahead of who reads in order: each request costs a wake-up, so make them large."""
 
 
 def check_mountpoint(folder: StrPath) -> None:
