@@ -143,7 +143,7 @@ def test_a_worker_that_cannot_be_killed_is_left_behind(
     assert lost.tries == 1
     late, why = lost.told.reasons
     assert late == "it took longer than 2 s"
-    assert f"process {held.pid}, cannot be ended" in why
+    assert "cannot be ended" in why
 
 
 def test_what_grows_is_ended(tmp_path: Path) -> None:

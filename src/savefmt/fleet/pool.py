@@ -288,8 +288,8 @@ class _Worker:
             except subprocess.TimeoutExpired:
                 self.answers.close()
                 return (
-                    f"its worker, process {self.process.pid}, cannot be ended: the system holds "
-                    "it, as where a disk or a server does not answer"
+                    "its worker cannot be ended: the system holds it, as where a disk or a "
+                    "server does not answer"
                 )
         self.answers.close()
         if code == OUT_OF_MEMORY:

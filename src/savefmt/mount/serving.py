@@ -97,7 +97,7 @@ def serve(
             default_permissions=True,
             fsname="savefmt",
             subtype="savefmt",
-            max_idle_threads=_IDLE_THREADS,
+            **({"max_idle_threads": _IDLE_THREADS} if library.fuse_version_major >= 3 else {}),
         )
     except RuntimeError as error:
         if not answers.mounted:  # else a signal ended it, as it may
