@@ -9,7 +9,8 @@ from typing import Any, Self
 _SPARE = 64
 """Room behind what we know of libfuse's structure: later versions add to its end."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter's lock: these take less time than the other threads would to get it.
+_libc = ctypes.PyDLL(None)
 for _name, _arguments in (("calloc", 2), ("malloc", 1)):
     _function = getattr(_libc, _name)
     _function.restype = ctypes.c_void_p
