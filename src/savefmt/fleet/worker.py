@@ -12,13 +12,15 @@ import signal
 import sys
 from types import FrameType
 
-import savefmt
 from savefmt.fleet.records import Outcome, Told
 from savefmt.fleet.verbs import perform
 from savefmt.frozen import asdict, replace
 
 OUT_OF_MEMORY = 77
 """The exit code that says so: what is left of the process is not to be trusted."""
+
+_VERSION: str = sys.modules["savefmt"].__version__
+"""Of the package that this process has, which on another host may be another."""
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
 
 
 def _answer(told: Told) -> str:
-    return json.dumps(asdict(replace(told, version=savefmt.__version__)))
+    return json.dumps(asdict(replace(told, version=_VERSION)))
 
 
 def _end(number: int, frame: FrameType | None) -> None:
