@@ -118,8 +118,7 @@ class SaveImage:
         self._closed = False
         self.ending: StreamEnd | None = None
         self._unpacked = "raw"
-        self.rescue = self._salvaged()
-        rescued = self.rescue
+        self.rescue = rescued = self._salvaged()
         self._file, self.dump = (rescued.file, None) if rescued else open_source(self.source, io)
         self.places = {**(self.dump.places if self.dump is not None else {}), **self.places}
         self.state = self._file.state

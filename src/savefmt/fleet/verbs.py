@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -37,7 +38,7 @@ def perform(verb: str, path: str, options: dict[str, Any]) -> Told:
     options : dict
         ``list``: ``names``; ``audit``: ``readers``; ``check``: ``full``; ``hash``:
         ``algorithm``; ``search``: ``yara``, ``texts``; ``convert``: ``target``, ``layout``,
-        ``codec``, ``dry_run``, ``overwrite``.
+        ``codec``, ``dry_run``, ``overwrite``; ``os``, ``search``: ``places``.
 
     Returns
     -------
@@ -131,10 +132,20 @@ def _hash(path: str, options: dict[str, Any]) -> Told:
         return _of(image, _plain(list(hashes)))
 
 
+@contextmanager
+def _placed(path: str, options: dict[str, Any]) -> Iterator[SaveImage]:
+    """Open an image with what is said of its blocks; others may have more."""
+    with SaveImage(path, io=_IO) as image:
+        if said := options.get("places", {}):
+            own = {listed.idstr for listed in image.head.blocks.blocks}
+            image.places = {**image.places, **{block: said[block] for block in own & said.keys()}}
+        yield image
+
+
 def _os(path: str, options: dict[str, Any]) -> Told:
     from savefmt.scan.system import identify
 
-    with SaveImage(path, io=_IO) as image:
+    with _placed(path, options) as image:
         return _of(image, _plain(identify(image, io=_IO)))
 
 
@@ -142,7 +153,7 @@ def _search(path: str, options: dict[str, Any]) -> Told:
     from savefmt.scan import patterns
     from savefmt.scan.search import search
 
-    with SaveImage(path, io=_IO) as image:
+    with _placed(path, options) as image:
         if options.get("yara"):
             from savefmt.scan.yara import compile_rules, search_rules
 

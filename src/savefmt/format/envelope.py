@@ -434,6 +434,24 @@ class Envelope:
         cookie_offset, data = _lay_out(xml, kept, len(self.data) if fit else None)
         return replace(self, cookie_offset=cookie_offset, data=data)
 
+    def with_stream_at(self, offset: int, grain: int) -> Self:
+        """Move the stream back, by padding, to lie as far from a border as an offset does.
+
+        Parameters
+        ----------
+        offset : int
+            Such as where the stream was.
+        grain : int
+            Distance of borders.
+
+        Returns
+        -------
+        Envelope
+            With less than `grain` bytes more.
+        """
+        more = (offset - self.stream_offset) % grain
+        return replace(self, data=self.data + bytes(more))
+
     def _header_oddities(self, at: int) -> Iterator[Finding]:
         if self.cookie_place not in (None, self.cookie_offset):
             yield wrong_cookie(self.cookie_offset, self.cookie_place or 0, at=at)

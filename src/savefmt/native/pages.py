@@ -39,6 +39,14 @@ def count_pages(bitmap: bytes | bytearray, count: int) -> int:
     return int(lib.sf_page_count(ffi.from_buffer("uint8_t[]", bitmap), 0, count))
 
 
+def whole_pages(data: bytearray | memoryview, page_size: int) -> int:
+    """Count the pages that fit; ValueError unless they fill it."""
+    count, rest = divmod(len(data), page_size)
+    if rest:
+        raise ValueError("room for part of a page")
+    return count
+
+
 class BlockPages:
     """Where one block's pages lie in a mapped-ram file, and which are present.
 
@@ -88,13 +96,18 @@ class BlockPages:
 
     def read(self, file: File, first: int, count: int) -> bytearray:
         """Read `count` pages from `first` on; clear ones are zeros whatever lies there."""
-        if first < 0 or count < 0 or first + count > self.count:
+        data = bytearray(count * self.page_size)
+        self.read_into(file, first, data)
+        return data
+
+    def read_into(self, file: File, first: int, out: bytearray | memoryview) -> None:
+        """Read as many pages from `first` on as fill `out`."""
+        count = whole_pages(out, self.page_size)
+        if first < 0 or first + count > self.count:
             raise ValueError("pages beyond the block")
         pages = ffi.new("struct sf_pages *")
-        data = bytearray(count * self.page_size)
-        with self.fill(pages), ffi.from_buffer("uint8_t[]", data) as out:
-            call(lib.sf_pages_read, file.handle, pages, first, count, out, path=file.path)
-        return data
+        with self.fill(pages), ffi.from_buffer("uint8_t[]", out, require_writable=True) as data:
+            call(lib.sf_pages_read, file.handle, pages, first, count, data, path=file.path)
 
 
 def pack_blocks(blocks: Sequence[BlockPages]) -> tuple[Any, list[Any]]:

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         output.file.write(text, 0)
         output.commit()
     written = ReportWritten(
-        source=str(args.image),
+        source=dossier.path,
         target=target,
         digest=dossier.digest,
         sound=dossier.check.worst is not Severity.ERROR,
@@ -113,10 +113,15 @@ def _target(args: argparse.Namespace) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """Return what was asked for, to be asked for again."""
-    words = ["savefmt", "report", os.fspath(args.image)]
-    given = {"snapshot": args.snapshot, "offset": args.offset, "map": args.bad, "lost": args.lost}
+    from savefmt.reading.source import find_source
+
+    source = find_source(args.image)
+    words = ["savefmt", "report", os.fspath(source)]
+    words += [f"--snapshot={source.snapshot}"] if source.snapshot is not None else []
+    words += [f"--offset={source.offset}"] * bool(source.offset)
+    words += [f"--shared={block}={path}" for block, path in source.shared]
+    given = {"map": args.bad, "lost": args.lost}
     words += [f"--{name}={value}" for name, value in given.items() if value]
-    words += [f"--shared={block}={file}" for block, file in args.shared]
     words += ["--salvage"] * args.salvage + ["--unproven"] * args.unproven
     words += ["--quick"] * args.quick
     words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
