@@ -12,7 +12,7 @@ from savefmt.errors import ClosedImageError, FormatError, SavefmtError, Unsuppor
 from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
-from savefmt.format.envelope import HEADER_LENGTH, state_of
+from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.salvagemark import mark_at_end
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import text_at_end
@@ -35,7 +35,7 @@ from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.source import describe_snapshot, find_source, lengths_of, open_source
-from savefmt.reading.stored import format_uuid
+from savefmt.reading.stored import format_uuid, state_of
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant

@@ -601,10 +601,3 @@ def _lay_out(xml: bytes, cookie: bytes | None, length: int | None) -> tuple[int,
 def _first_nonzero(data: bytes) -> int | None:
     left = len(data.lstrip(b"\0"))
     return len(data) - left if left else None
-
-
-def state_of(envelope: Envelope | None) -> str:
-    """Say whether there is an envelope, and whether the save behind it finished."""
-    if envelope is None:
-        return "bare"
-    return "finished" if envelope.finished else "incomplete"
