@@ -429,3 +429,15 @@ def test_pages_are_shared_or_copied_alike(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert copy.read_bytes() == sound
     assert copy.stat().st_blocks <= path.stat().st_blocks + 64
+
+
+def test_salvage_names_the_repair_of_the_length_too(tmp_path: Path) -> None:
+    """What it keeps begins with the file's own header; then both help one after the other."""
+    cut = patched(SOUND["raw"], 20, number(33))[:-4096]
+    path = put(tmp_path, cut)
+
+    with pytest.raises(CorruptError, match="`savefmt repair --fix length` puts it right"):
+        savefmt.open(path, salvage=True)
+    assert savefmt.repair(path, fixes=[Repair.LENGTH]).made
+    with savefmt.open(path, salvage=True) as image:
+        assert image.head.blocks

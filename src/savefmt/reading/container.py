@@ -96,7 +96,7 @@ def read_form(
         right = _find_true_header(cursor)
         if right is None:
             raise
-        raise CorruptError(_explain(right), offset=right.findings[0].offset) from error
+        raise right.error from error
 
 
 def _find_true_header(cursor: Cursor) -> TrueHeader | None:
@@ -106,14 +106,6 @@ def _find_true_header(cursor: Cursor) -> TrueHeader | None:
     from savefmt.reading.trueheader import find_true_header
 
     return find_true_header(cursor.pread, cursor.end)
-
-
-def _explain(right: TrueHeader) -> str:
-    names = dict.fromkeys(one.repair for one in right.findings if one.repair is not None)
-    options = " ".join(f"--fix {name}" for name in names)
-    return "; ".join(
-        (*(one.message for one in right.findings), f"`savefmt repair {options}` puts it right")
-    )
 
 
 def _read_form(

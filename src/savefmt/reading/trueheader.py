@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from savefmt.codec.registry import detect
-from savefmt.errors import FormatError, UnsupportedError
+from savefmt.errors import CorruptError, FormatError, UnsupportedError
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import FileCursor
 from savefmt.format.documents import find_cookie, is_cookie, is_domain
@@ -55,6 +55,15 @@ class TrueHeader:
 
     data: bytes
     findings: tuple[Finding, ...]
+
+    @property
+    def error(self) -> CorruptError:
+        """What to say of an image that cannot be opened with its own header."""
+        names = dict.fromkeys(one.repair for one in self.findings if one.repair is not None)
+        options = " ".join(f"--fix {name}" for name in names)
+        words = [one.message for one in self.findings]
+        words.append(f"`savefmt repair {options}` puts it right")
+        return CorruptError("; ".join(words), offset=self.findings[0].offset)
 
 
 def find_true_header(read: Pread, length: int) -> TrueHeader | None:

@@ -28,6 +28,7 @@ from savefmt.model import (
     Damage,
     IOOptions,
     MapExtent,
+    Repair,
     Salvage,
     SalvagedBlock,
     SalvageMark,
@@ -39,6 +40,7 @@ from savefmt.reading.otherformats import HEAD_LENGTH
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.source import OnSalvage, Source, open_file
 from savefmt.reading.stored import StoredImage
+from savefmt.reading.trueheader import find_true_header
 from savefmt.reading.walk import StreamEnd, has_capability
 from savefmt.salvage.chains import NO_DOUBTS, Doubts, Expected
 from savefmt.salvage.ranges import Ranges
@@ -404,6 +406,9 @@ def _find_start(source: Readable) -> _Start | Damage:
     head = source.pread(HEAD_LENGTH, 0)
     message = "what stands in front of the stream makes no sense, and was left out"
     if is_envelope(head):
+        right = find_true_header(source.pread, source.length)
+        if right is not None and any(one.repair is Repair.LENGTH for one in right.findings):
+            raise right.error  # what is salvaged begins with the file's own header
         cursor = FileCursor(source.pread, 0, source.length)
         try:
             return _Start(0, Envelope.read(cursor))
