@@ -176,6 +176,14 @@ def test_nothing_heavy_is_loaded_for_info(options: list[str], name: str, tmp_pat
     assert loaded & IMAGE_HEAVY == set()
 
 
+@pytest.mark.parametrize(("name", "form"), [("libvirt-sparse", "raw"), ("libvirt-raw", "sparse")])
+def test_nothing_heavy_is_loaded_to_convert(name: str, form: str, tmp_path: Path) -> None:
+    loaded = loaded_by("convert", unpack(name, tmp_path), tmp_path / "out", "-O", form)
+
+    assert "savefmt.convert.conversion" in loaded
+    assert loaded & (HEAVY | {"ctypes", "concurrent.futures", "savefmt.compat.releases"}) == set()
+
+
 def test_nothing_heavy_is_loaded_for_an_xml(tmp_path: Path) -> None:
     loaded = loaded_by("xml", "dump", unpack("libvirt-sparse", tmp_path))
 

@@ -6,7 +6,6 @@ mark is a member of the vmdescription, which QEMU skips and every copy of the fi
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from savefmt.errors import CorruptError
@@ -42,6 +41,8 @@ class ThinMark:
 
     def put_into(self, description: Description | None) -> Description:
         """Return a description with this mark in it; made anew where there was none."""
+        import json
+
         text = description.raw if description is not None else b'{"devices": []}'
         value = {
             "path": self.path,
