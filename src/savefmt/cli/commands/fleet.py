@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.commands.convert import FORMATS
+from savefmt.cli.inputs import names_of
 from savefmt.cli.options import common_options, number, output_options, writing_options
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -326,11 +326,8 @@ def _jobs(args: argparse.Namespace, targets: Iterable[Target]) -> Iterator[Job]:
 
 def _names(args: argparse.Namespace) -> Iterator[str]:
     yield from args.targets
-    if args.from_file == "-":
-        yield from filter(None, (line.rstrip("\n") for line in sys.stdin))
-    elif args.from_file:
-        with open(args.from_file, errors="surrogateescape", encoding="utf-8") as file:
-            yield from filter(None, (line.rstrip("\n") for line in file))
+    if args.from_file:
+        yield from names_of(args.from_file)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
