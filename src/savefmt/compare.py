@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.fielddiff import field_differences
@@ -64,6 +64,10 @@ def compare(
             for name in image.memory.left_out
         ]
         sections, note = _compare_sections(*states)
+        for image in images if any(section.reason == "content" for section in sections) else ():
+            with suppress(FormatError, UnsupportedError):  # which then has no fields to show
+                phase = f"looking for devices in {image.path.name}"
+                image.devices.prepare(Meter(progress, 0, phase))
         sections = [_with_fields(images, section) for section in sections]
         for image in images:
             image.file.require_unchanged()

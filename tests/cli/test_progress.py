@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import samples
 from cli.fakes import FakeLibrary, Run
+from golden.load import unpack
 
 from savefmt.cli.progressbar import ProgressBar
 from savefmt.model import Progress
@@ -176,3 +178,18 @@ def test_the_library_is_watched_only_where_someone_looks(
     run("convert", "a", "b", *options)
 
     assert (library.calls[0][1]["progress"] is not None) is called
+
+
+@pytest.mark.parametrize("command", ["devices", "regs", "memmap"])
+def test_the_pass_of_a_compressed_image_can_be_watched(
+    command: str, run: Run, tmp_path: Path
+) -> None:
+    image = unpack("libvirt-gzip", tmp_path)
+    with (tmp_path / "told").open("w+") as told:
+        outcome = run(command, str(image), f"--progress={told.fileno()}", "-v")
+        told.seek(0)
+        lines = told.read().splitlines()
+
+    assert outcome.code == 0
+    assert "looking for devices" in outcome.err
+    assert lines[-1] == "100/100"
