@@ -275,7 +275,7 @@ class _Table:
         from savefmt.fleet.journal import read_journal
 
         self._write(read_journal(journal), self._output)
-        self._output.commit()
+        self._output.commit(warn=True)
 
 
 _CODES = {
@@ -378,7 +378,7 @@ def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
         making = Making(savefmt.__version__, command, made, time.monotonic() - clock)
         text = page(overview, making)
         output.file.write(text, 0)
-        output.commit()
+        output.commit(warn=True)
     written = FleetReportWritten(
         source=args.journal,
         target=target,
