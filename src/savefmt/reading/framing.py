@@ -134,7 +134,8 @@ class Framing:
         if self._route is None:
             self._skip_to_last_byte(cursor, head)
             return Evidence.NOTHING
-        cursor.skip(self._route.lengths[at], f"the {head}")
+        if length := self._route.lengths[at]:  # empty ones may be hundreds of thousands
+            cursor.skip(length, f"the {head}")
         return Evidence.TOLD if self._route.proved else Evidence.FOOTERS
 
     def pass_roughly(self, reader: ItemReader, head: SectionHead) -> bool:
@@ -278,12 +279,13 @@ class Framing:
         footer = head.pack_footer()
         last: int | None = None
         while True:
-            try:
-                cursor.skip_to(footer, f"the {head}")
-            except TruncatedError:
-                if last is None:
-                    raise
-                return last
+            if cursor.peek(FOOTER_LENGTH) != footer:
+                try:
+                    cursor.skip_to(footer, f"the {head}")
+                except TruncatedError:
+                    if last is None:
+                        raise
+                    return last
             if last is not None and reach is not None and cursor.tell() > last + reach:
                 return last
             data = cursor.peek(_LOOK_LENGTH)[FOOTER_LENGTH:]
