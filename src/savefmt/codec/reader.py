@@ -6,15 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from threading import Event
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from savefmt.codec.base import Border, Bytes
 from savefmt.codec.boundaries import Lookahead, NoBoundaryError
 from savefmt.errors import SavefmtError
 from savefmt.format.cursor import ChunkCursor, Cursor
-
-if TYPE_CHECKING:  # loaded for the first batch: one member needs no pool
-    from concurrent.futures import Future, ThreadPoolExecutor
+from savefmt.pool import Pool, Task
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -117,7 +115,7 @@ class _Batch:
         length: int,
         offset: int,
         plain: int,
-        pieces: Future[list[bytes] | None],
+        pieces: Task[list[bytes] | None],
     ) -> None:
         self.buffer = buffer
         self.length = length
@@ -173,16 +171,14 @@ class MemberReader:
         finally:
             self._stop.set()
             if "_pool" in self.__dict__:
-                self._pool.shutdown(cancel_futures=True)
+                self._pool.shutdown(cancel=True)
 
     @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor
-
+    def _pool(self) -> Pool:
         # glibc hands memory back to the kernel, and gets it cleared anew, at every turn; once
         # something large was freed it keeps twice as much.  That saves a tenth of the time.
         bytes(_KEPT_BY_GLIBC // 2)
-        return ThreadPoolExecutor(self._threads, "savefmt-unpack")
+        return Pool(self._threads, "savefmt-unpack")
 
     def _read(self) -> Iterator[Bytes]:
         more = True

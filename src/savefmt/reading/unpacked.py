@@ -7,16 +7,16 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
-from importlib.util import find_spec
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from savefmt.codec.registry import find_codec
-from savefmt.codec.segments import Segments
 from savefmt.errors import ClosedImageError, CorruptError, SavefmtError, TruncatedError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 from savefmt.reading.plainstream import Packing
+
+if TYPE_CHECKING:
+    from savefmt.codec.segments import Segments
 
 _CACHE_LENGTH = 64 << 20
 _SPAN_LENGTH = 256 << 10
@@ -59,7 +59,11 @@ def open_plain(packing: Packing, file: File, start: int) -> Callable[[int], Plai
     if reader is not None:
         return lambda _length: reader
     codec = packing.single
-    if codec not in _LIBRARIES or find_spec(_LIBRARIES[codec]) is None:
+    if codec not in _LIBRARIES:
+        return None
+    from importlib.util import find_spec
+
+    if find_spec(_LIBRARIES[codec]) is None:
         return None
     opener = {"gzip": _open_gzip, "bzip2": _open_bzip2}[codec]
 
@@ -76,6 +80,8 @@ def open_segments(packing: Packing, file: File, start: int) -> SegmentReader | N
     codec = packing.single
     if codec is None:
         return None
+    from savefmt.codec.registry import find_codec
+
     segments = find_codec(codec).find_segments(file.read, start, file.length)
     return SegmentReader(segments, file) if segments is not None else None
 
