@@ -27,6 +27,8 @@ WRITERS: dict[str, tuple[str, str, str]] = {
     "export": ("export source out -f lime", "out", ""),
     "blocks": ("export source out -f blocks", "out", ""),
     "blocks over": ("export source out -f blocks -F", "out", "folder"),
+    "prepare": ("prepare source out", "out", ""),
+    "salvage": ("salvage source out", "out", ""),
     "picture": ("map source --png out", "out", ""),
     "index": ("read source --block pc.ram 0x1000 16 --index out", "out", ""),
 }

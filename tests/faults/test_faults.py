@@ -7,24 +7,15 @@ is no failure.
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builder import MIB, Record, all_records, make_envelope, make_stream, page
-
-HERE = Path(__file__).parent
-DRIVERS = HERE.parent / "csrc"
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-SHORT = 0
+from faults.striking import CALLS, HARMLESS, Runner, sample
 
 RAM = b"".join(page(number) if number % 7 else bytes(4096) for number in range(3 * MIB // 4096))
 BLOCKS = {"pc.ram": RAM, "pc.bios": page(9999) * 32}
@@ -43,59 +34,14 @@ COMMANDS = {
     "to-zstd": ["convert", "mapped", "target", "-O", "zstd", "-F", *IO],
     "core": ["export", "mapped", "target", *IO],
     "blocks": ["export", "stream", "target", "-f", "blocks", *IO],
+    "salvage": ["salvage", "stream", "target", *IO],
     "hash": ["hash", "mapped", *IO],
     "hash-deltas": ["hash", "deltas", *IO],
 }
-HARMLESS = {errno.EINTR, SHORT}
-CALLS = {
-    "pread": [errno.EIO, errno.EINTR, SHORT],
-    "pwrite": [errno.EIO, errno.ENOSPC, errno.EINTR, SHORT],
-    "fsync": [errno.EIO, errno.EINTR],
-    "ftruncate": [errno.ENOSPC, errno.EINTR],
-    "fallocate": [errno.ENOSPC, errno.EINTR],
-    "rename": [errno.EIO],
-    "fstat": [errno.EIO],
-    "lseek": [errno.EIO],
-    "mmap": [errno.ENOMEM],
-    "copy_file_range": [errno.EIO, errno.ENOSPC, SHORT],
-    "close": [errno.EIO],
-}
-
-
-class Runner:
-    """Runs commands in a folder, disturbed."""
-
-    def __init__(self, folder: Path) -> None:
-        subprocess.run(["make", "-s", "-C", DRIVERS, "faulty"], check=True)
-        self.folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, HERE / "runner.py"],
-            cwd=folder,
-            env={
-                **os.environ,
-                "LD_PRELOAD": str(DRIVERS / "build" / "faulty.so"),
-                "TMPDIR": str(folder),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, words: list[str], call: str, number: int, errnum: int) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([words, call, number, errnum]) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    if shutil.which("make") is None or shutil.which("cc") is None:
-        pytest.skip("no compiler here")
     folder = tmp_path_factory.mktemp("faults")
     for name, data in SOURCES.items():
         (folder / name).write_bytes(data)
@@ -116,13 +62,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sample(count: int, dice: random.Random) -> list[int]:
-    """Which of so many calls fail: the last and any other, or each."""
-    if NIGHTLY or count < 2:
-        return list(range(1, count + 1))
-    return [dice.randrange(1, count), count]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -11,6 +11,7 @@ from interop.conftest import lack_of_qemu
 
 import savefmt
 from savefmt.linux.answers import ask
+from savefmt.linux.freelists import free_at_hand
 from savefmt.linux.opening import open_kernel
 from savefmt.linux.pagecache import extract
 
@@ -35,9 +36,13 @@ def test_every_answer_is_the_guests_own(kernel: str, vmcoreinfo: bool, tmp_path:
     with savefmt.open(image_path, io=savefmt.IOOptions(direct=False)) as image:
         planted_facts.check_all(image, report, all_names=kernel != "arm64")
         found = extract(open_kernel(image), "/tmp/evil", tmp_path / "evil")
-        owned = ask(image, "pages").pages or ()
+        told_by_pages = ask(image, "pages")
+        owned = told_by_pages.pages or ()
+        at_hand = list(free_at_hand(open_kernel(image)))
 
     assert found.sha256 == report.digests["/tmp/evil"]
     assert hashlib.sha256((tmp_path / "evil").read_bytes()).hexdigest() == found.sha256
+    assert bool(at_hand) == (kernel != "arm64")  # whose table of symbols has no variables
+    assert not [one for one in told_by_pages.findings if one.code == "linux.list-damaged"]
     told = {one.owner.name: one.pages for one in owned}
     assert told["/tmp/evil"] == -(-planted.EVIL_LENGTH // 4096)

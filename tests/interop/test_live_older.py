@@ -12,7 +12,7 @@ import pytest
 from golden import load
 
 import savefmt
-from interop.qemu import EMULATOR, wait_for
+from interop.qemu import EMULATOR, OLDER, wait_for
 from savefmt import qemu
 from savefmt.compat.ask import read_capabilities
 from savefmt.compat.policy import Missing, SaveRequest
@@ -20,16 +20,9 @@ from savefmt.model import Layout
 from savefmt.qemu.hosted import ram_blocks
 from savefmt.qmp import Monitor
 
-OLDER = Path("/var/lib/savefmt-qemu-7.2/qemu-system-x86_64")
 MACHINE = "pc-q35-7.2"  # which both releases have
 
-pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu", "older")]
-
-
-@pytest.fixture(scope="module")
-def older() -> None:
-    if not OLDER.exists():
-        pytest.skip(f"no QEMU 7.2 at {OLDER}; `tools/install-qemu-beside 7.2` gets it on Debian")
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("older_qemu")]
 
 
 @contextmanager

@@ -229,7 +229,7 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
     assert 0 < machine.available_memory() <= machine.memory_length()
     assert machine.file_system_of("/proc") == "proc"
     assert machine.disk_of("/proc") is None
-    assert machine.file_system_of(tmp_path) not in ("", "unknown")
+    assert machine.file_system_of(tmp_path)  # unknown in a chroot, which hides its own mount
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,13 @@ def test_too_little_memory_to_decode_is_no_damage(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(MemoryError):
         list(codec.open_reader(iter([zstd.compress(b"data")]), offset=0))
+
+
+def test_too_little_memory_for_a_decoder_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise zstd.ZstdError("Unable to create ZSTD_DCtx instance.")
+
+    monkeypatch.setattr(zstd, "ZstdDecompressor", refuse)
+
+    with pytest.raises(MemoryError):
+        list(CODECS["zstd"].open_reader(iter([zstd.compress(b"data")]), offset=0))

@@ -172,7 +172,7 @@ def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
         if getattr(args, "rescued", ()):
             from savefmt.cli.salvaged import remark_lost
 
-            remark_lost(args, ui)
+            remark_lost(args, ui, failed=True)
         return failed
     except MemoryError:
         to_stderr("savefmt: out of memory")

@@ -40,10 +40,14 @@ def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
     return code if sound or code is not ExitCode.GOOD else ExitCode.FINDINGS
 
 
-def remark_lost(args: argparse.Namespace, ui: Ui) -> dict[str, Rescue]:
-    """Say what was lost, which may be why a command failed; return the images by their names."""
+def remark_lost(args: argparse.Namespace, ui: Ui, *, failed: bool = False) -> dict[str, Rescue]:
+    """Say what was lost; return the images by their names.
+
+    After a failure, only what may be the reason for it.
+    """
     rescued: dict[str, Rescue] = {str(rescue.source): rescue for rescue in args.rescued}
     for path, rescue in rescued.items():
-        for line in remarks(rescue.report) if args.tell_lost else ():
-            ui.remark(f"{path}: {line}")
+        if args.tell_lost and not (failed and rescue.report.sound):
+            for line in remarks(rescue.report):
+                ui.remark(f"{path}: {line}")
     return rescued

@@ -55,9 +55,13 @@ class ZstdCodec(MemberCodec):
 
     def _decompressor(self, memory: int) -> Decompressor:
         zstd = _zstd()
-        decompressor: Decompressor = zstd.ZstdDecompressor(
-            options={zstd.DecompressionParameter.window_log_max: memory.bit_length() - 1}
-        )
+        parameter = zstd.DecompressionParameter.window_log_max
+        try:
+            decompressor: Decompressor = zstd.ZstdDecompressor(
+                options={parameter: memory.bit_length() - 1}
+            )
+        except zstd.ZstdError as error:  # the options are right, so memory is short
+            raise MemoryError(str(error)) from error
         return decompressor
 
     def _errors(self) -> tuple[type[Exception], ...]:

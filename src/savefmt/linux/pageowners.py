@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from savefmt.guest.mappings import lower_half
 from savefmt.linux.facts import OwnedPages, PageOwner
+from savefmt.linux.freelists import free_at_hand
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.kernelmemory import KERNEL_HALF, PAGE
 from savefmt.linux.mounts import superblocks
@@ -17,7 +18,7 @@ from savefmt.linux.openfiles import filesystem_of
 from savefmt.linux.pagecache import path_of_inode
 from savefmt.linux.pagestructs import PageStructs, ram_ranges
 from savefmt.linux.processes import space_of, tasks
-from savefmt.linux.walks import damage_told, error_types
+from savefmt.linux.walks import damage_told, error_types, note
 
 if TYPE_CHECKING:
     import drgn
@@ -69,6 +70,7 @@ class PageOwners:
         self._by_range = [array("I", bytes(4 * count)) for _, count in self.ranges]
         for (first, count), owners in zip(self.ranges, self._by_range, strict=True):
             self._look(first, count, owners)
+        self._mark_free()
         self._name_processes()
 
     def _add(self, owner: PageOwner) -> int:
@@ -152,6 +154,18 @@ class PageOwners:
         target = self._targets.get(inode.i_sb.value_(), f"{kind}:")
         path, deleted = path_of_inode(self._kernel, inode, target)
         return path + " (deleted)" * deleted
+
+    def _mark_free(self) -> None:
+        for address, count in free_at_hand(self._kernel):
+            physical = self._structs.number_of(address) * PAGE
+            marked = 0
+            for owners, start, end in self._pieces(physical, count * PAGE):
+                if all(owner == _KERNEL for owner in owners[start:end]):
+                    owners[start:end] = array("I", [_FREE]) * (end - start)
+                    marked += end - start
+            if marked != count:  # a page is in one list only: else this walk could go on for ever
+                note(self._kernel, "list-damaged", "a page is free twice in the kernel's lists")
+                return
 
     def _name_processes(self) -> None:
         """Tell by the page tables of the processes whose anonymous pages are."""

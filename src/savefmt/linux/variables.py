@@ -61,6 +61,8 @@ _ROWS = (
     Variable("vmalloc_base", "unsigned long", "4.7"),
     Variable("max_pfn", "unsigned long"),
     Variable("_totalram_pages", "atomic_long_t", "5.0"),
+    Variable("node_data", "struct pglist_data *[1024]"),
+    Variable("contig_page_data", "struct pglist_data"),
     Variable("slab_caches", "struct list_head"),
     Variable("vmap_area_root", "struct rb_root", "", "6.9"),
     Variable("swap_info", "struct swap_info_struct *[32]"),
