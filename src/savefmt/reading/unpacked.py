@@ -7,6 +7,7 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,11 +60,7 @@ def open_plain(packing: Packing, file: File, start: int) -> Callable[[int], Plai
     if reader is not None:
         return lambda _length: reader
     codec = packing.single
-    if codec not in _LIBRARIES:
-        return None
-    from importlib.util import find_spec
-
-    if find_spec(_LIBRARIES[codec]) is None:
+    if codec not in _LIBRARIES or find_spec(_LIBRARIES[codec]) is None:
         return None
     opener = {"gzip": _open_gzip, "bzip2": _open_bzip2}[codec]
 
