@@ -14,6 +14,8 @@ from cli.fakes import FakeLibrary, Run
 from golden.load import unpack
 
 from savefmt.cli.progressbar import ProgressBar
+from savefmt.cli.ui import Ui
+from savefmt.image import SaveImage
 from savefmt.model import Progress
 
 GIB = 1 << 30
@@ -181,15 +183,18 @@ def test_the_library_is_watched_only_where_someone_looks(
 
 
 @pytest.mark.parametrize("command", ["devices", "regs", "memmap"])
-def test_the_pass_of_a_compressed_image_can_be_watched(
-    command: str, run: Run, tmp_path: Path
+def test_devices_are_looked_for_where_one_can_watch(
+    command: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = unpack("libvirt-gzip", tmp_path)
-    with (tmp_path / "told").open("w+") as told:
-        outcome = run(command, str(image), f"--progress={told.fileno()}", "-v")
-        told.seek(0)
-        lines = told.read().splitlines()
+    watched: list[str] = []
+    find = Ui.find_devices
 
-    assert outcome.code == 0
-    assert "looking for devices" in outcome.err
-    assert lines[-1] == "100/100"
+    def noted(ui: Ui, image: SaveImage) -> None:
+        find(ui, image)
+        watched.append(os.fspath(image.filename))
+
+    monkeypatch.setattr(Ui, "find_devices", noted)
+    image = str(unpack("libvirt-sparse", tmp_path))
+
+    assert run(command, image, "-p").code == 0
+    assert watched == [image]
