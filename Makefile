@@ -39,7 +39,8 @@ NEWEST_QEMU := /var/lib/savefmt-qemu-11.1/qemu-system-x86_64
 test-newest-qemu: setup
 	@tools/install-qemu-beside 11.1
 	INTEROP_QEMU=$(NEWEST_QEMU) $(BIN)/python -m pytest $(PYTEST_ARGS) \
-	    $(addprefix tests/interop/test_,qemu_loads.py export.py guest.py live_forms.py snapshots.py)
+	    $(addprefix tests/interop/test_,qemu_loads.py export.py guest.py instant.py \
+	    live_forms.py preflight.py snapshots.py)
 
 test-forensics: setup
 	$(PIP) install --group forensics

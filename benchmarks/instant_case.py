@@ -1,60 +1,147 @@
-"""A Linux guest on its image's own pages, from the command to its first tick, and its memory."""
+"""Linux guests on their image's own pages: from the command to the first tick, and their memory."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import peers
-from lab import MIB, Lab
-from turns import Side, Turn
+from lab import GIB, MIB, Lab
+from turns import Side, Turn, savefmt, shown
 
 if TYPE_CHECKING:
     from interop.live import LiveGuest
 
 NEEDS = ("qemu-system-x86_64", "setpriv", "cpio")
-CLONES = 4
+CLONES = (1, 4, 8)
 CHANNELS = 4
-_LEAST_RAM = 160 * MIB
+TIME, MEMORY = 0.5, 0.1
+_MOST_DATA = GIB
+
+Load = Callable[["LiveGuest", Path], None]
+"""Loads an image into a guest that waits, and lets it run."""
+
+BY_QEMU = f"QEMU loading mapped-ram, {CHANNELS} channels, direct"
 
 
-def obstacle() -> str | None:
-    """Why no such guest can be run, None if it can."""
+@dataclass(frozen=True)
+class GuestRow:
+    """One row: our guests against those of a peer.
+
+    Attributes
+    ----------
+    key, work, against : str
+        Short name, and what both sides do, in words.
+    sides : callable
+        Makes both sides of a lab, ours first.
+    ready : callable
+        Why it cannot be measured here, None if it can.
+    memory : bool
+        The peaks are compared, not the times: a turn's is the sum of all guests' PSS.
+    """
+
+    key: str
+    work: str
+    against: str
+    sides: Callable[[Lab], tuple[Side, Side]]
+    ready: Callable[[], str | None]
+    memory: bool = False
+
+    @property
+    def limit(self) -> float:
+        """The goal."""
+        return MEMORY if self.memory else TIME
+
+    @property
+    def goal(self) -> str:
+        """The goal in words."""
+        return f"≤ {self.limit:g} of its {'memory' if self.memory else 'time'}"
+
+
+def rows(guests: tuple[int, ...]) -> list[GuestRow]:
+    """Return the rows for guests of some sizes."""
+    found = []
+    for ram in guests:
+        size = f"{ram // GIB}G" if ram >= GIB else f"{ram // MIB}M"
+        work, ready = f"{size} guest on its image, to the first tick", partial(obstacle, ram)
+        peers_of_it = (
+            ("", BY_QEMU, _by_qemu),
+            ("-restore", "savefmt restore", _by_savefmt),
+        )
+        for suffix, against, load in peers_of_it:
+            sides = partial(_sides, ram=ram, load=load)
+            found.append(GuestRow(f"instant-{size}{suffix}", work, against, sides, ready))
+        virsh = partial(_virsh_sides, ram=ram)
+        found.append(
+            GuestRow(
+                f"instant-{size}-virsh",
+                f"{size} guest, virsh restore of savefmt clone, to the first tick",
+                "virsh restore",
+                virsh,
+                partial(virsh_obstacle, ram),
+            )
+        )
+    ram = guests[len(guests) // 2]
+    for count in CLONES:
+        sides = partial(_sides, ram=ram, load=_by_qemu, count=count)
+        ready = partial(obstacle, ram, count)
+        key = f"instant-memory-{count}"
+        work = f"memory of {count} guests of {ram // MIB} MiB at the first tick"
+        found.append(GuestRow(key, work, BY_QEMU, sides, ready, memory=True))
+    return found
+
+
+def obstacle(ram: int = 0, count: int = 1) -> str | None:
+    """Why no such guests can be run, None if they can."""
     from interop import linux
 
     for path in (linux.KERNEL, linux.BUSYBOX):
         if not path.exists():
             return f"no {path}"
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if whole < max(ram, count * _MOST_DATA * 5 // 4) + 2 * _MOST_DATA:
+        return f"this host has {whole // GIB} GiB of memory"
     return peers.missing(*NEEDS)
 
 
-def sides(lab: Lab) -> tuple[Side, Side]:
-    """One guest until its first tick: ours runs on the image, theirs is loaded by QEMU."""
-    image = _image(lab)
-    return Side(lambda: _started(lab, image, 1, _on_image), [image]), Side(
-        lambda: _started(lab, image, 1, _by_qemu), [image]
-    )
+def virsh_obstacle(ram: int = 0) -> str | None:
+    """Why libvirt cannot run one, None if it can."""
+    from interop.conftest import lack_of_libvirt
+
+    return obstacle(ram) or lack_of_libvirt() or None
 
 
-def memory_sides(lab: Lab) -> tuple[Side, Side]:
-    """Several guests at their first tick; the peak of a turn is the sum of their PSS."""
-    image = _image(lab)
-    return Side(lambda: _started(lab, image, CLONES, _on_image), [image]), Side(
-        lambda: _started(lab, image, CLONES, _by_qemu), [image]
+# QEMU alone.
+
+
+def _sides(lab: Lab, *, ram: int, load: Load, count: int = 1) -> tuple[Side, Side]:
+    image = _image(lab, ram)
+    return (
+        Side(lambda: _started(lab, ram, image, count, _on_image), [image]),
+        Side(lambda: _started(lab, ram, image, count, load), [image]),
     )
 
 
 def _on_image(guest: LiveGuest, image: Path) -> None:
-    from savefmt.instant import restore_on_image
+    _savefmt(guest, image, "--instant")
 
-    restore_on_image(image, qmp=guest.socket, running=True)
+
+def _by_savefmt(guest: LiveGuest, image: Path) -> None:
+    _savefmt(guest, image, "--parallel", str(CHANNELS), "--bypass-cache")
+
+
+def _savefmt(guest: LiveGuest, image: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "savefmt", "-q", "restore", "--qmp", guest.socket]
+    subprocess.run([*command, "--running", *words, os.fspath(image)], check=True)
 
 
 def _by_qemu(guest: LiveGuest, image: Path) -> None:
@@ -63,14 +150,20 @@ def _by_qemu(guest: LiveGuest, image: Path) -> None:
     guest.cont()
 
 
-def _started(lab: Lab, image: Path, count: int, load: Callable[[LiveGuest, Path], None]) -> Turn:
+_WAYS: dict[Load, str] = {
+    _on_image: "savefmt restore --instant",
+    _by_savefmt: f"savefmt restore --parallel {CHANNELS} --bypass-cache",
+    _by_qemu: f"mapped-ram, {CHANNELS} channels, direct-io",
+}
+
+
+def _started(lab: Lab, ram: int, image: Path, count: int, load: Load) -> Turn:
     """Start guests one after the other and wait until all have ticked."""
     from interop.live import LiveGuest
     from interop.qemu import wait_for
 
-    arguments = _arguments(lab)
-    mapped = load is _on_image
-    if mapped:
+    arguments = _arguments(lab, ram)
+    if load is _on_image:
         arguments = _mapping(arguments, image)
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(_folder(lab))) for _ in range(count)]
@@ -84,17 +177,12 @@ def _started(lab: Lab, image: Path, count: int, load: Callable[[LiveGuest, Path]
             wait_for(partial(_ticks, guest), "tick", step=0.002)
         seconds = time.perf_counter() - began
         pss = sum(_pss(guest.process.pid) for guest in guests)
-    way = "savefmt restore --instant" if mapped else f"mapped-ram, {CHANNELS} channels, direct-io"
-    command = f"{count} x qemu-system-x86_64 -m {_ram(lab) // MIB}M, {way}"
+    command = f"{count} x qemu-system-x86_64 -m {ram // MIB}M, {_WAYS[load]}"
     return Turn(seconds, 0.0, pss, command)
 
 
 def _ticks(guest: LiveGuest) -> bool:
     return "tick" in guest.console_text()
-
-
-def _ram(lab: Lab) -> int:
-    return max(lab.scale.ram, _LEAST_RAM)  # Linux wants more than a tiny lab has
 
 
 @contextmanager
@@ -105,12 +193,12 @@ def _folder(lab: Lab) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-def _arguments(lab: Lab) -> list[str]:
+def _arguments(lab: Lab, ram: int) -> list[str]:
     from interop import linux
 
     return [
-        *("-machine", "q35", "-cpu", "qemu64", "-smp", "1", "-m", f"{_ram(lab) // MIB}M"),
-        *("-kernel", str(linux.KERNEL), "-initrd", str(_initramfs(lab))),
+        *("-machine", "q35", "-cpu", "qemu64", "-smp", "1", "-m", f"{ram // MIB}M"),
+        *("-kernel", str(linux.KERNEL), "-initrd", str(_initramfs(lab, ram))),
         *("-append", linux.APPEND),
     ]
 
@@ -127,18 +215,18 @@ def _mapping(arguments: list[str], image: Path) -> list[str]:
     return ["-object", backend(main, str(image)), *words]
 
 
-def _initramfs(lab: Lab) -> Path:
-    """The counting guest, with bulk that fills a third of its memory."""
+def _initramfs(lab: Lab, ram: int) -> Path:
+    """The counting guest, with bulk that fills a third of its memory, or 1 GiB."""
     from interop import linux
 
-    folder = lab.folder / "linux"
+    folder = lab.folder / f"linux-{ram // MIB}"
     target = folder / "initramfs.cpio"
     if not target.exists():
         folder.mkdir(exist_ok=True)
         linux.build_initramfs(folder)
         bulk = folder / "bulk"
         with bulk.open("wb") as file:
-            for _ in range(_ram(lab) // 3 // MIB):
+            for _ in range(min(ram // 3, _MOST_DATA) // MIB):
                 file.write(os.urandom(MIB))
         subprocess.run(
             ["cpio", "--quiet", "-o", "-H", "newc", "-A", "-F", str(target)],
@@ -150,13 +238,13 @@ def _initramfs(lab: Lab) -> Path:
     return target
 
 
-def _image(lab: Lab) -> Path:
+def _image(lab: Lab, ram: int) -> Path:
     """QEMU's own sparse image of the guest after three ticks."""
     from interop.live import LiveGuest
 
-    image = lab.folder / "linux.sparse"
+    image = lab.folder / f"linux-{ram // MIB}.sparse"
     if not image.exists():
-        with LiveGuest(lab.folder, _arguments(lab)) as guest:
+        with LiveGuest(lab.folder, _arguments(lab, ram)) as guest:
             guest.cont()
             guest.wait_console("tick 3\n", timeout=300)
             guest.stop()
@@ -168,3 +256,75 @@ def _pss(pid: int) -> int:
     """KiB of memory that a process uses, what it shares divided by its users."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+
+
+# libvirt.
+
+_CONSOLE = "/var/lib/libvirt/console/ticker"
+_DOMAIN = """\
+<domain type='qemu'>
+  <name>bench</name>
+  <memory unit='MiB'>{ram}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>{append}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+  <devices>
+    <emulator>{emulator}</emulator>
+    <controller type='usb' model='none'/>
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+def _virsh_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
+    """Both sides run virsh restore: ours of a clone, theirs of the image that it runs on."""
+    from interop import linux
+    from interop.libvirt import Libvirt
+    from interop.qemu import wait_for
+
+    daemon = lab.keep("libvirtd", Libvirt)
+    console = daemon.path(_CONSOLE)
+    image = lab.folder / f"virsh-{ram // MIB}.save"
+    if not image.exists():
+        xml = _DOMAIN.format(
+            ram=ram // MIB,
+            kernel=linux.KERNEL,
+            initrd=_initramfs(lab, ram),
+            append=linux.APPEND,
+            emulator=shutil.which("qemu-system-x86_64"),
+            console=_CONSOLE,
+        )
+        daemon.start(xml)
+        wait_for(lambda: _has(console, "tick 3\n"), "tick", timeout=300)
+        daemon.save("bench", image, "sparse")
+    clones = lab.folder / f"virsh-{ram // MIB}-clones"
+    clone = clones / "bench-clone.save"
+    if not clone.exists():
+        savefmt("clone", image, clones, "--libvirt")
+
+    def turn(saved: Path, name: str, *options: str) -> Turn:
+        console.unlink(missing_ok=True)
+        began = time.perf_counter()
+        daemon.virsh("restore", saved, *options)
+        wait_for(lambda: _has(console, "tick"), "tick", step=0.002)
+        seconds = time.perf_counter() - began
+        pss = _pss(daemon.pid(name))
+        daemon.destroy(name)
+        return Turn(seconds, 0.0, pss, shown(["virsh", "restore", saved, *options]))
+
+    return (
+        Side(lambda: turn(clone, "bench-clone"), [image, clone]),
+        Side(lambda: turn(image, "bench"), [image]),
+    )
+
+
+def _has(console: Path, text: str) -> bool:
+    return console.exists() and text in console.read_text(errors="replace")

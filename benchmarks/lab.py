@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from turns import ROOT, process, savefmt
 
 MIB = 1 << 20
 GIB = 1 << 30
+T = TypeVar("T")
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -28,6 +31,7 @@ class Scale:
     small_ram: int
     large_ram: int
     curve: tuple[int, ...]
+    guests: tuple[int, ...]
     turns: int
 
 
@@ -41,6 +45,7 @@ SCALES = {
         small_ram=GIB,
         large_ram=256 * GIB,
         curve=(GIB, 4 * GIB, 16 * GIB, 64 * GIB),
+        guests=(GIB, 4 * GIB, 16 * GIB),
         turns=5,
     ),
     "quick": Scale(
@@ -52,6 +57,7 @@ SCALES = {
         small_ram=GIB,
         large_ram=64 * GIB,
         curve=(GIB, 16 * GIB),
+        guests=(256 * MIB,),
         turns=3,
     ),
     "tiny": Scale(
@@ -63,6 +69,7 @@ SCALES = {
         small_ram=16 * MIB,
         large_ram=64 * MIB,
         curve=(16 * MIB, 64 * MIB),
+        guests=(160 * MIB,),  # Linux wants no less
         turns=1,
     ),
 }
@@ -86,6 +93,7 @@ class Lab:
     def __init__(self, folder: Path, scale: Scale, memory: Path, mounts: ExitStack) -> None:
         self._mounts = mounts
         self._places: dict[str, Path] = {}
+        self._kept: dict[str, Any] = {}
         self.folder = folder
         self.memory = memory
         self.scale = scale
@@ -104,6 +112,13 @@ class Lab:
         if not copy.exists():
             process("cp", "--sparse=always", image, copy)
         return copy
+
+    def keep(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
+        """What takes long to start, and is there until all is measured."""
+        if name not in self._kept:
+            self._kept[name] = self._mounts.enter_context(make())
+        kept: T = self._kept[name]
+        return kept
 
     def sparse(
         self, ram: int, data: int, pattern: str = "dense", *, compressible: bool = False

@@ -18,6 +18,7 @@ import qemu_case
 import reads_case
 import report
 from cases import CASES, CURVES, Case, curve_point
+from instant_case import GuestRow
 from lab import SCALES, Lab
 from looking import LOOKING
 from report import Row
@@ -26,7 +27,6 @@ from turns import Pair, Turn, alternate
 ROWS = (*CASES, *LOOKING)
 PEAK_LIMIT_MIB = 100
 QEMU_TIME, QEMU_MEMORY = 0.35, 0.1
-INSTANT_TIME, INSTANT_MEMORY = 0.5, 0.1
 _QEMU_WORK, _QEMU_PEER = "raw → sparse", "QEMU: load, save as mapped-ram, multifd, direct"
 
 
@@ -65,29 +65,15 @@ def run_qemu(lab: Lab) -> list[Row]:
     ]
 
 
-def run_instant(lab: Lab) -> list[Row]:
-    """Measure a Linux guest on its image's own pages against one that QEMU loads."""
-    count = instant_case.CLONES
-    peer = "QEMU loading mapped-ram, 4 channels, direct"
-    heads = [
-        (
-            "instant",
-            "restore --instant, to the first tick",
-            peer,
-            f"≤ {INSTANT_TIME:g} of its time",
-        ),
-        ("instant-memory", f"memory of {count} such", peer, f"≤ {INSTANT_MEMORY:g} of its memory"),
-    ]
-    reason = instant_case.obstacle()
+def run_guest(lab: Lab, row: GuestRow) -> Row:
+    """Measure Linux guests on their image's own pages against those of a peer."""
+    words = (row.key, row.work, row.against, row.goal)
+    reason = row.ready()
     if reason is not None:
-        return [Row.skipped(*head, reason) for head in heads]
-    one = alternate(*instant_case.sides(lab), lab.scale.turns)
-    many = alternate(*instant_case.memory_sides(lab), 1)
-    share = _peak(many.ours) / _peak(many.theirs)
-    return [
-        Row.of(*heads[0], one, value=one.ratio, met=one.ratio <= INSTANT_TIME),
-        Row.of(*heads[1], many, value=share, met=share <= INSTANT_MEMORY),
-    ]
+        return Row.skipped(*words, reason)
+    pair = alternate(*row.sides(lab), 1 if row.memory else lab.scale.turns)
+    value = _peak(pair.ours) / _peak(pair.theirs) if row.memory else pair.ratio
+    return Row.of(*words, pair, value=value, met=value <= row.limit)
 
 
 def _peak(turns: list[Turn]) -> int:
@@ -128,11 +114,11 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
     if not wanted or "qemu" in wanted:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
-    if not wanted or "instant" in wanted:
-        guests = run_instant(lab)
-        say("\n".join(map(_line, guests)))
-    else:
-        guests = []
+    guests = []
+    for guest_row in instant_case.rows(lab.scale.guests):
+        if not wanted or {"instant", guest_row.key} & set(wanted):
+            guests.append(run_guest(lab, guest_row))
+            say(_line(guests[-1]))
     if any(row.our_peak_kib for row in rows):
         rows.append(peak_row(rows))
     return rows + guests  # whose memory is that of guests
@@ -174,6 +160,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
     known = {case.key for case in ROWS} | set(reads_case.KINDS) | {"qemu", "instant"}
+    known |= {row.key for row in instant_case.rows(SCALES[args.scale].guests)}
     unknown = set(args.rows) - known
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")

@@ -30,6 +30,7 @@ HEADERS = (
     "sf_census.h",
     "sf_map.h",
     "sf_cell.h",
+    "owned.h",
 )
 
 ffibuilder = FFI()

@@ -181,8 +181,11 @@ IGNORED = {
 
 LATER: dict[str, tuple[str | None, ...]] = {
     "net queues": ("rx_queue_size='512' ats='on'", "queues='4' rx_queue_size='512' ats='on'"),
+    "video edid": ("<model type='virtio' heads='1'", "<model type='virtio' edid='off' heads='1'"),
 }
-"""Edits that libvirt refuses from 11.4 on, and savefmt always: the guest sees them."""
+"""Edits that newer releases of libvirt refuse, and savefmt always: the guest sees them."""
+SINCE = {"net queues": (11, 4), "video edid": (12, 8)}
+"""The first release that is known to; 12.8 has the words for edid in its library."""
 
 
 def edited(*words: str | None) -> str:

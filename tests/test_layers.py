@@ -17,7 +17,7 @@ MAX_LINES = 600
 # Lowest first.  A file may use the rows above its own and, within a package, its
 # own kind; files of one row do not know each other.
 PYTHON_ROWS = (
-    "errors frozen pipes pool",
+    "errors frozen lazy pipes pool",
     "model qmp",
     "native progress reports",
     "format writing",
@@ -25,9 +25,10 @@ PYTHON_ROWS = (
     "reading",
     "guest salvage",
     "image",
-    "bench check compare compat export facade plugins scan",
+    "compat",
+    "bench check compare export facade plugins scan",
     "convert linux mount",
-    "drgn edit fleet qemu report",
+    "drgn edit fleet qemu repair report",
     "instant needs",
     "cli",
     "__main__",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from savefmt.model import PhysicalRange as PhysicalRange
     from savefmt.model import Progress as Progress
     from savefmt.model import RamBlock as RamBlock
+    from savefmt.model import Repair as Repair
     from savefmt.model import Salvage as Salvage
     from savefmt.model import Section as Section
     from savefmt.model import Severity as Severity
@@ -48,12 +49,15 @@ if TYPE_CHECKING:
     from savefmt.reading.source import Source as Source
     from savefmt.reading.source import is_disk as is_disk
     from savefmt.reading.source import list_snapshots as list_snapshots
+    from savefmt.repair import repair as repair
     from savefmt.reports import BlockDifference as BlockDifference
     from savefmt.reports import CheckReport as CheckReport
     from savefmt.reports import Comparison as Comparison
     from savefmt.reports import ConversionReport as ConversionReport
     from savefmt.reports import EditReport as EditReport
     from savefmt.reports import ExportReport as ExportReport
+    from savefmt.reports import Offer as Offer
+    from savefmt.reports import RepairReport as RepairReport
     from savefmt.reports import SectionDifference as SectionDifference
 
 __version__ = "0.1.0"
@@ -69,11 +73,12 @@ _HOMES = {
     "savefmt.facade": "open probe",
     "savefmt.image": "SaveImage",
     "savefmt.model": "CheckLevel DiskSummary EnvelopeSummary Finding IOOptions ImageSummary Layout"
-    " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Salvage Section Severity"
-    " Snapshot",
+    " MapExtent OnProgress PageRun PhysicalRange Progress RamBlock Repair Salvage Section"
+    " Severity Snapshot",
     "savefmt.reading.source": "Source is_disk list_snapshots",
+    "savefmt.repair": "repair",
     "savefmt.reports": "BlockDifference CheckReport Comparison ConversionReport EditReport"
-    " ExportReport SectionDifference",
+    " ExportReport Offer RepairReport SectionDifference",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from itertools import chain, islice
 
 from savefmt.errors import (
@@ -18,6 +18,7 @@ from savefmt.errors import (
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.frozen import replace
 from savefmt.guest.evidence import evidence_of
 from savefmt.image import SaveImage
 from savefmt.model import (
@@ -27,6 +28,7 @@ from savefmt.model import (
     IOOptions,
     Layout,
     OnProgress,
+    Repair,
     Salvage,
     Severity,
     StrPath,
@@ -35,15 +37,22 @@ from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
+from savefmt.reading.patched import Patched
+from savefmt.reading.source import Source, find_source, open_file
+from savefmt.reading.trueheader import find_true_header, mislabelled
 from savefmt.reading.visitors import TallyVisitor, pass_over
 from savefmt.reading.walk import NO_STREAM, StreamEnd
 from savefmt.reports import CheckReport
+from savefmt.writing.volumes import is_volume
 
 _ESSENTIAL = (frozenset({"timer"}), frozenset({"cpu", "cpu_common"}))
 """QEMU notices no missing section (format.md 3.3); every machine has one of each set."""
 
 _STALE_PROBES = 4096
 """How many pages of a block, or gaps between them, are looked at for stale content."""
+
+_EMPTY = "mappedram.empty"
+_OTHER_MACHINE = "envelope.machine"
 
 UNSUPPORTED = "image.unsupported"
 """Code of what savefmt cannot judge, which is no damage."""
@@ -102,19 +111,77 @@ def check(
     ImageIOError
         What the operating system refused.
     """
-    try:
-        image = SaveImage(path, io=io, strict=False)
-    except NotASaveImageError:
-        raise
-    except (FormatError, UnsupportedError) as error:
-        return CheckReport(os.fspath(path), level, (finding_of(error),))
+    source = find_source(path)
+    image, wrong, opens = _opened(source, io)
+    if image is None:
+        return CheckReport(os.fspath(path), level, _repairable(wrong, source))
     with image:
         if image.rescue is not None:
             image.findings += damage_findings(image.rescue.report)
         checker = _Checker(image, level, io, progress)
         checker.run()
-        findings = tuple(dict.fromkeys(checker.findings))
-        return CheckReport(os.fspath(path), level, findings, checker.summary)
+        found = _repairable([*wrong, *checker.findings], source, image)
+        return CheckReport(os.fspath(path), level, found, checker.summary if opens else None)
+
+
+def _opened(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Finding], bool]:
+    """Open an image, if need be with the header that it should have.
+
+    Returns
+    -------
+    SaveImage or None
+        To be closed; None where nothing helps.
+    list of Finding
+        What is wrong with the header, or the error.
+    bool
+        Whether the image opens as it is.
+    """
+    image, errors = _try(source, io)
+    wrong_cookie = image is not None and any(f.repair is Repair.COOKIE for f in image.findings)
+    right = None
+    if (image is None or wrong_cookie) and not source.salvage:
+        with open_file(source, io) as file:
+            right = find_true_header(file.read, file.length)
+    if right is None:
+        return image, errors, image is not None
+    if image is not None:
+        image.close()
+    patched = (source.repaired or Patched(())).with_header(right.data)
+    second, more = _try(replace(source, repaired=patched), io)
+    # A format number that is not known here may be a newer libvirt's.
+    unknown = next((one for one in errors if one.code == UNSUPPORTED), None)
+    wrong = [
+        replace(unknown, repair=one.repair)
+        if unknown is not None and one.repair is Repair.FORMAT
+        else one
+        for one in right.findings
+    ]
+    return second, [*wrong, *more], image is not None
+
+
+def _try(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Finding]]:
+    try:
+        return SaveImage(source, io=io, strict=False), []
+    except NotASaveImageError:
+        raise
+    except (FormatError, UnsupportedError) as error:
+        return None, [finding_of(error)]
+
+
+def _repairable(
+    findings: Iterable[Finding], source: Source, image: SaveImage | None = None
+) -> tuple[Finding, ...]:
+    """Leave repairs out that cannot be made: of what is no file of its own, or a device."""
+    own = not replace(source, repaired=None).is_part
+    if image is not None:
+        own = own and image.outer == "raw" and image.dump is None and image.base is None
+    fixed_length = is_volume(source)
+    return tuple(
+        one
+        if own and not (fixed_length and one.repair is Repair.TRAILING)
+        else replace(one, repair=None)
+        for one in dict.fromkeys(findings)
+    )
 
 
 def damage_findings(report: Salvage) -> Iterator[Finding]:
@@ -149,11 +216,12 @@ class _Checker:
         self._progress = progress
         self.findings = image.findings
         self.summary: ImageSummary | None = None
+        self._end: StreamEnd | None = None
 
     def run(self) -> None:
-        steps = [self._envelope, self._capabilities, self._stream, self._summarize]
+        steps = [self._envelope, self._capabilities, self._stream, self._finished, self._summarize]
         if self._image.head is NO_STREAM:
-            steps = [self._envelope, self._summarize]
+            steps = [self._envelope, self._finished, self._summarize]
         for step in steps:
             try:
                 step()
@@ -174,24 +242,9 @@ class _Checker:
         envelope = image.envelope
         if envelope is None:
             return
-        if not envelope.finished:
-            self._note(
-                "envelope.incomplete",
-                Severity.ERROR,
-                'the save never finished (libvirt\'s "Part" magic)',
-                0,
-                "save the guest again; libvirt refuses this file",
-            )
         if image.mislabelled:
-            stream = "mapped-ram" if image.head.mapped else "sequential"
-            self._note(
-                "envelope.mislabelled",
-                Severity.ERROR,
-                f"the envelope says {envelope.format_name}, but the stream is {stream}; "
-                "libvirt cannot load that",
-                28,
-                "convert it with -O raw or -O sparse, which writes a truthful envelope",
-            )
+            form = "sparse" if image.head.mapped else image.codec
+            self.findings.append(mislabelled(envelope.stream_format, form))
         self._documents()
 
     def _documents(self) -> None:
@@ -213,12 +266,50 @@ class _Checker:
         machines = domain.machine if domain is not None else None, self._image.machine
         if all(machines) and machines[0] != machines[1]:
             self._note(
-                "envelope.machine",
+                _OTHER_MACHINE,
                 Severity.WARNING,
                 f"the XML names machine {machines[0]}, the stream {machines[1]}",
                 self._image.stream_offset,
                 "QEMU refuses a machine that differs",
             )
+
+    def _finished(self) -> None:
+        """Say first of all that a save never finished, and whether the stream is whole."""
+        if not self._is_unfinished():
+            return
+        lack = self._lack()
+        advice = (
+            "the stream is whole, so the guest can be had; but it may have run on since, and "
+            "changed its disks"
+            if lack is None
+            else f"save the guest again; libvirt refuses this file: {lack}"
+        )
+        finding = Finding(
+            "envelope.incomplete",
+            Severity.ERROR,
+            'the save never finished (libvirt\'s "Part" magic)',
+            0,
+            advice,
+            Repair.MAGIC if lack is None else None,
+        )
+        self.findings.insert(0, finding)
+
+    def _lack(self) -> str | None:
+        """Tell why the stream of an unfinished image is not known to be whole."""
+        head, end = self._image.head, self._end
+        if is_volume(self._image.filename):
+            return "an older save may be what follows the header on this device"
+        if head is NO_STREAM:
+            return "QEMU has not begun to write to it"
+        for one in self.findings:
+            error = one.severity is Severity.ERROR and one.repair is None
+            if error or one.code in (_EMPTY, _OTHER_MACHINE):
+                return one.message
+        if end is None:
+            return "its end was not seen, which --full looks for"
+        if head.ram is None:
+            return "no RAM is in its stream"
+        return end.missing if end.ram_end is not None else "RAM has no END section"
 
     def _capabilities(self) -> None:
         configuration = self._image.configuration
@@ -260,8 +351,12 @@ class _Checker:
                 "--full does",
             )
         # A quick check ends here where the end of the file looks as it should.
-        elif self._full or self._image.claimed_sections() is None:
+        elif self._full or self._is_unfinished() or self._image.claimed_sections() is None:
             self._sequential()
+
+    def _is_unfinished(self) -> bool:
+        envelope = self._image.envelope
+        return envelope is not None and not envelope.finished
 
     def _mapped(self) -> None:
         image = self._image
@@ -290,7 +385,7 @@ class _Checker:
         """No page has content: lost in a background snapshot, which has no END, or all zero."""
         lost = stream.end.ram_end is None
         self._note(
-            "mappedram.empty",
+            _EMPTY,
             Severity.ERROR if lost else Severity.NOTE,
             "all page bitmaps are empty: the guest's RAM is "
             + ("not in this image" if lost else "zero"),
@@ -390,6 +485,7 @@ class _Checker:
 
     def _ending(self, end: StreamEnd) -> None:
         """Check what the stream ends in."""
+        self._end = end
         if end.ram_end is None and self._image.head.ram is not None:
             self._note(
                 "ram.no-end",

@@ -344,6 +344,8 @@ class SaveImage:
         """Whether the envelope tells another layout than the stream (format.md 2.9)."""
         if self.envelope is None or self.base is not None or self.source.shared:
             return False
+        if self.head is NO_STREAM:
+            return False
         if self.envelope.version == 3:
             return bool(self.envelope.features) != self.head.mapped
         return (self.envelope.stream_format == _SPARSE_FORMAT) != self.head.mapped

@@ -141,15 +141,30 @@ class Section:
     length: int | None = None
 
 
+class Repair(enum.StrEnum):
+    """What `savefmt repair` can put right, in the order of the file."""
+
+    MAGIC = "magic"
+    LENGTH = "length"
+    FORMAT = "format"
+    COOKIE = "cookie"
+    STRAY_BITS = "stray-bits"
+    TRAILING = "trailing"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One remark of `check`: `code` is stable, `advice` says what to do."""
+    """One remark of `check`: `code` is stable, `advice` says what to do.
+
+    `repair` puts it right, where something does.
+    """
 
     code: str
     severity: Severity
     message: str
     offset: int | None = None
     advice: str = ""
+    repair: Repair | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,31 @@
-"""A QEMU monitor as plain calls, over the library qemu.qmp."""
+"""A QEMU monitor as plain calls, in its own language (QMP)."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
-from savefmt.errors import MissingPackageError, SavefmtError
-
-if TYPE_CHECKING:
-    from qemu.qmp import QMPClient
-
-T = TypeVar("T")
+from savefmt.errors import SavefmtError
 
 SLOW_SECONDS = 60.0
 """What a command may take: QEMU answers them one by one, with its big lock held."""
+
+_POLL_SECONDS = 0.05
+_LONGEST_LINE = 10 << 20
+_MOST_WAITING = 16
+"""Answers that nobody has taken yet, before the other side is taken for mad."""
+
+Message = dict[str, Any]
 
 
 class MonitorError(SavefmtError):
@@ -39,9 +43,6 @@ class MonitorLostError(MonitorError):
 class Monitor:
     """One connection to a QEMU, with its capabilities negotiated.
 
-    It lives in a thread of its own: Ctrl-C ends our waiting for an answer, and leaves the
-    connection as good as it was.
-
     Parameters
     ----------
     address : str or socket
@@ -57,13 +58,13 @@ class Monitor:
         The connection is broken, and no command can be run any more.
     silent : bool
         QEMU is there and does not answer.
+    greeting : mapping
+        What QEMU said when it answered.
 
     Raises
     ------
     MonitorError
         If nobody answers there in time, or not in QMP.
-    UnsupportedError
-        If the extra ``qmp`` is not installed.
     """
 
     def __init__(self, address: str | socket.socket, *, timeout: float = 10.0) -> None:
@@ -71,36 +72,35 @@ class Monitor:
         self.patience: float | None = SLOW_SECONDS
         self.lost = False
         self.silent = False
+        self.greeting: Mapping[str, Any] = {}
         self._address = address
-        self._client = _new_client()
-        self._loop = asyncio.new_event_loop()
-        # A lost connection is told by the next command; asyncio would print it, too.
-        self._loop.set_exception_handler(lambda loop, context: None)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._last = 0
+        self._line: _Line | None = None
         try:
-            self._thread.start()
-            self._connect(address, timeout)
+            self._connect(timeout)
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, address: str | socket.socket, timeout: float) -> None:
-        from qemu.qmp import QMPError
-
+    def _connect(self, timeout: float) -> None:
+        end = time.monotonic() + timeout
         try:
-            self._run(asyncio.wait_for(self._client.connect(address), timeout))
-        except TimeoutError as error:
+            self._line = _Line(_connected(self._address, timeout))
+            self._line.start()
+            greeting = self._line.next(end)
+            if "QMP" not in greeting:
+                raise ValueError("its first words are no greeting")
+            self.greeting = greeting
+            self._answer(self._send("qmp_capabilities", {}), "qmp_capabilities", end)
+        except (TimeoutError, BlockingIOError, Empty) as error:
             self.silent = True
             raise MonitorError(
                 f"nobody greeted in QMP within {timeout:g} s; another client may hold this "
                 "socket, or it speaks something else, such as TLS",
                 path=self.name,
             ) from error
-        except (QMPError, OSError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise MonitorError(_why_unconnected(error), path=self.name) from error
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def __enter__(self) -> Self:
         return self
@@ -115,20 +115,8 @@ class Monitor:
 
     def close(self) -> None:
         """Hang up; harmless when repeated, or when QEMU has gone."""
-        if self._loop.is_closed():
-            return
-        if self._thread.is_alive():  # else a signal came before it had begun
-            with contextlib.suppress(Exception):
-                self._run(asyncio.wait_for(self._client.disconnect(), 2))
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._loop.close()
-
-    @property
-    def greeting(self) -> Mapping[str, Any]:
-        """What QEMU said when it answered."""
-        greeting = self._client.greeting
-        return greeting._asdict() if greeting is not None else {}
+        if self._line is not None:
+            self._line.close()
 
     def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, **more: object
@@ -156,23 +144,41 @@ class Monitor:
         MonitorLostError
             If it went away.
         """
-        from qemu.qmp import ExecuteError, QMPError
-
         joined = dict(arguments or {}) | {key.replace("_", "-"): v for key, v in more.items()}
+        end = None if self.patience is None else time.monotonic() + self.patience
         try:
-            return self._run(
-                asyncio.wait_for(self._client.execute(command, joined or None), self.patience)
-            )
-        except ExecuteError as error:
-            raise CommandError(f"QEMU refuses {command}: {error}", path=self.name) from error
-        except TimeoutError as error:
+            return self._answer(self._send(command, joined), command, end)
+        except Empty as error:
             self.lost = self.silent = True
             raise MonitorError(
                 f"QEMU gave no answer to {command} within {self.patience:g} s", path=self.name
             ) from error
-        except (QMPError, OSError, EOFError) as error:
+        except (OSError, EOFError, ValueError) as error:
             self.lost = True
             raise MonitorLostError("QEMU went away", path=self.name) from error
+
+    def _send(self, command: str, arguments: Mapping[str, object]) -> int:
+        self._last += 1
+        words: Message = {"execute": command, "id": self._last}
+        if arguments:
+            words["arguments"] = arguments
+        if self._line is None:
+            raise EOFError
+        self._line.send(json.dumps(words).encode() + b"\n")
+        return self._last
+
+    def _answer(self, number: int, command: str, end: float | None) -> Any:
+        """Wait for the answer to a command; those that nobody waited for come first."""
+        if self._line is None:
+            raise EOFError
+        message: Message = {}
+        while message.get("id") != number:
+            message = self._line.next(end)
+        if isinstance(error := message.get("error"), dict):
+            raise CommandError(f"QEMU refuses {command}: {error.get('desc')}", path=self.name)
+        if "return" not in message:
+            raise ValueError("its answer is none")
+        return message["return"]
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
@@ -198,24 +204,17 @@ class Monitor:
             to us.
         """
         if isinstance(self._address, str):
-            with contextlib.suppress(Exception):
-                self._run(asyncio.wait_for(self._client.disconnect(), timeout))
-            self._client = _new_client()
+            self.close()
             self.silent = False
             with contextlib.suppress(MonitorError):
-                self._connect(self._address, timeout)
+                self._connect(timeout)
                 self.lost = False
         return not self.lost
 
     def send_fd(self, fd: int) -> None:
         """Send a descriptor, which the next command of QMP takes; ours stays open."""
-        from qemu.qmp import QMPError
-
-        try:
-            self._client.send_fd_scm(fd)
-        except (QMPError, OSError) as error:
-            self.lost = True
-            raise MonitorLostError("QEMU went away", path=self.name) from error
+        if self._line is not None:
+            self._line.send(b" ", os.dup(fd))
 
     def add_fd(self, fd: int, fdset: int | None = None) -> int:
         """Put a copy of a descriptor into a set and return the number of the set."""
@@ -226,13 +225,7 @@ class Monitor:
     @property
     def peer(self) -> int | None:
         """Process id of who listens on the socket, None where the kernel does not tell."""
-        writer = getattr(self._client, "_writer", None)
-        connected = writer.get_extra_info("socket") if writer is not None else None
-        if connected is None or connected.family != socket.AF_UNIX:
-            return None
-        return int.from_bytes(
-            connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder
-        )
+        return self._line.peer if self._line is not None else None
 
     @property
     def status(self) -> str:
@@ -240,29 +233,108 @@ class Monitor:
         return str(self.execute("query-status")["status"])
 
 
-def _new_client() -> QMPClient:
+class _Line:
+    """A connected socket, with a thread that reads it and one that writes.
+
+    So Ctrl-C ends our waiting for an answer, and tears no message apart.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._incoming: SimpleQueue[Message | None] = SimpleQueue()
+        self._outgoing: SimpleQueue[tuple[bytes, int | None] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=work, name="qmp", daemon=True)
+            for work in (self._read, self._write)
+        ]
+
+    def start(self) -> None:
+        """Begin to read and to write."""
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self) -> None:
+        bad = (OSError, ValueError, RecursionError, MemoryError)
+        with contextlib.suppress(*bad), self._socket.makefile("rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                message = json.loads(line)
+                if not isinstance(message, dict) or self._incoming.qsize() > _MOST_WAITING:
+                    break
+                if "event" not in message:
+                    self._incoming.put(message)
+        self._incoming.put(None)
+
+    def _write(self) -> None:
+        while (item := self._outgoing.get()) is not None:
+            data, fd = item
+            with contextlib.suppress(OSError):  # who waits for the answer is told
+                if fd is None:
+                    self._socket.sendall(data)
+                else:
+                    try:
+                        socket.send_fds(self._socket, [data], [fd])
+                    finally:
+                        os.close(fd)
+
+    def send(self, data: bytes, fd: int | None = None) -> None:
+        """Send bytes, with a descriptor beside them, which is closed."""
+        self._outgoing.put((data, fd))
+
+    def next(self, end: float | None) -> Message:
+        """Return the next message; `Empty` if none comes in time, `EOFError` at the end."""
+        while True:
+            try:
+                message = self._incoming.get(timeout=_POLL_SECONDS)
+                break
+            except Empty:  # a signal that came just before we slept is seen now
+                if end is not None and time.monotonic() > end:
+                    raise
+        if message is None:
+            self._incoming.put(None)  # for who asks again
+            raise EOFError("it hung up")
+        return message
+
+    @property
+    def peer(self) -> int | None:
+        """Process id of who made the other end, None where the kernel does not tell."""
+        if self._socket.family != socket.AF_UNIX:
+            return None
+        return int.from_bytes(
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder
+        )
+
+    def close(self) -> None:
+        """Hang up; harmless when repeated."""
+        with contextlib.suppress(OSError):  # it is closed already, by us or from there
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._outgoing.put(None)
+        for thread in self._threads:
+            if thread.is_alive():  # else a signal came before it had begun
+                thread.join()
+        self._socket.close()
+
+
+def _connected(address: str | socket.socket, timeout: float) -> socket.socket:
+    if not isinstance(address, str):
+        return address
+    made = socket.socket(socket.AF_UNIX)
     try:
-        from qemu.qmp import QMPClient
-    except ImportError as error:
-        raise MissingPackageError("talking to QEMU", "qemu.qmp") from error
-    import logging
+        made.settimeout(timeout)
+        made.connect(address)
+        made.settimeout(None)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
-    # A library must not print: what matters comes as an exception.
-    logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
-    return QMPClient("savefmt")
 
-
-def _why_unconnected(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, FileNotFoundError):
-            return "there is no such socket; start QEMU with -qmp unix:PATH,server=on,wait=off"
-        if isinstance(cause, PermissionError):
-            return "this user may not use the socket; become the user that QEMU runs as, or root"
-        if isinstance(cause, ConnectionRefusedError):
-            return "nobody listens on the socket any more; the QEMU behind it has ended"
-        if isinstance(cause, OSError) and cause.errno:
-            return f"no monitor answers: {os.strerror(cause.errno)}"
-        inner = getattr(cause, "exc", None)
-        cause = inner if inner is not None else cause.__cause__
-    return f"what answers does not speak QMP: {str(error).splitlines()[0]}"
+def _why_unconnected(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such socket; start QEMU with -qmp unix:PATH,server=on,wait=off"
+    if isinstance(error, PermissionError):
+        return "this user may not use the socket; become the user that QEMU runs as, or root"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens on the socket any more; the QEMU behind it has ended"
+    if isinstance(error, OSError):
+        return f"no monitor answers: {error.strerror or error}"
+    return f"what answers does not speak QMP: {error}"

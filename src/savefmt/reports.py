@@ -6,7 +6,7 @@ import enum
 from typing import ClassVar
 
 from savefmt.frozen import dataclass
-from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Severity
+from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Repair, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,60 @@ class EditReport:
     changed: bool
     moved: bool = False
     changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one repair would change, in words, and how many bytes it changes or cuts off.
+
+    `codes` are those of the findings that it puts right.
+    """
+
+    repair: Repair
+    codes: tuple[str, ...]
+    change: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What `repair` can do, or did.
+
+    Attributes
+    ----------
+    path : str
+        The image.
+    target : str
+        What was written to: the image itself, or a copy of it.
+    offers : tuple of Offer
+        All that can be repaired.
+    made : tuple of Repair
+        Those that were asked for; empty where that was only to list them.
+    findings : tuple of Finding
+        What is left: where nothing was asked for, all that is wrong.
+    replaced : bool
+        Whether a new file took the place of the image.
+    changes : tuple of str
+        What else is worth telling, in words.
+    dry_run : bool
+        Nothing was written.
+    """
+
+    path: str
+    target: str
+    offers: tuple[Offer, ...]
+    made: tuple[Repair, ...]
+    findings: tuple[Finding, ...]
+    replaced: bool = False
+    changes: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    COMPUTED: ClassVar = ("ok",)
+
+    @property
+    def ok(self) -> bool:
+        """No error is left."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
 
 
 class Answer(enum.StrEnum):

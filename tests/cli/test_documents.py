@@ -20,6 +20,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "needs": [("IMAGE",), ("IMAGE", "--list")],
     "convert": [("IMAGE", "converted", "-O", "sparse")],
     "salvage": [("IMAGE", "salvaged")],
+    "repair": [("IMAGE",), ("IMAGE", "--fix", "all"), ("IMAGE", "--fix", "cookie")],
     "compare": [("IMAGE", "IMAGE"), ("IMAGE", "OTHER", "--fields")],
     "xml": [("set", "IMAGE", "--paused")],
     "devices": [("IMAGE",), ("IMAGE", "none")],

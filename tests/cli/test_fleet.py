@@ -184,6 +184,90 @@ def test_what_cannot_be_looked_at_stops_nothing(folder: Path, run: Run) -> None:
     assert found["gone.save"]["tries"] == 0
 
 
+def test_workers_of_another_version_are_told_of(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = savefmt.__version__
+    monkeypatch.setattr(savefmt, "__version__", "0.0.1+here")
+    result = run("fleet", "check", str(folder), "--output=jsonl")
+
+    lines = records(result.out).values()
+    assert {line["version"] for line in lines} == {made}
+    (host,) = {line["host"] for line in lines}
+    assert result.err.count(f"{host} has savefmt {made}, and this is 0.0.1+here") == 1
+
+
+def test_what_is_said_of_a_block_holds_where_there_is_one(tmp_path: Path, run: Run) -> None:
+    """No rules know this machine: without the option, no address is known."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, block in (("one", "pc.ram"), ("other", "pc.rom")):
+        content = {block: page(1) + b"needle".ljust(4096, b"\0")}
+        (folder / name).write_bytes(make_stream(machine="unheard-of-1.0", blocks=content))
+    words = ("fleet", "search", str(folder), "--text", "needle", "--output=jsonl")
+
+    def addresses(*options: str) -> dict[str, list[int]]:
+        found = records(run(*words, *options).out)
+        return {name: line["result"]["hits"][0]["physical"] for name, line in found.items()}
+
+    assert addresses() == {"one": [], "other": []}
+    assert addresses("--place=pc.ram=0x10000") == {"one": [0x11000], "other": []}
+    journal = ("--resume", str(tmp_path / "run.jsonl"))
+    (tmp_path / "run.jsonl").touch()
+    assert addresses("--place=pc.rom=4G", *journal) == {"one": [], "other": [0x100001000]}
+    assert addresses("--place=pc.rom=4G", *journal) == {}
+    assert len(addresses(*journal)) == 2  # which is another question
+    assert run("fleet", "check", str(folder), "--place=pc.ram=0").code == 64
+
+
+WIDE = [
+    ((1 << 64) - 1, (1 << 64) - 1, (1 << 63) - 2),
+    (1 << 64, -1, (1 << 63) - 1),  # the last stands for infinity
+    (-1, 1 << 64, 1 - (1 << 63)),
+    (0, 0, 2 - (1 << 63)),
+    (10**30, 10**30, 10**30),
+    (1, 2),
+    (),
+]
+
+
+def test_a_table_holds_whatever_a_journal_may_say(tmp_path: Path) -> None:
+    """A file of the year 2300, say, must not cost the table of a whole run."""
+    from savefmt.cli.render.fleettable import writer
+    from savefmt.fleet.records import FleetRecord, Outcome
+    from savefmt.writing.output import OutputFile
+
+    odd = "\0\ud800\x1b"
+    made = [
+        FleetRecord(
+            *("1", "check", {odd: [odd, 1 << 80]}, odd, f"/{number}", False, identity),
+            *(Outcome.GOOD, (odd,), (odd, ""), odd, odd, float(1 << 40), (1 << 31) - 1),
+            {odd: -(10**40)},
+        )
+        for number, identity in enumerate(WIDE)
+    ]
+    read = [FleetRecord.from_line(record.line().encode()) for record in made]
+    assert read == made
+    for kind in (".parquet", ".csv"):
+        with OutputFile(tmp_path / f"run{kind}", overwrite=False) as output:
+            writer(kind)(read, output)
+            output.commit()
+
+    query = "SELECT inode, length, epoch_ns(modified), path, result, reasons FROM "
+    with duckdb.connect(":memory:") as base:
+        table = base.execute(f"{query}'{tmp_path / 'run.parquet'}' ORDER BY path").fetchall()
+    assert [row[:3] for row in table] == [
+        WIDE[0],
+        (None, None, None),
+        (None, None, None),
+        WIDE[3],
+        *[(None, None, None)] * 3,
+    ]
+    assert {row[4] for row in table} == {json.dumps({odd: -(10**40)})}
+    assert table[0][5] == ["\\x00\\ud800\\x1b"]
+    assert len(list(rows_of(tmp_path / "run.csv"))) == len(WIDE)
+
+
 def test_tables_have_what_the_journal_has(folder: Path, tmp_path: Path, run: Run) -> None:
     odd = folder / "\udcff\n\x1b.save"
     shutil.copy(folder / "libvirt-live.save", odd)

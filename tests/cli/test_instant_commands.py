@@ -48,6 +48,18 @@ def test_prepare_takes_any_form_and_aligns(tmp_path: Path, run: Run) -> None:
     assert not (tmp_path / "odd").exists()
 
 
+def test_a_qemu_of_the_users_own(base: Path, run: Run) -> None:
+    folder, relative = base.with_name("clones"), os.path.relpath(base.with_name("a qemu"))
+
+    run("clone", str(base), str(folder), "--qemu-binary", relative)
+    printed = run("restore", str(base), "--print-command", "--qemu-binary", "./it's")
+
+    assert f"exec '{os.path.abspath(relative)}'" in (folder / "clone-0.sh").read_text()
+    assert "\n" + shlex.quote("./it's") + " \\\n" in printed.out
+    wrong = run("clone", str(base), str(folder), "--libvirt", "--qemu-binary", "x")
+    assert (wrong.code, "libvirt takes its emulator from the XML" in wrong.err) == (64, True)
+
+
 def test_clone_for_qemu(base: Path, run: Run) -> None:
     folder = base.with_name("it's a folder")
 

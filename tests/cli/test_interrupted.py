@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from builder import DOMAIN_XML, make_envelope, make_stream
-from cli.writers import WRITERS, Stage, stage
+from cli.writers import DAMAGED, WRITERS, Stage, stage
 
 MIB = 1 << 20
 TURNS = 300 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 3
@@ -30,6 +30,7 @@ def files() -> dict[str, bytes]:
     envelope = make_envelope(xml=xml, was_running=1, padding=1 << 16)
     return {
         "source": envelope + make_stream(blocks={"pc.ram": ram, "pc.bios": ram[: 1 << 16]}),
+        "damaged": DAMAGED,
         "new.xml": LONG % (b"y" * 4000),
         "long.xml": LONG % (b"z" * 99_999),
     }

@@ -199,6 +199,7 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
                 "running": False,
                 "resume": False,
                 "ignore": [],
+                "binary": None,
                 "io": IOOptions(),
                 "timeout": 10,
                 "progress": None,

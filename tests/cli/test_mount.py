@@ -107,6 +107,19 @@ def test_holes_are_told_by_their_blocks_alone(image: Path) -> None:
         assert os.fstat(file.fileno()).st_blocks * 512 < size // 8
 
 
+def test_the_kernel_reads_ahead(image: Path) -> None:
+    """A thread sees to it once the folder is there, for all of the folder's files."""
+    with mounted(image, "--quick") as folder:
+        device = folder.stat().st_dev
+        told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        if not os.access(told, os.W_OK) or Path("/sys").stat().st_dev != told.stat().st_dev:
+            pytest.skip("nobody may set it here")
+        deadline = time.monotonic() + 60
+        while int(told.read_text()) < 2048:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_nothing_can_be_written(image: Path) -> None:
     with mounted(image, "--quick") as folder:
         for attempt in (

@@ -30,10 +30,6 @@ LACKS = [
     ("distributed", "fleet check IMAGE --scheduler x", "fleet --scheduler", "distributed", "fleet"),
     ("duckdb", "fleet check IMAGE -o x.parquet", "fleet -o FILE.parquet", "duckdb", "tables"),
     ("mfusepy", "mount IMAGE folder --foreground", "savefmt mount", "mfusepy", "mount"),
-    ("qemu.qmp", "save new --qmp socket", "talking to QEMU", "qemu.qmp", None),
-    ("qemu.qmp", "plan new --qmp socket", "talking to QEMU", "qemu.qmp", None),
-    ("qemu.qmp", "restore IMAGE --qmp socket", "talking to QEMU", "qemu.qmp", None),
-    ("qemu.qmp", "check IMAGE --qemu-binary /bin/cat", "talking to QEMU", "qemu.qmp", None),
 ]
 # `dump` has a test of its own; `seek` makes faster; volatility3 is what loads us, and tells of
 # nothing that it lacks; the other is for who writes documentation.

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import random
 import re
+import shlex
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from cli.fakes import Run
 from cli.pages import Listener, browse, browser, read
 from golden import load
 from PIL import Image
+from qcow2disk import Disk
 
 from savefmt.cli.render import report as rendering
 from savefmt.image import SaveImage
 from savefmt.linux.facts import GuestReport, Process, Socket
+from savefmt.scan.hashes import hash_memory
 from savefmt.scan.results import SystemHint
 from savefmt.scan.system import identify
 
@@ -138,10 +142,15 @@ def test_what_is_missing_says_why(folder: Path, run: Run) -> None:
     reader = read(folder / "page.html")
 
     assert outcome.code == 0
-    assert "without hashes: " in outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if "stats" in line]
+    assert line.startswith("  without ")
+    assert ", hashes: " in line
     assert "DAMAGED" in reader.text
     assert "image.truncated" in reader.text
-    assert reader.text.count("Not told: ") >= 4
+    reasons = re.findall("Not told: (.*)", reader.text)
+    assert all(one != other for one, other in pairwise(reasons))  # each is said once
+    assert len(reasons) + reader.text.count("Not told, for the same reason.") >= 4
+    assert reader.text.count("Not told, for the same reason.") >= 2
     assert re.search(r"libvirt \d", reader.text)  # the rest is there
 
 
@@ -151,7 +160,8 @@ def test_quick_reads_no_memory(folder: Path, run: Run) -> None:
     text = read(folder / "page.html").text
 
     assert outcome.code == 0
-    assert text.count("memory was not read (--quick)") == 5
+    assert text.count("memory was not read (--quick)") == 1
+    assert text.count("Not told, for the same reason.") == 4
     assert "vCPU 1" in text
     assert "a bare QEMU stream has no domain XML" in text
 
@@ -261,3 +271,49 @@ def test_a_browser_shows_the_picture(folder: Path, run: Run, width: int) -> None
     assert seen[zero] > 10_000
     ratio = wanted[zero] / wanted[other]
     assert seen[zero] / seen[other] == pytest.approx(ratio, rel=0.05)
+
+
+def hashes_on(page: str) -> list[str]:
+    return re.findall("[0-9a-f]{64}", read(Path(page)).text)
+
+
+def hashes_in(image: str) -> list[str]:
+    """Hash memory by the library: what `report` has of it."""
+    with SaveImage(image) as opened:
+        return [one.digest for one in hash_memory(opened)]
+
+
+def test_an_image_that_is_part_of_a_file(folder: Path, run: Run) -> None:
+    """Behind something, in a disk image, or with its memory beside it: as if it lay alone."""
+    content = b"".join(page(number) for number in range(64))
+    stream = make_stream(blocks={"pc.ram": content})
+    without = make_stream(blocks={"pc.ram": content}, guest_addresses={"pc.ram": 0}, rounds=[[]])
+    for name, data in (
+        ("plain", stream),
+        ("behind", bytes(4096) + stream),
+        ("disk", Disk().build({"first": stream})),
+        ("without", without),
+        ("memory", content),
+    ):
+        Path(name).write_bytes(data)
+    assert run("report", "plain").code == 0
+    (whole,) = set(hashes_on("plain.report.html")) - set(hashes_in("plain"))
+    assert whole == hashlib.sha256(stream).hexdigest()
+
+    for options in (
+        ["behind", "--offset=4096"],
+        ["disk", "--snapshot=first"],
+        ["disk:first"],
+        ["without", "--shared=pc.ram=memory"],
+    ):
+        assert run("report", *options, "-o", "part.html", "-F").code == 0
+        name = options[0].partition(":")[0]
+        whole = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        assert set(hashes_on("part.html")) == {whole, *hashes_in("plain")}
+        text = read(Path("part.html")).text
+        again = next(line for line in text.splitlines() if f"savefmt report {name}" in line)
+        assert all(option in again for option in options[1:])
+        assert "--snapshot=first" in again or "first" not in options[-1]
+        words = shlex.split(again[again.index("report") :])
+        assert run(*words[:-1], "again.html", "-F").code == 0
+        assert set(hashes_on("again.html")) == set(hashes_on("part.html"))

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder import make_envelope, make_stream, page
+
 COMMAND = [sys.executable, "-m", "savefmt"]
 
-# Words of each command, in a folder with `source`, and its target there.  One whose target is
-# `source` changes it; one with an `old` replaces that.
+# Words of each command, in a folder with `source` and `damaged`, and its target there.  One whose
+# target is one of these changes it; one with an `old` replaces that.
 WRITERS: dict[str, tuple[str, str, str]] = {
     "to sparse": ("convert source out -O sparse", "out", ""),
     "to zstd": ("convert source out -O zstd --verify", "out", ""),
@@ -24,6 +26,8 @@ WRITERS: dict[str, tuple[str, str, str]] = {
     "xml": ("xml set source new.xml", "source", ""),
     "xml that moves": ("xml set source long.xml", "source", ""),
     "run state": ("xml set source --paused", "source", ""),
+    "repair": ("repair damaged --fix format", "damaged", ""),
+    "repair that cuts": ("repair damaged --fix all", "damaged", ""),
     "export": ("export source out -f lime", "out", ""),
     "blocks": ("export source out -f blocks", "out", ""),
     "blocks over": ("export source out -f blocks -F", "out", "folder"),
@@ -32,6 +36,10 @@ WRITERS: dict[str, tuple[str, str, str]] = {
     "picture": ("map source --png out", "out", ""),
     "index": ("read source --block pc.ram 0x1000 16 --index out", "out", ""),
 }
+# Labelled sparse, with bytes behind the stream.
+DAMAGED = make_envelope(format=6) + make_stream(
+    blocks={"pc.ram": b"".join(map(page, range(40)))}, trailing=b"trailing" * 1000
+)
 OLD_FOLDER = {"pc.ram.bin": b"old", "pc.bios.bin": b"old", "own": b"mine", "deep/own": b"mine"}
 
 
@@ -126,11 +134,11 @@ class Stage:
         """
         found = snapshot(self.folder)
         if killed:
-            hidden = [name for name in found if name.startswith((".out.", ".source."))]
+            hidden = [name for name in found if name.startswith((".out.", ".source.", ".damaged."))]
             for name in hidden:
                 content = found.pop(name)
                 # The file itself must have been whole when it got any name.
-                assert self.old or self.target == "source", name
+                assert self.old or self.target in self.files, name
                 assert content in (*self.after.values(), *self.before.values()), name
         if found == self.before:
             return False

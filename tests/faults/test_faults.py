@@ -26,12 +26,15 @@ SOURCES = {
     "mapped": make_stream(blocks=BLOCKS, layout="mapped-ram"),
     "stream": make_envelope() + make_stream(blocks=BLOCKS, rounds=ROUNDS),
     "deltas": make_stream(blocks=BLOCKS, rounds=DELTAS),
+    "damaged": make_envelope(magic=b"LibvirtQemudPart", format=3)
+    + make_stream(blocks=BLOCKS, rounds=ROUNDS, trailing=bytes(9999)),
 }
 IO = ["-T", "2"]
 COMMANDS = {
     "to-raw": ["convert", "mapped", "target", "-O", "raw", "-F", *IO],
     "to-sparse": ["convert", "stream", "target", "-O", "sparse", *IO],
     "to-zstd": ["convert", "mapped", "target", "-O", "zstd", "-F", *IO],
+    "repair": ["repair", "damaged", "target", "--fix", "all", "--fix", "magic", "-F", *IO],
     "core": ["export", "mapped", "target", *IO],
     "blocks": ["export", "stream", "target", "-f", "blocks", *IO],
     "salvage": ["salvage", "stream", "target", *IO],

@@ -113,3 +113,40 @@ def test_a_mislabelled_snapshot_becomes_loadable(tmp_path: Path) -> None:
             report = savefmt.check(tmp_path / result, level=CheckLevel.FULL)
             assert report.findings == ()
             assert savefmt.compare(path, tmp_path / result).same
+
+
+HEADERS = {
+    "envelope.incomplete": (0, b"LibvirtQemudPart"),
+    "envelope.length": (20, bytes(4)),
+    "image.unsupported": (28, b"\0\1\0\0"),
+    "envelope.cookie-offset": (32, b"\x21\0\0\0"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["libvirt-raw", "libvirt-zstd", "libvirt-devices", "libvirt-sparse"]
+)
+def test_a_header_that_lies_is_put_right(name: str, tmp_path: Path) -> None:
+    path = load.unpack(name, tmp_path)
+    sound = path.read_bytes()
+    for code, (offset, wrong) in HEADERS.items():
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(wrong)
+        (first, *_) = savefmt.check(path, level=CheckLevel.FULL).findings
+        assert first.code == code
+
+        report = savefmt.repair(path, fixes=[first.repair or ""])
+
+        assert report.ok
+        assert path.read_bytes() == sound
+
+
+def test_the_label_of_a_snapshot_is_put_right(tmp_path: Path) -> None:
+    path = load.unpack("libvirt-mislabelled", tmp_path)
+    before = path.read_bytes()
+
+    savefmt.repair(path, fixes=["format"])
+
+    assert path.read_bytes() == before[:28] + bytes(4) + before[32:]
+    assert savefmt.check(path, level=CheckLevel.FULL).findings == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from abitable import BASE, IGNORED, LATER, REFUSED, edited
+from abitable import BASE, IGNORED, LATER, REFUSED, SINCE, edited
 from builder import make_envelope, make_stream
 
 from interop.conftest import version_of
@@ -21,7 +21,7 @@ def test_libvirt_judges_so(name: str, libvirt: Libvirt, tmp_path: Path) -> None:
     words = {**REFUSED, **IGNORED, **LATER}[name]
     new.write_text(edited(*words))
 
-    if name in REFUSED or (name in LATER and (version_of("virsh") or ()) >= (11, 4)):
+    if name in REFUSED or (name in LATER and (version_of("virsh") or ()) >= SINCE[name]):
         with pytest.raises(VirshError, match=r"do(es)?( not|n't) match|differs"):
             libvirt.virsh("save-image-define", image, new)
     else:

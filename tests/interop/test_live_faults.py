@@ -262,8 +262,7 @@ def test_a_broken_connection_is_mended(
     def hang_up(progress: Progress) -> None:
         if len(monitors) == 1:
             monitors.append(monitors[0])
-            transport = monitors[0]._client._writer.transport  # type: ignore[union-attr]
-            transport.get_extra_info("socket")._sock.shutdown(socket.SHUT_RDWR)
+            monitors[0]._line._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
     with pytest.raises(MonitorLostError) as caught:
         qemu.save(tmp_path / "image", qmp=unharmed.socket, request=STREAM, progress=hang_up)

@@ -14,21 +14,28 @@ from golden import load
 import savefmt
 from interop.conftest import lack_of_qemu, need_machine
 from interop.live import LiveGuest
+from interop.qemu import hidden_emulator
 from savefmt import qemu
 from savefmt.format.envelope import Envelope
+from savefmt.guest.needs import read_hardware
 from savefmt.model import Severity
-from savefmt.qemu.preflight import compare, features_of
+from savefmt.qemu.preflight import compare
 from savefmt.qemu.target import look_closely
 from savefmt.qmp import Monitor
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 
+SMP = "1,sockets=1,cores=2,maxcpus=2"
+TABLET = "usb-tablet,bus=usb.0,port=2"
+DISK = "scsi-hd,drive=disk,bus=scsi.0,scsi-id=1,lun=2"
 RICH = [
-    *("-machine", "pc-q35-10.0", "-m", "16M", "-cpu", "Haswell-noTSX"),
+    *("-machine", "pc-q35-10.0", "-m", "16M,slots=2,maxmem=1G", "-cpu", "Haswell-noTSX"),
     *("-device", "virtio-rng-pci,addr=5"),
     *("-device", "pcie-root-port,id=rp,addr=6", "-device", "virtio-net-pci,bus=rp,id=net"),
-    *("-device", "qemu-xhci,id=usb,addr=7", "-device", "usb-tablet,bus=usb.0"),
+    *("-device", "qemu-xhci,id=usb,addr=7", "-device", TABLET),
     *("-device", "pci-testdev,addr=8", "-device", "isa-serial"),
+    *("-device", "virtio-scsi-pci,id=scsi,addr=0xa", "-blockdev", "null-co,node-name=disk"),
+    *("-device", DISK, "-smp", SMP),
 ]
 CPU = """\
 <domain type='qemu'>
@@ -37,7 +44,9 @@ CPU = """\
   <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
   <cpu mode='custom' match='exact' check='full'>
     <model fallback='forbid'>Haswell-noTSX</model>
+    <topology sockets='1' dies='1' cores='2' threads='1'/>
     <feature policy='require' name='f16c'/>
+    <feature policy='require' name='ht'/>
     <feature policy='disable' name='pcid'/>
   </cpu>
 </domain>
@@ -100,9 +109,47 @@ def without(value: str) -> list[str]:
             "the image has virtio-net at 0000:00:06.0:00.0 and this QEMU has nothing there",
         ),
         ([*RICH, "-device", "usb-kbd,bus=usb.0"], "devices", "no usb-kbd and this QEMU has 1"),
-        (without("usb-tablet,bus=usb.0"), "devices", "image has 1 usb-ptr and this QEMU has no"),
+        (
+            without(TABLET),
+            "devices",
+            "image has 1 usb-ptr and this QEMU has no",
+        ),
         ([*RICH, "-device", "isa-serial"], "devices", "image has 2 serial and this QEMU has 3"),
-        (swapped("16M", "32M"), "memory", "'pc.ram' has 16777216 bytes in the image and 33554432"),
+        (
+            swapped(TABLET, "usb-tablet,bus=usb.0"),
+            "devices",
+            "has USB devices at the ports 2 and this QEMU at 1; give each device the port=",
+        ),
+        (
+            swapped(DISK, DISK.replace("lun=2", "lun=3")),
+            "devices",
+            "a scsi-disk at 0000:00:0a.0/0:1:2 and .*give it channel=0,scsi-id=1,lun=2",
+        ),
+        (
+            swapped("virtio-rng-pci,addr=5", "virtio-rng-pci,addr=5,vectors=3"),
+            "devices",
+            "at 0000:00:05.0 has vectors=2 in the image and vectors=3 in this QEMU",
+        ),
+        (
+            swapped("pcie-root-port,id=rp,addr=6", "pcie-root-port,id=rp,addr=6,port=16"),
+            "devices",
+            "at 0000:00:06.0 has port=0 in the image and port=16 in this QEMU; give it port=0",
+        ),
+        (
+            swapped("qemu-xhci,id=usb,addr=7", "qemu-xhci,id=usb,addr=7,p2=15,p3=15"),
+            "devices",
+            "at 0000:00:07.0 has 8 ports in the image and 30 in this QEMU",
+        ),
+        (
+            swapped("16M,slots=2,maxmem=1G", "16M"),
+            "devices",
+            "has 2 slots for memory and this QEMU has 0; start it with slots=2 behind -m",
+        ),
+        (
+            swapped("16M,slots=2,maxmem=1G", "32M,slots=2,maxmem=1G"),
+            "memory",
+            "'pc.ram' has 16777216 bytes in the image and 33554432",
+        ),
         (
             swapped("virtio-net-pci,bus=rp,id=net", "virtio-net-pci,bus=rp,romsize=524288"),
             "memory",
@@ -123,12 +170,22 @@ def without(value: str) -> list[str]:
             "cpu",
             "processor had f16c and .*none",
         ),
-        ([*RICH, "-smp", "2"], "cpu", "had 1 vCPUs and this QEMU has 2; start it with -smp 1"),
+        (
+            swapped(SMP, "2,sockets=1,cores=2"),
+            "cpu",
+            "had 1 vCPUs and this QEMU has 2; start it with -smp 1",
+        ),
+        (
+            swapped(SMP, "1,sockets=2,cores=1,maxcpus=2"),
+            "cpu",
+            "had 2 vCPUs in a socket and this QEMU has 1; start it with the sockets",
+        ),
         (swapped("pc-q35-10.0", "pc-q35-9.2"), "machine", "start it with -machine pc-q35-10.0"),
     ],
     ids=[
         *("moved", "absent", "other", "extra", "bridge", "extra-usb", "absent-usb", "extra-isa"),
-        *("ram", "rom", "extra-memory", "model", "feature", "vcpus", "machine"),
+        *("usb-port", "lun", "vectors", "root-port", "usb-ports", "slots"),
+        *("ram", "rom", "extra-memory", "model", "feature", "vcpus", "sockets", "machine"),
     ],
 )
 def test_what_differs_is_told(
@@ -137,7 +194,7 @@ def test_what_differs_is_told(
     with LiveGuest(tmp_path, arguments, incoming=True) as other:
         before = other.settings()
         with pytest.raises(qemu.MigrationError, match=words) as caught:
-            qemu.restore(rich, qmp=other.socket)
+            qemu.restore(rich, qmp=other.socket, binary=hidden_emulator())
         assert f"--ignore {kind}" in str(caught.value)
         assert other.status == "inmigrate"
         assert (other.settings(), other.qmp("query-migrate")) == (before, {})
@@ -146,7 +203,7 @@ def test_what_differs_is_told(
 def test_the_same_guest_is_restored(rich: Path, tmp_path: Path) -> None:
     alias = swapped("Haswell-noTSX", "Haswell-v2")
     with LiveGuest(tmp_path, alias, incoming=True) as other:
-        done = qemu.restore(rich, qmp=other.socket)
+        done = qemu.restore(rich, qmp=other.socket, binary=hidden_emulator())
         assert (other.status, done.notes) == ("prelaunch", ())
 
 
@@ -155,7 +212,7 @@ def test_what_is_ignored_is_noted(rich: Path, tmp_path: Path) -> None:
     with LiveGuest(tmp_path, arguments, incoming=True) as other:
         with pytest.raises(qemu.MigrationError):
             qemu.restore(rich, qmp=other.socket, ignore=["devices"])
-        done = qemu.restore(rich, qmp=other.socket, ignore=["cpu"])
+        done = qemu.restore(rich, qmp=other.socket, ignore=["cpu"], binary=hidden_emulator())
         assert other.status == "prelaunch"
         assert ["f16c" in note for note in done.notes] == [True]
 
@@ -171,7 +228,9 @@ def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
         savefmt.open(load.unpack(name, tmp_path)) as image,
         Monitor(guest.socket) as monitor,
     ):
-        found = compare(image, look_closely(monitor, features_of(image)), thorough=True)
+        found = compare(
+            image, look_closely(monitor, read_hardware(image, []), hidden_emulator()), thorough=True
+        )
 
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []
 

@@ -76,6 +76,25 @@ def test_an_image_s_name_is_no_option() -> None:
     )
 
 
+def test_a_restore_past_the_cache_does_not_lead_to_a_save_that_kills() -> None:
+    """Direct I/O stays set in the QEMU of a guest that came from a sparse image."""
+    advice = advise([measured("read", 500)], Subject("image", True))
+
+    restore, cure, _ = advice.commands
+    assert restore == "virsh restore image --parallel-channels 1 --bypass-cache"
+    virsh, verb, guest, words = shlex.split(cure)
+    assert (virsh, verb, guest) == ("virsh", "qemu-monitor-command", "GUEST")
+    assert json.loads(words)["arguments"] == {"direct-io": False}
+    assert "the guest dies in its next sparse save without --bypass-cache" in advice.reason
+    for harmless in (
+        advise([measured("read", 500)], Subject("image", True, mapped=False)),
+        advise([measured("read", 500, direct=False)], Subject("image", True)),
+        advise([measured("write", 500)], Subject("/mnt")),
+    ):
+        assert "qemu-monitor-command" not in " ".join(harmless.commands)
+        assert "dies" not in harmless.reason
+
+
 def test_virsh_cannot_restore_a_bare_stream() -> None:
     (command,) = advise([measured("read", 500)], Subject("image", True, True, False)).commands
 

@@ -38,6 +38,7 @@ from savefmt import (
     ImageIOError,
     NotASaveImageError,
     OperationCancelled,
+    Repair,
     Severity,
 )
 
@@ -120,7 +121,7 @@ EARNED: list[tuple[str, Severity, bytes, bool]] = [
     ("envelope.format-ignored", WARNING, make_envelope(version=1, format=3) + STREAM, False),
     ("envelope.running-odd", NOTE, make_envelope(was_running=2) + STREAM, False),
     ("envelope.unused-nonzero", WARNING, make_envelope(unused=b"x" * 56) + STREAM, False),
-    ("envelope.cookie-inside-xml", ERROR, envelope_by_hand(DOMAIN_XML, 20) + STREAM, False),
+    ("envelope.cookie-inside-xml", ERROR, envelope_by_hand(b"<domain>...", 3) + STREAM, False),
     ("envelope.xml-unterminated", WARNING, envelope_by_hand(DOMAIN_XML, 0) + STREAM, False),
     (
         "envelope.cookie-unterminated",
@@ -185,7 +186,18 @@ EARNED: list[tuple[str, Severity, bytes, bool]] = [
     ("image.truncated", ERROR, compress("gzip", STREAM)[:-4], True),
     ("image.truncated", ERROR, STREAM[:5000], False),
     ("image.corrupt", ERROR, STREAM.replace(b"\x7e\0\0\0\x02", b"\x7e\0\0\1\x02"), False),
-    ("image.corrupt", ERROR, make_envelope(format=1) + STREAM, False),
+    ("envelope.mislabelled", ERROR, make_envelope(format=1) + STREAM, False),
+    ("envelope.mislabelled", ERROR, make_envelope(format=5) + compress("xz", STREAM), False),
+    ("envelope.mislabelled", ERROR, ENVELOPE + compress("xz", STREAM), False),
+    ("envelope.length", ERROR, patched(ENVELOPE + STREAM, 20, bytes(4)), False),
+    ("envelope.length", ERROR, patched(ENVELOPE + STREAM, 20, b"\xff" * 4), False),
+    ("envelope.cookie-offset", ERROR, patched(ENVELOPE + STREAM, 32, b"\x09"), False),
+    (
+        "envelope.cookie-offset",
+        WARNING,
+        patched(make_envelope(cookie=COOKIE) + STREAM, 32, bytes(4)),
+        False,
+    ),
     ("image.unsupported", ERROR, make_envelope(format=9) + STREAM, False),
     ("image.unsupported", ERROR, make_stream(commands=[(7, bytes(4))]), False),
 ]
@@ -328,6 +340,7 @@ def test_what_stops_the_check_is_a_finding_too(tmp_path: Path) -> None:
             "libvirt may have written this image",
             28,
             "that says nothing against it: QEMU itself may load it",
+            Repair.FORMAT,
         ),
     )
 

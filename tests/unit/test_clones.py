@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from builder import MIB, PAGE_SIZE, make_envelope, make_stream, page
 from filesystems import CLONING, CannotMountError, mounted, used
+from oracle import compress
 
 import savefmt
 from savefmt import ImageIOError, IOOptions, Layout
 from savefmt.edit import set_xml
+from savefmt.format.envelope import FORMAT_NUMBERS
 from savefmt.image import SaveImage
 from savefmt.native.allocated import set_bits
 from savefmt.native.file import File
@@ -116,6 +118,43 @@ def test_longer_xml_moves_the_stream_and_copies_nothing(folder: Path) -> None:
     assert used(folder) - before < METADATA
     with SaveImage(source) as image:
         assert image.memory.digest() == digest
+
+
+@pytest.mark.parametrize(("codec", "padding"), [("raw", 8), ("zstd", 4321)])
+def test_a_stream_in_order_is_not_copied_either(codec: str, padding: int, folder: Path) -> None:
+    """The new XML gets so much padding that the stream lies on the same borders as before."""
+    source = folder / "image"
+    memory = b"".join(random.Random(2).randbytes(PAGE_SIZE) for _ in range(RAM // PAGE_SIZE))
+    data = make_stream(blocks={"pc.ram": memory})
+    envelope = make_envelope(format=FORMAT_NUMBERS[codec], padding=padding)
+    source.write_bytes(envelope + (data if codec == "raw" else compress(codec, data)))
+    with SaveImage(source) as image:
+        xml, stored = image.envelope.xml, image.stored_offset  # type: ignore[union-attr]
+    tail = source.read_bytes()[stored:]
+    os.sync()
+    before = used(folder)
+
+    report = set_xml(source, xml.replace(b"</domain>", b"<!--" + b"x" * 5000 + b"--></domain>"))
+
+    assert report.moved
+    assert used(folder) - before < METADATA
+    with SaveImage(source) as image:
+        assert image.stored_offset > stored
+        assert image.memory.read("pc.ram", 0, RAM) == memory
+        assert source.read_bytes()[image.stored_offset :] == tail
+
+
+def test_a_damaged_stream_is_not_shared_either(folder: Path) -> None:
+    source = folder / "image"
+    source.write_bytes(make_envelope(padding=8) + make_stream()[:-100])
+    with SaveImage(source) as image:
+        xml = image.envelope.xml  # type: ignore[union-attr]
+    before = source.read_bytes()
+
+    with pytest.raises(savefmt.SavefmtError):
+        set_xml(source, xml.replace(b"</domain>", b"<!--" + b"x" * 5000 + b"--></domain>"))
+    assert source.read_bytes() == before
+    assert list(folder.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("form", ["raw", "elf", "blocks"])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import lack
+from stuck import stuck_file
 
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.fleet.journal import Journal, read_journal
@@ -17,15 +19,17 @@ from savefmt.fleet.pool import Done, Limits, ProcessPool
 from savefmt.fleet.records import FleetRecord, Job, Outcome, Told
 from savefmt.fleet.running import run
 from savefmt.fleet.targets import Target, find_targets, identity_of
+from savefmt.frozen import asdict
 
 WORKER = """
 import json, os, signal, sys, time
 for line in sys.stdin:
     path = json.loads(line)["path"]
+    name = os.path.basename(path)
     tried = path + ".tried"
     first = not os.path.exists(tried)
-    open(tried, "a").write("x")
-    name = os.path.basename(path)
+    if not name.startswith("stuck"):
+        open(tried, "a").write("x")
     if name.startswith("die") or (name.startswith("once") and first):
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("exit"):
@@ -39,6 +43,8 @@ for line in sys.stdin:
         os.kill(os.getpid(), signal.SIGSTOP)
     if name.startswith("hang"):
         time.sleep(600)
+    if name.startswith("stuck"):
+        os.read(os.open(path, os.O_RDONLY), 1)
     answer = {"verdict": "good", "reasons": ["a" * 100000], "remedy": [], "domain": name,
               "machine": "", "result": os.getpid()}
     text = json.dumps(answer) + "\\n"
@@ -56,7 +62,7 @@ def pool(limits: Limits = NO_LIMITS) -> ProcessPool:
     return ProcessPool(2, limits, command=[sys.executable, "-c", WORKER])
 
 
-def jobs(folder: Path, *names: str) -> list[Job]:
+def jobs(folder: Path, *names: str | Path) -> list[Job]:
     return [job(folder / name) for name in names]
 
 
@@ -114,6 +120,30 @@ def test_what_does_not_end_by_itself_is_killed(
 
     assert done["stop"].told.reasons == ("it took longer than 1 s",)
     assert done["a"].told.verdict is Outcome.GOOD
+
+
+@pytest.mark.skipif(bool(lack()), reason=lack())
+def test_a_worker_that_cannot_be_killed_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("savefmt.fleet.pool._GRACE", 0.2)
+    (tmp_path / "mounted").mkdir()
+    with (
+        pool(Limits(seconds=2.0, retries=3)) as workers,
+        stuck_file(tmp_path / "mounted") as stuck,
+    ):
+        asked = jobs(tmp_path, stuck.relative_to(tmp_path), "a", "b", "c")
+        done = list(workers.run(asked))
+        (held,) = workers._held
+        assert held.poll() is None  # it was killed, and is there
+    assert held.wait(60) < 0
+
+    assert {one.told.verdict for one in done if one.job is not asked[0]} == {Outcome.GOOD}
+    (lost,) = [one for one in done if one.job is asked[0]]
+    assert lost.tries == 1
+    late, why = lost.told.reasons
+    assert late == "it took longer than 2 s"
+    assert "cannot be ended" in why
 
 
 def test_what_grows_is_ended(tmp_path: Path) -> None:
@@ -308,3 +338,23 @@ def test_targets(folder: Path) -> None:
     assert lost.trouble == "No such file or folder"
     assert identity_of(str(folder / "sub" / "pipe")) == ()
     assert identity_of(str(folder / "none")) == ()
+
+
+def test_a_worker_says_which_version_it_is(tmp_path: Path) -> None:
+    """Those of a cluster may be of another, whose answers have other members."""
+    worker = """
+import json, sys
+for line in sys.stdin:
+    values = {"verdict": "good", "reasons": [], "remedy": [], "version": "0.0.7", "news": 1}
+    print(json.dumps(values if "new" in line else {n: values[n] for n in list(values)[:3]}))
+    sys.stdout.flush()
+"""
+    with ProcessPool(1, NO_LIMITS, command=[sys.executable, "-c", worker]) as workers:
+        records = {Path(r.path).name: r for r in run(jobs(tmp_path, "new", "old"), workers, "9")}
+
+    assert {name: record.version for name, record in records.items()} == {
+        "new": "0.0.7",
+        "old": "9",
+    }
+    assert {record.verdict for record in records.values()} == {Outcome.GOOD}
+    assert Told.from_values(asdict(Told(Outcome.GOOD, version="1"))).version == "1"

@@ -15,7 +15,7 @@ from builder import make_envelope, make_stream
 from oracle import compress
 
 import savefmt
-from savefmt.compat import host
+from savefmt.compat import host, trust
 from savefmt.compat.ask import ask as ask_qemu
 from savefmt.compat.host import HostQuestion, NoSuchEmulatorError, probe_host, trusted_emulator
 from savefmt.compat.releases import Release
@@ -229,7 +229,7 @@ def find_emulator(folder: Path, emulator: str) -> str:
 @pytest.mark.skipif(not os.path.exists("/usr/bin/env"), reason="no program of root's")
 def test_a_program_of_roots_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.path.realpath("/usr/bin/env")
-    monkeypatch.setattr(host, "_EMULATOR", re.compile(re.escape(os.path.basename(real))))
+    monkeypatch.setattr(trust, "_EMULATOR", re.compile(re.escape(os.path.basename(real))))
 
     assert find_emulator(tmp_path, "/usr/bin/env") == real
 
@@ -281,13 +281,13 @@ def test_who_could_have_changed_a_program(
 
     monkeypatch.setattr(os, "stat", stat)
 
-    assert host._is_roots("/opt/qemu/kvm") is trusted
+    assert trust._is_roots("/opt/qemu/kvm") is trusted
 
 
 def test_a_link_is_judged_by_where_it_leads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_is_roots", lambda path: True)
+    monkeypatch.setattr(trust, "_is_roots", lambda path: True)
     link = tmp_path / "qemu-system-x86_64"
     link.symlink_to("/bin/sh")
 

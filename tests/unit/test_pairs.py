@@ -166,6 +166,7 @@ def test_processors_without_ht_are_seen(
     ("models", "open_question"),
     [
         ("<model type='virtio'/>", True),
+        ("<model type='virtio' device='virtio-vga'/>", False),
         ("<model type='vga'/>", False),
         ("<model type='virtio'/></video><video><model type='qxl' primary='yes'/>", False),
         ("<model type='qxl'/></video><video><model type='virtio' primary='yes'/>", True),

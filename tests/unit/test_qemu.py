@@ -383,6 +383,26 @@ DEVICES = """\
 """
 
 
+@pytest.mark.parametrize(
+    ("model", "made"),
+    [
+        ("type='virtio' device='virtio-vga'", "virtio-vga"),
+        ("type='virtio' device='virtio-gpu'", "virtio-gpu-pci"),
+        ("type='virtio' device='vhost-user-gpu'", None),
+        ("type='virtio'", None),
+    ],
+)
+def test_which_virtio_video_device_it_was(model: str, made: str | None) -> None:
+    """Libvirt tells from 12.5 on."""
+    place = "<address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/>"
+    video = f"<domain><devices><video><model {model}/>{place}</video></devices></domain>"
+
+    words = device_words(read_elements(video.encode(), "domain", 0, deepest=5), "pcie.0")
+
+    options = (("-device", f"{made},bus=pcie.0,addr=0x5"),) if made else ()
+    assert (words.options, len(words.unknown)) == (options, 0 if made else 1)
+
+
 def test_devices_that_cannot_be_made_are_told() -> None:
     """And a comma in a name brings no property along."""
     place = "<address type='pci' bus='0x00' slot='0x05' function='0x1' multifunction='on'/>"

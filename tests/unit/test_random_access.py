@@ -363,6 +363,31 @@ def test_views_show_what_reads_give(form: str, tmp_path: Path) -> None:
     assert kept == CONTENT[:PAGE_SIZE]  # it outlives the image
 
 
+@pytest.mark.parametrize("form", ["sparse", "raw", "zstd"])
+def test_memory_goes_where_it_is_wanted(form: str, tmp_path: Path) -> None:
+    layout = "mapped-ram" if form == "sparse" else "sequential"
+    data = make_stream(blocks=BLOCKS, layout=layout)
+    path = tmp_path / "image"
+    path.write_bytes(one_frame(data) if form == "zstd" else data)
+    with savefmt.open(path, io=IO) as image:
+        for offset, length in [(0, 9 * PAGE_SIZE), (PAGE_SIZE, PAGE_SIZE), (5, 9), (4000, 9000)]:
+            room = memoryview(bytearray(b"\xaa" * (length + 2)))  # a byte before, one behind
+            image.memory.read_into("pc.ram", offset, room[1:-1])
+            assert room[1:-1] == CONTENT[offset : offset + length]
+            assert (room[0], room[-1]) == (0xAA, 0xAA)
+        image.memory.read_into("pc.ram", 0, memoryview(bytearray()))
+        whole = memoryview(bytearray(PAGE_SIZE))
+        with pytest.raises(ValueError, match="leave the block"):
+            image.memory.read_into("pc.ram", len(CONTENT) - 1, whole)
+        with pytest.raises((ValueError, TypeError, BufferError)):
+            image.memory.read_into("pc.ram", 0, whole.toreadonly())
+        store = image.memory.prepare(Meter(None))
+        with pytest.raises(ValueError, match="part of a page"):
+            store.read_into(0, 0, whole[1:])
+        with pytest.raises(ValueError, match="beyond the block"):
+            store.read_into(0, PAGES, whole)
+
+
 def test_views_of_whole_pages_copy_nothing(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(make_stream(blocks=BLOCKS, layout="mapped-ram"))

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from savefmt.bench.values import Advice, Measurement, Subject
+from savefmt.compat.pitfalls import DIRECT_IO_STAYS, SET_BACK
 
 _CLOSE = 0.95
 """Of the best rate: less than that is a real loss, if the runs agree about it."""
@@ -48,6 +49,7 @@ def advise(measurements: Sequence[Measurement], target: Subject) -> Advice:
         _against_other_mode(chosen, candidates),
         "" if target.is_image else _against_stream(chosen, measurements),
         _about_channels(channels, chosen),
+        _about_the_next_save() if _sets_direct_io(chosen, target) else "",
         _unsteadiness(chosen, best),
     ]
     return Advice(
@@ -131,6 +133,16 @@ def _about_channels(channels: int, chosen: Measurement) -> str:
     )
 
 
+def _sets_direct_io(chosen: Measurement, target: Subject) -> bool:
+    """Whether a restore as advised leaves its QEMU so that a save may end it."""
+    return chosen.direct and target.is_image and target.mapped and target.by_libvirt
+
+
+def _about_the_next_save() -> str:
+    what = DIRECT_IO_STAYS.what
+    return f"But {what}. So save it with --bypass-cache, too, or set it back after the restore."
+
+
 def _unsteadiness(*measurements: Measurement) -> str:
     spread = max(
         (high - low) / m.rate.median for m in measurements for low, high in [_middle_half(m)]
@@ -190,4 +202,6 @@ def _commands(chosen: Measurement, count: int, target: Subject) -> tuple[str, ..
     image = shlex.quote(f"./{target.path}" if target.path.startswith("-") else target.path)
     restore = f"virsh restore {image}{channels}{cache}"
     convert = f"savefmt convert {image} DST -O {'raw' if target.mapped else 'sparse'} {options}"
-    return (restore, convert) if target.by_libvirt else (convert,)
+    if not target.by_libvirt:
+        return (convert,)
+    return (restore, SET_BACK, convert) if _sets_direct_io(chosen, target) else (restore, convert)

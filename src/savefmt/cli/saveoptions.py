@@ -50,14 +50,11 @@ def monitor_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def binary_option(parser: argparse._ActionsContainer) -> None:
+def binary_option(
+    parser: argparse._ActionsContainer, help: str = "QEMU to start, without a guest, and to ask"
+) -> None:
     """Add ``--qemu-binary``."""
-    parser.add_argument(
-        "--qemu-binary",
-        dest="qemu_binary",
-        metavar="PROGRAM",
-        help="QEMU to start, without a guest, and to ask",
-    )
+    parser.add_argument("--qemu-binary", dest="qemu_binary", metavar="PROGRAM", help=help)
 
 
 def request_options(parser: argparse.ArgumentParser) -> None:

@@ -6,16 +6,18 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from savefmt.compat.policy import Abilities
 from savefmt.compat.releases import Release
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.frozen import dataclass
 from savefmt.qmp import CommandError, Monitor, MonitorError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _END_SECONDS = 5
 
@@ -166,6 +168,8 @@ def started(binary: str, *, accelerator: str = "tcg", timeout: float = 10.0) -> 
 
 
 def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
+    import subprocess
+
     command = [binary, "-machine", f"none,accel={accelerator}", "-nodefaults"]
     command += ["-no-user-config", "-display", "none"]
     command += ["-S", "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
@@ -184,9 +188,11 @@ def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    from subprocess import TimeoutExpired
+
     process.terminate()
     try:
         process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

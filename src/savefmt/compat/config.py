@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -261,6 +260,8 @@ def _read_file(path: Path, must_exist: bool) -> dict[str, object]:
         raise ConfigError("this is no file of settings: it is longer than 64 KiB", path=path)
     if max(map(len, text.splitlines()), default=0) > _MAX_LINE_LENGTH:
         raise ConfigError("this is no file of settings: a line has more than 1 KiB", path=path)
+    import tomllib  # most people have no settings
+
     try:
         return tomllib.loads(text.decode())
     except RecursionError as error:

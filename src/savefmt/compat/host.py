@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from savefmt.compat.findings import as_findings
 from savefmt.compat.releases import Reader, Release
 from savefmt.compat.statetable import read_state_table, unloadable
 from savefmt.compat.traits import Traits
+from savefmt.compat.trust import is_trusted_emulator
 from savefmt.errors import ConversionError, FormatError
 from savefmt.guest.needs import read_hardware
 from savefmt.image import SaveImage
@@ -27,7 +27,6 @@ from savefmt.reports import HostReport
 
 _MEMINFO = Path("/proc/meminfo")
 _VERSION_SECONDS = 20
-_EMULATOR = re.compile(r"qemu-system-[\w.-]+|qemu-kvm|qemu|kvm")
 
 
 @dataclass
@@ -202,20 +201,6 @@ def trusted_emulator(image: SaveImage) -> str:
             "--qemu-binary"
         )
     return path
-
-
-def is_trusted_emulator(path: str) -> bool:
-    """Whether a program is called like a QEMU, and only root could have put it there."""
-    return bool(_EMULATOR.fullmatch(os.path.basename(path))) and _is_roots(path)
-
-
-def _is_roots(path: str) -> bool:
-    """Whether a file and all folders above it are root's alone to write."""
-    places = [path, *map(str, Path(path).parents)]
-    return all(
-        status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        for status in map(os.stat, places)
-    )
 
 
 def _judge_qemu(image: SaveImage, traits: Traits, answers: QemuAnswers) -> Iterator[Finding]:

@@ -45,10 +45,11 @@ def _within(span: Span, release: Release) -> bool:
 
 
 _NEWS = "libvirt release notes"
-_SET_BACK = (
+SET_BACK = (
     'virsh qemu-monitor-command GUEST \'{"execute":"migrate-set-parameters","arguments":'
     '{"direct-io":false}}\''
 )
+"""Takes back what ``virsh restore --bypass-cache`` leaves set in a guest's QEMU."""
 
 PITFALLS: tuple[Pitfall, ...] = (
     Pitfall(
@@ -98,7 +99,7 @@ PITFALLS: tuple[Pitfall, ...] = (
         (Release(9, 1), None),
         "after virsh restore --bypass-cache of a sparse image the guest dies in its next sparse "
         "save without --bypass-cache: direct-io stays set in its QEMU",
-        f"save with --bypass-cache, too, or first {_SET_BACK}",
+        f"save with --bypass-cache, too, or first {SET_BACK}",
         "11.3 and 12.8 with 10.0 and 11.1 (tried)",
     ),
     Pitfall(

@@ -232,8 +232,8 @@ FACTS: tuple[Fact, ...] = (
         "video",
         "libvirt",
         Release(12, 5),
-        "recording whether the video device was virtio-vga or virtio-gpu",
-        _NEWS + ", 12.5.0",
+        "recording whether the video device was virtio-vga or virtio-gpu (`device` of `<model>`)",
+        _NEWS + ", 12.5.0; schema of 12.8.0",
     ),
     Fact(
         "fd-of-files",

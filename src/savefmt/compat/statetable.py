@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -48,6 +47,8 @@ def read_state_table(binary: str, *, timeout: float = 10.0) -> StateTable:
     MonitorError
         If the program cannot be run, or prints no such table.
     """
+    import subprocess
+
     command = [binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
     try:
         done = subprocess.run(

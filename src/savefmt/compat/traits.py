@@ -85,7 +85,7 @@ class Traits:
     without_ht : bool
         Whether the processor had several cores or threads in a socket, and not the feature ht.
     virtio_video : bool
-        Whether the primary video device is virtio, of which x86 has two.
+        Whether the primary video device is virtio, of which x86 has two, and nothing tells which.
     registers : frozenset of int
         System registers of Arm's vCPUs, as far as they are known.
     cuts : tuple of (int, int)
@@ -164,7 +164,9 @@ def examine(
         sections=_section_names(image),
         compressed_pages=compressed,
         without_ht=_lacks_ht(hardware),
-        virtio_video=_is_x86(hardware) and hardware.video == "virtio",
+        virtio_video=_is_x86(hardware)
+        and hardware.video == "virtio"
+        and hardware.video_device is None,
         registers=_registers(image, machine),
         cuts=cuts,
     )

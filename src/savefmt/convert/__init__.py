@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-from savefmt.convert.conversion import convert as convert
+from typing import TYPE_CHECKING
+
+from savefmt.lazy import loader
+
+if TYPE_CHECKING:
+    from savefmt.convert.conversion import convert as convert
+else:
+    __getattr__ = loader(__name__, {"conversion": "convert"})

@@ -32,6 +32,7 @@ from savefmt.progress import Meter
 from savefmt.reading.plainstream import Packing
 from savefmt.reading.source import DIRECT_FROM, Source, find_source
 from savefmt.reports import ConversionReport
+from savefmt.writing.clones import share_rest
 from savefmt.writing.imagefile import ImageOutput, check_image_output, open_image_output
 from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile
@@ -207,6 +208,7 @@ class Conversion:
         self._started = time.monotonic()
         self.overwrite = False
         self.original: Original | None = None  # the source's file, if the target takes its place
+        self.sharing = False  # the stream is cloned as it is, or not written at all
         self.notes: list[str] = []
         self.verify_key: SumKey | None = None
 
@@ -391,6 +393,11 @@ class Conversion:
 
     def _write_stream(self, output: ImageOutput, offset: int) -> Outcome:
         source, io, key, cuts = self._source, self._io, self._key, self._form.cuts
+        if self.sharing and isinstance(source, SaveImage):
+            start = source.stored_offset
+            cloned = share_rest(source.file, start, output.file, offset)
+            end = offset + source.file.length - start
+            return replace(self._discard(), cloned=cloned, end=end)  # read, to see that it is sound
         from_mapped = isinstance(source, SaveImage) and source.layout is Layout.MAPPED_RAM
         to_mapped = self._form.layout is Layout.MAPPED_RAM
         if to_mapped and not from_mapped:

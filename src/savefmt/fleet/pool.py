@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +92,7 @@ class ProcessPool:
         self._command = command
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
+        self._held: list[subprocess.Popen[bytes]] = []
         self._host = socket.gethostname()
 
     def __enter__(self) -> Self:
@@ -114,6 +114,8 @@ class ProcessPool:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
+        for process in self._held:
+            process.poll()
         self._selector.close()
 
     def find(self, names: Iterable[str]) -> Iterator[Target]:
@@ -207,11 +209,15 @@ class ProcessPool:
         if why:
             worker.process.terminate()
         ended = worker.end()
+        held = worker.process.returncode is None
+        if held:
+            self._held.append(worker.process)
         if job is None:
             return None
-        if tries <= self._limits.retries:
+        if tries <= self._limits.retries and not held:  # which would hold the next one, too
             return job, tries + 1
-        return self._done(worker, job, Told(Outcome.FAILED, (why or ended,)))
+        reasons = (why, ended) if why and held else (why or ended,)
+        return self._done(worker, job, Told(Outcome.FAILED, reasons))
 
     def _done(self, worker: _Worker, job: Job, told: Told) -> Done:
         seconds = time.monotonic() - worker.started
@@ -279,8 +285,12 @@ class _Worker:
             self.process.kill()
             try:
                 code = self.process.wait(_GRACE)
-            except subprocess.TimeoutExpired:  # the kernel holds it, as with a disk that is gone
-                code = -signal.SIGKILL
+            except subprocess.TimeoutExpired:
+                self.answers.close()
+                return (
+                    "its worker cannot be ended: the system holds it, as where a disk or a "
+                    "server does not answer"
+                )
         self.answers.close()
         if code == OUT_OF_MEMORY:
             return "it took more memory than there is"

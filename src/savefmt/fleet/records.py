@@ -62,6 +62,8 @@ class Told:
         Name and machine type of the guest, where they are known.
     result : object
         What the verb tells; values that JSON can hold.
+    version : str
+        Of the worker's savefmt; empty where no worker said it.
     """
 
     verdict: Outcome
@@ -70,12 +72,14 @@ class Told:
     domain: str = ""
     machine: str = ""
     result: Any = None
+    version: str = ""
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Read what JSON made of one."""
+        """Read what JSON made of one, by whatever version of savefmt."""
+        found: dict[str, Any] = {n: values[n] for n in cls.__match_args__ if n in values}
         lists = {name: tuple(values[name]) for name in ("reasons", "remedy")}
-        return cls(**{**values, **lists, "verdict": Outcome(values["verdict"])})
+        return cls(**{**found, **lists, "verdict": Outcome(values["verdict"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class FleetRecord:
     Attributes
     ----------
     version : str
-        Of savefmt.
+        Of the savefmt that looked at the image.
     verb, options
         What was asked.
     host, path : str

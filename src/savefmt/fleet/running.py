@@ -23,7 +23,7 @@ def run(
     engine : Engine
         Does them.
     version : str
-        Of savefmt.
+        Of savefmt, for images that no worker could say anything of.
     journal : Journal, optional
         Jobs that it has are left out; the others are added.
 
@@ -52,7 +52,7 @@ def run(
         if told.verdict is Outcome.NOT_AN_IMAGE and not job.target.named:
             continue
         record = FleetRecord(
-            version=version,
+            version=told.version or version,
             verb=job.verb,
             options=job.options,
             host=done.host,

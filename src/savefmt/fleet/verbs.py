@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,7 @@ from savefmt.fleet.records import Outcome, Told
 from savefmt.fleet.targets import find_targets
 from savefmt.frozen import asdict, replace
 from savefmt.image import SaveImage
-from savefmt.model import CheckLevel, IOOptions, Layout, Severity
+from savefmt.model import CheckLevel, Finding, IOOptions, Layout, Severity
 from savefmt.reports import Answer, CheckReport
 
 _IO = IOOptions(threads=1)
@@ -37,7 +38,7 @@ def perform(verb: str, path: str, options: dict[str, Any]) -> Told:
     options : dict
         ``list``: ``names``; ``audit``: ``readers``; ``check``: ``full``; ``hash``:
         ``algorithm``; ``search``: ``yara``, ``texts``; ``convert``: ``target``, ``layout``,
-        ``codec``, ``dry_run``, ``overwrite``.
+        ``codec``, ``dry_run``, ``overwrite``; ``os``, ``search``: ``places``.
 
     Returns
     -------
@@ -106,11 +107,15 @@ def _check(path: str, options: dict[str, Any]) -> Told:
     return Told(
         _outcome(report),
         tuple(finding.message for finding in grave),
-        tuple(dict.fromkeys(finding.advice for finding in grave if finding.advice)),
+        tuple(dict.fromkeys(remedy for remedy in map(_remedy, grave) if remedy)),
         (summary.domain_name or "") if summary is not None else "",
         summary.machine if summary is not None else "",
         _plain(report.findings),
     )
+
+
+def _remedy(finding: Finding) -> str:
+    return finding.advice if finding.repair is None else f"repair --fix {finding.repair}"
 
 
 def _outcome(report: CheckReport) -> Outcome:
@@ -127,10 +132,20 @@ def _hash(path: str, options: dict[str, Any]) -> Told:
         return _of(image, _plain(list(hashes)))
 
 
+@contextmanager
+def _placed(path: str, options: dict[str, Any]) -> Iterator[SaveImage]:
+    """Open an image with what is said of its blocks; others may have more."""
+    with SaveImage(path, io=_IO) as image:
+        if said := options.get("places", {}):
+            own = {listed.idstr for listed in image.head.blocks.blocks}
+            image.places = {**image.places, **{block: said[block] for block in own & said.keys()}}
+        yield image
+
+
 def _os(path: str, options: dict[str, Any]) -> Told:
     from savefmt.scan.system import identify
 
-    with SaveImage(path, io=_IO) as image:
+    with _placed(path, options) as image:
         return _of(image, _plain(identify(image, io=_IO)))
 
 
@@ -138,7 +153,7 @@ def _search(path: str, options: dict[str, Any]) -> Told:
     from savefmt.scan import patterns
     from savefmt.scan.search import search
 
-    with SaveImage(path, io=_IO) as image:
+    with _placed(path, options) as image:
         if options.get("yara"):
             from savefmt.scan.yara import compile_rules, search_rules
 

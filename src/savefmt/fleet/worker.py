@@ -14,10 +14,13 @@ from types import FrameType
 
 from savefmt.fleet.records import Outcome, Told
 from savefmt.fleet.verbs import perform
-from savefmt.frozen import asdict
+from savefmt.frozen import asdict, replace
 
 OUT_OF_MEMORY = 77
 """The exit code that says so: what is left of the process is not to be trusted."""
+
+_VERSION: str = sys.modules["savefmt"].__version__
+"""Of the package that this process has, which on another host may be another."""
 
 
 def main() -> None:
@@ -29,14 +32,18 @@ def main() -> None:
         job = json.loads(line)
         try:
             told = perform(job["verb"], job["path"], job["options"])
-            answer = json.dumps(asdict(told))
+            answer = _answer(told)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         except Exception as error:
             told = Told(Outcome.FAILED, (f"a bug in savefmt: {type(error).__name__}: {error}",))
-            answer = json.dumps(asdict(told))
+            answer = _answer(told)
         answers.write(f"{answer}\n")
         answers.flush()
+
+
+def _answer(told: Told) -> str:
+    return json.dumps(asdict(replace(told, version=_VERSION)))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -44,6 +44,7 @@ _DEVICES = {
     "input": f"@type @bus @model {_PLACED}",
     "sound": f"@model @multichannel {_ADDRESS}",
     "video": "model@type model@ram model@vram model@vram64 model@vgamem model@heads=1 "
+    "model@edid "
     f"model/acceleration@accel2d model/acceleration@accel3d {_PLACED}",
     "hostdev": f"@mode @type {_ADDRESS}",
     "smartcard": _ADDRESS,

@@ -11,7 +11,7 @@ from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, Un
 from savefmt.format.cursor import Cursor
 from savefmt.format.features import FEATURES, name_bits, unreadable_bits
 from savefmt.frozen import dataclass, replace
-from savefmt.model import EnvelopeSummary, Finding, Severity
+from savefmt.model import EnvelopeSummary, Finding, Repair, Severity
 
 MAGIC_FINISHED = b"LibvirtQemudSave"
 """Begins a finished image (format.md 2.2)."""
@@ -41,9 +41,18 @@ FEATURE_MAPPED_RAM = FEATURES[0].mask
 ByteOrder = Literal["little", "big"]
 
 _WIRES: dict[ByteOrder, Struct] = {"little": Struct("<16s5I56s"), "big": Struct(">16s5I56s")}
-_NUMBER_OFFSETS = {"version": 16, "data_len": 20, "was_running": 24, "format": 28, "cookie": 32}
 _SPARE_OFFSET = 36
+NUMBER_OFFSETS = {
+    "version": 16,
+    "data_len": 20,
+    "was_running": 24,
+    "format": 28,
+    "cookie": 32,
+    "features": _SPARE_OFFSET,
+}
+"""Where the header's numbers stand; the last one in version 3 only (format.md 2.2)."""
 _WORD = 4
+_DOMAIN_ENDS, _COOKIE_BEGINS, _COOKIE_ENDS = b"</domain>", b"<cookie", (b"</cookie>", b"/>")
 _LATEST_VERSION = 3
 
 
@@ -61,6 +70,29 @@ def is_envelope(head: bytes | memoryview) -> bool:
         False for a bare stream and for anything else.
     """
     return bytes(head[:16]) in (MAGIC_FINISHED, MAGIC_PARTIAL)
+
+
+def is_domain(document: bytes) -> bool:
+    """Tell whether bytes end as the domain XML does, which need not be well-formed."""
+    return document.rstrip().endswith(_DOMAIN_ENDS)
+
+
+def is_cookie(data: bytes) -> bool:
+    """Tell whether a cookie begins and, in front of a NUL, ends here."""
+    document = data.partition(b"\0")[0].rstrip()
+    return document.startswith(_COOKIE_BEGINS) and document.endswith(_COOKIE_ENDS)
+
+
+def find_cookie(data: bytes, told: int) -> int | None:
+    """Find the cookie in what lies between header and stream; see `Envelope.cookie_place`."""
+    if told and data[told - 1 : told] == b"\0" and is_cookie(data[told:]):
+        return told
+    xml, _, rest = data.partition(b"\0")
+    if not is_domain(xml):
+        return None
+    if is_cookie(rest):
+        return len(xml) + 1
+    return None if rest.strip(b"\0") else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +213,13 @@ class Envelope:
                 offset=at,
             )
         head = cursor.read(HEADER_LENGTH, "the libvirt header")
-        order = _byte_order(head, at)
+        order = byte_order(head, at)
         magic, version, length, running, format_, cookie_offset, unused = _WIRES[order].unpack(head)
         if version > 1 and format_ not in FORMATS:
             raise UnsupportedError(
                 f"unknown stream format {format_}; formats 0 (raw) to 6 (sparse) can be read, "
                 "so a newer libvirt may have written this image",
-                offset=at + _NUMBER_OFFSETS["format"],
+                offset=at + NUMBER_OFFSETS["format"],
             )
         features = 0
         if version == _LATEST_VERSION:
@@ -248,6 +280,14 @@ class Envelope:
         if not self.cookie_offset:
             return None
         return self.data[self.cookie_offset :].partition(b"\0")[0]
+
+    @property
+    def cookie_place(self) -> int | None:
+        """Where in `data` a cookie stands, whatever `cookie_offset` says.
+
+        0 where there is none, None where the documents do not tell.
+        """
+        return find_cookie(self.data, self.cookie_offset)
 
     def summary(self) -> EnvelopeSummary:
         """Return what the header says, in words."""
@@ -394,13 +434,33 @@ class Envelope:
         cookie_offset, data = _lay_out(xml, kept, len(self.data) if fit else None)
         return replace(self, cookie_offset=cookie_offset, data=data)
 
+    def with_stream_at(self, offset: int, grain: int) -> Self:
+        """Move the stream back, by padding, to lie as far from a border as an offset does.
+
+        Parameters
+        ----------
+        offset : int
+            Such as where the stream was.
+        grain : int
+            Distance of borders.
+
+        Returns
+        -------
+        Envelope
+            With less than `grain` bytes more.
+        """
+        more = (offset - self.stream_offset) % grain
+        return replace(self, data=self.data + bytes(more))
+
     def _header_oddities(self, at: int) -> Iterator[Finding]:
+        if self.cookie_place not in (None, self.cookie_offset):
+            yield wrong_cookie(self.cookie_offset, self.cookie_place or 0, at=at)
         if self.version == _LATEST_VERSION:
             yield Finding(
                 "envelope.version-unreleased",
                 Severity.WARNING,
                 "version 3 was proposed but never released",
-                at + _NUMBER_OFFSETS["version"],
+                at + NUMBER_OFFSETS["version"],
                 "convert to version 2 before giving the image to libvirt",
             )
         if self.version == 1 and self.format:
@@ -408,7 +468,7 @@ class Envelope:
                 "envelope.format-ignored",
                 Severity.WARNING,
                 f"version 1 ignores the format, yet the field holds {self.format}",
-                at + _NUMBER_OFFSETS["format"],
+                at + NUMBER_OFFSETS["format"],
                 "look at the stream: if it is compressed, the version should be 2",
             )
         if self.was_running > 1:
@@ -416,7 +476,7 @@ class Envelope:
                 "envelope.running-odd",
                 Severity.NOTE,
                 f"was_running is {self.was_running}, which libvirt takes as 1",
-                at + _NUMBER_OFFSETS["was_running"],
+                at + NUMBER_OFFSETS["was_running"],
                 "nothing needs doing",
             )
         if (place := _first_nonzero(self.unused)) is not None:
@@ -470,8 +530,24 @@ class Envelope:
                 )
 
 
-def _byte_order(head: bytes, at: int) -> ByteOrder:
-    field = head[_NUMBER_OFFSETS["version"] : _NUMBER_OFFSETS["data_len"]]
+def wrong_cookie(told: int, right: int, *, at: int = 0) -> Finding:
+    """Say that the header tells of a cookie where there is none, or of none where there is one."""
+    place = f"it begins at {right} behind the header" if right else "there is none"
+    return Finding(
+        "envelope.cookie-offset",
+        Severity.ERROR if told else Severity.WARNING,
+        f"the header tells of a cookie at {told}, but {place}"
+        if told
+        else f"the header tells of no cookie, but {place}",
+        at + NUMBER_OFFSETS["cookie"],
+        "libvirt takes the CPU model of the running guest from the cookie",
+        Repair.COOKIE,
+    )
+
+
+def byte_order(head: bytes, at: int) -> ByteOrder:
+    """Tell the order of a header's numbers by its version; `at` is its offset in the file."""
+    field = head[NUMBER_OFFSETS["version"] : NUMBER_OFFSETS["data_len"]]
     little, big = int.from_bytes(field, "little"), int.from_bytes(field, "big")
     if 1 <= little <= _LATEST_VERSION:
         return "little"
@@ -480,7 +556,7 @@ def _byte_order(head: bytes, at: int) -> ByteOrder:
     raise UnsupportedError(
         f"unknown image version {min(little, big)}; libvirt writes versions 1 and 2, so the "
         "header is damaged or from the future",
-        offset=at + _NUMBER_OFFSETS["version"],
+        offset=at + NUMBER_OFFSETS["version"],
     )
 
 
@@ -488,19 +564,19 @@ def _check_lengths(length: int, cookie_offset: int, at: int) -> None:
     if length == 0:
         raise CorruptError(
             "the header leaves no room for a domain XML; libvirt refuses such an image",
-            offset=at + _NUMBER_OFFSETS["data_len"],
+            offset=at + NUMBER_OFFSETS["data_len"],
         )
     if length > MAX_DATA_LENGTH:
         raise UnsupportedError(
             f"the header promises {length} bytes of domain XML and padding, and no more than "
             f"{MAX_DATA_LENGTH} are accepted; it is probably damaged",
-            offset=at + _NUMBER_OFFSETS["data_len"],
+            offset=at + NUMBER_OFFSETS["data_len"],
         )
     if cookie_offset > length:
         raise CorruptError(
             f"the cookie is said to begin at {cookie_offset}, behind all {length} bytes of data; "
             "do not give this image to libvirt, which would crash",
-            offset=at + _NUMBER_OFFSETS["cookie"],
+            offset=at + NUMBER_OFFSETS["cookie"],
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from savefmt.format.domain import Element, groups, integer, kibibytes, read_elements
 from savefmt.frozen import dataclass
@@ -56,8 +56,9 @@ class Hardware:
         Such as ``custom`` and ``host-passthrough``.
     socket_cpus : int
         vCPUs in a socket.
-    video : str or None
-        Model of the primary video device.
+    video, video_device : str or None
+        Model of the primary video device, and which device of QEMU's that is: libvirt tells
+        it of virtio from 12.5 on.
     """
 
     architecture: str | None = None
@@ -71,6 +72,7 @@ class Hardware:
     cpu_mode: str | None = None
     socket_cpus: int = 1
     video: str | None = None
+    video_device: str | None = None
 
 
 def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> Hardware:
@@ -108,6 +110,7 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         found = (element for element in saved if element.path[2:] == (name,))
         return _words(next(found, first("cpu", name)))
 
+    video = _primary_video(elements)
     topology = next((e for e in saved if e.path[2:] == ("topology",)), first("cpu", "topology"))
     os_type, most, cpu = first("os", "type"), first("maxMemory"), first("cpu")
     return Hardware(
@@ -123,7 +126,8 @@ def parse_hardware(xml: bytes, cookie: bytes | None = None, *, at: int = 0) -> H
         devices=tuple(_memory_devices(elements)),
         cpu_mode=cpu.attributes.get("mode") if cpu else None,
         socket_cpus=_socket_cpus(topology),
-        video=_primary_video(elements),
+        video=video.get("type"),
+        video_device=video.get("device"),
     )
 
 
@@ -145,12 +149,12 @@ def _socket_cpus(topology: Element | None) -> int:
     return math.prod(integer(given.get(level)) or 1 for level in levels)
 
 
-def _primary_video(elements: list[Element]) -> str | None:
+def _primary_video(elements: list[Element]) -> Mapping[str, str]:
     """Return the model of the first device, or of the one that is called primary."""
     here = ("domain", "devices", "video", "model")
     models = [element.attributes for element in elements if element.path == here]
     primary = [model for model in models if model.get("primary") == "yes"]
-    return next((model.get("type") for model in (*primary, *models)), None)
+    return next(iter((*primary, *models)), {})
 
 
 def _memory_devices(elements: list[Element]) -> Iterator[MemoryDevice]:

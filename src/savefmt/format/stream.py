@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from struct import Struct
 
@@ -15,6 +16,11 @@ from savefmt.model import Finding, Severity
 QEVM_MAGIC = b"QEVM"
 STREAM_VERSION = 3
 STREAM_HEADER = QEVM_MAGIC + STREAM_VERSION.to_bytes(4, "big")
+STREAM_BEGINS = re.compile(
+    re.escape(STREAM_HEADER)
+    + b"[%c%c%c]" % (ItemType.CONFIGURATION, ItemType.START, ItemType.COMMAND)
+)
+"""The magic of a stream, and something that can follow it."""
 
 MAX_SECTIONS = 1 << 18
 

@@ -37,6 +37,7 @@ def clone(
     folder: StrPath,
     *,
     count: int = 1,
+    binary: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     io: IOOptions = IOOptions(),
@@ -51,6 +52,8 @@ def clone(
         Gets a thin image and a script for each; made if absent.
     count : int
         How many guests.
+    binary : str, optional
+        The QEMU that the scripts start; by default the guest's architecture tells.
     overwrite : bool
         Replace files of the same names.
     dry_run : bool
@@ -78,7 +81,7 @@ def clone(
             guest = _guest(saved, place.path, number)
             place.write(guest.image, stream, 0o600)
             assert guest.script is not None
-            place.write(guest.script, os.fsencode(_script(saved, guest)), 0o700)
+            place.write(guest.script, os.fsencode(_script(saved, guest, binary)), 0o700)
             guests.append(guest)
         noted = [dry_run or note_thin(pages_file(saved), guest.image) for guest in guests]
         remarks = [*_must_differ(saved), *([] if all(noted) else [_UNNOTED])]
@@ -239,9 +242,12 @@ def _guest(image: SaveImage, place: str, number: int) -> ClonedGuest:
     return ClonedGuest(name, str(identity), f"{stem}.thin", f"{stem}.sh")
 
 
-def _script(image: SaveImage, guest: ClonedGuest) -> str:
+def _script(image: SaveImage, guest: ClonedGuest, binary: str | None) -> str:
     """Return a shell script that starts a guest; what comes from the image is quoted."""
     skeleton = instant_command(image, devices=False)
+    program = skeleton.words[0]
+    if binary is not None:  # the script runs in its own folder
+        program = (os.path.abspath(binary) if os.sep in binary else binary,)
     own = {
         "-name": f"guest={guest.name}",
         "-uuid": guest.uuid,
@@ -249,7 +255,7 @@ def _script(image: SaveImage, guest: ClonedGuest) -> str:
         "-qmp": f"unix:{guest.name}.qmp,server=on,wait=off",
     }
     lines = []
-    for word in skeleton.words:
+    for word in (program, *skeleton.words[1:]):
         if word[0] in own or (word == ("-S",) and _ran(image)):
             continue
         lines.append(" ".join(map(shlex.quote, word)))

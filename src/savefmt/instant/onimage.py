@@ -45,6 +45,7 @@ def restore_on_image(
     record: StrPath | None = None,
     record_seconds: float = RECORD_SECONDS,
     ignore: Collection[str] = (),
+    binary: str | None = None,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -72,6 +73,8 @@ def restore_on_image(
         How long that is watched.
     ignore : collection of str
         What of this QEMU may differ from the guest's, as for `savefmt.qemu.restore`.
+    binary : str, optional
+        The QEMU's program, likewise.
     io : IOOptions
         How the blocks are read that QEMU does not map.
     timeout : float
@@ -98,7 +101,7 @@ def restore_on_image(
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)
         refuse_unready(monitor, look(monitor), resume=False)
-        compared = refuse_other_guest(saved, monitor, ignore)
+        compared = refuse_other_guest(saved, monitor, ignore, binary)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         notes = [*compared]
         if not lend_lock(monitor, path):

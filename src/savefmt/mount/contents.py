@@ -28,8 +28,8 @@ class Content(Protocol):
     def stored(self) -> int:
         """Bytes of it that are more than zeros."""
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes, fewer only where the file ends."""
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` with bytes of the file, which has so many there."""
 
 
 class Text:
@@ -45,9 +45,9 @@ class Text:
         self._data = data
         self.length = self.stored = len(data)
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes."""
-        return self._data[offset : offset + length]
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out`."""
+        out[:] = self._data[offset : offset + len(out)]
 
 
 class Laid:
@@ -88,30 +88,28 @@ class Laid:
     def _head(self) -> bytes:
         return self._plan.head(self._find())
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes; what no page is laid on is zeros, but for the head."""
-        end = min(offset + length, self.length)
-        number = max(bisect_right(self._starts, offset) - 1, 0)
-        near = self._placed[number]
-        if near.offset <= offset < end <= near.offset + near.segment.length:
-            return self._pages(near, offset, end - offset)
-        out = bytearray(max(end - offset, 0))
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out`; what no page is laid on is zeros, but for the head."""
+        end = offset + len(out)
+        at = offset
         if offset < self._starts[0]:
+            at = min(end, self._starts[0])
             with self._lock:  # one thread looks for it, and the others wait
-                head = self._head[offset:end]
-            out[: len(head)] = head
-        while number < len(self._placed) and self._starts[number] < end:
-            item = self._placed[number]
-            first, last = max(offset, item.offset), min(end, item.offset + item.segment.length)
+                out[: at - offset] = self._head[offset:at].ljust(at - offset, b"\0")
+        for item in self._placed[max(bisect_right(self._starts, at) - 1, 0) :]:
+            if item.offset >= end:
+                break
+            first, last = max(at, item.offset), min(end, item.offset + item.segment.length)
             if first < last:
-                out[first - offset : last - offset] = self._pages(item, first, last - first)
-            number += 1
-        return bytes(out)
+                out[at - offset : first - offset] = bytes(first - at)
+                self._pages(item, first, out[first - offset : last - offset])
+                at = last
+        out[at - offset :] = bytes(end - at)
 
-    def _pages(self, item: Placed, offset: int, length: int) -> bytes:
+    def _pages(self, item: Placed, offset: int, out: memoryview) -> None:
         segment = item.segment
         start = segment.first * segment.page_size + offset - item.offset
-        return self._image.memory.read(self._idstrs[segment.block], start, length)
+        self._image.memory.read_into(self._idstrs[segment.block], start, out)
 
 
 def held(image: SaveImage, idstrs: list[str], item: Placed) -> Iterator[range]:

@@ -6,7 +6,9 @@ import errno
 import os
 import signal
 import stat
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from savefmt.errors import (
@@ -18,9 +20,16 @@ from savefmt.errors import (
 )
 from savefmt.model import StrPath
 from savefmt.mount.folder import Folder, find
+from savefmt.mount.replies import Reply
 
 _KEPT = 3600.0
 """Seconds for which the kernel need not ask again: nothing changes here."""
+
+_IDLE_THREADS = 10
+"""libfuse's own number, but when not told, its 3.14 complains of it on standard error."""
+
+_AHEAD_KIB = 2048
+"""Read ahead of who reads in order: each request costs a wake-up, so make them large."""
 
 
 def check_mountpoint(folder: StrPath) -> None:
@@ -64,7 +73,13 @@ def serve(
         If the kernel or the system refuses.
     """
     library = _library()
-    answers = _Answers(top, modified, ready)
+
+    def mounted() -> None:
+        # This waits until the kernel has our first answer, which the caller is about to give.
+        threading.Thread(target=_read_ahead, args=(os.path.abspath(folder),), daemon=True).start()
+        ready()
+
+    answers = _Answers(top, modified, mounted)
     # libfuse ends by itself at signals that nobody else takes.
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in old.items():
@@ -82,6 +97,7 @@ def serve(
             default_permissions=True,
             fsname="savefmt",
             subtype="savefmt",
+            **({"max_idle_threads": _IDLE_THREADS} if library.fuse_version_major >= 3 else {}),
         )
     except RuntimeError as error:
         if not answers.mounted:  # else a signal ended it, as it may
@@ -93,6 +109,17 @@ def serve(
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _read_ahead(folder: str) -> None:
+    """Have the kernel ask for more at a time than the 128 KiB of its own, which only root may."""
+    with suppress(OSError):
+        device = os.stat(folder).st_dev
+        name = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        with open(name, "r+") as file:
+            if int(file.read()) < _AHEAD_KIB:
+                file.seek(0)
+                file.write(f"{_AHEAD_KIB}")
 
 
 class _Answers:
@@ -146,13 +173,16 @@ class _Answers:
         self._find(path)
         return 0
 
-    def read(self, path: str, length: int, offset: int, handle: int) -> bytes:
+    def read_buf(self, path: str, answer: Any, length: int, offset: int, handle: int) -> int:
         """Return content; where the image is damaged, and nowhere else, that is EIO."""
         found = self._find(path)
         if isinstance(found, dict):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        data: bytes = _told(lambda: found.read(offset, length))
-        return data
+        length = max(min(length, found.length - offset), 0)
+        with Reply(length) as reply:
+            _told(lambda: found.read_into(offset, reply.data))
+            reply.give(answer)
+        return 0
 
     def _find(self, path: str) -> Any:
         found = find(self._top, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.core import Owned, call, ffi, lib
 from savefmt.native.pages import Table
 
 _BATCH = 4096
@@ -100,8 +100,8 @@ class ManyTexts:
 
     def __init__(self, texts: Sequence[MaskedPattern]) -> None:
         array = ffi.new("struct sf_pattern[]", [text.handle[0] for text in texts])
-        self._cell = cell("sf_many", *texts)
-        call(lib.sf_many_new, array, len(texts), self._cell)
+        self._owned = Owned("sf_many", *texts)
+        call(lib.sf_many_new, array, len(texts), self._owned.cell)
 
     def find(self, data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield what lies in some bytes; any thread may call it.
@@ -118,13 +118,13 @@ class ManyTexts:
         (int, int)
             Number of the text, and offset in `data`; ascending for each text.
         """
-        room = _BATCH + lib.sf_many_room(self._cell[0])
+        room = _BATCH + lib.sf_many_room(self._owned.content)
         places, numbers = ffi.new("uint64_t[]", room), ffi.new("uint32_t[]", room)
         following = ffi.new("size_t *", start)
         with ffi.from_buffer("uint8_t[]", data) as view:
             while following[0] < len(data):
                 count = lib.sf_many_find(
-                    self._cell[0],
+                    self._owned.content,
                     view,
                     len(data),
                     start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import Any
 
 from savefmt.errors import (
@@ -18,7 +19,17 @@ from savefmt.errors import (
 from savefmt.model import StrPath
 from savefmt.native._core import ffi, lib
 
-__all__ = ["WAIT_MS", "NeedContentError", "call", "cell", "ffi", "keep", "lib", "raise_for"]
+__all__ = [
+    "WAIT_MS",
+    "NeedContentError",
+    "Owned",
+    "call",
+    "cell",
+    "ffi",
+    "keep",
+    "lib",
+    "raise_for",
+]
 
 WAIT_MS = 100
 """How long one wait in C may take: signals are served in between."""
@@ -114,19 +125,58 @@ def keep(pointer: Any, *owners: Any) -> Any:
     return ffi.gc(pointer, owners.count)
 
 
-def cell(kind: str, *borrowed: Any) -> Any:
-    """Return an empty cell that owns what a maker of the C core will put into it.
+class Owned:
+    """An empty cell for a thing of the C core that lives as long as an object of Python.
 
-    This is the only way to own a thing of the C core.  A signal, whose handler may raise,
-    is served between any two bytecodes; so the cell comes first, the maker is called with
-    it as its last argument, and the cell ends what it holds::
+    The object has it as an attribute, and only then is the maker called, with the cell as
+    its last argument: a signal, whose handler may raise, is served between any two
+    bytecodes, and nothing in between can lose the thing.  It ends with the last reference
+    to this, in one call of C, which joins all threads.  The collector of cycles ends it
+    only after all that might still use it; see ``owned.h``.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the struct, which has an ``_own`` in ``owned.h``.
+    borrowed : object
+        What the thing points into: stays alive as long as the thing, whatever dies first.
+
+    Attributes
+    ----------
+    cell : cdata
+        A ``struct kind **``.
+
+    Raises
+    ------
+    MemoryError
+        If there is none for it.
+    """
+
+    __slots__ = ("_life", "cell")
+
+    def __init__(self, kind: str, *borrowed: Any) -> None:
+        self._life: list[object] = []
+        self.cell = getattr(lib, f"{kind}_own")(id(borrowed), id(self._life))
+        if not self.cell:
+            raise MemoryError
+
+    @property
+    def content(self) -> Any:
+        """What the cell holds: a ``struct kind *``."""
+        return self.cell[0]
+
+
+def cell(kind: str, *borrowed: Any) -> Any:
+    """Return an empty cell for a thing of the C core that lives as long as a ``with`` block.
+
+    The cell comes first, the maker is called with it as its last argument, and the cell
+    ends what it holds::
 
         with cell("sf_job", pages) as job:
             call(lib.sf_fill_start, ..., job)
 
-    The end of the ``with`` block, ``ffi.release`` and the garbage collector do that in one
-    call of C, which joins all threads.  Nothing in between can lose the thing, and a second signal
-    waits until it has ended.
+    The end of the block does that in one call of C, which joins all threads.  A second
+    signal waits until it has ended.
 
     Parameters
     ----------
@@ -140,4 +190,8 @@ def cell(kind: str, *borrowed: Any) -> Any:
     cdata
         A ``struct kind **``.  What it holds is ``cell[0]``.
     """
-    return ffi.gc(keep(ffi.new(f"struct {kind} **"), *borrowed), getattr(lib, f"{kind}_drop"))
+    # The cell's memory is held by the one thing that has a finalizer, and what is borrowed
+    # by its end: with a chain of two the collector of cycles might free the inner one first.
+    end = partial(getattr(lib, f"{kind}_drop"))
+    end.borrowed = borrowed  # type: ignore[attr-defined]
+    return ffi.gc(ffi.new(f"struct {kind} **"), end)

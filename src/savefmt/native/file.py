@@ -18,7 +18,7 @@ from savefmt.errors import (
 )
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Pace, StrPath
-from savefmt.native.core import WAIT_MS, call, cell, ffi, keep, lib
+from savefmt.native.core import WAIT_MS, Owned, call, cell, ffi, keep, lib
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,9 @@ class File:
         if engine != "psync":
             flags |= lib.SF_OPEN_URING
         self.path = path
-        self._cell = cell("sf_file")
-        call(lib.sf_file_adopt, fd, flags, self._cell, path=path)
-        self._handle = self._cell[0]
+        self._owned = Owned("sf_file")
+        call(lib.sf_file_adopt, fd, flags, self._owned.cell, path=path)
+        self._handle = self._owned.content
         self._closed = False
         self.view = view
         self._others = view.others if view is not None else ()
@@ -278,9 +278,9 @@ class File:
         ValueError
             If `start` is None.
         """
-        owner = cell("sf_map")
-        call(lib.sf_map_new, self.handle, owner, path=self.path)
-        data = keep(lib.sf_map_data(owner[0]), owner)
+        owner = Owned("sf_map")
+        call(lib.sf_map_new, self.handle, owner.cell, path=self.path)
+        data = keep(lib.sf_map_data(owner.content), owner)
         return memoryview(ffi.buffer(data, self.length)).toreadonly()
 
     @property
@@ -377,17 +377,18 @@ class WriteBehind:
 
     Parameters
     ----------
-    owner : cdata
+    owned : Owned
         The empty cell for it.
-    flush : callable
-        Of the C core: waits until all is written.
+    flush, drop : callable
+        Of the C core: waits until all is written; ends it, harmless when repeated.
     path : str or os.PathLike
         The file, for error messages.
     """
 
-    def __init__(self, owner: Any, flush: Any, path: StrPath) -> None:
-        self._cell = owner
+    def __init__(self, owned: Owned, flush: Any, drop: Any, path: StrPath) -> None:
+        self._owned = owned
         self._flush = flush
+        self._drop = drop
         self._written = path
         self._closed = False
 
@@ -396,7 +397,7 @@ class WriteBehind:
         """The thing in the C core; ValueError once it was closed."""
         if self._closed:
             raise ValueError("written to after it was closed")
-        return self._cell[0]
+        return self._owned.content
 
     def close(self) -> None:
         """Write out the rest, then stop the threads; harmless when repeated."""
@@ -411,14 +412,14 @@ class WriteBehind:
     def abort(self) -> None:
         """Stop the threads and drop what is unwritten; harmless when repeated."""
         self._closed = True
-        ffi.release(self._cell)
+        self._drop(self._owned.cell)
 
 
 class Appender(WriteBehind):
     """Bytes appended to a file from `offset` on, written behind the caller's back."""
 
     def __init__(self, file: File, offset: int, io: IOOptions) -> None:
-        super().__init__(cell("sf_append"), lib.sf_append_flush, file.path)
+        super().__init__(Owned("sf_append"), lib.sf_append_flush, lib.sf_append_drop, file.path)
         self.offset = offset
         call(
             lib.sf_append_start,
@@ -426,7 +427,7 @@ class Appender(WriteBehind):
             offset,
             io.window,
             io.worker_count,
-            self._cell,
+            self._owned.cell,
             path=file.path,
         )
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from savefmt.frozen import dataclass
 from savefmt.model import PageRun
-from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.core import Owned, call, ffi, lib
 from savefmt.native.file import File
+from savefmt.native.pages import whole_pages
 
 _BATCH = 1024
 _KINDS = {
@@ -48,9 +49,9 @@ class BlockIndex:
         self.name = name
         self.count = count
         self.page_size = page_size
-        self._cell = cell("sf_index")
-        call(lib.sf_index_new, count, page_size, name, len(name), self._cell)
-        self.handle = self._cell[0]
+        self._owned = Owned("sf_index")
+        call(lib.sf_index_new, count, page_size, name, len(name), self._owned.cell)
+        self.handle = self._owned.content
 
     def runs(self, first: int = 0, end: int | None = None) -> Iterator[IndexRun]:
         """Yield the runs of pages from `first` up to `end`, without gaps."""
@@ -96,9 +97,14 @@ class BlockIndex:
             If a page is an XBZRLE delta.
         """
         data = bytearray(count * self.page_size)
-        with ffi.from_buffer("uint8_t[]", data) as out:
-            call(lib.sf_index_read, self.handle, file.handle, first, count, out, path=file.path)
+        self.read_into(file, first, data)
         return data
+
+    def read_into(self, file: File, first: int, out: bytearray | memoryview) -> None:
+        """Read as many pages from `first` on as fill `out`; raises as `read` does."""
+        count = whole_pages(out, self.page_size)
+        with ffi.from_buffer("uint8_t[]", out, require_writable=True) as data:
+            call(lib.sf_index_read, self.handle, file.handle, first, count, data, path=file.path)
 
     def pack(self) -> None:
         """Give back the memory that a finished index does not need."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Pace, StrPath
-from savefmt.native.core import WAIT_MS, call, cell, ffi, lib
+from savefmt.native.core import WAIT_MS, Owned, call, cell, ffi, lib
 from savefmt.native.file import File, windows
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
 
@@ -195,7 +195,7 @@ class Emitter:
             array[i].name_length = len(name)
         sums = pack_tables(self.tables)
         bitmaps = [block.bitmap for block in blocks]
-        self._cell = cell(
+        self._owned = Owned(
             "sf_emit", source, array, *names, *views, *bitmaps, sums, *(self.tables or ()), key
         )
         call(
@@ -205,21 +205,21 @@ class Emitter:
             len(blocks),
             sums,
             key.handle if key else ffi.NULL,
-            self._cell,
+            self._owned.cell,
             path=source.path,
         )
 
     @property
     def length(self) -> int:
         """Bytes of all records."""
-        return int(lib.sf_emit_length(self._cell[0]))
+        return int(lib.sf_emit_length(self._owned.content))
 
     def write(self, target: File, offset: int, io: IOOptions, on_bytes: OnBytes) -> None:
         """Write all records to their places in `target`, in parallel."""
         work = _Work(
-            [self._cell, target],
+            [self._owned, target],
             lib.sf_emit_write_start,
-            (self._cell[0], target.handle, offset, io.window, io.worker_count),
+            (self._owned.content, target.handle, offset, io.window, io.worker_count),
             self._source.path,
             target.path,
         )
@@ -228,10 +228,10 @@ class Emitter:
     def chunks(self, io: IOOptions) -> Iterator[memoryview]:
         """Yield all records in order; each piece is valid until the next is asked for."""
         path = self._source.path
-        with cell("sf_ring", self._cell) as ring:
+        with cell("sf_ring", self._owned) as ring:
             call(
                 lib.sf_emit_ring_start,
-                self._cell[0],
+                self._owned.content,
                 io.window,
                 io.worker_count,
                 ring,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from savefmt.model import PageRun
-from savefmt.native.core import call, cell, ffi, keep, lib
+from savefmt.native.core import Owned, call, ffi, keep, lib
 from savefmt.native.file import File
 
 _MIN_PAGE = 256
@@ -36,6 +36,14 @@ def page_runs(bitmap: bytes | bytearray, count: int) -> Iterator[PageRun]:
 def count_pages(bitmap: bytes | bytearray, count: int) -> int:
     """Count the set bits among the first `count`."""
     return int(lib.sf_page_count(ffi.from_buffer("uint8_t[]", bitmap), 0, count))
+
+
+def whole_pages(data: bytearray | memoryview, page_size: int) -> int:
+    """Count the pages that fit; ValueError unless they fill it."""
+    count, rest = divmod(len(data), page_size)
+    if rest:
+        raise ValueError("room for part of a page")
+    return count
 
 
 class BlockPages:
@@ -87,13 +95,18 @@ class BlockPages:
 
     def read(self, file: File, first: int, count: int) -> bytearray:
         """Read `count` pages from `first` on; clear ones are zeros whatever lies there."""
-        if first < 0 or count < 0 or first + count > self.count:
+        data = bytearray(count * self.page_size)
+        self.read_into(file, first, data)
+        return data
+
+    def read_into(self, file: File, first: int, out: bytearray | memoryview) -> None:
+        """Read as many pages from `first` on as fill `out`."""
+        count = whole_pages(out, self.page_size)
+        if first < 0 or first + count > self.count:
             raise ValueError("pages beyond the block")
         pages = ffi.new("struct sf_pages *")
-        data = bytearray(count * self.page_size)
-        with self.fill(pages), ffi.from_buffer("uint8_t[]", data) as out:
-            call(lib.sf_pages_read, file.handle, pages, first, count, out, path=file.path)
-        return data
+        with self.fill(pages), ffi.from_buffer("uint8_t[]", out, require_writable=True) as data:
+            call(lib.sf_pages_read, file.handle, pages, first, count, data, path=file.path)
 
 
 def pack_blocks(blocks: Sequence[BlockPages]) -> tuple[Any, list[Any]]:
@@ -108,9 +121,9 @@ class Table:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._cell = cell("sf_table")
-        call(lib.sf_table_new, count, self._cell)
-        self.handle = self._cell[0]
+        self._owned = Owned("sf_table")
+        call(lib.sf_table_new, count, self._owned.cell)
+        self.handle = self._owned.content
 
     def __getitem__(self, page: int) -> int:
         if not 0 <= page < self.count:
@@ -119,7 +132,7 @@ class Table:
 
     def data(self) -> memoryview:
         """All numbers as bytes, in host order; keeps the table alive."""
-        entries = keep(lib.sf_table_entries(self.handle), self._cell)
+        entries = keep(lib.sf_table_entries(self.handle), self._owned)
         return memoryview(ffi.buffer(entries, self.count * 8))
 
     def little_endian(self) -> Iterator[bytes | memoryview]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import call, cell, ffi, lib
+from savefmt.native.core import Owned, call, ffi, lib
 from savefmt.native.file import File, WriteBehind
 from savefmt.native.index import BlockIndex, pack_indexes
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
@@ -78,9 +78,9 @@ class Scanner:
             array[i].name = names[i]
             array[i].name_length = len(name)
             array[i].length = length
-        self._cell = cell("sf_scan")
-        call(lib.sf_scan_new, page_size, array, len(blocks), self._cell)
-        self.handle = self._cell[0]
+        self._owned = Owned("sf_scan")
+        call(lib.sf_scan_new, page_size, array, len(blocks), self._owned.cell)
+        self.handle = self._owned.content
         self.page_size = page_size
         self.blocks = tuple(blocks)
 
@@ -219,7 +219,7 @@ class Tally(_Taker):
         self.indexes = [] if key else [BlockIndex(name, count, size) for name, count in counts]
         tables = pack_tables(self.tables if key else None)
         indexes = pack_indexes(None if key else self.indexes)
-        self._cell = cell("sf_tally", scanner, key, tables, indexes, *self.tables, *self.indexes)
+        self._owned = Owned("sf_tally", scanner, key, tables, indexes, *self.tables, *self.indexes)
         call(
             lib.sf_tally_new,
             scanner.handle,
@@ -227,11 +227,11 @@ class Tally(_Taker):
             tables,
             indexes,
             key.handle if key else ffi.NULL,
-            self._cell,
+            self._owned.cell,
         )
 
     def _feed(self, view: Any, length: int, used: Any, done: Any) -> None:
-        call(lib.sf_tally_feed, self._cell[0], view, length, used, done, path=self._path)
+        call(lib.sf_tally_feed, self._owned.content, view, length, used, done, path=self._path)
 
 
 class Skim(_Taker):
@@ -307,7 +307,7 @@ class Scatter(_Taker, WriteBehind):
         options.watch = watch.handle if watch else ffi.NULL
         options.window = io.window
         options.nthreads = io.worker_count
-        owner = cell(
+        owned = Owned(
             "sf_scatter",
             scanner,
             target,
@@ -318,7 +318,7 @@ class Scatter(_Taker, WriteBehind):
             key,
             watch,
         )
-        WriteBehind.__init__(self, owner, lib.sf_scatter_flush, target.path)
+        WriteBehind.__init__(self, owned, lib.sf_scatter_flush, lib.sf_scatter_drop, target.path)
         call(
             lib.sf_scatter_start,
             scanner.handle,
@@ -326,7 +326,7 @@ class Scatter(_Taker, WriteBehind):
             pages,
             len(blocks),
             options,
-            owner,
+            owned.cell,
             path=target.path,
         )
 

@@ -83,7 +83,12 @@ _VIDEO = {
     "cirrus": "cirrus-vga",
     "qxl": "qxl-vga",
     "bochs": "bochs-display",
+    "virtio-vga": "virtio-vga",
+    "virtio-vga-gl": "virtio-vga-gl",
+    "virtio-gpu": "virtio-gpu-pci",
+    "virtio-gpu-gl": "virtio-gpu-gl-pci",
 }
+"""By the model, and of virtio by the device, which libvirt tells from 12.5 on."""
 _INPUTS = {
     ("usb", "tablet"): "usb-tablet",
     ("usb", "mouse"): "usb-mouse",
@@ -265,7 +270,7 @@ class _Maker:
 
     def _video(self, device: list[Element]) -> bool:
         model = _one(device, "model")
-        kind = _VIDEO.get(model.get("type", ""))
+        kind = _VIDEO.get(model.get("device", model.get("type", "")))
         if kind is None:
             return model.get("type") == "none"
         memory = integer(model.get("vram"))

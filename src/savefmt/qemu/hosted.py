@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from xml.sax.saxutils import escape, quoteattr
 
 from savefmt.frozen import dataclass
 from savefmt.qmp import Monitor
@@ -109,6 +108,8 @@ def minimal_xml(monitor: Monitor, guest: HostedGuest) -> bytes:
     bytes
         A domain without devices: enough to identify the image and to tell its machine.
     """
+    from xml.sax.saxutils import escape, quoteattr  # loads an HTTP client
+
     kvm = monitor.execute("query-kvm")["enabled"]
     uuid = str(monitor.execute("query-uuid")["UUID"])
     memory = monitor.execute("query-memory-size-summary")

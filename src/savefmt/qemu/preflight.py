@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 
 from savefmt.compat.armregisters import named, saved_registers, unknown_registers
 from savefmt.compat.cpufit import qemus_name
@@ -21,6 +22,7 @@ from savefmt.guest.needs import read_hardware
 from savefmt.guest.pci import read_config
 from savefmt.image import SaveImage
 from savefmt.model import Finding, Section, Severity
+from savefmt.qemu.deviceshape import ReadConfig, compare_shapes
 from savefmt.qemu.report import MigrationError
 from savefmt.qemu.target import Target, TargetCpu, look_closely
 from savefmt.qmp import Monitor
@@ -29,6 +31,10 @@ KINDS = ("machine", "memory", "devices", "versions", "cpu")
 """What can be compared, and left out of it."""
 
 WAITING = "inmigrate"
+UNASKED = (
+    "this QEMU's program could not be asked for its device state; savefmt restore --qemu-binary "
+    "names it"
+)
 _PCI_PLACE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}(?::[0-9a-f]{2}\.[0-7])+")
 _STATELESS = frozenset({"pci-testdev", "igbvf"})
 """PCI devices without state to save (tried with QEMU 10.0)."""
@@ -75,9 +81,15 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
         return [*found, _note(f"the devices were not compared: {reason}")]
     found += _compare_vcpus(sections, target.cpu)
     found += _compare_registers(image, target)
-    found += (pci := list(_compare_pci(image, sections, target)))
+    config = cache(lambda place: read_config(image, place, []))
+    found += (pci := list(_compare_pci(image, sections, target, config)))
+    if not pci:  # else each is told twice
+        found += [
+            _error("devices", message, advice)
+            for message, advice in compare_shapes(image, sections, target.shape, config)
+        ]
     if target.table is None:
-        return [*found, _note("this QEMU's program could not be asked for its device state")]
+        return [*found, _note(UNASKED)]
     for idstr, reason in unloadable(sections, target.table):
         advice = "use another release of QEMU, or the machine type's own"
         found.append(_error("versions", f"the device {idstr} {reason}", advice))
@@ -86,13 +98,8 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
     return found
 
 
-def features_of(image: SaveImage) -> list[str]:
-    """Return the CPU features that an image tells of, by QEMU's names."""
-    return [qemus_name(name) for name, _ in read_hardware(image, []).cpu_features]
-
-
 def refuse_other_guest(
-    image: SaveImage, monitor: Monitor, ignore: Collection[str] = ()
+    image: SaveImage, monitor: Monitor, ignore: Collection[str] = (), binary: str | None = None
 ) -> tuple[str, ...]:
     """Refuse a QEMU that was not made for the guest in an image.
 
@@ -104,6 +111,8 @@ def refuse_other_guest(
         Of the QEMU.
     ignore : collection of str
         Of `KINDS`: what may differ.
+    binary : str, optional
+        The QEMU's program; by default the one behind the monitor, if it may be run unasked.
 
     Returns
     -------
@@ -115,7 +124,7 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    found = compare(image, look_closely(monitor, features_of(image)))
+    found = compare(image, look_closely(monitor, read_hardware(image, []), binary))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)
@@ -146,7 +155,7 @@ def target_findings(
         if (status := monitor.status) != WAITING:
             reason = f"it does not wait for a guest ({status})"
             return [_note(f"this QEMU was not compared with the guest: {reason}")]
-        target = look_closely(monitor, features_of(image))
+        target = look_closely(monitor, read_hardware(image, []))
     return [
         replace(finding, severity=Severity.NOTE) if kind_of(finding) in ignore else finding
         for finding in compare(image, target, thorough=True)
@@ -225,13 +234,20 @@ def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Findin
         return
     model, named = hardware.cpu_model, {kind: name for name, kind in cpu.models.items()}
     wanted = cpu.models.get(model or "")
-    if wanted is not None and wanted != cpu.kind:
+    if wanted is not None and cpu.kind and wanted != cpu.kind:
         yield _error(
             "cpu",
             f"the guest had a {model} and this QEMU has a {named.get(cpu.kind, cpu.kind)}",
             f"start it with -cpu {model}",
         )
         return
+    if cpu.socket_cpus and cpu.socket_cpus != hardware.socket_cpus:
+        yield _error(
+            "cpu",
+            f"the guest had {hardware.socket_cpus} vCPUs in a socket and this QEMU has "
+            f"{cpu.socket_cpus}",
+            "start it with the sockets, cores and threads of the XML behind -smp",
+        )
     for feature, had in hardware.cpu_features:
         name = qemus_name(feature)
         if cpu.flags.get(name, had) != had:
@@ -270,7 +286,7 @@ def _compare_registers(image: SaveImage, target: Target) -> Iterator[Finding]:
 
 
 def _compare_pci(
-    image: SaveImage, sections: Iterable[Section], target: Target
+    image: SaveImage, sections: Iterable[Section], target: Target, config: ReadConfig
 ) -> Iterator[Finding]:
     names = _places(image, sections)
     if not names:
@@ -280,7 +296,7 @@ def _compare_pci(
         return
     extra = [place for place in target.pci if place not in names]
     for place, name in names.items():
-        identity, there = _identity(image, place), target.identities.get(place)
+        identity, there = _identity(config(place)), target.identities.get(place)
         if place not in target.pci:
             twin = next((p for p in extra if identity and target.identities.get(p) == identity), "")
             if twin:
@@ -317,9 +333,8 @@ def _places(image: SaveImage, sections: Iterable[Section]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _identity(image: SaveImage, place: str) -> tuple[int, int] | None:
+def _identity(config: bytes | None) -> tuple[int, int] | None:
     """Return vendor and device of a PCI function, None where the image does not tell."""
-    config = read_config(image, place, [])
     if config is None:
         return None
     return int.from_bytes(config[0:2], "little"), int.from_bytes(config[2:4], "little")

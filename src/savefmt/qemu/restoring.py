@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from savefmt.compat.ask import ask, read_capabilities
@@ -15,6 +14,7 @@ from savefmt.errors import ConversionError, SavefmtError
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import Cursor
 from savefmt.format.mappedram import HEADER_LENGTH, MappedRamHeader
+from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress, StrPath
 from savefmt.progress import Meter
@@ -62,6 +62,7 @@ def restore(
     running: bool | None = None,
     resume: bool = False,
     ignore: Collection[str] = (),
+    binary: str | None = None,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -86,6 +87,9 @@ def restore(
         before it let the guest run.  It runs, unless `running` is False.
     ignore : collection of str
         Of `savefmt.qemu.preflight.KINDS`: what of this QEMU may differ from the guest's.
+    binary : str, optional
+        The QEMU's program, which is asked for the device state that it knows; by default the
+        one behind the socket, if only root could have put it there.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -119,7 +123,7 @@ def restore(
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_unready(monitor, look(monitor), resume=resume)
         notes = (*choice.notes, *direct_io_notes(abilities))
-        notes += refuse_other_guest(saved, monitor, ignore)
+        notes += refuse_other_guest(saved, monitor, ignore, binary)
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
@@ -283,17 +287,16 @@ def _pieces(cursor: Cursor) -> Iterator[memoryview]:
         cursor.advance(len(window))
 
 
-@dataclass
 class Load:
     """One load.
 
-    Attributes
+    Parameters
     ----------
     monitor : Monitor
         Of the QEMU, which waits.
     image : SaveImage
         What is loaded.
-    plan : LoadPlan
+    choice : LoadChoice
         How.
     progress : callable or None
         As everywhere.
@@ -301,17 +304,24 @@ class Load:
         Sent instead of the image's own stream.
     """
 
-    monitor: Monitor
-    image: SaveImage
-    choice: LoadChoice
-    progress: OnProgress | None
-    stream: Iterator[bytes | memoryview] | None = None
+    def __init__(
+        self,
+        monitor: Monitor,
+        image: SaveImage,
+        choice: LoadChoice,
+        progress: OnProgress | None,
+        stream: Iterator[bytes | memoryview] | None = None,
+    ) -> None:
+        self.monitor = monitor
+        self.image = image
+        self.choice = choice
+        self.stream = stream
+        plain = image.layout is Layout.SEQUENTIAL and not image.packing.packed
+        total = image.length - image.stream_offset if plain else 0
+        self._meter = Meter(progress, total, "loading")
 
     def run(self) -> None:
         """Load, and leave the guest paused."""
-        plain = self.image.layout is Layout.SEQUENTIAL and not self.image.packing.packed
-        total = self.image.length - self.image.stream_offset if plain else 0
-        self._meter = Meter(self.progress, total, "loading")
         migration.refuse_second(self.monitor)
         # In this state it means: do not run by yourself once all is there.
         self.monitor.execute("stop")

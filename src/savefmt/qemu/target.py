@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from savefmt.compat.ask import read_release
-from savefmt.compat.host import is_trusted_emulator
+from savefmt.compat.cpufit import qemus_name
+from savefmt.compat.keptstate import kept_state_table
 from savefmt.compat.releases import Release
 from savefmt.compat.statetable import StateTable, read_state_table
+from savefmt.compat.trust import is_trusted_emulator
+from savefmt.format.hardware import Hardware
 from savefmt.frozen import dataclass
+from savefmt.qemu.deviceshape import Shape, told_by
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
 from savefmt.qmp import CommandError, Monitor, MonitorError
 
 _CHILD = "child<"
 _LEAVES = frozenset({"memory-region", "irq"})
 _PCI_PROPERTIES = frozenset({"parent_bus", "addr", "romfile"})
+_SCSI_PROPERTIES = frozenset({"channel", "scsi-id", "lun", "parent_bus"})
+_USB_PORT = re.compile(r"^\s*Device \S+, Port ([\d.]+),", re.MULTILINE)
 _MOST_NODES = 10_000
+
+Object = tuple[str, frozenset[str]]
+"""Type (QOM) and names of the properties."""
+Objects = Mapping[str, Object]
+"""By path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +47,15 @@ class TargetCpu:
         Types by the names of models, in the same manner.
     flags : mapping of str to bool
         Features that were asked for and are known to it.
+    socket_cpus : int
+        vCPUs that a socket has room for; 0 where that was not asked or is not told.
     """
 
     count: int
     kind: str = ""
     models: Mapping[str, str] = {}
     flags: Mapping[str, bool] = {}
+    socket_cpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,8 @@ class Target:
         How many objects of each type (QOM) its machine consists of.
     cpu : TargetCpu or None
         Its vCPUs.
+    shape : Shape
+        The inside of its devices.
     table : StateTable or None
         What its program can load; None where that cannot be asked.
     release : Release or None
@@ -74,49 +90,68 @@ class Target:
     identities: Mapping[str, tuple[int, int]] = {}
     kinds: Mapping[str, int] = {}
     cpu: TargetCpu | None = None
+    shape: Shape = Shape()
     table: StateTable | None = None
     release: Release | None = None
 
 
-def look_closely(monitor: Monitor, features: Iterable[str] = ()) -> Target:
+def look_closely(monitor: Monitor, hardware: Hardware, binary: str | None = None) -> Target:
     """Ask a QEMU what it has.
 
     Parameters
     ----------
     monitor : Monitor
         Connected.
-    features : iterable of str
-        Of the CPU, by QEMU's names.
+    hardware : Hardware
+        What is wanted: of the processor only that is asked for.
+    binary : str, optional
+        Its program, where the caller knows it.
 
     Returns
     -------
     Target
         Complete, as far as this QEMU tells.
     """
-    objects = list(_walk(monitor))
-    places = _places(monitor, [path for path, _, has in objects if has >= _PCI_PROPERTIES])
-    kinds = {path: kind for path, kind, _ in objects if kind}
+    vcpus = [str(vcpu["qom-path"]) for vcpu in monitor.execute("query-cpus-fast")]
+    objects: Objects = dict(_walk(monitor, vcpus))
+    pci = [path for path, (_, has) in objects.items() if has >= _PCI_PROPERTIES]
+    places = _places(monitor, pci)
+    kinds = {path: kind for path, (kind, _) in objects.items() if kind}
     return Target(
         guest=look(monitor),
         blocks=ram_blocks(monitor),
         pci=None if places is None else {place: kinds[path] for path, place in places.items()},
         identities=_identities(monitor),
+        shape=_shape(monitor, objects, places or {}),
         kinds=Counter(kinds.values()),
-        cpu=_cpu(monitor, features),
-        table=_table(monitor),
+        cpu=_cpu(monitor, vcpus, objects, hardware),
+        table=_table(monitor) if binary is None else read_state_table(binary),
         release=read_release(monitor),
     )
 
 
-def _walk(monitor: Monitor) -> Iterator[tuple[str, str, frozenset[str]]]:
-    """Yield path, type and properties of every object that the machine consists of."""
+def _walk(monitor: Monitor, cpus: Collection[str] = ()) -> Iterator[tuple[str, Object]]:
+    """Yield path, type and properties of every object that the machine consists of.
+
+    Of vCPUs of one type one is asked, which takes QEMU milliseconds: the others have inside
+    what it has.
+    """
     waiting = [("/machine", "")]
+    asked: dict[str, str] = {}
+    found: dict[str, str] = {}
     for _ in range(_MOST_NODES):
         if not waiting:
             return
         path, kind = waiting.pop()
+        found[path] = kind
+        if path in cpus and (same := asked.setdefault(kind, path)) != path:
+            yield path, (kind, frozenset())
+            inside = [(name, kind) for name, kind in found.items() if name.startswith(f"{same}/")]
+            for name, kind in inside:  # all of it was walked before the next vCPU
+                yield path + name[len(same) :], (kind, frozenset())
+            continue
         entries: list[dict[str, Any]] = monitor.execute("qom-list", path=path)
-        yield path, kind, frozenset(entry["name"] for entry in entries)
+        yield path, (kind, frozenset(entry["name"] for entry in entries))
         for entry in entries:
             child = str(entry["type"])
             if child.startswith(_CHILD) and (child := child[len(_CHILD) : -1]) not in _LEAVES:
@@ -146,6 +181,47 @@ def _places(monitor: Monitor, paths: Iterable[str]) -> dict[str, str] | None:
     return {path: place(path) for path in functions}
 
 
+def _shape(monitor: Monitor, objects: Objects, places: Mapping[str, str]) -> Shape:
+    """Ask for what is inside of devices, as far as their places are known."""
+
+    def read(path: str, names: Iterable[str]) -> dict[str, object]:
+        return {name: monitor.execute("qom-get", path=path, property=name) for name in names}
+
+    functions = {
+        place: values
+        for path, place in places.items()
+        if (values := read(path, sorted(told_by(objects[path][1]))))
+    }
+    scsi: dict[str, str] = {}
+    for path, (kind, has) in objects.items():
+        if has >= _SCSI_PROPERTIES:
+            there = read(path, ["channel", "scsi-id", "lun", "parent_bus"])
+            if (place := _place_above(str(there["parent_bus"]), places)) is not None:
+                scsi[f"{place}/{there['channel']}:{there['scsi-id']}:{there['lun']}"] = kind
+    memory = read("/machine", ["memory"])["memory"] if "memory" in objects["/machine"][1] else None
+    return Shape(
+        functions=functions,
+        usb_ports=_usb_ports(monitor),
+        scsi=scsi,
+        slots=int(memory.get("slots", 0)) if isinstance(memory, dict) else None,
+    )
+
+
+def _place_above(path: str, places: Mapping[str, str]) -> str | None:
+    """Return the place of the PCI function that an object is part of."""
+    while path and path not in places:
+        path = path.rpartition("/")[0]
+    return places.get(path)
+
+
+def _usb_ports(monitor: Monitor) -> tuple[str, ...] | None:
+    try:
+        listing = str(monitor.execute("human-monitor-command", command_line="info usb"))
+    except CommandError:  # built without a human monitor
+        return None
+    return tuple(_USB_PORT.findall(listing))
+
+
 def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
     """Return vendor and device of the PCI functions on the first bus."""
     try:
@@ -163,20 +239,36 @@ def _identities(monitor: Monitor) -> dict[str, tuple[int, int]]:
     }
 
 
-def _cpu(monitor: Monitor, features: Iterable[str]) -> TargetCpu | None:
-    vcpus: list[dict[str, Any]] = monitor.execute("query-cpus-fast")
+def _cpu(
+    monitor: Monitor, vcpus: Sequence[str], objects: Objects, hardware: Hardware
+) -> TargetCpu | None:
     if not vcpus:
         return None
-    path = vcpus[0]["qom-path"]
-    kind = str(monitor.execute("qom-get", path=path, property="type"))
-    flags: dict[str, bool] = {}
-    for name in features:
-        with contextlib.suppress(CommandError):  # another program's name for it
-            value = monitor.execute("qom-get", path=path, property=name)
-            if isinstance(value, bool):
-                flags[name] = value
+    path = next((vcpu for vcpu in vcpus if objects.get(vcpu, ("", ()))[1]), vcpus[0])
+    kind, known = objects.get(path, ("", frozenset()))
+    features = [qemus_name(name) for name, _ in hardware.cpu_features]
+    names = [name for name in features if name in known]  # others are another program's
+    values = {name: monitor.execute("qom-get", path=path, property=name) for name in names}
+    flags = {name: value for name, value in values.items() if isinstance(value, bool)}
+    room = _socket_cpus(monitor) if hardware.socket_cpus > 1 else 0
+    model = hardware.cpu_model
+    if model is None or re.fullmatch(rf"{re.escape(model)}-\w+-cpu", kind):
+        models = {model: kind} if model else {}
+        return TargetCpu(len(vcpus), kind, models, flags, room)
     models, aliases = _models(monitor)
-    return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags)
+    return TargetCpu(len(vcpus), aliases.get(kind, kind), models, flags, room)
+
+
+def _socket_cpus(monitor: Monitor) -> int:
+    try:
+        listed: list[dict[str, Any]] = monitor.execute("query-hotpluggable-cpus")
+    except CommandError:  # a machine whose processors stand in no sockets
+        return 0
+    sockets: Counter[int] = Counter()
+    for entry in listed:
+        if (socket := entry["props"].get("socket-id")) is not None:
+            sockets[socket] += int(entry["vcpus-count"])
+    return max(sockets.values(), default=0)
 
 
 def _models(monitor: Monitor) -> tuple[dict[str, str], dict[str, str]]:
@@ -201,8 +293,9 @@ def _table(monitor: Monitor) -> StateTable | None:
     link = f"/proc/{monitor.peer}/exe"
     try:
         path = os.readlink(link)
-        if not is_trusted_emulator(path) or not os.path.samefile(link, path):
+        running, named = os.stat(link), os.stat(path)
+        if not is_trusted_emulator(path) or not os.path.samestat(running, named):
             return None
-        return read_state_table(path)
+        return kept_state_table(path, running)
     except (OSError, MonitorError):
         return None

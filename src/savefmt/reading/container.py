@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from savefmt.errors import (
     CorruptError,
+    FormatError,
     IncompleteImageError,
     NotASaveImageError,
     SavefmtError,
+    TruncatedError,
 )
-from savefmt.format.cursor import Cursor
-from savefmt.format.envelope import Envelope, is_envelope
+from savefmt.format.cursor import Cursor, FileCursor
+from savefmt.format.envelope import FORMATS, Envelope, is_envelope
 from savefmt.format.stream import QEVM_MAGIC
 from savefmt.frozen import dataclass
 from savefmt.model import Finding, StrPath
 from savefmt.reading.plainstream import Packing
+
+if TYPE_CHECKING:  # most headers are right
+    from savefmt.reading.trueheader import TrueHeader
 
 _MAGIC_LENGTH = 16
 _LAST_CODEC_FORMAT = 5
@@ -82,6 +88,42 @@ def read_form(
     NotASaveImageError, IncompleteImageError, CorruptError, UnsupportedError
         What it is instead.
     """
+    try:
+        return _read_form(cursor, unpack, name=name, strict=strict, findings=findings)
+    except IncompleteImageError:
+        raise
+    except FormatError as error:
+        right = _find_true_header(cursor)
+        if right is None:
+            raise
+        raise CorruptError(_explain(right), offset=right.findings[0].offset) from error
+
+
+def _find_true_header(cursor: Cursor) -> TrueHeader | None:
+    """Find out what the header should say; None where it is right, or that cannot be told."""
+    if not isinstance(cursor, FileCursor):
+        return None
+    from savefmt.reading.trueheader import find_true_header
+
+    return find_true_header(cursor.pread, cursor.end)
+
+
+def _explain(right: TrueHeader) -> str:
+    names = dict.fromkeys(one.repair for one in right.findings if one.repair is not None)
+    options = " ".join(f"--fix {name}" for name in names)
+    return "; ".join(
+        (*(one.message for one in right.findings), f"`savefmt repair {options}` puts it right")
+    )
+
+
+def _read_form(
+    cursor: Cursor,
+    unpack: Callable[[str], Cursor],
+    *,
+    name: StrPath,
+    strict: bool,
+    findings: list[Finding] | None,
+) -> Form:
     start = cursor.tell()
     if not cursor.peek(1):
         raise NotASaveImageError("the file is empty")
@@ -93,7 +135,8 @@ def read_form(
         envelope = Envelope.read(cursor, findings)
         if not envelope.finished and strict:
             raise IncompleteImageError(
-                'the save never finished (libvirt\'s "Part" magic); save the guest again',
+                'the save never finished (libvirt\'s "Part" magic); save the guest again, or let '
+                "`savefmt repair` tell whether the stream is whole all the same",
                 offset=start,
             )
     offset = cursor.tell()
@@ -147,22 +190,32 @@ def _first_plain(cursor: Cursor, codec: str) -> bytes:
 def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
     number = envelope.stream_format if envelope is not None else 0
     packed = 0 < number <= _LAST_CODEC_FORMAT
-    if not packed and cursor.peek(_MAGIC_LENGTH).startswith(QEVM_MAGIC):
+    plain = cursor.peek(_MAGIC_LENGTH).startswith(QEVM_MAGIC)
+    if plain and not packed:
         return "raw"  # as most images are: no codec is to be loaded
-    from savefmt.codec.registry import codec_for_format, detect
+    from savefmt.codec.registry import detect, find_codec
     from savefmt.reading.otherformats import HEAD_LENGTH, not_an_image
 
-    if packed:
-        return codec_for_format(number).name
     head = cursor.peek(HEAD_LENGTH)
-    found = detect(head)
-    if found is None and envelope is not None and not envelope.finished:
-        return "raw"  # the stream has not begun
-    if found is None:
-        raise not_an_image(head, name, offset=cursor.tell())
-    if envelope is not None:
+    if packed and find_codec(FORMATS[number]).begins(head):
+        return FORMATS[number]
+    found = "raw" if plain else detect(head)
+    if envelope is None:
+        if found is None:
+            raise not_an_image(head, name, offset=cursor.tell())
+        return found
+    if found is not None:
+        what = "not compressed" if plain else f"compressed with {found}"
         raise CorruptError(
-            f"the envelope says {envelope.format_name}, but the stream is compressed with {found}",
+            f"the envelope says {envelope.format_name}, but the stream is {what}",
             offset=cursor.tell(),
         )
-    return found
+    if envelope.finished or _find_true_header(cursor) is not None:
+        if not head:
+            raise TruncatedError("the file ends in front of the stream", offset=cursor.tell())
+        raise CorruptError(
+            f"no stream begins behind the {envelope.data_length} bytes of XML and padding that "
+            "the header tells of",
+            offset=cursor.tell(),
+        )
+    return FORMATS[number] if packed else "raw"  # the stream has not begun

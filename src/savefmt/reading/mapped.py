@@ -12,7 +12,7 @@ from savefmt.format.ram import BlockList, ListedBlock
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.wire import ByteOrder
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, RamBlock, Severity
+from savefmt.model import Finding, RamBlock, Repair, Severity
 from savefmt.native.file import File
 from savefmt.native.pages import BlockPages, is_zero
 from savefmt.reading.walk import Onlooker, StreamEnd, Walk
@@ -232,6 +232,7 @@ def _block_pages(
                 f"bits behind the last page of {block.idstr!r} are set",
                 block.header.bitmap_offset,
                 "QEMU ignores them",
+                Repair.STRAY_BITS,
             )
         )
     return BlockPages(

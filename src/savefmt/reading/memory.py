@@ -216,6 +216,30 @@ class GuestMemory:
         start = offset - first * self._image.head.blocks.page_size
         return bytes(memoryview(data)[start : start + length])
 
+    def read_into(self, block: str, offset: int, out: memoryview) -> None:
+        """Read from a block what fills `out`; whole pages go there without a copy between.
+
+        Parameters
+        ----------
+        block : str
+            Its idstr.
+        offset : int
+            Inside the block.
+        out : memoryview
+            Writable bytes; what is in them after an error is undefined.
+
+        Raises
+        ------
+        KeyError, ValueError, UnsupportedError
+            As for `read`.
+        """
+        number, first, count = self._locate(block, offset, len(out))
+        start = offset - first * self._image.head.blocks.page_size
+        if start == 0 and len(out) == count * self._image.head.blocks.page_size:
+            self._store.read_into(number, first, out)
+        else:
+            out[:] = memoryview(self._store.read(number, first, count))[start : start + len(out)]
+
     def _number(self, block: str) -> int:
         for number, listed in enumerate(self._image.head.blocks.blocks):
             if listed.idstr == block:

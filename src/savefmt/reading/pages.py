@@ -10,7 +10,7 @@ from savefmt.errors import located
 from savefmt.model import PageRun, StrPath
 from savefmt.native.file import File
 from savefmt.native.index import IndexRun
-from savefmt.native.pages import BlockPages, page_runs
+from savefmt.native.pages import BlockPages, page_runs, whole_pages
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.unpacked import PlainReader, read_pages
 
@@ -30,6 +30,9 @@ class PageStore(Protocol):
 
     def read(self, block: int, first: int, count: int) -> bytearray:
         """Read pages, not to be changed; those that are not held are zeros."""
+
+    def read_into(self, block: int, first: int, out: memoryview) -> None:
+        """Read as many pages as fill `out`."""
 
     def view(self, block: int, offset: int, length: int) -> memoryview | None:
         """Show bytes of a block as they lie in a file; None where they must be copied."""
@@ -65,6 +68,10 @@ class SparsePages:
     def read(self, block: int, first: int, count: int) -> bytearray:
         """Read pages; those that are not held are zeros."""
         return self._blocks[block].read(self._file, first, count)
+
+    def read_into(self, block: int, first: int, out: memoryview) -> None:
+        """Read as many pages as fill `out`."""
+        self._blocks[block].read_into(self._file, first, out)
 
     def view(self, block: int, offset: int, length: int) -> memoryview | None:
         """Show a range all of whose pages are held: others are zeros, whatever lies there."""
@@ -119,6 +126,10 @@ class IndexedPages(_RecordPages):
         """Read pages; those that are not held are zeros."""
         return self._index.blocks[block].read(self._file, first, count)
 
+    def read_into(self, block: int, first: int, out: memoryview) -> None:
+        """Read as many pages as fill `out`."""
+        self._index.blocks[block].read_into(self._file, first, out)
+
 
 class UnpackedPages(_RecordPages):
     """Pages among the records of a compressed stream, unpacked where they are wanted.
@@ -153,6 +164,10 @@ class UnpackedPages(_RecordPages):
         if count <= _KEPT:
             self._last = (wanted, data)  # who reads a word often reads its neighbour next
         return data
+
+    def read_into(self, block: int, first: int, out: memoryview) -> None:
+        """Read as many pages as fill `out`."""
+        out[:] = self.read(block, first, whole_pages(out, self._index.blocks[block].page_size))
 
 
 def _data_runs(runs: Iterator[IndexRun]) -> Iterator[PageRun]:

@@ -13,6 +13,7 @@ from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, Snapshot, StrPath
 from savefmt.native.file import File, View
 from savefmt.reading.otherformats import ELF, FLATTENED, KDUMP, QCOW
+from savefmt.reading.patched import Patched
 
 if TYPE_CHECKING:  # most images are in no disk image, and no dumps
     from savefmt.reading.dumpview import Dump
@@ -49,6 +50,8 @@ class Source:
         A GNU ddrescue map file that lists what of the file could not be copied.
     on_salvage : callable, optional
         Told of each image that was salvaged, once it is open.
+    repaired : Patched, optional
+        What it is to be shown with in the place of bytes of its own.
     """
 
     path: StrPath
@@ -58,6 +61,7 @@ class Source:
     salvage: bool = False
     bad: StrPath | None = None
     on_salvage: OnSalvage | None = None
+    repaired: Patched | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0:
@@ -74,7 +78,13 @@ class Source:
     @property
     def is_part(self) -> bool:
         """Whether the image is only part of the file, or made of several parts."""
-        return self.snapshot is not None or self.offset > 0 or bool(self.shared) or self.salvage
+        return (
+            self.snapshot is not None
+            or self.offset > 0
+            or bool(self.shared)
+            or self.salvage
+            or self.repaired is not None
+        )
 
     def __fspath__(self) -> str:
         """Return the path of the file."""
@@ -119,6 +129,9 @@ def open_file(source: Source, io: IOOptions) -> File:
             with _disk(fd, source.path) as disk:
                 return disk.open(source.snapshot, io, direct=direct)
         view = _from(source.offset, length) if source.offset else None
+        if source.repaired is not None:
+            patched = source.repaired.view(length - source.offset)
+            view = patched if view is None else patched.through(view)
         return File(fd, path=source.path, direct=direct, engine=io.engine, view=view)
 
 

@@ -10,7 +10,7 @@ from savefmt.format.ram import BlockList
 from savefmt.format.stream import Command, SectionHead
 from savefmt.format.tee import Tee
 from savefmt.frozen import replace
-from savefmt.model import Finding, IOOptions, Severity, StrPath
+from savefmt.model import Finding, IOOptions, Repair, Severity, StrPath
 from savefmt.native.index import BlockIndex
 from savefmt.native.pages import SumKey, Table
 from savefmt.native.records import Scanner, Skim, Tally
@@ -198,5 +198,6 @@ def _foreign(cursor: PlainCursor, end: int) -> list[Finding]:
             f"{end - border.offset} bytes follow the compressed stream; they are ignored",
             border.offset,
             "some programs refuse the image for them; `savefmt convert` leaves them out",
+            Repair.TRAILING,
         )
     ]

@@ -28,7 +28,7 @@ from savefmt.format.tee import Tee
 from savefmt.format.vmstate import Description
 from savefmt.format.wire import ItemType
 from savefmt.frozen import dataclass
-from savefmt.model import Finding, Section, Severity
+from savefmt.model import Finding, Repair, Section, Severity
 from savefmt.reading.framing import Evidence, Framing
 
 Take = Callable[[bytes | memoryview], object]
@@ -497,12 +497,19 @@ class Walk:
             f"{count}bytes follow the stream; they are ignored",
             end,
             "QEMU never reads them, and no command of savefmt carries them along",
+            Repair.TRAILING if self._length is not None else None,
         )
 
     def _note(
-        self, code: str, severity: Severity, message: str, offset: int | None, advice: str
+        self,
+        code: str,
+        severity: Severity,
+        message: str,
+        offset: int | None,
+        advice: str,
+        repair: Repair | None = None,
     ) -> None:
-        self._findings.append(Finding(code, severity, message, offset, advice))
+        self._findings.append(Finding(code, severity, message, offset, advice, repair))
 
 
 def section_of(head: SectionHead, offset: int | None, length: int | None) -> Section:

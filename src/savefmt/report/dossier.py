@@ -29,6 +29,7 @@ from savefmt.linux.answers import ask as what_runs
 from savefmt.linux.facts import GuestReport
 from savefmt.model import CheckLevel, IOOptions, OnProgress, Section, StrPath
 from savefmt.progress import Meter
+from savefmt.reading.source import find_source
 from savefmt.report.resources import Resources, read_resources
 from savefmt.reports import CheckReport, CompatReport
 from savefmt.scan.hashes import hash_memory
@@ -89,9 +90,10 @@ class Dossier:
     Attributes
     ----------
     path : str
-        The image.
+        The image, as `Source` calls it.
     length, digest : int, str
-        Of the file: bytes and SHA-256.  The digest is empty where it was not made.
+        Of the file that it lies in, with whatever else is there: bytes and SHA-256, which is
+        empty where it was not made.
     check : CheckReport
         Its findings; its summary is None where not even the head could be read.
     compat, resources, memory_map, cpus, devices, stats, painting, system, linux, hashes
@@ -163,6 +165,7 @@ def gather(
     ImageIOError
         What the operating system refused.
     """
+    path = find_source(path)
     before = _identity(path)
     level = CheckLevel.QUICK if quick else CheckLevel.FULL
     report = check(path, level=level, io=io, progress=progress)
@@ -183,7 +186,7 @@ def gather(
             return paint(image, palette="entropy", most=most, io=io, progress=progress)
 
         dossier = Dossier(
-            path=os.fspath(path),
+            path=str(path),
             length=before[2],
             digest=digest,
             check=report,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -21,8 +20,7 @@ from savefmt.format.cursor import FileCursor
 from savefmt.format.ddrescue import MAX_LENGTH, bad_parts
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.ram import BlockList
-from savefmt.format.stream import STREAM_HEADER, read_header
-from savefmt.format.wire import ItemType
+from savefmt.format.stream import STREAM_BEGINS, STREAM_HEADER, read_header
 from savefmt.frozen import dataclass, replace
 from savefmt.model import Damage, IOOptions, MapExtent, Salvage, SalvagedBlock, StrPath
 from savefmt.native.file import File, View
@@ -43,10 +41,6 @@ if TYPE_CHECKING:  # most images are not compressed
 
 _STEP = 1 << 20
 _LAST_CODEC_FORMAT = 5
-_STREAM_BEGINS = re.compile(
-    re.escape(STREAM_HEADER)
-    + b"[%c%c%c]" % (ItemType.CONFIGURATION, ItemType.START, ItemType.COMMAND)
-)
 
 _STILL = (
     "nothing shows whether the guest ran while it was saved; if it did, newer copies of some "
@@ -312,7 +306,7 @@ def _search(source: Readable) -> int:
     overlap = len(STREAM_HEADER) + 1
     for at in range(0, source.length, _STEP):
         data = source.pread(_STEP + overlap, at)
-        if (match := _STREAM_BEGINS.search(data)) is not None and at + match.start():
+        if (match := STREAM_BEGINS.search(data)) is not None and at + match.start():
             return at + match.start()
     raise NotASaveImageError(
         "no QEMU stream begins anywhere in this file, so nothing can be recovered; check that it "

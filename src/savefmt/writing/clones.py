@@ -165,6 +165,51 @@ def clone_file(source: str, target: str) -> None:
         output.commit(warn=True)
 
 
+class CannotShareError(Exception):
+    """Nothing of a file can be cloned into another one."""
+
+
+def share_rest(source: File, start: int, target: File, offset: int) -> int:
+    """Bring all of a file from an offset on into another one, cloned but for a torn block.
+
+    Parameters
+    ----------
+    source : File
+        Read only.
+    start : int
+        Where in it.
+    target : File
+        Ends before `offset`, or is overwritten from there on.
+    offset : int
+        Where in that: as far from a border of the file system's blocks as `start`.
+
+    Returns
+    -------
+    int
+        Bytes that were cloned.
+
+    Raises
+    ------
+    CannotShareError
+        If nothing can be.
+    ImageIOError
+        What the operating system refused.
+    """
+    try:
+        grain = os.fstatvfs(target.descriptor).f_bsize
+        head = -start % grain
+        if source.start != 0 or (start - offset) % grain or start + head >= source.length:
+            raise CannotShareError
+        for at, length in _pieces(start + head, source.length, _PIECE_LENGTH):
+            _clone(source, at, target, at - start + offset, length)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            raise CannotShareError from error
+        raise ImageIOError.from_os(error, path=target.path) from error
+    target.write(source.read(head, start), offset)
+    return source.length - start - head
+
+
 def _present_length(block: BlockPages) -> int:
     return block.present * block.page_size
 

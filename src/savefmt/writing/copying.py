@@ -34,7 +34,11 @@ def share_content(source: int, target: int) -> bool:
 
 
 def copy_extents(
-    source: int, target: int, moved: Callable[[int], None] = lambda length: None
+    source: int,
+    target: int,
+    moved: Callable[[int], None] = lambda length: None,
+    *,
+    length: int | None = None,
 ) -> None:
     """Make an empty file equal to another one byte by byte, holes left out.
 
@@ -44,10 +48,13 @@ def copy_extents(
         Descriptors.
     moved : callable
         Told of the bytes copied so far.
+    length : int, optional
+        Of what is wanted of it: no more than there is.
     """
-    os.ftruncate(target, os.fstat(source).st_size)
+    length = os.lseek(source, 0, os.SEEK_END) if length is None else length
+    os.ftruncate(target, length)
     done = 0
-    for start, end in _extents(source):
+    for start, end in _extents(source, length):
         while start < end:
             count = _copy_piece(source, target, start, min(end - start, _PIECE_LENGTH))
             if count == 0:
@@ -57,9 +64,9 @@ def copy_extents(
             moved(done)
 
 
-def _extents(fd: int) -> Iterator[tuple[int, int]]:
+def _extents(fd: int, length: int) -> Iterator[tuple[int, int]]:
     """Yield start and end of what is not a hole."""
-    end, length = 0, os.fstat(fd).st_size
+    end = 0
     while end < length:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
@@ -70,7 +77,9 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
             if error.errno != errno.EINVAL:
                 raise
             start, end = end, length  # the file system cannot tell
-        yield start, end
+        if start >= length:
+            return
+        yield start, min(end, length)
 
 
 def _copy_piece(source: int, target: int, offset: int, length: int) -> int:

@@ -11,10 +11,12 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from savefmt.errors import ConversionError, ImageChangedError, ImageIOError
+from savefmt.frozen import dataclass
 from savefmt.model import StrPath
 from savefmt.native.file import FileState
 from savefmt.progress import Meter
@@ -26,6 +28,81 @@ from savefmt.writing.places import Place
 
 SECTOR_LENGTH = 512
 """The least that any disk writes at once, and always whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Bytes that change: where, what is there, and what shall be, which is as long."""
+
+    offset: int
+    old: bytes
+    new: bytes
+
+
+def fits_in_place(changes: Sequence[Change], length: int | None = None) -> bool:
+    """Tell whether a disk makes all changes at once."""
+    if length is not None or len(changes) != 1:
+        return False
+    (one,) = changes
+    last = one.offset + len(one.new) - 1
+    return one.offset // SECTOR_LENGTH == last // SECTOR_LENGTH
+
+
+def copy_changed(
+    source: int,
+    output: OutputFile,
+    changes: Sequence[Change],
+    meter: Meter,
+    *,
+    length: int | None = None,
+) -> None:
+    """Make a fresh file equal to another one but for some bytes, sharing all it can.
+
+    Parameters
+    ----------
+    source : int
+        Descriptor of the other one.
+    output : OutputFile
+        The fresh one.
+    changes : sequence of Change
+        What differs.
+    meter : Meter
+        Told of the bytes copied, if any are.
+    length : int, optional
+        Where it shall end.
+
+    Raises
+    ------
+    ImageIOError
+        What the operating system refused.
+    """
+    try:
+        if not share_content(source, output.descriptor):
+            _copy(source, output, meter, length)
+    except OSError as error:
+        if isinstance(error, ImageIOError):
+            raise
+        raise ImageIOError.from_os(error, path=output.target) from error
+    for change in changes:
+        output.file.write(change.new, change.offset)
+    if length is not None:
+        output.set_length(length)
+
+
+def _copy(source: int, output: OutputFile, meter: Meter, length: int | None) -> None:
+    status = os.fstat(source)
+    most = os.lseek(source, 0, os.SEEK_END) if length is None else length
+    stored = most if stat.S_ISBLK(status.st_mode) else status.st_blocks * 512
+    meter.total = min(stored, most)
+    if meter.total > output.room:
+        raise ImageIOError(
+            f"the change needs a new file of {meter.total} bytes, and the file system has "
+            f"{output.room} left; free some space",
+            errno=errno.ENOSPC,
+            path=output.target,
+        )
+    meter.phase = "copying"
+    copy_extents(source, output.descriptor, meter.update, length=length)
 
 
 class Original:
@@ -129,12 +206,38 @@ class Original:
             If that failed; the file is as it was.
         """
         start, end = _difference(old, new)
-        if start // SECTOR_LENGTH == (end - 1) // SECTOR_LENGTH:
-            self._overwrite(old[start:end], new[start:end], start)
+        return self.change([Change(start, old[start:end], new[start:end])], meter)
+
+    def change(
+        self, changes: Sequence[Change], meter: Meter, *, length: int | None = None
+    ) -> list[str]:
+        """Change some bytes of the file, and perhaps its length.
+
+        Parameters
+        ----------
+        changes : sequence of Change
+            All or none of them are made.
+        meter : Meter
+            Told of the bytes copied, if any are.
+        length : int, optional
+            Where the file shall end.
+
+        Returns
+        -------
+        list of str
+            What is worth telling, in words.
+
+        Raises
+        ------
+        ImageIOError
+            If that failed; the file is as it was.
+        """
+        if fits_in_place(changes, length):
+            (one,) = changes
+            self._overwrite(one.old, one.new, one.offset)
             return []
         with self.successor() as output:
-            self._copy_to(output, meter)
-            output.file.write(new, 0)
+            copy_changed(self.descriptor, output, changes, meter, length=length)
             return self.supersede(output)
 
     def _overwrite(self, old: bytes, new: bytes, offset: int) -> None:
@@ -168,25 +271,6 @@ class Original:
                 path=self.place.path,
             )
         return OutputFile(self.place, overwrite=True, direct=direct, engine=engine)
-
-    def _copy_to(self, output: OutputFile, meter: Meter) -> None:
-        try:
-            if share_content(self.descriptor, output.descriptor):
-                return
-            meter.total = os.fstat(self.descriptor).st_blocks * 512
-            if meter.total > output.room:
-                raise ImageIOError(
-                    f"the change needs a new file of {meter.total} bytes beside the image, and "
-                    f"the file system has {output.room} left; free some space",
-                    errno=errno.ENOSPC,
-                    path=self.place.path,
-                )
-            meter.phase = "copying"
-            copy_extents(self.descriptor, output.descriptor, meter.update)
-        except OSError as error:
-            if isinstance(error, ImageIOError):
-                raise
-            raise ImageIOError.from_os(error, path=self.place.path) from error
 
     def supersede(self, output: OutputFile) -> list[str]:
         """Let a finished file take the place of this one.

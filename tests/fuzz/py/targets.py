@@ -29,7 +29,7 @@ from savefmt.format.abi import running_abi_changes
 from savefmt.format.cursor import ChunkCursor
 from savefmt.format.devicetree import decode, decode_start, read_entries
 from savefmt.format.domain import check_document, parse_domain
-from savefmt.format.envelope import Envelope
+from savefmt.format.envelope import HEADER_LENGTH, Envelope
 from savefmt.format.fixedlayouts import find_entry
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import Description
@@ -38,6 +38,7 @@ from savefmt.instant.backends import mappable
 from savefmt.instant.warming import read_order
 from savefmt.model import IOOptions
 from savefmt.reading import indexfile
+from savefmt.reading.trueheader import find_true_header
 from savefmt.scan.hashes import Manifest
 from savefmt.scan.patterns import escaped, hexadecimal, regex
 
@@ -60,7 +61,12 @@ def file_of(data: bytes) -> Iterator[str]:
 
 
 def envelope(data: bytes) -> None:
-    """Libvirt's header."""
+    """Libvirt's header, and what it should say."""
+    right = find_true_header(lambda count, at: data[at : at + count], len(data))
+    if right is not None:
+        assert len(right.data) == HEADER_LENGTH
+        assert right.findings
+        Envelope.read(ChunkCursor(iter([right.data, data[HEADER_LENGTH:]]), 0))
     cursor = ChunkCursor(iter([data]), 0)
     found = Envelope.read(cursor, [])
     assert Envelope.read(ChunkCursor(iter([found.pack()]), 0)).data == found.data

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 NAMES = (
-    *("info", "check", "compat", "needs", "convert", "compare", "xml", "salvage"),
+    *("info", "check", "compat", "needs", "convert", "compare", "xml", "salvage", "repair"),
     *("devices", "regs", "memmap", "read", "vtop"),
     *("search", "strings", "hash", "stats", "map", "os", "linux"),
     *("export", "mount", "report", "plugins", "save", "restore", "prepare", "clone", "detach"),

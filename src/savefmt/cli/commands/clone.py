@@ -15,6 +15,7 @@ from savefmt.cli.options import (
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
+from savefmt.cli.saveoptions import binary_option
 from savefmt.cli.ui import Ui
 from savefmt.model import IOOptions
 
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
         "--count", type=_count, default=1, metavar="N", help="how many guests (default: 1)"
     )
     writing_options(parser, replaced="replace files in DIR")
+    binary_option(parser, "QEMU that the scripts start (default: by the guest's architecture)")
     group = parser.add_argument_group("for libvirt")
     group.add_argument(
         "--libvirt", action="store_true", help="make images that virsh restore starts"
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if not args.libvirt and (args.name or args.uuid):
         usage_error(args, "--name and --uuid go with --libvirt; QEMU takes them as its options")
+    if args.libvirt and args.qemu_binary:
+        usage_error(args, "--qemu-binary is for scripts; libvirt takes its emulator from the XML")
     if args.uuid and args.count != 1:
         usage_error(args, "one UUID cannot be that of several guests")
     io = IOOptions(threads=args.threads)
@@ -88,6 +92,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             args.image,
             args.folder,
             count=args.count,
+            binary=args.qemu_binary,
             overwrite=args.force,
             dry_run=args.dry_run,
             io=io,

@@ -14,7 +14,13 @@ import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.commands.convert import FORMATS
 from savefmt.cli.inputs import names_of
-from savefmt.cli.options import common_options, number, output_options, writing_options
+from savefmt.cli.options import (
+    common_options,
+    number,
+    output_options,
+    place_option,
+    writing_options,
+)
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
@@ -55,6 +61,8 @@ def add(commands: Commands) -> None:
         file_argument(parser, "targets", nargs="*", metavar="TARGET")
         if verb in _OPTIONS:
             _OPTIONS[verb](parser)
+        if verb in _PLACED:
+            place_option(parser)
         _add_shared(parser)
         common_options(parser)
         parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -187,6 +195,10 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 }
 
 
+_PLACED = ("os", "search")
+"""Verbs that need addresses, as the commands of these names do."""
+
+
 def documents() -> Documents:
     """Return what ``-j`` prints."""
     from savefmt.fleet.overview import FleetReportWritten
@@ -226,7 +238,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
             stack.callback(journal.close)
         jobs = _jobs(args, engine.find(_names(args)))
         records = running.run(jobs, engine, savefmt.__version__, journal)
-        _print(_counted(records, summary), args, ui)
+        _print(_counted(records, summary, ui), args, ui)
         if table is not None:
             table.write(journal_name)
     kept = journal.kept if journal is not None else Counter()
@@ -292,9 +304,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _counted(records: Iterable[FleetRecord], summary: Any) -> Iterator[FleetRecord]:
+def _counted(records: Iterable[FleetRecord], summary: Any, ui: Ui) -> Iterator[FleetRecord]:
+    others: set[tuple[str, str]] = set()
     for record in records:
         summary.add(record)
+        other = record.host, record.version
+        if record.version != savefmt.__version__ and other not in others:
+            others.add(other)
+            ui.remark(
+                f"{record.host} has savefmt {record.version}, and this is {savefmt.__version__}: "
+                "what it says may differ"
+            )
         yield record
 
 
@@ -319,6 +339,8 @@ def _jobs(args: argparse.Namespace, targets: Iterable[Target]) -> Iterator[Job]:
     from savefmt.fleet.records import Job
 
     options = _options(args)
+    if getattr(args, "place", None):
+        options["places"] = args.place
     for target in targets:
         more = {"target": _converted(args.to, target)} if args.verb == "convert" else {}
         yield Job(args.verb, target, options | more)

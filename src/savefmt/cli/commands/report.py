@@ -10,11 +10,11 @@ import savefmt
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.options import (
     common_options,
-    evidence_options,
     io_of,
     output_options,
     place_option,
     progress_options,
+    source_options,
     speed_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
-    evidence_options(parser, "image", writes=lambda args: [_target(args)])
+    source_options(parser, "image", damaged=False, writes=lambda args: [_target(args)])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         output.file.write(text, 0)
         output.commit(warn=True)
     written = ReportWritten(
-        source=args.image,
+        source=dossier.path,
         target=target,
         digest=dossier.digest,
         sound=dossier.check.worst is not Severity.ERROR,
@@ -112,7 +112,13 @@ def _target(args: argparse.Namespace) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """Return what was asked for, to be asked for again."""
-    words = ["savefmt", "report", args.image]
+    from savefmt.reading.source import find_source
+
+    source = find_source(args.image)
+    words = ["savefmt", "report", os.fspath(source)]
+    words += [f"--snapshot={source.snapshot}"] if source.snapshot is not None else []
+    words += [f"--offset={source.offset}"] * bool(source.offset)
+    words += [f"--shared={block}={path}" for block, path in source.shared]
     words += ["--quick"] * args.quick
     words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
     words += [f"--for={reader.program}={reader.name}" for reader in args.readers or ()]

@@ -18,12 +18,14 @@ from savefmt.cli.options import (
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import (
+    binary_option,
     bypass_option,
     channels_option,
     ignore_option,
     monitor_option,
 )
 from savefmt.cli.ui import Ui
+from savefmt.frozen import replace
 from savefmt.model import IOOptions
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def add(commands: Commands) -> None:
         help="load nothing, and let a guest run that an interrupted restore left paused",
     )
     ignore_option(parser)
+    binary_option(parser, "the QEMU behind SOCKET, to be asked for its device state, or to print")
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
@@ -125,6 +128,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "with --instant nothing is loaded that --parallel or --bypass-cache help")
     if args.print_command:
         skeleton = _command(args)
+        if args.qemu_binary is not None:
+            skeleton = replace(skeleton, words=((args.qemu_binary,), *skeleton.words[1:]))
         if ui.json:
             ui.document(command=skeleton)
         else:
@@ -163,6 +168,7 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             qmp=args.qmp,
             running=args.running,
             ignore=args.ignore,
+            binary=args.qemu_binary,
             copy=args.writable_copy,
             warm=args.warm,
             order=args.order,
@@ -187,6 +193,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             running=args.running,
             resume=args.resume,
             ignore=args.ignore,
+            binary=args.qemu_binary,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,

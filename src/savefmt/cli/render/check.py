@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from savefmt.cli.render.plain import many, plain
 from savefmt.model import Finding, Severity
-from savefmt.reports import CheckReport
+from savefmt.reports import CheckReport, RepairReport
 
 _PAINT = {Severity.ERROR: "\x1b[31m", Severity.WARNING: "\x1b[33m", Severity.NOTE: "\x1b[36m"}
 _UNSUPPORTED = "image.unsupported"  # as in savefmt.check, which is too much to load for --help
+UNJUDGED = "unsupported, so nobody knows whether it is sound"
 _RESET = "\x1b[0m"
 
 
@@ -52,7 +53,7 @@ def _best_word(report: CheckReport) -> str:
     return "nothing wrong found, the end not seen" if unseen else "sound"
 
 
-def unjudged(report: CheckReport) -> bool:
+def unjudged(report: CheckReport | RepairReport) -> bool:
     """Whether all that is wrong with an image is that savefmt does not support it."""
     errors = {f.code for f in report.findings if f.severity is Severity.ERROR}
     return errors == {_UNSUPPORTED}
@@ -61,7 +62,7 @@ def unjudged(report: CheckReport) -> bool:
 def _worst_word(report: CheckReport) -> str:
     """Say what errors mean: the image may be sound, and the wrong one for a reader."""
     if unjudged(report):
-        return "unsupported, so nobody knows whether it is sound"
+        return UNJUDGED
     errors = (f.code for f in report.findings if f.severity is Severity.ERROR)
     others = any(
         code.partition(".")[0] not in ("libvirt", "qemu", "host", "target") for code in errors
@@ -77,3 +78,5 @@ def _finding_lines(finding: Finding, *, color: bool) -> Iterator[str]:
     yield f"{label}: {plain(finding.message)}{at} [{finding.code}]"
     if finding.advice:
         yield f"    {plain(finding.advice)}"
+    if finding.repair is not None:
+        yield f"    `savefmt repair --fix {finding.repair}` puts it right"

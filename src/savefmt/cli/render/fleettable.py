@@ -38,6 +38,16 @@ _TYPES = {
 }
 """Columns of the Parquet file; `options` and `result` are JSON."""
 
+_IDENTITY = {
+    "inode": (0, (1 << 64) - 1),
+    "length": (0, (1 << 64) - 1),
+    "modified": (2 - (1 << 63), (1 << 63) - 2),
+}
+"""What an identity is made of: the least and the most of it that a column holds.
+
+A file may well be of a later time than 2262.
+"""
+
 
 def writer(suffix: str) -> Callable[[Iterable[FleetRecord], OutputFile], None]:
     """Return what writes a table of that kind.
@@ -112,8 +122,14 @@ def _passed(kind: str) -> object:
     return ["VARCHAR"] if kind == "VARCHAR[]" else kind
 
 
+def _fits(name: str, number: int) -> bool:
+    least, most = _IDENTITY[name]
+    return least <= number <= most
+
+
 def _row(record: FleetRecord) -> dict[str, Any]:
-    inode, length, modified = record.identity if len(record.identity) == 3 else (None,) * 3
+    identity = record.identity if len(record.identity) == 3 else ()
+    known = {name: n for name, n in zip(_IDENTITY, identity, strict=False) if _fits(name, n)}
     found = {name: getattr(record, name, None) for name in _TYPES}
     values = {
         name: plain(value) if isinstance(value, str) else value for name, value in found.items()
@@ -121,9 +137,7 @@ def _row(record: FleetRecord) -> dict[str, Any]:
     return values | {
         "reasons": list(map(plain, record.reasons)),
         "remedy": list(map(plain, record.remedy)),
-        "inode": inode,
-        "length": length,
-        "modified": modified,
+        **{name: known.get(name) for name in _IDENTITY},
         "options": json.dumps(record.options),
         "result": json.dumps(record.result),
     }

@@ -90,11 +90,14 @@ def report_lines(written: ReportWritten) -> Iterator[str]:
     Yields
     ------
     str
-        One line.
+        One line, and one for each reason why parts are missing.
     """
     yield f"wrote {plain(written.target)}: {size(written.target_length)}"
-    for part in written.left_out:
-        yield f"  without {part.part}: {plain(part.reason)}"
+    parts: dict[str, list[str]] = {}
+    for one in written.left_out:
+        parts.setdefault(one.reason, []).append(one.part)
+    for reason, names in parts.items():
+        yield f"  without {', '.join(names)}: {plain(reason)}"
 
 
 # --- parts ---
