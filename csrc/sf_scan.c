@@ -25,6 +25,7 @@ enum {
 
 struct block {
     uint64_t length;
+    uint8_t *named; /* one bit a page, or NULL; not ours */
     uint32_t name_hash;
     uint32_t name_length;
     char name[256];
@@ -96,6 +97,13 @@ void sf_scan_free(struct sf_scan *scan)
     if (scan != NULL) {
         free(scan->blocks);
         free(scan);
+    }
+}
+
+void sf_scan_note_named(struct sf_scan *scan, uint8_t *const *bitmaps)
+{
+    for (uint32_t i = 0; i < scan->nblocks; i++) {
+        scan->blocks[i].named = bitmaps[i];
     }
 }
 
@@ -303,6 +311,11 @@ static void account(struct sf_scan *scan, const struct element *element)
         return;
     }
     scan->current = element->record.block;
+    uint8_t *named = scan->blocks[scan->current].named;
+    if (named != NULL) {
+        const uint64_t page = element->record.page;
+        named[page / 8] |= (uint8_t)(1u << page % 8);
+    }
 }
 
 /* Complete the element whose first bytes are in the carry.  What of BUF it needs is

@@ -42,6 +42,10 @@ enum sf_status sf_scan_new(uint32_t page_size, const struct sf_scan_block *block
                            uint32_t nblocks, struct sf_scan **out, struct sf_err *err);
 void sf_scan_free(struct sf_scan *scan);
 
+/* From now on set the bit of each page that a record names: a bitmap for each block,
+ * of the caller's, at least as long as the scanner lives. */
+void sf_scan_note_named(struct sf_scan *scan, uint8_t *const *bitmaps);
+
 /* A new section payload begins at stream offset OFFSET. */
 void sf_scan_begin(struct sf_scan *scan, uint64_t offset);
 

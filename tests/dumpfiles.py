@@ -13,10 +13,20 @@ Segment = tuple[int, bytes]
 
 
 def make_core(
-    segments: Sequence[Segment], *, order: str = "<", bits: int = 64, kind: int = 4
+    segments: Sequence[Segment],
+    *,
+    order: str = "<",
+    bits: int = 64,
+    kind: int = 4,
+    vcpus: Sequence[bytes] = (),
 ) -> bytes:
-    """Return an ELF core as QEMU writes it: one note, then a PT_LOAD for each segment."""
+    """Return an ELF core as QEMU writes it: notes, then a PT_LOAD for each segment.
+
+    Each of `vcpus` is the content of a note that QEMU has of a vCPU.
+    """
     note = struct.pack(f"{order}III", 5, 4, 0) + b"CORE\0\0\0\0" + bytes(4)
+    for content in vcpus:
+        note += struct.pack(f"{order}III", 5, len(content), 0) + b"QEMU\0\0\0\0" + content
     wide = bits == 64
     head_length, entry_length = (64, 56) if wide else (52, 32)
     at = head_length + entry_length * (len(segments) + 1)

@@ -78,6 +78,12 @@ def codec_of(stream: bytes) -> str:
     return "raw"
 
 
+def checked_zstd(data: bytes) -> bytes:
+    """Compress as the program zstd does: one frame, with a checksum at its end."""
+    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
+    return bytes(zstd.compress(data, options=options))
+
+
 def compress(codec: str, data: bytes) -> bytes:
     """Compress with other code than the package's."""
     match codec:

@@ -23,6 +23,7 @@ class Sent:
     body: int
     end: int
     content: bytes
+    named: bool
 
 
 def records_of(data: bytes, blocks: dict[str, int]) -> list[Sent]:
@@ -46,7 +47,8 @@ def records_of(data: bytes, blocks: dict[str, int]) -> list[Sent]:
         body = at
         at += 1 if flags & 0x02 else PAGE_SIZE
         content = bytes(PAGE_SIZE) if flags & 0x02 else data[body:at]
-        found.append(Sent((block, address // PAGE_SIZE), start, body, at, content))
+        named = not flags & 0x20
+        found.append(Sent((block, address // PAGE_SIZE), start, body, at, content, named))
 
 
 def recovered(path: Path, data: bytes, **options: object) -> tuple[dict[Page, bytes], Salvage]:

@@ -18,8 +18,10 @@ from savefmt.errors import (
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.salvagemark import find_mark
 from savefmt.frozen import replace
 from savefmt.guest.evidence import evidence_of
+from savefmt.guest.unsent import absent_runs, explain_unsent, is_main_memory
 from savefmt.image import SaveImage
 from savefmt.model import (
     CheckLevel,
@@ -30,9 +32,11 @@ from savefmt.model import (
     OnProgress,
     Repair,
     Salvage,
+    SalvageMark,
     Severity,
     StrPath,
 )
+from savefmt.native.index import BlockIndex
 from savefmt.native.jobs import move_pages
 from savefmt.native.pages import BlockPages, is_zero, page_runs
 from savefmt.progress import Meter
@@ -57,11 +61,13 @@ _OTHER_MACHINE = "envelope.machine"
 UNSUPPORTED = "image.unsupported"
 """Code of what savefmt cannot judge, which is no damage."""
 
+_REST = "`savefmt salvage` writes what can be read of it"
+
 _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (IncompleteImageError, "envelope.incomplete", "save the guest again"),
-    (TruncatedError, "image.truncated", "get a complete copy of the file"),
-    (CorruptError, "image.corrupt", "get another copy; do not load this one"),
-    (FormatError, "image.corrupt", "get another copy; do not load this one"),
+    (TruncatedError, "image.truncated", f"get a complete copy of the file; {_REST}"),
+    (CorruptError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
+    (FormatError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
     (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
 ]
 
@@ -73,9 +79,9 @@ def _is_pc(image: SaveImage) -> bool:
         return False
 
 
-def _is_memory(idstr: str) -> bool:
-    """Whether a block is main memory, a node or a DIMM, and no device's."""
-    return "/" not in idstr and (idstr.endswith(".ram") or "." not in idstr)
+def _holds(index: BlockIndex) -> bool:
+    """Whether any page of a block has content."""
+    return any(run.kind not in ("absent", "zero") for run in index.runs())
 
 
 def check(
@@ -236,6 +242,24 @@ class _Checker:
 
     def _summarize(self) -> None:
         self.summary = self._image.summary()
+        mark = self.summary.salvaged
+        if mark is None and self._image.ending is not None:
+            mark = find_mark(self._image.ending.description)
+        if mark is not None:
+            self._salvaged(mark)
+
+    def _salvaged(self, mark: SalvageMark) -> None:
+        counted = (f"{count} pages of {name!r}" for name, count in mark.lost.items())
+        lost = [*counted, *([f"{mark.unlisted} bytes in unknown blocks"] * bool(mark.unlisted))]
+        lost += [] if mark.devices_whole else ["device sections"]
+        said = f"lost: {', '.join(lost)}" if lost else "what of it is lost is not known"
+        self._note(
+            "image.salvaged",
+            Severity.WARNING,
+            f"salvaged from a damaged image; {said}",
+            None,
+            "the guest finds zeros where its memory is lost, so do not go on with its work",
+        )
 
     def _envelope(self) -> None:
         image = self._image
@@ -399,7 +423,7 @@ class _Checker:
         """Refuse a PC without memory; `held` are the blocks with content."""
         image = self._image
         blocks = image.head.blocks.blocks
-        memory = {block.idstr for block in blocks if _is_memory(block.idstr)}
+        memory = {block.idstr for block in blocks if is_main_memory(block.idstr)}
         ignores = IGNORE_SHARED in image.capabilities or any(block.ignored for block in blocks)
         if ignores or not memory or memory & held or not _is_pc(image):
             return
@@ -457,31 +481,22 @@ class _Checker:
         self._ending(end)
 
     def _missing_pages(self, visitor: TallyVisitor) -> None:
-        image = self._image
-        ignores = IGNORE_SHARED in image.capabilities
-        held = set()
-        for block, index in zip(image.head.blocks.blocks, visitor.indexes, strict=True):
-            missing = 0
-            first = None
-            for run in index.runs():
-                if run.kind == "absent":
-                    missing += run.pages.count
-                    first = run.pages.first if first is None else first
-                elif run.kind != "zero":
-                    held.add(block.idstr)
-            if not missing:
-                continue
-            whole = missing == index.count
-            expected = (ignores and whole) or "/" in block.idstr
+        image, indexes = self._image, visitor.indexes
+        for unsent in explain_unsent(image, map(absent_runs, indexes)):
             self._note(
                 "ram.missing-pages",
-                Severity.NOTE if expected else Severity.WARNING,
-                f"{missing} of {index.count} pages of {block.idstr!r} never came, "
-                f"the first is page {first}",
+                Severity.NOTE if unsent.reason else Severity.WARNING,
+                str(unsent),
                 None,
-                "QEMU keeps what the new guest has there; unplugged or ignored memory does that",
+                "QEMU keeps what the new guest has there"
+                if unsent.reason
+                else "QEMU sends every page, so whole records are missing from the file: get "
+                "another copy; `savefmt salvage` writes an image that says what is lost",
             )
-        self._main_memory(held)
+        blocks = image.head.blocks.blocks
+        self._main_memory(
+            {block.idstr for block, index in zip(blocks, indexes, strict=True) if _holds(index)}
+        )
 
     def _ending(self, end: StreamEnd) -> None:
         """Check what the stream ends in."""

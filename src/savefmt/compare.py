@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.fielddiff import field_differences
 from savefmt.frozen import replace
 from savefmt.image import SaveImage
-from savefmt.model import IOOptions, OnProgress, StrPath
+from savefmt.model import IOOptions, OnProgress, PageRun, StrPath
 from savefmt.native.pages import SumKey
 from savefmt.progress import Meter
 from savefmt.reading.digests import GuestState, read_state
 from savefmt.reports import BlockDifference, Comparison, SectionDifference
+
+if TYPE_CHECKING:  # damaged images are rare
+    from savefmt.salvage.rescue import Rescue
 
 
 def compare(
@@ -63,7 +68,12 @@ def compare(
             if image.head.ram is not None
             for name in image.memory.left_out
         ]
-        sections, note = _compare_sections(*states)
+        lost = _lost_pages(images)
+        notes += [
+            f"{count} pages of {name!r} are lost and were not compared" for name, count in lost
+        ]
+        lacking = [_lacks_devices(image.rescue) for image in images]
+        sections, note = _compare_sections(states, lacking)
         for image in images if any(section.reason == "content" for section in sections) else ():
             with suppress(FormatError, UnsupportedError):  # which then has no fields to show
                 phase = f"looking for devices in {image.path.name}"
@@ -79,7 +89,44 @@ def compare(
             tuple(_compare_blocks(images, states)),
             tuple(sections),
             tuple(notes + note),
+            sum(count for _, count in lost),
         )
+
+
+def _lacks_devices(rescue: Rescue | None) -> bool:
+    return rescue is not None and not rescue.report.devices_whole
+
+
+def _lacks_blocks(rescue: Rescue | None) -> bool:
+    return rescue is not None and rescue.report.unlisted > 0
+
+
+def _lost_pages(images: list[SaveImage]) -> list[tuple[str, int]]:
+    """Count the pages of common blocks that one image or the other has lost."""
+    if all(image.rescue is None for image in images):
+        return []
+    from savefmt.salvage.ranges import Ranges
+
+    common = [name for name in images[0].blocks if name in images[1].blocks]
+    rescues = [image.rescue for image in images if image.rescue is not None]
+    lost = [
+        (name, Ranges(part for rescue in rescues for part in rescue.lost(name)).total)
+        for name in common
+    ]
+    return [(name, count) for name, count in lost if count]
+
+
+def _known(images: list[SaveImage], idstr: str, runs: Iterable[PageRun]) -> tuple[PageRun, ...]:
+    """Return what of some pages no image has lost."""
+    for image in images:
+        if image.rescue is not None:
+            lost = image.rescue.lost(idstr)
+            runs = [
+                PageRun(first, end - first)
+                for run in runs
+                for first, end in lost.outside(run.first, run.first + run.count)
+            ]
+    return tuple(runs)
 
 
 def _refuse_page_sizes(left: SaveImage, right: SaveImage) -> None:
@@ -98,17 +145,18 @@ def _compare_blocks(images: list[SaveImage], states: list[GuestState]) -> list[B
         block = images[0].head.blocks[idstr]
         other = theirs.sums.get(idstr)
         if other is None:
-            found.append(BlockDifference(idstr, "only-left", table.count, (), block.page_size))
+            if not _lacks_blocks(images[1].rescue):
+                found.append(BlockDifference(idstr, "only-left", table.count, (), block.page_size))
             continue
         if block.used_length != images[1].head.blocks[idstr].used_length:
             found.append(BlockDifference(idstr, "length", 0, (), block.page_size))
             continue
-        runs = tuple(table.differences(other))
+        runs = _known(images, idstr, table.differences(other))
         if runs:
             count = sum(run.count for run in runs)
             found.append(BlockDifference(idstr, "content", count, runs, block.page_size))
     for idstr, table in theirs.sums.items():
-        if idstr not in mine.sums:
+        if idstr not in mine.sums and not _lacks_blocks(images[0].rescue):
             size = images[1].head.blocks[idstr].page_size
             found.append(BlockDifference(idstr, "only-right", table.count, (), size))
     return found
@@ -131,9 +179,14 @@ def _with_fields(images: list[SaveImage], section: SectionDifference) -> Section
 
 
 def _compare_sections(
-    mine: GuestState, theirs: GuestState
+    states: list[GuestState], lacking: list[bool]
 ) -> tuple[list[SectionDifference], list[str]]:
+    mine, theirs = states
+    mine_lost, theirs_lost = lacking
+    notes = ["device sections are lost and were not compared"] * (mine_lost or theirs_lost)
     if mine.sections is None or theirs.sections is None:
+        if notes:
+            return [], notes
         note = "device sections cannot be told apart without vmdescription; compared as a whole"
         if mine.devices_digest == theirs.devices_digest:
             return [], [note]
@@ -141,10 +194,13 @@ def _compare_sections(
     found = []
     for key, digest in mine.sections.items():
         if key not in theirs.sections:
-            found.append(SectionDifference(*key, "only-left"))
+            found += [SectionDifference(*key, "only-left")] * (not theirs_lost)
         elif theirs.sections[key] != digest:
             found.append(SectionDifference(*key, "content"))
-    found += [
-        SectionDifference(*key, "only-right") for key in theirs.sections if key not in mine.sections
-    ]
-    return found, []
+    if not mine_lost:
+        found += [
+            SectionDifference(*key, "only-right")
+            for key in theirs.sections
+            if key not in mine.sections
+        ]
+    return found, notes

@@ -21,6 +21,7 @@ def open(
     places: Mapping[str, int] | None = None,
     salvage: bool = False,
     bad: StrPath | None = None,
+    unproven: bool = False,
 ) -> SaveImage:
     """Open a save image for reading.
 
@@ -51,6 +52,8 @@ def open(
         Take what can be read of a damaged image; `SaveImage.rescue` tells what is lost.
     bad : str or os.PathLike, optional
         A GNU ddrescue map file, for `salvage`: what could not be copied is not read.
+    unproven : bool
+        For `salvage`: take what was unpacked of damaged compressed data, too.
 
     Returns
     -------
@@ -67,7 +70,8 @@ def open(
         What the operating system refused.
     """
     if snapshot is not None or offset or shared or salvage:
-        path = Source(path, snapshot, offset, tuple((shared or {}).items()), salvage, bad)
+        more = tuple((shared or {}).items())
+        path = Source(path, snapshot, offset, more, salvage, bad, unproven=unproven)
     return SaveImage(path, io=io, strict=strict, index=index, places=places)
 
 

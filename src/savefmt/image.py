@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +13,7 @@ from savefmt.format.configuration import Configuration
 from savefmt.format.cursor import Cursor, FileCursor
 from savefmt.format.domain import Domain, parse_domain
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.format.salvagemark import mark_at_end
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import text_at_end
 from savefmt.model import (
@@ -34,7 +35,7 @@ from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
 from savefmt.reading.source import describe_snapshot, find_source, lengths_of, open_source
-from savefmt.reading.stored import format_uuid
+from savefmt.reading.stored import format_uuid, state_of
 from savefmt.reading.walk import NO_STREAM, Onlooker, StreamEnd, StreamHead, Walk
 
 if TYPE_CHECKING:  # loaded when needed: `savefmt info` must be instant
@@ -72,28 +73,20 @@ class SaveImage:
 
     Attributes
     ----------
-    source : Source
-        Where the image is.
+    source, filename, state : Source, str or os.PathLike, FileState
+        Where the image is, the file that it is in, and what that was when it was opened.
     places : dict of str to int
         Where the caller, or a memory dump, says that blocks lie.
     dump : Dump or None
         What a memory dump is that is shown as an image.
-    filename : str or os.PathLike
-        The file that it is in.
-    state : FileState
-        What that was when it was opened.
     envelope : Envelope or None
         None for a bare stream.
-    packing : Packing
-        How the stream is compressed.
-    stored_offset : int
-        Where in the file the stream begins, or what it is compressed into.
+    packing, stored_offset : Packing, int
+        How the stream is compressed, and where in the file that begins.
     stream_offset : int
         Where the stream begins, counting plain bytes from there on.
-    layout : Layout
-        As the stream says, whatever the envelope does.
-    head : StreamHead
-        The stream up to its block list.
+    layout, head : Layout, StreamHead
+        As the stream says, whatever the envelope does; and the stream up to its block list.
     findings : list of Finding
         Oddities met on the way; filled only without `strict`.
     ending : StreamEnd or None
@@ -125,8 +118,7 @@ class SaveImage:
         self._closed = False
         self.ending: StreamEnd | None = None
         self._unpacked = "raw"
-        self.rescue = self._salvaged()
-        rescued = self.rescue
+        self.rescue = rescued = self._salvaged()
         self._file, self.dump = (rescued.file, None) if rescued else open_source(self.source, io)
         self.places = {**(self.dump.places if self.dump is not None else {}), **self.places}
         self.state = self._file.state
@@ -135,7 +127,7 @@ class SaveImage:
                 self._read_head()
                 self.mark = self._find_mark()
                 if self.rescue is not None:
-                    self.rescue.account(self, self.source.on_salvage)
+                    self._account(self.rescue)
                 elif follow and self.mark is not None:
                     self._follow(self.mark)
                 if self.source.shared:
@@ -152,6 +144,30 @@ class SaveImage:
         rescue = open_salvaged(self.source, self._io)
         self.source = rescue.source
         return rescue
+
+    def _account(self, rescue: Rescue) -> None:
+        """Find out what is lost, which may show that more is in doubt than damage does."""
+        from savefmt.guest.unsent import explain_absent
+
+        explain = partial(explain_absent, self)
+        if rescue.judge(self, explain):
+            self._show(rescue.file)
+            self._read_head()
+        rescue.account(self, explain, self.source.on_salvage)
+
+    def put_mark(self) -> None:
+        """Have a salvaged image say that it is one, and what is lost, for who writes it."""
+        if self.rescue and (file := self.rescue.marked(self.devices.ending)) is not None:
+            self._show(file)
+            self._read_head()
+
+    def _show(self, file: File) -> None:
+        """Take another file in the place of the one that was opened."""
+        self.memory.close()
+        for known in ("memory", "devices", "mapped"):
+            self.__dict__.pop(known, None)
+        self._file.close()
+        self._file, self.ending = file, None
 
     def _read_head(self) -> None:
         self.length = self._file.length
@@ -245,14 +261,11 @@ class SaveImage:
         store, left_out = self.memory.prepare(Meter(None)), frozenset(self.memory.left_out)
         order = self.envelope.byte_order if self.envelope is not None else "little"
         file = fill_in(self, self.source.shared, store, left_out, order, self._io)
-        self.__dict__.pop("memory").close()
-        self.__dict__.pop("mapped", None)
-        self._file.close()
-        self._file = file
+        self._show(file)
         self.length, self.packing = file.length, Packing()
         self.stored_offset = self.stream_offset = 0
         self.head = self._stream_head(self._cursor_at(0))
-        self.layout, self.ending = Layout.MAPPED_RAM, None
+        self.layout = Layout.MAPPED_RAM
 
     @property
     def _notes(self) -> list[Finding] | None:
@@ -271,8 +284,7 @@ class SaveImage:
         if self._closed:
             return
         self._closed = True
-        memory = self.__dict__.get("memory")
-        if memory is not None:
+        if (memory := self.__dict__.get("memory")) is not None:
             memory.close()
         self._file.close()
 
@@ -558,7 +570,7 @@ class SaveImage:
             sections, proved = self.claimed_sections(), False
         return ImageSummary(
             path=str(self.source),
-            state=self._state(),
+            state=state_of(self.envelope),
             envelope=self.envelope.summary() if self.envelope else None,
             mislabelled=self.mislabelled,
             domain_name=domain.name if domain else None,
@@ -584,9 +596,5 @@ class SaveImage:
             shared=tuple(name for name, _ in self.source.shared),
             dump=self.dump.kind if self.dump is not None else None,
             salvage=self.rescue.report if self.rescue else None,
+            salvaged=None if self.packing.packed else mark_at_end(self._pread, self.length),
         )
-
-    def _state(self) -> str:
-        if self.envelope is None:
-            return "bare"
-        return "finished" if self.envelope.finished else "incomplete"

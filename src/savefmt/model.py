@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from savefmt.frozen import dataclass, replace
@@ -253,6 +253,25 @@ class Salvage:
 
 
 @dataclass(frozen=True, slots=True)
+class SalvageMark:
+    """What an image says of itself that was salvaged from a damaged one.
+
+    Attributes
+    ----------
+    lost : mapping of str to int
+        Pages that are lost, by idstr of their block; they are zeros or missing.
+    unlisted : int
+        Bytes of memory in blocks whose very names are lost.
+    devices_whole : bool
+        Whether all device sections are there.
+    """
+
+    lost: Mapping[str, int]
+    unlisted: int = 0
+    devices_whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Bytes of work done so far out of `total`, which is 0 where unknown."""
 
@@ -352,6 +371,8 @@ class ImageSummary:
         that was made up around it.
     salvage : Salvage or None
         What was recovered, where the image was opened to salvage it.
+    salvaged : SalvageMark or None
+        What was lost when the image was written, where it was salvaged from a damaged one.
     """
 
     path: str
@@ -381,6 +402,7 @@ class ImageSummary:
     shared: tuple[str, ...] = ()
     dump: str | None = None
     salvage: Salvage | None = None
+    salvaged: SalvageMark | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,13 +136,17 @@ class SectionDifference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Outcome of `compare`; empty tuples mean the same guest."""
+    """Outcome of `compare`; empty tuples mean the same guest, but for `lost` pages.
+
+    These are lost in one image or the other, both damaged, and were not compared.
+    """
 
     left: str
     right: str
     blocks: tuple[BlockDifference, ...]
     sections: tuple[SectionDifference, ...]
     notes: tuple[str, ...] = ()
+    lost: int = 0
 
     COMPUTED: ClassVar = ("same",)
 

@@ -175,6 +175,31 @@ def test_a_damaged_page_is_an_error_there_and_nowhere_else(tmp_path: Path) -> No
         assert failed == [(number, errno.EIO) for number in range(1500, 1600)]
 
 
+def test_what_is_lost_of_a_damaged_image_cannot_be_read(tmp_path: Path) -> None:
+    ram = b"".join(map(page, range(64)))
+    data = make_stream(blocks={"pc.ram": ram, "pc.bios": page(70)})
+    path = tmp_path / "damaged"
+    at = data.index(page(40))
+    path.write_bytes(data[:at] + b"?" * 5000 + data[at + 5000 :])
+
+    with mounted(path, "--quick", "--salvage", "--lost", str(tmp_path / "list")) as folder:
+        lost = (folder / "lost.txt").read_text()
+        with (folder / "blocks" / "pc.ram").open("rb", buffering=0) as block:
+            failed = []
+            for number in range(64):
+                try:
+                    assert os.pread(block.fileno(), PAGE_SIZE, number * PAGE_SIZE) == page(number)
+                except OSError as error:
+                    failed.append((number, error.errno))
+        assert (folder / "blocks" / "pc.bios").read_bytes() == page(70)
+    assert lost == (tmp_path / "list").read_text()
+    name, start, length = lost.split()
+    first, count = int(start, 0) // PAGE_SIZE, int(length, 0) // PAGE_SIZE
+    assert name == "pc.ram"
+    assert {40, 41} <= set(range(first, first + count)) <= set(range(39, 44))
+    assert failed == [(number, errno.EIO) for number in range(first, first + count)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_in_front_it_ends_with_a_signal(image: Path, number: int) -> None:
     folder = image.parent / "folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import html
 import json
 import lzma
 import random
@@ -14,9 +15,11 @@ import pytest
 from builder import EOS, MIB, PAGE_SIZE, make_envelope, make_stream, pack_records, page, word
 from builder import Record as Sent
 from cli.fakes import Run
+from oracle import checked_zstd
 from reference import read_image
 from salvaging import recovered
 
+import savefmt
 from savefmt.codec.registry import find_codec
 
 RAM = b"".join(map(page, range(8)))
@@ -394,3 +397,166 @@ def test_what_came_of_a_cut_gzip_member_is_not_proven(tmp_path: Path, run: Run) 
 
     assert outcome.code == 3
     assert "the checksum of the last compressed part is lost with its end" in outcome.out
+
+
+def test_what_is_lost_is_not_compared(run: Run, cut: str, tmp_path: Path) -> None:
+    for name, other in (("same", RAM), ("other", page(90) + RAM[PAGE_SIZE:])):
+        blocks = {**BLOCKS, "pc.ram": other}
+        (tmp_path / name).write_bytes(make_stream(blocks=blocks, machine="pc-i440fx-10.0"))
+
+    for order in ((cut, str(tmp_path / "same")), (str(tmp_path / "same"), cut)):
+        assert run("compare", *order).code == 2
+        outcome = run("compare", "--salvage", *order)
+        assert outcome.code == 3
+        assert "note: 4 pages of 'pc.ram' are lost and were not compared" in outcome.out
+        assert "note: device sections are lost and were not compared" in outcome.out
+        assert "no difference in what could be read" in outcome.out
+        assert "same guest" not in outcome.out
+    outcome = run("compare", "--salvage", "-j", cut, str(tmp_path / "other"))
+    found = json.loads(outcome.out)["comparison"]
+    assert outcome.code == 1
+    assert [block["runs"] for block in found["blocks"]] == [[{"first": 0, "count": 1}]]
+    assert not found["sections"]
+    assert found["lost"] >= 4
+    assert run("compare", "--salvage", "--map", cut, cut, cut).code == 64
+
+
+def test_a_report_of_what_is_left(
+    run: Run, cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    outcome = run("report", "--salvage", cut, "-o", "page.html", "--lost", "list")
+
+    text = Path("page.html").read_text()
+    assert outcome.code == 3
+    assert "lost: 4 of 8 pages of 'pc.ram'" in outcome.err
+    assert "4 of 8 pages of 'pc.ram' are lost" in html.unescape(text)
+    assert "--lost=list --salvage" in text
+    assert Path("list").read_text().startswith(f"pc.ram {4 * PAGE_SIZE:#x} {4 * PAGE_SIZE:#x}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("restore", "{}"), ("prepare", "{}", "d"), ("detach", "{}", "d"), ("fleet", "check", "{}")],
+)
+def test_what_takes_no_damaged_image_says_what_to_do(
+    words: tuple[str, ...], run: Run, cut: str
+) -> None:
+    outcome = run(*(word.format(cut) for word in words), "--salvage")
+    assert outcome.code == 64
+    assert "write what can be read of it with `savefmt salvage` first" in outcome.err
+    assert "`savefmt salvage` writes what can be read of it" in run("check", cut).out
+
+
+def test_no_match_reaches_into_what_is_lost(run: Run, cut: str) -> None:
+    """Page 4 is lost, and page 3 ends in the bytes 00 00 00 04."""
+    for pattern, found in (("\\x04\\0", 1), ("\\x04\\0\\0\\0\\x04", 1), ("\\x04\\0\\0\\0\\0", 0)):
+        words = ("search", "--salvage", cut, "--bytes", pattern, "-j")
+        hits = json.loads(run(*words, "--block", "pc.ram").out)["hits"]
+        assert bool([hit for hit in hits if hit["offset"] < 4 * PAGE_SIZE]) == found
+        ends = [hit["offset"] + hit["length"] for hit in hits]
+        assert not any(end > 4 * PAGE_SIZE for end in ends)
+    last = json.loads(run("search", "--salvage", cut, "--hex", "00 00 00 04", "-j").out)["hits"][-1]
+    assert (last["offset"] + 4, last["after"]) == (4 * PAGE_SIZE, "")
+
+
+@pytest.mark.parametrize("format", ["raw", "sparse", "zstd"])
+def test_what_was_salvaged_says_so(format: str, run: Run, cut: str, tmp_path: Path) -> None:
+    rest, again = str(tmp_path / "rest"), str(tmp_path / "again")
+    if format == "zstd":
+        assert run("convert", "--salvage", cut, rest, "-O", format).code == 3
+    else:
+        assert run("salvage", cut, rest, "-O", format).code == 3
+        assert "SALVAGED:      from a damaged image" in run("info", rest).out
+        assert "lost (savefmt check" in run("info", rest).out
+        assert run("convert", rest, again, "-O", "zstd").code == 0
+        assert run("convert", again, rest, "-F", "-O", "sparse").code == 0
+        assert (
+            json.loads(run("info", "-j", rest).out)["images"][0]["salvaged"]["lost"]["pc.ram"] == 4
+        )
+    outcome = run("check", "--full", "-j", rest)
+    [report] = json.loads(outcome.out)["reports"]
+    [found] = [one for one in report["findings"] if one["code"] == "image.salvaged"]
+    assert found["message"].startswith("salvaged from a damaged image; lost: 4 pages of 'pc.ram'")
+    assert "device sections" in found["message"]
+    errors = {one["code"] for one in report["findings"] if one["severity"] == "error"}
+    assert not errors
+
+
+def test_an_image_with_devices_keeps_its_description(run: Run, tmp_path: Path) -> None:
+    sound, rest = tmp_path / "sound", tmp_path / "rest"
+    data = make_stream(blocks=BLOCKS)
+    at = data.index(page(4))
+    sound.write_bytes(data[:at] + data[at + 100 :])
+
+    assert run("salvage", str(sound), str(rest)).code == 3
+    report = savefmt.check(rest, level=savefmt.CheckLevel.FULL)
+    assert {one.code for one in report.findings} >= {"image.salvaged"}
+    with savefmt.open(rest) as image, savefmt.open(sound, salvage=True) as damaged:
+        assert image.sections is not None
+        assert [one.idstr for one in image.sections] == [
+            one.idstr for one in damaged.devices.sections
+        ]
+        assert image.devices.described(image.sections[0])
+
+
+def test_a_mark_that_makes_no_sense_is_none(tmp_path: Path) -> None:
+    text = make_stream(blocks=BLOCKS)
+    for value in ("1", '{"lost": {"a": -1}, "unlisted": 0, "devices_whole": true}', '{"lost": []}'):
+        mark = f'"savefmt-salvaged": {value}, "page_size"'.encode()
+        data = text.replace(b'"page_size"', mark)
+        at = data.rindex(b"\x06", 0, data.index(b'{"configuration"'))
+        length = len(data) - at - 5
+        path = tmp_path / "image"
+        path.write_bytes(data[: at + 1] + struct.pack(">I", length) + data[at + 5 :])
+        assert savefmt.probe(path).salvaged is None
+        assert savefmt.check(path, level=savefmt.CheckLevel.FULL).ok
+
+
+def one_part(codec: str, data: bytes) -> bytes:
+    """Compress as the programs that libvirt runs do: one part, with a checksum at its end."""
+    if codec == "gzip":
+        return gzip.compress(data)
+    return checked_zstd(data)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_what_nothing_proves_is_taken_on_request_alone(
+    codec: str, run: Run, tmp_path: Path
+) -> None:
+    dice = random.Random(codec)
+    ram = b"".join(dice.randbytes(2048) + bytes(2048) for _ in range(300))
+    data = bytearray(one_part(codec, make_stream(blocks={"pc.ram": ram, "pc.bios": page(1)})))
+    image, rest = tmp_path / "image", str(tmp_path / "rest")
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0xA5 for byte in data[middle : middle + 64])
+
+    found, report = recovered(image, bytes(data), unproven=True)
+    # All that came before is what the guest had; behind it anything may be.
+    for number in range(100):
+        assert found["pc.ram", number] == ram[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
+    assert not report.sound
+    assert any("any page of it may differ" in note for note in report.notes)
+    assert any(damage.kind == "damaged" for damage in report.damages)
+    outcome = run("info", "--salvage", str(image))
+    assert (outcome.code, "--unproven takes what was unpacked" in outcome.err) == (1, True)
+    outcome = run("salvage", "--unproven", str(image), rest)
+    assert outcome.code == 3
+    assert "any page of it may differ" in outcome.err
+    assert "SALVAGED" in run("info", rest).out
+    assert run("info", "--unproven", rest).code == 64
+
+
+def test_a_checksum_alone_that_is_wrong_loses_nothing_for_sure(run: Run, tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(make_stream(blocks=BLOCKS)))
+    data[-6] ^= 1
+    image, rest = tmp_path / "image", tmp_path / "rest"
+    image.write_bytes(data)
+
+    assert run("salvage", "--unproven", str(image), str(rest)).code == 3
+    assert "which nothing proves" in run("info", str(rest)).out
+    report = savefmt.check(rest, level=savefmt.CheckLevel.FULL)
+    [finding] = [one for one in report.findings if one.code == "image.salvaged"]
+    assert finding.message == "salvaged from a damaged image; what of it is lost is not known"
+    assert savefmt.Severity.ERROR not in {one.severity for one in report.findings}

@@ -250,6 +250,30 @@ static void test_flush_words_are_counted(void)
     wire_free(&wire);
 }
 
+static void test_named_pages_are_noted(void)
+{
+    uint8_t named[4] = {0};
+    uint8_t *const bitmaps[] = {&named[0], &named[1], &named[2], &named[3]};
+    struct wire wire = {0};
+    struct sf_scan *scan = new_scan();
+    struct told told = {.status = SF_OK};
+
+    wire_zero(&wire, 0, "pc.ram");
+    wire_zero(&wire, 2 * PAGE, NULL);
+    wire_zero(&wire, PAGE, long_name);
+    wire_end(&wire);
+    sf_scan_note_named(scan, bitmaps);
+    sf_scan_begin(scan, START);
+    feed_piece(scan, wire.data, wire.len, 16, &told);
+    CHECK(told.done);
+    CHECK_EQ(named[0], 5);
+    CHECK_EQ(named[1], 2);
+    CHECK_EQ(named[2] | named[3], 0);
+    wire_free(&wire);
+    wire_free(&told.wire);
+    sf_scan_free(scan);
+}
+
 static void test_the_block_survives_sections(void)
 {
     struct wire first = {0};
@@ -472,6 +496,7 @@ int main(void)
     test_every_truncation();
     test_records_say_what_and_where();
     test_flush_words_are_counted();
+    test_named_pages_are_noted();
     test_the_block_survives_sections();
     test_refusals();
     test_nothing_to_continue();

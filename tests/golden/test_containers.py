@@ -13,6 +13,8 @@ import savefmt
 from golden import load
 from golden.test_fault_files import golden
 from savefmt.cli.main import main
+from savefmt.guest.arch.x86 import X86Registers
+from savefmt.guest.mappings import Walk
 
 COMMANDS = {
     "search": ("search", "--regex", "[A-Za-z]{8}", "--max-count", "20", "--virtual"),
@@ -110,3 +112,48 @@ def test_a_core_that_was_exported_is_read_again(tmp_path: Path) -> None:
         assert sum(item.length for item in found.map.ranges) == held
         for item in found.map.ranges:
             assert found.read(item.start, item.length) == there.read(item.start, item.length)
+
+
+@pytest.mark.parametrize("name", ["guest/q35-16m-sequential", "q35-smp"])
+@pytest.mark.parametrize("compat", ["universal", "qemu"])
+def test_an_elf_core_tells_the_registers(name: str, compat: str, tmp_path: Path) -> None:
+    pytest.importorskip("elftools")
+    path, core, again = load.unpack(name, tmp_path), tmp_path / "core", tmp_path / "again"
+    savefmt.export(path, core, compat=compat)
+    with savefmt.open(path) as image, savefmt.open(core) as dump:
+        for mine, its in zip(image.guest.cpus, dump.guest.cpus, strict=True):
+            assert isinstance(mine, X86Registers)
+            assert isinstance(its, X86Registers)
+            told = {key: mine.control[key] for key in ("cr0", "cr2", "cr3", "cr4")}
+            assert (its.general, its.rip, its.rflags) == (mine.general, mine.rip, mine.rflags)
+            assert (its.segments, its.control) == (mine.segments, told)
+            for mode in ("long_mode", "code_64", "privilege"):
+                assert getattr(its, mode) == getattr(mine, mode)
+            assert (its.fpu, its.a20, its.halted) == (None, None, None)  # nothing is made up
+        first = image.guest.cpu()
+        assert isinstance(first, X86Registers)
+        if first.control["cr0"] >> 31:
+            mappings = list(Walk(image.guest.space().tables).mappings())
+            assert list(Walk(dump.guest.space().tables).mappings()) == mappings
+            where = mappings[0].virtual
+            assert main(["vtop", str(core), hex(where)]) == 0
+        assert main(["regs", str(core)]) == 0
+        assert main(["regs", "-j", str(core)]) == 0
+    # What is exported from it has them, too.
+    savefmt.export(core, again, compat=compat)
+    with savefmt.open(core) as dump, savefmt.open(again) as other:
+        assert other.guest.cpus == dump.guest.cpus
+
+
+def test_notes_that_are_damaged_are_no_registers(tmp_path: Path) -> None:
+    pytest.importorskip("elftools")
+    path, core = load.unpack("guest/q35-16m-sequential", tmp_path), tmp_path / "core"
+    savefmt.export(path, core, compat="qemu")
+    data = core.read_bytes()
+    note = data.index(b"QEMU\0")
+    for at, value in ((note + 8, b"\2"), (note - 8, b"\0\0\0\0"), (note - 8, b"\xff\xff\xff\xff")):
+        core.write_bytes(data[:at] + value + data[at + len(value) :])
+        with savefmt.open(core) as dump:
+            assert dump.guest.physical.read(0x100000, 8)
+            with pytest.raises((savefmt.CorruptError, savefmt.UnsupportedError)):
+                _ = dump.guest.cpus

@@ -13,6 +13,7 @@ from savefmt.errors import CorruptError, LostMemoryError
 from savefmt.guest.mappings import Walk
 from savefmt.native.pages import SumKey, is_zero
 from savefmt.progress import Meter
+from savefmt.scan.search import Places
 
 IMAGES = ("i440fx", "i440fx-mapped", "libvirt-raw", "libvirt-sparse", "live", "libvirt-gzip")
 
@@ -103,4 +104,40 @@ def test_a_page_table_that_is_lost_maps_nothing_for_sure(tmp_path: Path) -> None
             space.read(mapped, 8)
         walk = Walk(space.tables)
         list(walk.mappings())
-        assert walk.lost
+        assert walk.lost == walk.damaged > 0
+        problem = Places(image, space).problem
+        assert problem is not None
+        assert "page tables are lost; some virtual addresses are missing" in problem
+
+
+@pytest.mark.parametrize("name", ["i440fx", "libvirt-zstd"])
+def test_records_cut_out_of_a_stream_are_missed(name: str, tmp_path: Path) -> None:
+    path = load.unpack(name, tmp_path)
+    with savefmt.open(path) as image:
+        whole = known_pages(image)
+        plain = tmp_path / "plain"
+        savefmt.convert(image, plain, codec="raw")
+    with savefmt.open(plain) as image:
+        pages = [one for one in image.extents() if one.block == "pc.ram" and one.kind == "data"]
+    long = max(pages, key=lambda one: one.length)
+    assert long.offset is not None
+    assert long.stride is not None
+    data, start = plain.read_bytes(), long.offset + long.stride * 3
+    count = long.length // 4096 - 5
+    plain.write_bytes(data[:start] + data[start + count * long.stride :])
+
+    codes = {
+        finding.code for finding in savefmt.check(plain, level=savefmt.CheckLevel.FULL).findings
+    }
+    with savefmt.open(plain, salvage=True) as image:
+        found = known_pages(image)
+        assert image.rescue is not None
+        lost = image.rescue.report.lost
+
+    assert "ram.missing-pages" in codes
+    first = long.start // 4096 + 3  # this page got the end of another
+    assert lost == count + 2
+    assert whole.keys() - found.keys() == {
+        ("pc.ram", number) for number in range(first, first + count + 2)
+    }
+    assert not found.items() - whole.items()

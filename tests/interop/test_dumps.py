@@ -11,6 +11,7 @@ from unit.test_dumps import need_library
 import savefmt
 from interop.conftest import need_machine
 from interop.qemu import Guest
+from savefmt.guest.arch.x86 import X86Registers
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 
@@ -46,3 +47,13 @@ def test_each_format_holds_what_the_image_holds(tmp_path: Path) -> None:
                 for item in there.map.ranges:
                     found = dump.guest.physical.read(item.start, item.length)
                     assert found == there.read(item.start, item.length), (name, item)
+        for name, form in wanted.items():
+            if form == "elf":
+                with savefmt.open(tmp_path / name) as dump:
+                    for mine, its in zip(image.guest.cpus, dump.guest.cpus, strict=True):
+                        assert isinstance(mine, X86Registers)
+                        assert isinstance(its, X86Registers)
+                        assert (its.general, its.rip) == (mine.general, mine.rip)
+                        assert its.segments == mine.segments
+                        assert its.control["cr3"] == mine.control["cr3"]
+                        assert its.long_mode == mine.long_mode

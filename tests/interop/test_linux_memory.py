@@ -13,7 +13,9 @@ import pytest
 
 import savefmt
 from interop.qemu import Guest
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
+from savefmt.linux.answers import ask
 from savefmt.scan.patterns import Matcher, regex, text
 from savefmt.scan.search import Places, search
 from savefmt.scan.strings import strings
@@ -159,3 +161,16 @@ def test_half_of_a_guest_still_answers(kind: str, panicked: Panicked, tmp_path: 
         report = savefmt.export(image, tmp_path / "core", format="elf")
     assert any(finding.code == "export.lost" for finding in report.findings)
     assert report.memory_length < MEMORY
+
+
+def test_an_elf_core_tells_what_runs(panicked: Panicked, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    savefmt.export(panicked.images["mapped"], core, compat="qemu")
+    with savefmt.open(panicked.images["mapped"]) as image, savefmt.open(core) as dump:
+        whole, told = ask(image), ask(dump)
+        assert identify(dump).kaslr_shift == identify(image).kaslr_shift
+    assert told.host is not None
+    assert whole.host is not None
+    assert told.host.command_line == whole.host.command_line
+    assert told.processes
+    assert replace(told, path=whole.path, host=whole.host) == whole

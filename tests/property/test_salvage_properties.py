@@ -81,6 +81,57 @@ def test_a_stream_that_was_cut_gives_all_records_before_the_cut(data: bytes, sha
 
 @FEW
 @given(
+    data=streams(),
+    cuts=st.lists(st.tuples(st.integers(1, 18), st.integers(1, 9)), min_size=1, max_size=3),
+    ends=st.booleans(),
+)
+def test_whole_records_that_were_cut_out_are_lost_and_no_page_gets_those_of_another(
+    data: bytes, cuts: list[tuple[int, int]], ends: bool
+) -> None:
+    records = records_of(data, BLOCKS)
+    gone = {i for first, count in cuts for i in range(first, min(first + count, len(records)))}
+    if ends:  # up to the end of the block that comes last
+        gone |= set(range(max(gone), len(records)))
+    kept, at = b"", 0
+    for i in sorted(gone):
+        kept += data[at : records[i].start]
+        at = records[i].end
+
+    found, report = salvage(kept + data[at:])
+
+    original = last_of(records)
+    assert all(found[one] == original[one] for one in found)
+    assert report.lost >= len(gone)
+    assert not report.sound
+    if not any(records[i].named for i in gone):  # then only what stands beside is in doubt
+        beside = {i + step for i in gone for step in (-1, 1)}
+        sure = [sent for i, sent in enumerate(records) if i not in gone | beside]
+        assert all(found.get(sent.page) == sent.content for sent in sure)
+
+
+@FEW
+@given(
+    data=streams(), place=st.floats(0, 1), skipped=st.integers(0, 17), shift=st.integers(0, 5000)
+)
+def test_bytes_that_were_cut_out_leave_no_page_made_of_two(
+    data: bytes, place: float, skipped: int, shift: int
+) -> None:
+    records = records_of(data, BLOCKS)
+    first = int((len(records) - 2) * place)
+    one = records[first]
+    other = records[min(first + 1 + skipped, len(records) - 1)]
+    # From anywhere in a record to the same place in another: what is left looks sound.
+    start = min(one.start + shift, one.end)
+
+    found, report = salvage(data[:start] + data[min(other.start + shift, other.end) :])
+
+    original = last_of(records)
+    assert all(found[one] == original[one] for one in found)
+    assert not report.sound
+
+
+@FEW
+@given(
     data=streams(), place=st.floats(0, 1), length=st.integers(1, 9000), fill=st.binary(max_size=9)
 )
 def test_what_was_overwritten_is_never_called_recovered(

@@ -63,6 +63,11 @@ def mapped(**options: Any) -> bytes:
     return make_stream(layout="mapped-ram", **options)
 
 
+def add_mark(document: dict[str, Any]) -> None:
+    lost = {"lost": {"pc.ram": 3}, "unlisted": 0, "devices_whole": True}
+    document["savefmt-salvaged"] = lost
+
+
 def with_description(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """Change the JSON behind a stream."""
     start = data.rindex(b"\x06", 0, data.rindex(b'{"configuration"'))
@@ -172,6 +177,9 @@ EARNED: list[tuple[str, Severity, bytes, bool]] = [
     ("vmdescription.missing", NOTE, compress("xz", make_stream(description=False)), True),
     ("vmdescription.damaged", ERROR, STREAM[:-1] + b"]", False),
     ("vmdescription.extra", WARNING, with_description(mapped(), add_described), False),
+    ("image.salvaged", WARNING, with_description(mapped(), add_mark), False),
+    ("image.salvaged", WARNING, with_description(STREAM, add_mark), False),
+    ("image.salvaged", WARNING, compress("xz", with_description(STREAM, add_mark)), True),
     ("vmdescription.extra", WARNING, with_description(STREAM, add_described), False),
     ("vmdescription.contradiction", WARNING, with_description(mapped(), stretch_timer), False),
     ("vmdescription.lacking", WARNING, with_description(mapped(), forget_timer), False),
@@ -304,7 +312,9 @@ def test_sound_images_earn_nothing(number: int, tmp_path: Path) -> None:
 
 def test_unplugged_and_shared_memory_may_be_missing(tmp_path: Path) -> None:
     blocks = {**DEFAULT_BLOCKS, "0000:00:03.0/vmem0": bytes(MIB)}
-    plugged = make_stream(blocks=blocks, rounds=[all_records(DEFAULT_BLOCKS)])
+    devices = (*DEFAULT_DEVICES, simple_device("0000:00:03.0/virtio-mem", b"state"))
+    rounds = [all_records(DEFAULT_BLOCKS)]
+    plugged = make_stream(blocks=blocks, rounds=rounds, devices=devices)
     rest = [record for record in all_records(DEFAULT_BLOCKS) if record.block != "pc.ram"]
     shared = make_stream(guest_addresses=dict.fromkeys(DEFAULT_BLOCKS, 0), rounds=[rest])
 

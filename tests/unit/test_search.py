@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builder import PAGE_SIZE
@@ -308,3 +309,31 @@ def test_a_process_tells_where_its_stretches_lie() -> None:
     assert at(0x3800, 0x5000) is None  # not mapped to its end
     assert at(0x9000, 0x9800) is None
     assert memory.physical("init(1)", 0x2FFF) == (0x8FFF,)
+
+
+def test_of_the_memory_of_processes_what_is_lost_is_left_out() -> None:
+    def pieces(address: int, length: int) -> list[tuple[SimpleNamespace, int, int]]:
+        ram = SimpleNamespace(block="pc.ram")
+        first = min(length, 0x8000 - address)
+        return [(ram, address, first), (ram, 0, length - first)]
+
+    def lost_bytes(block: str, offset: int, length: int) -> list[tuple[int, int]]:
+        gone = range(0x7000, 0x9000), range(0x1000, 0x2000)
+        found = [(max(offset, one.start), min(offset + length, one.stop)) for one in gone]
+        return sorted((first, end) for first, end in found if first < end)
+
+    memory = ProcessMemory.__new__(ProcessMemory)
+    memory.lost_length = 0
+    memory._physical = SimpleNamespace(pieces=pieces)  # type: ignore[assignment]
+    memory.image = SimpleNamespace(rescue=None)  # type: ignore[assignment]
+    mapping = VirtualRange(0x10000, 0x5000, 0x6000)  # its end lies at 0 in the block
+    assert list(memory._recovered(mapping)) == [mapping]
+    memory.image = SimpleNamespace(  # type: ignore[assignment]
+        rescue=SimpleNamespace(lost_bytes=lost_bytes)
+    )
+    assert list(memory._recovered(mapping)) == [
+        VirtualRange(0x10000, 0x5000, 0x2000),
+        VirtualRange(0x13000, 0x8000, 0x1000),
+        VirtualRange(0x15000, 0xA000, 0x1000),
+    ]
+    assert memory.lost_length == 0x2000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from builder import Record, all_records, make_envelope, make_stream, page
 from oracle import compress
+from qcow2disk import Disk
 
 import savefmt
 from savefmt import (
@@ -86,6 +87,31 @@ def test_it_is_one_guest(source: Source, whole: Path, tmp_path: Path) -> None:
     summary = savefmt.probe(source)
     assert summary.shared == ("pc.ram", "nv")
     assert summary.saved == pytest.approx(os.stat(source).st_mtime)
+
+
+@pytest.mark.parametrize("form", [SEQUENTIAL, MAPPED], ids=["sequential", "mapped"])
+@pytest.mark.parametrize("packed", ["", "deflate"])
+def test_a_snapshot_in_a_disk_is_filled_in(
+    form: bytes, packed: str, whole: Path, tmp_path: Path
+) -> None:
+    disk, ram, nv = (str(tmp_path / name) for name in ("disk", "ram", "nv"))
+    Path(disk).write_bytes(Disk(packed=packed, shuffle=True).build({"one": form}))
+    Path(ram).write_bytes(RAM)
+    Path(nv).write_bytes(NVDIMM)
+    source = Source(disk, "one", shared=(("pc.ram", ram), ("nv", nv)))
+    with savefmt.open(source) as image:
+        for name, content in BLOCKS.items():
+            assert image.memory.read(name, 0, len(content)) == content
+        assert image.memory.left_out == ()
+    assert savefmt.compare(source, whole).same
+    savefmt.convert(source, tmp_path / "out", layout=Layout.MAPPED_RAM, verify=True)
+    assert savefmt.compare(tmp_path / "out", whole).same
+    words = ("--snapshot", "one", "--shared", f"pc.ram={ram}", "--shared", f"nv={nv}")
+    assert main(["compare", "-q", str(whole), str(whole), *words]) == 2  # no disk
+    assert main(["hash", disk, *words]) == 0
+    summary = savefmt.probe(source)
+    assert summary.shared == ("pc.ram", "nv")
+    assert summary.snapshot is not None
 
 
 def test_what_is_still_missing_is_named(tmp_path: Path) -> None:

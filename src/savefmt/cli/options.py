@@ -80,7 +80,7 @@ def source_options(
     for label in (apart or {}).values():
         _source_group(parser.add_argument_group(f"where {label.upper()} alone is"), f"{label}-")
     parser.set_defaults(sources=names, apart=apart or {})
-    parser.set_defaults(salvage=False, bad=None, lost=None, tell_lost=True)
+    parser.set_defaults(salvage=False, bad=None, lost=None, unproven=False, tell_lost=True)
     if damaged:
         group = parser.add_argument_group("a damaged image")
         group.add_argument(

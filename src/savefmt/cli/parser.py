@@ -141,6 +141,11 @@ class Parser(argparse.ArgumentParser):
         from savefmt.cli.suggest import meant_by
 
         option = word.partition("=")[0]
+        if option == "--salvage":
+            self.error(
+                "this command takes no damaged image: write what can be read of it with "
+                "`savefmt salvage` first, and use that"
+            )
         self.error(f"there is no option {option}{meant_by(option, self._option_string_actions)}")
 
     def _names_last(self, args: Sequence[str]) -> list[str]:

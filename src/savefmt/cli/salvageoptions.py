@@ -16,6 +16,12 @@ def salvage_options(group: argparse._ActionsContainer) -> None:
     group : argparse.ArgumentParser or argument group
         Where to add it.
     """
+    group.add_argument(
+        "--unproven",
+        action="store_true",
+        help="take what was unpacked of damaged compressed data though its checksum is wrong: "
+        "pages of it may differ from the guest's",
+    )
     file_argument(
         group,
         "--map",
@@ -35,9 +41,9 @@ def salvage_parts(args: argparse.Namespace) -> tuple[Any, ...]:
     """Return what a source has of ``--salvage``, nothing without it."""
     args.rescued = []
     if not getattr(args, "salvage", False):
-        if getattr(args, "bad", None) is not None or getattr(args, "lost", None) is not None:
-            usage_error(args, "--map and --lost go with --salvage")
+        if any(getattr(args, name, None) for name in ("bad", "lost", "unproven")):
+            usage_error(args, "--map, --lost and --unproven go with --salvage")
         return ()
     if args.shared:
         usage_error(args, "--salvage and --shared exclude each other")
-    return (True, args.bad, args.rescued.append)
+    return (True, args.bad, args.rescued.append, args.unproven)

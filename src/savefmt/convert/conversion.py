@@ -131,6 +131,7 @@ def convert(
         _refuse_thin(opened)
         if isinstance(opened, SaveImage):
             opened.require_machine()
+            opened.put_mark()
         fitted = fit(request, opened, readers, io, progress)
         form = choose_form(fitted.request, opened.envelope, opened.layout, opened.codec)
         changes = form.changes + fitted.changes
@@ -479,6 +480,8 @@ class Conversion:
                 f"the source lacks {name!r}, which was left out of it; --shared fills it in"
                 for name in source.memory.left_out
             ]
+        if outcome is not None and outcome.came is not None:
+            changes += outcome.came.sentences(source, form.layout)
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content")
         if label and form.envelope is not None:

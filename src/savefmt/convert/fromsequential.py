@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from savefmt.convert.came import Came
 from savefmt.convert.fit import Cuts, kept
 from savefmt.convert.outcome import Outcome
 from savefmt.convert.pipeimage import PipeImage
@@ -20,7 +21,7 @@ from savefmt.format.wire import ByteOrder, ItemType, RamFlag
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions
 from savefmt.native.pages import BlockPages, SumKey
-from savefmt.native.records import Scatter
+from savefmt.native.records import Scanner, Scatter
 from savefmt.progress import Meter
 from savefmt.reading.digests import DeviceDigests
 from savefmt.reading.visitors import SkimVisitor, TallyVisitor, pass_over, scanner_for
@@ -84,6 +85,7 @@ class MappedWriter(Onlooker):
         self._capabilities: tuple[str, ...] = ()
         self._placements: tuple[Placement, ...] = ()
         self._blocks: BlockList | None = None
+        self._scanner: Scanner | None = None
         self._digests = DeviceDigests() if key is not None else None
         self._devices = self._digests or Onlooker()
         self.pages: list[BlockPages] = []
@@ -113,8 +115,9 @@ class MappedWriter(Onlooker):
             )
         if IGNORE_SHARED in configuration.capabilities:
             raise ConversionError(
-                "the guest was saved with x-ignore-shared, which no released QEMU loads "
-                "together with mapped-ram; the image has to stay sequential"
+                "the guest was saved with x-ignore-shared, and this release does not write that "
+                "together with mapped-ram, which QEMU loads from 11.0 on; the image has to stay "
+                "sequential, or --shared BLOCK=FILE fills the memory in"
             )
         changed = configuration.with_capability(MAPPED_RAM, True)
         self._capabilities = changed.capabilities
@@ -165,8 +168,9 @@ class MappedWriter(Onlooker):
                 )
             )
             self._go_to(place.next_offset)
+        self._scanner = scanner_for(blocks, note_named=True)
         self.scatter = Scatter(
-            scanner_for(blocks),
+            self._scanner,
             self._file,
             self.pages,
             self._io,
@@ -201,6 +205,7 @@ class MappedWriter(Onlooker):
             self._digests.together if self._digests is not None else None,
             sum(pages.present for pages in self.pages),
             end=self._at,
+            came=Came.of(self._blocks, self._scanner),
         )
 
     def abort(self) -> None:
@@ -319,13 +324,18 @@ def _read(
 ) -> tuple[Outcome, StreamEnd]:
     digests = DeviceDigests() if key is not None else None
     name = source.filename
-    visitor = TallyVisitor(key, name, digests) if key else SkimVisitor(name, digests)
+    visitor = (
+        TallyVisitor(key, name, digests, note_named=True)
+        if key
+        else SkimVisitor(name, digests, note_named=True)
+    )
     end = _pass(source, visitor, io, meter, copy)
     counts = visitor.scanner.counts if visitor.scanner is not None else None
     sums = visitor.sums if isinstance(visitor, TallyVisitor) else None
     pages = counts.pages + counts.deltas if counts is not None else 0
     devices = digests.together if digests is not None else None
-    return Outcome(sums, devices, pages), end
+    came = Came.of(visitor.blocks, visitor.scanner)
+    return Outcome(sums, devices, pages, came=came), end
 
 
 def _pass(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from savefmt.convert.came import Came
 from savefmt.frozen import dataclass
 from savefmt.native.pages import Table
 
@@ -22,6 +23,8 @@ class Outcome:
         Bytes of pages that were cloned, not copied.
     end : int
         Where the image ends in the target; 0 for one that is no file.
+    came : Came or None
+        Which pages records of a sequential source named.
     """
 
     sums: dict[str, Table] | None
@@ -29,3 +32,4 @@ class Outcome:
     data_pages: int | None
     cloned: int = 0
     end: int = 0
+    came: Came | None = None

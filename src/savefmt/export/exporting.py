@@ -176,7 +176,7 @@ class _Export:
             if self._request.format == "kdump":
                 self._meter.phase = "compressing"
                 with OutputFile(self._target, overwrite=self._overwrite) as result:
-                    kdump.compress(output.descriptor, result.descriptor)
+                    self._compress(plan, output.descriptor, result.descriptor)
                     self._commit(result)
             else:
                 self._commit(output)
@@ -198,6 +198,18 @@ class _Export:
             return plan_lime(segments)
         mappings = kernel.kernel_mappings(image, findings) if request.kernel_va else ()
         return core.plan_core(image, segments, mappings, findings)
+
+    def _compress(self, plan: Plan, core: int, target: int) -> None:
+        try:
+            kdump.compress(core, target)
+        except ConversionError as error:
+            if not plan.cpus:
+                raise ConversionError(
+                    "the registers of the vCPUs cannot be read, and a kdump file without them "
+                    f"needs a Linux guest with VMCOREINFO ({error.message}); -O elf, lime and raw "
+                    "write the memory alone"
+                ) from error
+            raise
 
     def _output(self, plan: Plan) -> OutputFile:
         wanted = self._io.direct

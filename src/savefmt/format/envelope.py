@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from savefmt.errors import ConversionError, CorruptError, NotASaveImageError, UnsupportedError
 from savefmt.format.cursor import Cursor
+from savefmt.format.documents import find_cookie
 from savefmt.format.features import FEATURES, name_bits, unreadable_bits
 from savefmt.frozen import dataclass, replace
 from savefmt.model import EnvelopeSummary, Finding, Repair, Severity
@@ -52,7 +53,6 @@ NUMBER_OFFSETS = {
 }
 """Where the header's numbers stand; the last one in version 3 only (format.md 2.2)."""
 _WORD = 4
-_DOMAIN_ENDS, _COOKIE_BEGINS, _COOKIE_ENDS = b"</domain>", b"<cookie", (b"</cookie>", b"/>")
 _LATEST_VERSION = 3
 
 
@@ -70,29 +70,6 @@ def is_envelope(head: bytes | memoryview) -> bool:
         False for a bare stream and for anything else.
     """
     return bytes(head[:16]) in (MAGIC_FINISHED, MAGIC_PARTIAL)
-
-
-def is_domain(document: bytes) -> bool:
-    """Tell whether bytes end as the domain XML does, which need not be well-formed."""
-    return document.rstrip().endswith(_DOMAIN_ENDS)
-
-
-def is_cookie(data: bytes) -> bool:
-    """Tell whether a cookie begins and, in front of a NUL, ends here."""
-    document = data.partition(b"\0")[0].rstrip()
-    return document.startswith(_COOKIE_BEGINS) and document.endswith(_COOKIE_ENDS)
-
-
-def find_cookie(data: bytes, told: int) -> int | None:
-    """Find the cookie in what lies between header and stream; see `Envelope.cookie_place`."""
-    if told and data[told - 1 : told] == b"\0" and is_cookie(data[told:]):
-        return told
-    xml, _, rest = data.partition(b"\0")
-    if not is_domain(xml):
-        return None
-    if is_cookie(rest):
-        return len(xml) + 1
-    return None if rest.strip(b"\0") else 0
 
 
 @dataclass(frozen=True, slots=True)

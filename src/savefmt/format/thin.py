@@ -41,9 +41,6 @@ class ThinMark:
 
     def put_into(self, description: Description | None) -> Description:
         """Return a description with this mark in it; made anew where there was none."""
-        import json
-
-        text = description.raw if description is not None else b'{"devices": []}'
         value = {
             "path": self.path,
             "length": self.length,
@@ -52,12 +49,7 @@ class ThinMark:
             "digest": self.digest,
             "blocks": [list(pair) for pair in self.blocks],
         }
-        member = json.dumps({_KEY: value})[:-1].encode("ascii")
-        at = text.index(b"{") + 1
-        rest = text[at:].lstrip()
-        offset = description.offset if description is not None else 0
-        joined = member + (b"" if rest.startswith(b"}") else b", ") + rest
-        return Description.parse(joined, offset)
+        return Description.with_member(description, _KEY, value)
 
     @staticmethod
     def may_be_in(text: bytes) -> bool:

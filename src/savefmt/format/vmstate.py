@@ -124,6 +124,30 @@ class Description:
         """Return mark, length and text as they stand behind EOF."""
         return bytes([ItemType.VMDESCRIPTION]) + len(self.raw).to_bytes(4, "big") + self.raw
 
+    @classmethod
+    def with_member(cls, description: Description | None, key: str, value: object) -> Description:
+        """Return a description with one member more, in front of the others; QEMU skips it.
+
+        Parameters
+        ----------
+        description : Description or None
+            Without one, it is made anew.
+        key, value : str, object
+            The member.
+
+        Returns
+        -------
+        Description
+            Byte for byte the same elsewhere.
+        """
+        import json
+
+        text = description.raw if description is not None else b'{"devices": []}'
+        member = json.dumps({key: value})[:-1].encode("ascii")
+        rest = text[text.index(b"{") + 1 :].lstrip()
+        joined = member + (b"" if rest.startswith(b"}") else b", ") + rest
+        return cls.parse(joined, description.offset if description is not None else 0)
+
     def with_capability(self, name: str, on: bool) -> Description:
         """Describe a stream whose configuration lists, or does not list, a capability.
 

@@ -138,6 +138,7 @@ def weigh(
     sections = source.devices.sections if devices else ()
     there = [block.idstr for block in source.head.blocks.blocks]
     clues = [
+        *_from_notes(source),
         *_from_vcpus(source, [each for each in sections if each.idstr == "cpu"], findings),
         *_from_machine(machine),
         *_from_names([*there, *(section.idstr for section in sections)]),
@@ -182,6 +183,13 @@ def _from_vcpus(
     if not fields:
         return []
     return [Clue("vCPUs", f"the vCPUs have the fields {', '.join(fields)}", frozenset())]
+
+
+def _from_notes(source: GuestSource) -> list[Clue]:
+    """Look for what a memory dump tells of its vCPUs."""
+    if source.dump is None or source.dump.vcpus is None:
+        return []
+    return [Clue("vCPUs", "the dump has notes of x86_64 vCPUs", frozenset({"x86_64"}))]
 
 
 def _field_names(tree: Struct) -> list[str]:

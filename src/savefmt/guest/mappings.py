@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from operator import attrgetter
 
-from savefmt.errors import AddressError, UnsupportedError
+from savefmt.errors import AddressError, LostMemoryError, UnsupportedError
 from savefmt.frozen import dataclass
 from savefmt.guest.paging import Leaf, Page, PageTable, PageTables, Root
 from savefmt.guest.space import AddressSpace
@@ -55,12 +55,15 @@ class ReverseMap:
     ----------
     complete : bool
         False where the tables were too many to be read all.
+    damaged : int
+        Tables that are lost, of a damaged image.
     """
 
     def __init__(self, space: AddressSpace) -> None:
         walk = Walk(space.tables)
         found = sorted(islice(walk.mappings(), MAPPINGS_LIMIT), key=attrgetter("physical"))
         self.complete = walk.complete and len(found) < MAPPINGS_LIMIT
+        self.damaged = walk.damaged
         # Long and short ranges apart: a kernel maps all memory by large pages and some
         # of it again by small ones, and each list is searched back by its longest range.
         lists: dict[int, list[VirtualRange]] = {}
@@ -97,22 +100,8 @@ class ReverseMap:
 
 
 def lower_half(tables: PageTables) -> Iterator[VirtualRange]:
-    """Yield what page tables map for programs: the lower half of the addresses.
-
-    Parameters
-    ----------
-    tables : PageTables
-        Of a process.
-
-    Yields
-    ------
-    VirtualRange
-        Ascending, neighbours joined; what tables lead back to themselves is left out.
-    """
-    for mapping in Walk(tables).mappings():
-        if mapping.virtual >> 63:
-            return
-        yield mapping
+    """Return what page tables map for programs; see `Walk.lower_half`."""
+    return Walk(tables).lower_half()
 
 
 class Walk:
@@ -130,7 +119,9 @@ class Walk:
     complete : bool
         False where the tables were too many, or led back to themselves.
     lost : int
-        Tables that lie where no memory is.
+        Tables that cannot be read: no memory is there, or it is lost.
+    damaged : int
+        Those among them that are lost, of a damaged image.
     """
 
     def __init__(self, tables: PageTables, *, kernel: bool = False) -> None:
@@ -139,7 +130,17 @@ class Walk:
         self._visits = Counter[tuple[int, int]]()
         self._left = TABLES_LIMIT
         self.complete = True
-        self.lost = 0
+        self.lost = self.damaged = 0
+
+    def lower_half(self) -> Iterator[VirtualRange]:
+        """Yield what is mapped for programs: the lower half of the addresses.
+
+        It ascends, neighbours joined; what tables lead back to themselves is left out.
+        """
+        for mapping in self.mappings():
+            if mapping.virtual >> 63:
+                return
+            yield mapping
 
     def mappings(self) -> Iterator[VirtualRange]:
         """Yield all, those of each root ascending, neighbours joined."""
@@ -212,8 +213,9 @@ class Walk:
             return _NO_ENTRIES
         try:
             data = self._tables.read(table.address + span.start * size, size * len(span))
-        except (AddressError, UnsupportedError):
+        except (AddressError, UnsupportedError) as error:
             self.lost += 1
+            self.damaged += isinstance(error, LostMemoryError)
             return _NO_ENTRIES
         order = "<" if self._tables.byte_order == "little" else ">"
         return span, struct.unpack(f"{order}{len(span)}{'I' if size == 4 else 'Q'}", data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from savefmt.errors import UnsupportedError
 from savefmt.guest.arch.base import GuestArch, Vcpu
 from savefmt.guest.arch.table import ARCHES, Registers
+from savefmt.guest.arch.x86 import read_qemu_note
 from savefmt.guest.evidence import evidence_of
 from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Section
@@ -59,6 +60,11 @@ def read_registers(source: GuestSource) -> tuple[Registers, ...]:
         If registers are missing, or parts of the image disagree.
     """
     arch = find_arch(source)
+    if source.dump is not None and source.dump.vcpus is not None:
+        notes, long_mode = source.dump.vcpus.notes, source.dump.vcpus.long_mode
+        return tuple(
+            read_qemu_note(cpu, note, long_mode=long_mode) for cpu, note in enumerate(notes)
+        )
     if arch.read is None:
         raise UnsupportedError(f"registers of {arch.name} are not read")
     cpus = _sections(source, "cpu")

@@ -12,7 +12,7 @@ from itertools import islice
 
 from savefmt.errors import AddressError, located
 from savefmt.frozen import dataclass
-from savefmt.guest.mappings import VirtualRange, lower_half
+from savefmt.guest.mappings import VirtualRange, Walk
 from savefmt.image import SaveImage
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.kernelmemory import PAGE
@@ -71,6 +71,11 @@ class ProcessMemory(Memory):
     io, progress
         As for `savefmt.scan.windows.Memory`.
 
+    Attributes
+    ----------
+    lost_tables, lost_length : int
+        Page tables that are lost, of a damaged image, and bytes of what the others map.
+
     Raises
     ------
     AddressError
@@ -88,13 +93,18 @@ class ProcessMemory(Memory):
         super().__init__(kernel.image, (), io=io, progress=progress)
         self._physical = kernel.image.guest.physical
         self._spaces: dict[str, _Space] = {}
+        self.lost_tables = self.lost_length = 0
         found = set()
         for task in tasks(kernel, frozenset(pids) or None):
             space = space_of(kernel, task)
             if space is None:
                 continue
-            mapped = islice(lower_half(space.tables), MAPPINGS_LIMIT)
-            mappings = [one for one in mapped if self._is_memory(one)]
+            walk = Walk(space.tables)
+            mapped = islice(walk.lower_half(), MAPPINGS_LIMIT)
+            mappings = [
+                part for one in mapped if self._is_memory(one) for part in self._recovered(one)
+            ]
+            self.lost_tables += walk.damaged
             found.add(task.pid)
             name = f"{task.name}({task.pid})"
             self._spaces[name] = _Space(mappings, [one.virtual for one in mappings])
@@ -114,6 +124,23 @@ class ProcessMemory(Memory):
             return all(item.kind != "device" for item, _, _ in pieces)
         except AddressError:
             return False
+
+    def _recovered(self, mapping: VirtualRange) -> Iterator[VirtualRange]:
+        """Leave out what is lost of a damaged image: that is no zeros."""
+        rescue = self.image.rescue
+        if rescue is None:
+            yield mapping
+            return
+        virtual, physical = mapping.virtual, mapping.physical
+        for item, offset, count in self._physical.pieces(physical, mapping.length):
+            at, end = offset, offset + count
+            for first, behind in (*rescue.lost_bytes(item.block, offset, count), (end, end)):
+                if at < first:
+                    inside = at - offset
+                    yield VirtualRange(virtual + inside, physical + inside, first - at)
+                self.lost_length += behind - first
+                at = behind
+            virtual, physical = virtual + count, physical + count
 
     def stretches(self, reach: Reach = Reach()) -> Iterator[Stretch]:
         """Yield what is mapped."""
@@ -157,6 +184,11 @@ class ProcessPlaces(Places):
     def __init__(self, memory: ProcessMemory) -> None:
         super().__init__(memory.image)
         self._memory = memory
+        if memory.lost_tables or memory.lost_length:
+            self.problem = (
+                f"lost of the memory of processes: {memory.lost_length // PAGE} pages, and "
+                f"{memory.lost_tables} page tables with all that they map"
+            )
 
     def physical(self, block: str, offset: int) -> tuple[int, ...]:
         """Return the guest-physical address of a place."""

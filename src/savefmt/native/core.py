@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 from savefmt.errors import (
@@ -23,6 +24,7 @@ __all__ = [
     "WAIT_MS",
     "NeedContentError",
     "Owned",
+    "blank",
     "call",
     "cell",
     "ffi",
@@ -114,6 +116,14 @@ def call(
         return False
     raise_for(err, path, target)
     raise AssertionError("unreachable")
+
+
+def blank(length: int) -> mmap:
+    """Return zeros that take memory only where they are written: a file may claim any length."""
+    try:
+        return mmap(-1, max(length, 1), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{length} bytes") from error
 
 
 def keep(pointer: Any, *owners: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from mmap import mmap
 from typing import Any
 
 from savefmt.model import PageRun
@@ -23,7 +24,7 @@ def is_zero(data: bytes | bytearray | memoryview) -> bool:
         return bool(lib.sf_page_is_zero(view, len(data)))
 
 
-def page_runs(bitmap: bytes | bytearray, count: int) -> Iterator[PageRun]:
+def page_runs(bitmap: bytes | bytearray | mmap, count: int) -> Iterator[PageRun]:
     """Yield the runs of set bits among the first `count`, in order, no two touching."""
     view = ffi.from_buffer("uint8_t[]", bitmap)
     run = ffi.new("struct sf_run *")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from savefmt.frozen import dataclass
 from savefmt.model import IOOptions, StrPath
-from savefmt.native.core import Owned, call, ffi, lib
+from savefmt.native.core import Owned, blank, call, ffi, lib
 from savefmt.native.file import File, WriteBehind
 from savefmt.native.index import BlockIndex, pack_indexes
 from savefmt.native.pages import BlockPages, SumKey, Table, Watch, pack_blocks, pack_tables
@@ -69,20 +69,34 @@ class Scanner:
         Target page size.
     blocks : sequence of (bytes, int)
         Name and used length of each block, in the order that gives block numbers.
+    note_named : bool
+        Note which pages records name.
+
+    Attributes
+    ----------
+    named : list of mmap
+        A bitmap for each block, if that was asked for.
     """
 
-    def __init__(self, page_size: int, blocks: Sequence[tuple[bytes, int]]) -> None:
+    def __init__(
+        self, page_size: int, blocks: Sequence[tuple[bytes, int]], *, note_named: bool = False
+    ) -> None:
+        counts = [length // page_size for _, length in blocks] if note_named else []
+        self.named = [blank(-(-count // 8)) for count in counts]
+        bitmaps = [ffi.from_buffer("uint8_t[]", bitmap) for bitmap in self.named]
         array = ffi.new("struct sf_scan_block[]", max(len(blocks), 1))
         names = [ffi.from_buffer("char[]", name) for name, _ in blocks]
         for i, (name, length) in enumerate(blocks):
             array[i].name = names[i]
             array[i].name_length = len(name)
             array[i].length = length
-        self._owned = Owned("sf_scan")
+        self._owned = Owned("sf_scan", *bitmaps)
         call(lib.sf_scan_new, page_size, array, len(blocks), self._owned.cell)
         self.handle = self._owned.content
         self.page_size = page_size
         self.blocks = tuple(blocks)
+        if note_named:
+            lib.sf_scan_note_named(self.handle, ffi.new("uint8_t *[]", bitmaps))
 
     def begin(self, offset: int) -> None:
         """Start on a new section payload at stream offset `offset`."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
 from savefmt.errors import CorruptError, MissingPackageError, SavefmtError, UnsupportedError
-from savefmt.reading.dumpview import Stretch
+from savefmt.reading.dumpview import Stretch, Vcpus
 
 _MOST_SEGMENTS = 1 << 16
+_MOST_NOTES = 16 << 20
+_MACHINES = {"EM_386": False, "EM_X86_64": True}
+_QEMU = b"QEMU\0"
 
 
-def find_segments(fd: int) -> list[Stretch]:
-    """Return what the program headers of an ELF core tell of memory that is in the file.
+def find_segments(fd: int) -> tuple[list[Stretch], Vcpus | None]:
+    """Return what the program headers of an ELF core tell of a guest that is in the file.
 
     Parameters
     ----------
@@ -19,7 +26,9 @@ def find_segments(fd: int) -> list[Stretch]:
     Returns
     -------
     list of Stretch
-        Unchecked.
+        Memory; unchecked.
+    Vcpus or None
+        None where there is no note of QEMU's own, which it has for x86.
 
     Raises
     ------
@@ -43,6 +52,7 @@ def find_segments(fd: int) -> list[Stretch]:
                 for head in headers
                 if head["p_filesz"]
             ]
+            vcpus = _vcpus(elf, stream)
         except SavefmtError:
             raise
         except Exception as error:  # whatever a damaged header makes of the library
@@ -51,4 +61,35 @@ def find_segments(fd: int) -> list[Stretch]:
         raise UnsupportedError(
             "this is the core of a process, not of a guest: its segments have no physical addresses"
         )
-    return found
+    return found, vcpus
+
+
+def _vcpus(elf: Any, stream: BinaryIO) -> Vcpus | None:
+    long_mode = _MACHINES.get(elf["e_machine"])
+    if long_mode is None:
+        return None
+    contents: list[bytes] = []
+    left = _MOST_NOTES
+    for segment in elf.iter_segments("PT_NOTE"):
+        stream.seek(segment["p_offset"])
+        data = stream.read(min(segment["p_filesz"], left))
+        left -= len(data)
+        contents += _notes(data)
+    return Vcpus(tuple(contents), long_mode) if contents else None
+
+
+def _notes(data: bytes) -> Iterator[bytes]:
+    """Yield the contents of the notes that are QEMU's own; the rest behind damage is left out."""
+    at = 0
+    while at + 12 <= len(data):
+        name_length, length, _ = struct.unpack_from("<III", data, at)
+        start = at + 12 + _padded(name_length)
+        if start + length > len(data):
+            return
+        if data[at + 12 : at + 12 + name_length] == _QEMU:
+            yield data[start : start + length]
+        at = start + _padded(length)
+
+
+def _padded(length: int) -> int:
+    return -(-length // 4) * 4

@@ -46,15 +46,15 @@ def open_dump(fd: int, path: StrPath, io: IOOptions, *, direct: bool) -> tuple[F
     CorruptError, TruncatedError, UnsupportedError
         What is wrong with it.
     """
-    head = os.pread(fd, _HEAD_LENGTH, 0)
+    head, vcpus = os.pread(fd, _HEAD_LENGTH, 0), None
     if head.startswith(ELF):
-        stretches = find_segments(fd)
+        stretches, vcpus = find_segments(fd)
         file, kind = File(fd, path=path, direct=direct, engine=io.engine), "ELF core"
     else:
         file, stretches = _unpack(fd, io, flattened=head.startswith(FLATTENED))
         kind = "kdump file"
     try:
-        return show(file, stretches, f"{kind} of a guest's memory", io)
+        return show(file, stretches, f"{kind} of a guest's memory", io, vcpus)
     except BaseException:
         file.close()
         raise

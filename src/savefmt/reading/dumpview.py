@@ -24,7 +24,10 @@ from savefmt.reading.spool import Spool
 
 PAGE_SIZE = 4096
 """Of the blocks, whatever the guest has."""
-_MOST_BLOCKS = 1024
+_LEAST_BLOCKS = 1024
+_BYTES_A_BLOCK = 256 << 10
+"""A dump may have more gaps the longer it is: what is shown takes memory for each of them."""
+
 _SECTION_ID = 2
 
 
@@ -53,6 +56,22 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Vcpus:
+    """Notes that QEMU puts into the ELF core of an x86 guest.
+
+    Attributes
+    ----------
+    notes : tuple of bytes
+        One for each vCPU.
+    long_mode : bool
+        Whether the core is marked as one of x86_64.
+    """
+
+    notes: tuple[bytes, ...]
+    long_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Dump:
     """A dump that is shown as an image.
 
@@ -62,10 +81,13 @@ class Dump:
         What it is, in words.
     places : dict of str to int
         Guest-physical addresses of its blocks, by idstr.
+    vcpus : Vcpus or None
+        What it tells of vCPUs, if it does.
     """
 
     kind: str
     places: dict[str, int]
+    vcpus: Vcpus | None = None
 
     def no_machine(self, path: StrPath) -> UnsupportedError:
         """Say what cannot be done with it."""
@@ -113,7 +135,13 @@ def _neighbours(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
         yield group
 
 
-def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> tuple[File, Dump]:
+def show(
+    file: File,
+    stretches: Sequence[Stretch],
+    kind: str,
+    io: IOOptions,
+    vcpus: Vcpus | None = None,
+) -> tuple[File, Dump]:
     """Show stretches of a file as an image of RAM alone.
 
     Parameters
@@ -126,6 +154,8 @@ def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> 
         What it is, in words.
     io : IOOptions
         How it is read.
+    vcpus : Vcpus, optional
+        What the dump tells of them.
 
     Returns
     -------
@@ -147,7 +177,8 @@ def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> 
     groups = list(_neighbours(stretches))
     if not groups:
         raise UnsupportedError("this memory dump holds no memory")
-    if len(groups) > _MOST_BLOCKS:
+    most = min(max(_LEAST_BLOCKS, file.length // _BYTES_A_BLOCK), ram.MAX_BLOCKS)
+    if len(groups) > most:
         raise UnsupportedError(
             f"this memory dump has {len(groups)} gaps, so pages were left out of it "
             "(makedumpfile); open it with crash or drgn, or dump the guest without a filter"
@@ -184,7 +215,7 @@ def show(file: File, stretches: Sequence[Stretch], kind: str, io: IOOptions) -> 
         write(end.pack() + ram.EOS_WORD + end.pack_footer() + bytes([ItemType.EOF]))
         extents.append((kept, at - kept, kept, 0))
         shown = spool.open(io, at, view=View(at, extents, (file,)), path=file.path)
-    return shown, Dump(kind, places)
+    return shown, Dump(kind, places, vcpus)
 
 
 def _block(group: Sequence[Stretch]) -> ListedBlock:

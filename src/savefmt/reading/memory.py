@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 
@@ -71,6 +71,11 @@ class GuestMemory:
     through an index that is made by one pass when first needed.  So are compressed ones
     that can be entered midway; others, and those with XBZRLE deltas, are spooled once into
     an unlinked temporary file.  Any thread may read.
+
+    Attributes
+    ----------
+    refuse : callable or None
+        Asked before each read, with block, offset and length; it may raise.
     """
 
     def __init__(self, image: StoredImage, io: IOOptions, index: StrPath | None = None) -> None:
@@ -81,6 +86,7 @@ class GuestMemory:
         self._index: PageIndex | None = None
         self._opened: PageStore | None = None
         self._resources = ExitStack()
+        self.refuse: Callable[[str, int, int], None] | None = None
 
     def close(self) -> None:
         """Drop the temporary file, if one was made."""
@@ -356,6 +362,8 @@ class GuestMemory:
             )
         if offset < 0 or length < 0 or offset + length > listed.used_length:
             raise ValueError(f"{length} bytes at {offset:#x} leave the block {block!r}")
+        if self.refuse is not None:
+            self.refuse(block, offset, length)
         size = listed.page_size
         first = offset // size
         return number, first, -(-(offset + length) // size) - first

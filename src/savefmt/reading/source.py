@@ -50,6 +50,9 @@ class Source:
         A GNU ddrescue map file that lists what of the file could not be copied.
     on_salvage : callable, optional
         Told of each image that was salvaged, once it is open.
+    unproven : bool
+        With `salvage`: take what was unpacked of compressed data before damage was noticed,
+        though a checksum behind it is wrong or was never reached.
     repaired : Patched, optional
         What it is to be shown with in the place of bytes of its own.
     """
@@ -61,6 +64,7 @@ class Source:
     salvage: bool = False
     bad: StrPath | None = None
     on_salvage: OnSalvage | None = None
+    unproven: bool = False
     repaired: Patched | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class Source:
             raise ValueError("a snapshot has no offset")
         if self.bad is not None and not self.salvage:
             raise ValueError("a map of bad sectors goes with salvage")
+        if self.unproven and not self.salvage:
+            raise ValueError("what is not proven is taken with salvage only")
         if self.shared and self.salvage:
             raise ValueError("shared memory is not filled into a damaged image")
         if len(dict(self.shared)) != len(self.shared):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from savefmt.format.envelope import Envelope
 from savefmt.model import IOOptions, Layout, StrPath
 from savefmt.native.file import File
 from savefmt.native.pages import SumKey, Table
@@ -90,3 +91,10 @@ def format_uuid(raw: bytes) -> str:
     """Write the 16 bytes of a UUID as people do."""
     text = raw.hex()
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def state_of(envelope: Envelope | None) -> str:
+    """Say whether there is an envelope, and whether the save behind it finished."""
+    if envelope is None:
+        return "bare"
+    return "finished" if envelope.finished else "incomplete"

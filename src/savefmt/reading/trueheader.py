@@ -13,6 +13,7 @@ from savefmt.codec.registry import detect
 from savefmt.errors import FormatError, UnsupportedError
 from savefmt.format.configuration import MAPPED_RAM
 from savefmt.format.cursor import FileCursor
+from savefmt.format.documents import find_cookie, is_cookie, is_domain
 from savefmt.format.envelope import (
     FEATURE_MAPPED_RAM,
     FORMAT_NUMBERS,
@@ -21,9 +22,6 @@ from savefmt.format.envelope import (
     MAX_DATA_LENGTH,
     NUMBER_OFFSETS,
     byte_order,
-    find_cookie,
-    is_cookie,
-    is_domain,
     is_envelope,
     wrong_cookie,
 )

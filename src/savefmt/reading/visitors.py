@@ -21,9 +21,10 @@ from savefmt.reading.stored import StoredImage
 from savefmt.reading.walk import Onlooker, PageSink, StreamEnd, Take, Visitor, Walk, has_capability
 
 
-def scanner_for(blocks: BlockList) -> Scanner:
-    """Return a scanner for the pages of these blocks."""
-    return Scanner(blocks.page_size, [(block.name, block.used_length) for block in blocks.blocks])
+def scanner_for(blocks: BlockList, *, note_named: bool = False) -> Scanner:
+    """Return a scanner for the pages of these blocks; it can note which of them came."""
+    listed = [(block.name, block.used_length) for block in blocks.blocks]
+    return Scanner(blocks.page_size, listed, note_named=note_named)
 
 
 class SkimVisitor(Onlooker):
@@ -35,10 +36,15 @@ class SkimVisitor(Onlooker):
         For error messages.
     devices : Visitor, optional
         Told of all but the pages.
+    note_named : bool
+        Have the scanner note which pages came.
     """
 
-    def __init__(self, path: StrPath, devices: Visitor | None = None) -> None:
+    def __init__(
+        self, path: StrPath, devices: Visitor | None = None, *, note_named: bool = False
+    ) -> None:
         self._path = path
+        self._note_named = note_named
         self._devices = devices or Onlooker()
         self.scanner: Scanner | None = None
         self.blocks: BlockList | None = None
@@ -63,7 +69,7 @@ class SkimVisitor(Onlooker):
     def ram_start(self, head: SectionHead, blocks: BlockList) -> PageSink:
         """Make a scanner, and what takes its pages."""
         self.blocks = blocks
-        self.scanner = scanner_for(blocks)
+        self.scanner = scanner_for(blocks, note_named=self._note_named)
         return self.open_sink(self.scanner, blocks)
 
     def open_sink(self, scanner: Scanner, blocks: BlockList) -> PageSink:
@@ -78,12 +84,19 @@ class TallyVisitor(SkimVisitor):
     ----------
     key : SumKey or None
         With a key pages are summed, without one they are indexed.
-    path, devices
+    path, devices, note_named
         As for `SkimVisitor`.
     """
 
-    def __init__(self, key: SumKey | None, path: StrPath, devices: Visitor | None = None) -> None:
-        super().__init__(path, devices)
+    def __init__(
+        self,
+        key: SumKey | None,
+        path: StrPath,
+        devices: Visitor | None = None,
+        *,
+        note_named: bool = False,
+    ) -> None:
+        super().__init__(path, devices, note_named=note_named)
         self._key = key
         self._tally: Tally | None = None
 

@@ -11,6 +11,7 @@ from savefmt.format.stream import SectionHead
 from savefmt.format.wire import ItemType, RamFlag, pack_counted
 from savefmt.native.records import Record
 from savefmt.reading.visitors import scanner_for
+from savefmt.salvage.chains import Doubts
 from savefmt.salvage.elements import Element, Elements
 from savefmt.salvage.landing import Landing
 from savefmt.salvage.readable import Readable
@@ -37,6 +38,8 @@ class RecordKeeper:
         Its blocks.
     splice : Splice
         Gets what is kept.
+    doubts : Doubts
+        Which records may belong to another block than they seem to.
 
     Attributes
     ----------
@@ -51,9 +54,15 @@ class RecordKeeper:
     """
 
     def __init__(
-        self, source: Readable, head: SectionHead, blocks: BlockList, splice: Splice
+        self,
+        source: Readable,
+        head: SectionHead,
+        blocks: BlockList,
+        splice: Splice,
+        doubts: Doubts,
     ) -> None:
         self._source = source
+        self._doubts = doubts
         self._splice = splice
         self._ram = head
         self._scanner = scanner_for(blocks)
@@ -82,6 +91,7 @@ class RecordKeeper:
             before = self.at
             data = self._source.pread(_STEP, before)
             slow = self._cut or self._source.bad.overlap(before, before + len(data))
+            slow = slow or bool(self._doubts)
             done = self._slowly(data) if slow else self._quickly(data)
             if self.at == before:
                 raise TruncatedError("the stream ends among the RAM pages", offset=before)
@@ -245,6 +255,7 @@ class RecordKeeper:
             return
         page = element.address // self.elements.page_size
         bad = self._source.bad.overlap(element.start, element.end)
+        bad = bad or self._doubts.see(element, page)
         if bad or (element.is_delta and self._deltas_void):
             self._void(block, page)
             self._deltas_void = self._deltas_void or bad

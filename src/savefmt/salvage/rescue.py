@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from savefmt.errors import (
     CorruptError,
     FormatError,
     ImageIOError,
+    LostMemoryError,
     NotASaveImageError,
     UnsupportedError,
     located,
@@ -20,16 +21,26 @@ from savefmt.format.cursor import FileCursor
 from savefmt.format.ddrescue import MAX_LENGTH, bad_parts
 from savefmt.format.envelope import Envelope, is_envelope
 from savefmt.format.ram import BlockList
+from savefmt.format.salvagemark import put_mark
 from savefmt.format.stream import STREAM_BEGINS, STREAM_HEADER, read_header
 from savefmt.frozen import dataclass, replace
-from savefmt.model import Damage, IOOptions, MapExtent, Salvage, SalvagedBlock, StrPath
+from savefmt.model import (
+    Damage,
+    IOOptions,
+    MapExtent,
+    Salvage,
+    SalvagedBlock,
+    SalvageMark,
+    StrPath,
+)
 from savefmt.native.file import File, View
 from savefmt.progress import Meter
 from savefmt.reading.otherformats import HEAD_LENGTH
 from savefmt.reading.pageindex import PageIndex
 from savefmt.reading.source import OnSalvage, Source, open_file
 from savefmt.reading.stored import StoredImage
-from savefmt.reading.walk import has_capability
+from savefmt.reading.walk import StreamEnd, has_capability
+from savefmt.salvage.chains import NO_DOUBTS, Doubts, Expected
 from savefmt.salvage.ranges import Ranges
 from savefmt.salvage.readable import Readable
 from savefmt.salvage.sequential import SequentialSalvage
@@ -50,6 +61,9 @@ _RAN = (
     "the guest ran while it was saved, so pages that came before the damage may be older than "
     "those that are lost"
 )
+_CUT_OUT = (
+    "no damage is to be seen, but QEMU sends every page: whole records are missing from the file"
+)
 _CONTENT = (
     "an uncompressed stream has no checksums: damage that lies inside of one page alone cannot "
     "be seen"
@@ -58,10 +72,37 @@ _PLACES = (
     "a mapped-ram image has no checksums, and nothing between its pages: damage among them cannot "
     "be seen"
 )
+_TAKEN = (
+    "what was unpacked of the damaged part before that was noticed was taken, as --unproven asks "
+    "for: its checksum is wrong or was not reached, so any page of it may differ from the guest's"
+)
 _UNPROVEN = (
     "the checksum of the last compressed part is lost with its end: damage to what was unpacked "
     "of it cannot be seen"
 )
+
+
+class NeverSent(Protocol):
+    """Pages that no record names, and why; `guest.unsent.Unsent` is one."""
+
+    @property
+    def block(self) -> str:
+        """The name of their block."""
+
+    @property
+    def runs(self) -> Sequence[tuple[int, int]]:
+        """Their numbers."""
+
+    @property
+    def reason(self) -> str:
+        """What may explain it, if anything does."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether that is proven."""
+
+
+Explain = Callable[[PageIndex], Sequence[NeverSent]]
 
 
 class Rescue:
@@ -86,51 +127,107 @@ class Rescue:
     def __init__(
         self,
         file: File,
-        source: Source,
+        task: _Task,
         readable: Readable,
         work: SequentialSalvage | SparseSalvage,
         damages: list[Damage],
-        origin: Callable[[int], int | None],
+        splice: Splice,
     ) -> None:
         self.file = file
-        self.source = source
+        self.source = task.source
+        self._io = task.io
         self._readable = readable
         self._work = work
-        self._origin = origin
+        self._splice = splice
+        self._base = readable.file.view
         self.page_size = 1
         self._lost: dict[str, Ranges] = {}
         self.damages = damages
         self.codec: str | None = None
         self.report = Salvage((), (), 0.0)
 
-    def account(self, image: StoredImage, told: OnSalvage | None = None) -> None:
+    def account(self, image: StoredImage, explain: Explain, told: OnSalvage | None = None) -> None:
         """Find out which pages are lost, once the image was opened on `file`.
 
         A sequential image is read whole for that.
+
+        Parameters
+        ----------
+        image : StoredImage
+            The image.
+        explain : callable
+            Tells why pages of it never came.
+        told : callable, optional
+            Gets this rescue.
         """
-        index = None
+        index: PageIndex | None = None
+        unsent: Sequence[NeverSent] = ()
         if isinstance(self._work, SequentialSalvage):
-            if image.head.blocks.page_size != self._work.sink.elements.page_size:
-                raise CorruptError(
-                    "the damage hides how long the guest's pages are, so nothing of them can be "
-                    "told for sure"
-                )
-            index = image.memory.index(Meter(None))
+            index = self._index_of(image, self._work)
+            unsent = explain(index)
         blocks = image.head.blocks
-        numbered = self._lost_pages(index)
+        numbered = self._lost_pages(unsent, [block.idstr for block in blocks.blocks])
         self._lost = {
             block.idstr: gone for block, gone in zip(blocks.blocks, numbered, strict=True)
         }
-        self.report = self._report(blocks, index)
+        self.report = self._report(blocks, index, unsent)
         self.page_size = blocks.page_size
         if told is not None:
             told(self)
+
+    def judge(self, image: StoredImage, explain: Explain) -> bool:
+        """Leave out records that may not be what they seem; tell whether `file` is another now.
+
+        Without visible damage, pages that never came are all that shows that some were cut out.
+        """
+        if not isinstance(self._work, SequentialSalvage) or not self._work.ram_whole:
+            return False
+        index = self._index_of(image, self._work)
+        names = [block.idstr for block in image.head.blocks.blocks]
+        excused, missing = ([Ranges() for _ in names] for _ in range(2))
+        for one in explain(index):
+            for run in one.runs:
+                (excused if one.reason else missing)[names.index(one.block)].add(*run)
+        if not any(map(len, missing)):
+            return False
+        in_order = image.ending is not None and image.ending.ram_end is not None
+        expected = Expected([pages.count for pages in index.blocks], excused, missing, in_order)
+        other = open_salvaged(self.source, self._io, expected)
+        self.file, self._readable = other.file, other._readable
+        self._work, self._splice, self._base = other._work, other._splice, other._base
+        return True
+
+    @staticmethod
+    def _index_of(image: StoredImage, work: SequentialSalvage) -> PageIndex:
+        if image.head.blocks.page_size != work.sink.elements.page_size:
+            raise CorruptError(
+                "the damage hides how long the guest's pages are, so nothing of them can be "
+                "told for sure"
+            )
+        return image.memory.index(Meter(None))
+
+    def marked(self, end: StreamEnd) -> File | None:
+        """Show the image, which ends there, with a mark of what is lost; None where nothing is."""
+        if self.report.sound:
+            return None
+        report = self.report
+        counts = {block.idstr: block.lost for block in report.blocks if block.lost}
+        mark = SalvageMark(counts, report.unlisted, report.devices_whole)
+        self._splice.cut(end.eof + 1)
+        self._splice.put(put_mark(mark, end.description).pack())
+        self.file = _show(self.file.descriptor, self._base, self._splice, self._io, self.source)
+        return self.file
 
     def lost_bytes(self, block: str, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield what of a part of a block is lost, from its first byte to behind its last."""
         size, end = self.page_size, offset + length
         for first, last in self._lost[block].within(offset // size, -(-end // size)):
             yield max(first * size, offset), min(last * size, end)
+
+    def refuse_lost(self, block: str, offset: int, length: int) -> None:
+        """Raise LostMemoryError if any of a part of a block is lost."""
+        for first, _ in self.lost_bytes(block, offset, length):
+            raise LostMemoryError(f"{first:#x} in block {block!r} is on a lost page")
 
     def mark_lost(self, extents: Iterable[MapExtent]) -> Iterator[MapExtent]:
         """Cut lost pages out of extents, and tell where in the real file the others lie."""
@@ -146,7 +243,7 @@ class Rescue:
                 if self.codec is not None:
                     stride = None
                 if stride is not None and extent.offset is not None:
-                    offset = self._origin(extent.offset + (start - first) * stride)
+                    offset = self._splice.origin(extent.offset + (start - first) * stride)
                 length = (stop - start) * size
                 yield MapExtent(extent.block, start * size, length, kind, offset, stride)
 
@@ -154,22 +251,21 @@ class Rescue:
         """Return the numbers of the pages of a block whose content is not known."""
         return self._lost[block]
 
-    def _lost_pages(self, index: PageIndex | None) -> list[Ranges]:
+    def _lost_pages(self, unsent: Iterable[NeverSent], names: list[str]) -> list[Ranges]:
         work = self._work
         if isinstance(work, SparseSalvage):
             return work.lost
-        assert index is not None
-        lost = []
-        for pages, void in zip(index.blocks, work.sink.void, strict=True):
-            gone = Ranges((page, page + 1) for page in sorted(void))
-            if not work.ram_whole:
-                for run in pages.runs():
-                    if run.kind == "absent":
-                        gone.add(run.pages.first, run.pages.first + run.pages.count)
-            lost.append(gone)
+        lost = [Ranges((page, page + 1) for page in sorted(void)) for void in work.sink.void]
+        for one in unsent:
+            # A reason that is not proven counts only where nothing else explains it.
+            if not one.proven and not (work.ram_whole and one.reason):
+                for first, end in one.runs:
+                    lost[names.index(one.block)].add(first, end)
         return lost
 
-    def _report(self, blocks: BlockList, index: PageIndex | None) -> Salvage:
+    def _report(
+        self, blocks: BlockList, index: PageIndex | None, unsent: Iterable[NeverSent]
+    ) -> Salvage:
         work = self._work
         counted = tuple(
             SalvagedBlock(block.idstr, block.page_count, self._lost[block.idstr].total)
@@ -184,7 +280,10 @@ class Rescue:
         damages = [*self.damages, *inner]
         notes = []
         if isinstance(work, SequentialSalvage):
-            if not work.ram_whole:
+            if work.ram_whole:
+                notes += [str(one) for one in unsent if one.reason and not one.proven]
+                notes += [_CUT_OUT] if lost else []
+            if lost or not work.ram_whole:
                 notes.append(_RAN if repeated else _STILL)
             if any(damage.kind == "damaged" for damage in damages):
                 notes.append(_CONTENT)
@@ -192,6 +291,8 @@ class Rescue:
             notes.append(_PLACES)
         if self.codec is not None and any(damage.kind == "cut" for damage in self.damages):
             notes.append(_UNPROVEN)
+        if self.source.unproven and any(damage.kind == "damaged" for damage in self.damages):
+            notes.append(_TAKEN)
         return Salvage(
             tuple(sorted(damages, key=attrgetter("offset"))),
             counted,
@@ -219,7 +320,16 @@ class Rescue:
         ]
 
 
-def open_salvaged(source: Source, io: IOOptions) -> Rescue:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Where the image is, how it is read later on, and what of it is expected."""
+
+    source: Source
+    io: IOOptions
+    expected: Expected | None
+
+
+def open_salvaged(source: Source, io: IOOptions, expected: Expected | None = None) -> Rescue:
     """Open a damaged image.
 
     Parameters
@@ -228,6 +338,8 @@ def open_salvaged(source: Source, io: IOOptions) -> Rescue:
         Of it.
     io : IOOptions
         How it is read later on.
+    expected : Expected, optional
+        What the stream should hold, where records seem to be cut out of it.
 
     Returns
     -------
@@ -242,24 +354,25 @@ def open_salvaged(source: Source, io: IOOptions) -> Rescue:
         What the operating system refused, other than to read bad sectors.
     """
     bad = read_map(source.bad) if source.bad is not None else []
+    task = _Task(source, io, expected)
     with located(source.path), _opened(source, io, bad) as readable:
         codec = _outer_codec(readable)
         if codec is not None:
-            return _unpacked(readable, codec, io, source)
+            return _unpacked(readable, codec, task)
         start = _find_start(readable)
         if isinstance(start, _Start):
-            return _salvage(readable, io, source, start)
+            return _salvage(readable, task, start)
     # An envelope that makes no sense is left out: the image begins at its stream.
     source = replace(source, offset=source.offset + start.end)
     with located(source.path), _opened(source, io, bad) as readable:
-        rescue = _salvage(readable, io, source, _Start(0, None))
+        rescue = _salvage(readable, replace(task, source=source), _Start(0, None))
         rescue.damages.append(replace(start, offset=-start.end, end=0))
         return rescue
 
 
 @contextmanager
 def _opened(source: Source, io: IOOptions, bad: list[tuple[int, int]]) -> Iterator[Readable]:
-    plain = replace(source, salvage=False, bad=None)
+    plain = replace(source, salvage=False, bad=None, unproven=False)
     with open_file(plain, replace(io, direct=False, engine="psync")) as file:
         parts = [(start - source.offset, end - source.offset) for start, end in bad]
         yield Readable(file, [(max(start, 0), end) for start, end in parts if end > 0])
@@ -327,18 +440,18 @@ def _codec_of(head: bytes) -> str | None:
     return detect(head)
 
 
-def _unpacked(source: Readable, codec: str, io: IOOptions, named: Source) -> Rescue:
+def _unpacked(source: Readable, codec: str, task: _Task) -> Rescue:
     """Salvage what comes out of a file that is compressed as a whole."""
     from savefmt.salvage.unpacking import Unpacking
 
-    unpacking = Unpacking(source, codec, 0)
-    with unpacking.run(io) as plain:
+    unpacking = Unpacking(source, codec, 0, unproven=task.source.unproven)
+    with unpacking.run(task.io) as plain:
         _refuse_unproven(unpacking, plain, codec)
         inner = Readable(plain, unpacking.bad)
         start = _find_start(inner)
         if not isinstance(start, _Start):
             raise CorruptError(f"inside of the {codec} data: {start.message}")
-        rescue = _salvage(inner, io, named, start)
+        rescue = _salvage(inner, task, start)
     return _packed(rescue, codec, unpacking.damages)
 
 
@@ -347,7 +460,8 @@ def _refuse_unproven(unpacking: Unpacking, plain: File, codec: str) -> None:
     if unpacking.damages and (unpacking.bad.overlap(0, 1) or not plain.length):
         raise CorruptError(
             f"the {codec} data are damaged, and one checksum covers all from their beginning to "
-            f"there, so nothing of it is proven: {unpacking.damages[0].message}"
+            f"there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven takes "
+            "what was unpacked all the same"
         )
 
 
@@ -358,7 +472,7 @@ def _packed(rescue: Rescue, codec: str, damages: list[Damage]) -> Rescue:
     return rescue
 
 
-def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> Rescue:
+def _salvage(source: Readable, task: _Task, start: _Start) -> Rescue:
     envelope, splice = start.envelope, Splice()
     damages = []
     if envelope is not None:
@@ -367,10 +481,10 @@ def _salvage(source: Readable, io: IOOptions, named: Source, start: _Start) -> R
         at = envelope.stream_offset
         codec = _stream_codec(source, envelope, at)
         if codec is not None:
-            return _inner(source, codec, io, named, envelope, damages)
+            return _inner(source, codec, task, envelope, damages)
         splice.put(envelope.pack_header(finished=True))
         splice.keep(splice.length, at)
-    return _streamed(source, io, named, envelope, splice, splice.length, damages)
+    return _streamed(source, task, envelope, splice, splice.length, damages)
 
 
 def _stream_codec(source: Readable, envelope: Envelope, at: int) -> str | None:
@@ -388,29 +502,27 @@ def _stream_codec(source: Readable, envelope: Envelope, at: int) -> str | None:
 def _inner(
     source: Readable,
     codec: str,
-    io: IOOptions,
-    named: Source,
+    task: _Task,
     envelope: Envelope,
     damages: list[Damage],
 ) -> Rescue:
     """Salvage a compressed stream behind its envelope, which then says that it is raw."""
     from savefmt.salvage.unpacking import Unpacking
 
-    unpacking = Unpacking(source, codec, envelope.stream_offset)
-    with unpacking.run(io) as plain:
+    unpacking = Unpacking(source, codec, envelope.stream_offset, unproven=task.source.unproven)
+    with unpacking.run(task.io) as plain:
         _refuse_unproven(unpacking, plain, codec)
         splice = Splice()
         plain_envelope = replace(envelope, finished=True, format=0)
         splice.put(plain_envelope.pack())
         inner = Readable(plain, unpacking.bad)
-        rescue = _streamed(inner, io, named, envelope, splice, 0, damages)
+        rescue = _streamed(inner, task, envelope, splice, 0, damages)
     return _packed(rescue, codec, unpacking.damages)
 
 
 def _streamed(
     source: Readable,
-    io: IOOptions,
-    named: Source,
+    task: _Task,
     envelope: Envelope | None,
     splice: Splice,
     at: int,
@@ -421,13 +533,22 @@ def _streamed(
         order = envelope.byte_order if envelope is not None else None
         finished = envelope is not None and envelope.finished
         work = SparseSalvage(
-            source, at, splice, order=order, finished=finished, origin=named.offset
+            source, at, splice, order=order, finished=finished, origin=task.source.offset
         )
     else:
-        work = SequentialSalvage(source, at, splice)
+        work = SequentialSalvage(source, at, splice, _doubts(source, at, task.expected))
     work.run()
-    file = _show(source.file, splice.view(), io, named.path)
-    return Rescue(file, named, source, work, damages, splice.origin)
+    file = _show(source.file.descriptor, source.file.view, splice, task.io, task.source)
+    return Rescue(file, task, source, work, damages, splice)
+
+
+def _doubts(source: Readable, at: int, expected: Expected | None) -> Doubts:
+    """Look over a stream for records that may not be what they seem."""
+    if expected is None:
+        return NO_DOUBTS
+    seen = Doubts(expected)
+    SequentialSalvage(source, at, Splice(), seen).run()
+    return Doubts(expected, seen)
 
 
 def _is_mapped(source: Readable, at: int) -> bool:
@@ -438,8 +559,11 @@ def _is_mapped(source: Readable, at: int) -> bool:
     return has_capability(configuration, MAPPED_RAM)
 
 
-def _show(base: File, view: View, io: IOOptions, path: StrPath) -> File:
-    """Open the same file as something else."""
-    if base.view is not None:
-        view = view.through(base.view)
-    return File(base.descriptor, path=path, engine=io.engine, view=view)
+def _show(
+    descriptor: int, base: View | None, splice: Splice, io: IOOptions, source: Source
+) -> File:
+    """Open the same file, or what is shown of it, as something else."""
+    view = splice.view()
+    if base is not None:
+        view = view.through(base)
+    return File(descriptor, path=source.path, engine=io.engine, view=view)

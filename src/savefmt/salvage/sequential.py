@@ -14,6 +14,7 @@ from savefmt.format.vmstate import find_at_end
 from savefmt.format.wire import PAGE_SIZES, ItemType
 from savefmt.model import Damage
 from savefmt.reading.walk import Onlooker, PageSink, StreamEnd, Walk
+from savefmt.salvage.chains import NO_DOUBTS, Doubts
 from savefmt.salvage.keeper import RecordKeeper
 from savefmt.salvage.landing import Lander, Landing
 from savefmt.salvage.readable import Readable
@@ -29,8 +30,11 @@ _HEAD_REACH = 8 + 256
 class _Keeper(Onlooker):
     """Keeps what a walk passes over."""
 
-    def __init__(self, source: Readable, cursor: FileCursor, splice: Splice) -> None:
+    def __init__(
+        self, source: Readable, cursor: FileCursor, splice: Splice, doubts: Doubts
+    ) -> None:
         self._source = source
+        self._doubts = doubts
         self._cursor = cursor
         self._splice = splice
         self.end = cursor.tell()
@@ -51,7 +55,7 @@ class _Keeper(Onlooker):
         """Keep the block list."""
         self._keep(head.offset, blocks.end)
         self.ram = head
-        self.sink = RecordKeeper(self._source, head, blocks, self._splice)
+        self.sink = RecordKeeper(self._source, head, blocks, self._splice, self._doubts)
         return self.sink
 
     def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
@@ -97,6 +101,8 @@ class SequentialSalvage:
         Where the stream begins.
     splice : Splice
         Gets the stream.
+    doubts : Doubts
+        Which records may belong to another block than they seem to.
 
     Attributes
     ----------
@@ -108,12 +114,14 @@ class SequentialSalvage:
         Whether none is.
     """
 
-    def __init__(self, source: Readable, start: int, splice: Splice) -> None:
+    def __init__(
+        self, source: Readable, start: int, splice: Splice, doubts: Doubts = NO_DOUBTS
+    ) -> None:
         self._source = source
         self._start = start
         self._splice = splice
         self._cursor = FileCursor(source.pread, start, source.length)
-        self._keeper = _Keeper(source, self._cursor, splice)
+        self._keeper = _Keeper(source, self._cursor, splice, doubts)
         page_size = _told_page_size(source, start)
         self._walk = Walk(self._cursor, self._keeper, findings=[], page_size=page_size)
         self._tries = 0

@@ -68,6 +68,16 @@ class Splice:
             self._extents.append((at, length - count, place))
         self.length -= count
 
+    def cut(self, length: int) -> None:
+        """Take away all that is behind so many bytes."""
+        self._extents = [
+            (at, min(count, length - at), place)
+            for at, count, place in self._extents
+            if at < length
+        ]
+        self._told = [(at, data[: length - at]) for at, data in self._told if at < length]
+        self.length = min(self.length, length)
+
     def view(self) -> View:
         """Return all of it."""
         if not self._told:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 from collections.abc import Iterator
+from contextlib import suppress
 
 from savefmt.codec.base import Border
 from savefmt.codec.bzip2 import Bzip2Codec
@@ -26,6 +27,7 @@ GAP = 64 << 10
 """Bytes in the place of what is lost where nothing tells how many they were."""
 
 _STEP = 1 << 20
+_SMALL_STEP, _CHECKSUM_LENGTH = 4 << 10, 8
 _MOST_RATIO = 1 << 16
 _BLOCK, _END = 0x314159265359, 0x177245385090  # what a block of bzip2 and its last item begin with
 _MARK_BITS, _CRC_BITS = 48, 32
@@ -45,6 +47,8 @@ class Unpacking:
         What compressed it.
     start : int
         Where the compressed bytes begin.
+    unproven : bool
+        Keep what was unpacked before damage was noticed.
 
     Attributes
     ----------
@@ -54,8 +58,9 @@ class Unpacking:
         Where the compressed bytes are damaged.
     """
 
-    def __init__(self, source: Readable, codec: str, start: int) -> None:
+    def __init__(self, source: Readable, codec: str, start: int, *, unproven: bool = False) -> None:
         self._source = source
+        self._unproven = unproven
         self._codec = find_codec(codec)
         self._start = start
         self._at = 0
@@ -107,7 +112,18 @@ class Unpacking:
                 stored = segments.stored[number]
                 self._note(stored, stored + segments.lengths[number], error)
                 self._at = start
-                self._lose(end - start)
+                if self._unproven:
+                    yield from self._partly(stored, end)
+                self._lose(end - self._at)
+
+    def _partly(self, stored: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Unpack what a decoder hands out of a segment before it gives up."""
+        with suppress(SavefmtError):
+            for piece in self._codec.open_reader(self._stored(stored), offset=stored):
+                if isinstance(piece, Border) or self._at + len(piece) > end:
+                    return
+                yield self._at, bytes(piece)
+                self._at += len(piece)
 
     # --- members, each with a checksum at its end ---
 
@@ -134,7 +150,7 @@ class Unpacking:
 
     def _stored(self, at: int) -> Iterator[bytes]:
         """Yield what can be read from an offset on, up to the first bad place."""
-        while data := self._source.pread(_STEP, at):
+        while data := self._source.pread(self._step(at), at):
             for start, _ in self._source.bad.within(at, at + len(data)):
                 if start > at:
                     yield data[: start - at]
@@ -142,11 +158,18 @@ class Unpacking:
             yield data
             at += len(data)
 
+    def _step(self, at: int) -> int:
+        """Return how much a decoder is given: of the piece at which it fails, nothing comes."""
+        behind = self._source.length - _CHECKSUM_LENGTH
+        if not self._unproven or at >= behind:
+            return _STEP
+        return min(_SMALL_STEP, behind - at)
+
     def _after(self, reached: int, proven: int, failure: SavefmtError) -> int | None:
         """Give up what is not proven; return where another member begins."""
         cut = isinstance(failure, TruncatedError)
         at = failure.offset if failure.offset is not None else reached
-        if not cut and self._at > proven:
+        if not cut and self._at > proven and not self._unproven:
             self.bad.add(proven, self._at)
         following = self._next_member(max(at, reached) + (0 if cut else 1))
         end = self._source.length if following is None else following

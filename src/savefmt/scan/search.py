@@ -53,10 +53,8 @@ class Places:
         self._image = image
         self.problem: str | None = None
         self._reverse = _reverse(space) if space is not None else None
-        if self._reverse is not None and not self._reverse.complete:
-            self.problem = (
-                "the page tables repeat, or are too many; some virtual addresses are missing"
-            )
+        if self._reverse is not None:
+            self.problem = _problem_of(self._reverse)
 
     @cached_property
     def _placement(self) -> BlockAddresses:
@@ -81,6 +79,14 @@ class Places:
         if self._reverse is None:
             return ()
         return tuple(sorted({at for one in physical for at in self._reverse.addresses(one)}))
+
+
+def _problem_of(reverse: ReverseMap) -> str | None:
+    if reverse.damaged:
+        return f"{reverse.damaged} page tables are lost; some virtual addresses are missing"
+    if not reverse.complete:
+        return "the page tables repeat, or are too many; some virtual addresses are missing"
+    return None
 
 
 def search(

@@ -246,6 +246,10 @@ class Memory:
         size = self.page_size
         base = max(place.start - reach.lead, 0) // size * size
         end = min(-(-(place.end + reach.tail) // size) * size, self.lengths[place.block])
+        if (rescue := self.image.rescue) is not None:  # what is lost beside it is no zeros
+            lost = rescue.lost_bytes
+            base = max([base, *(last for _, last in lost(place.block, base, place.start - base))])
+            end = min([end, *(at for at, _ in lost(place.block, place.end, end - place.end))])
         with located(self.image.filename):
             data = self.image.memory.read(place.block, base, end - base)
         return Window(place, base, data)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from savefmt.reports import Comparison
 
 _EPILOG = """\
-exit codes: 0 same, 1 different, 2 could not compare, 64 wrong usage
+exit codes: 0 same, 1 different, 2 could not compare, 3 nothing differs, but some of a damaged
+image is lost, 64 wrong usage
 """
 
 
@@ -50,7 +51,7 @@ def add(commands: Commands) -> None:
     place_option(parser)
     output_options(parser)
     io_options(parser)
-    source_options(parser, "left", "right", damaged=False, apart={"left": "a", "right": "b"})
+    source_options(parser, "left", "right", apart={"left": "a", "right": "b"})
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.TROUBLE)
 
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Compare once; with ``-q`` the exit code alone answers."""
     if args.place and not args.owners:
         usage_error(args, "--place goes with --owners")
+    if args.bad is not None:
+        usage_error(args, "--map is of one file; salvage that one with savefmt salvage --map first")
     changes = None
     with ui.progress(f"{args.left}, {args.right}") as progress:
         if args.owners:

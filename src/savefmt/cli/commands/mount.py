@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
     index_option(group)
     speed_options(group)
     progress_options(group)
-    source_options(parser, "image", damaged=False)
+    source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
     from savefmt.cli.render.mount import texts
+    from savefmt.cli.salvaged import tell_lost
     from savefmt.image import SaveImage
     from savefmt.mount.folder import build
     from savefmt.mount.serving import serve
@@ -85,6 +86,11 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
             )
         top = build(image, files, search=not args.quick, left_out=left_out)
         modified = os.stat(args.image).st_mtime_ns
+        if image.rescue is not None:
+            # From here on nobody reads zeros for what is lost.
+            image.memory.refuse = image.rescue.refuse_lost
+            tell_lost(args, ui, ExitCode.GOOD)
+            args.rescued = []  # told once
         serve(top, args.folder, modified=modified, ready=ready)
 
 

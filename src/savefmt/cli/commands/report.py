@@ -24,7 +24,8 @@ from savefmt.cli.ui import Ui
 from savefmt.model import Severity
 
 _EPILOG = """\
-exit codes: 0 written, whatever it says of the image; 1 failed; 64 wrong usage
+exit codes: 0 written, whatever it says of the image; 1 failed; 3 written, and with --salvage some
+of the image is lost; 64 wrong usage
 """
 
 
@@ -52,7 +53,7 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("reading")
     speed_options(group)
     progress_options(group)
-    source_options(parser, "image", damaged=False, writes=lambda args: [_target(args)])
+    source_options(parser, "image", writes=lambda args: [_target(args)])
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -119,6 +120,9 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--snapshot={source.snapshot}"] if source.snapshot is not None else []
     words += [f"--offset={source.offset}"] * bool(source.offset)
     words += [f"--shared={block}={path}" for block, path in source.shared]
+    given = {"map": args.bad, "lost": args.lost}
+    words += [f"--{name}={value}" for name, value in given.items() if value]
+    words += ["--salvage"] * args.salvage + ["--unproven"] * args.unproven
     words += ["--quick"] * args.quick
     words += [f"--place={block}={address:#x}" for block, address in args.place.items()]
     words += [f"--for={reader.program}={reader.name}" for reader in args.readers or ()]

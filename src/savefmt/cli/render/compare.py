@@ -52,7 +52,9 @@ def comparison_lines(
                 yield f"  {plain(field.path)}: {' | '.join(values)}"
     for note in comparison.notes:
         yield f"note: {plain(note)}"
-    if comparison.same:
+    if comparison.same and comparison.lost:
+        yield "no difference in what could be read"
+    elif comparison.same:
         yield "same guest: memory and devices are identical"
     else:
         blocks, sections = len(comparison.blocks), len(comparison.sections)

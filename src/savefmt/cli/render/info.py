@@ -125,6 +125,10 @@ def summary_fields(summary: ImageSummary) -> Iterator[tuple[str, str]]:
         found = summary.layout is Layout.MAPPED_RAM
         lost = "" if found else ", which is missing or has changed (savefmt check)"
         yield "thin", f"its memory lies in {summary.base}{lost}"
+    if (mark := summary.salvaged) is not None:
+        count = sum(mark.lost.values())
+        lost = f"{many(count, 'page')} lost (savefmt check tells of which blocks)"
+        yield "SALVAGED", f"from a damaged image, {lost if count else 'which nothing proves'}"
     yield "layout", summary.layout
     yield "codec", summary.codec
     yield "stream", f"begins at offset {summary.stream_offset:#x}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from savefmt.check import check
+from savefmt.cli.render.damage import lost_lines
 from savefmt.cli.render.devices import damaged_values, device_values
 from savefmt.cli.render.document import document_text
 from savefmt.cli.render.os import system_lines
@@ -50,6 +51,9 @@ def texts(
         found["domain.xml"] = image.envelope.xml
         if image.envelope.cookie is not None:
             found["cookie.xml"] = image.envelope.cookie
+
+    if image.rescue is not None:
+        found["lost.txt"] = "".join(lost_lines(image.rescue)).encode("utf-8", "surrogateescape")
 
     def add(name: str, make: Callable[[], Iterable[tuple[str, str]]]) -> None:
         try:

@@ -13,6 +13,7 @@ from savefmt.guest.arch.x86 import (
     HFLAGS_INHIBIT_IRQ,
     HFLAGS_PROTECTED,
     HFLAGS_SMM,
+    FloatingPoint,
     SegmentRegister,
     X86Registers,
 )
@@ -105,15 +106,18 @@ def _x86_lines(registers: X86Registers) -> Iterator[str]:
         f"CR3={number(control['cr3'])} CR4={control['cr4']:08x}"
     )
     debug = [f"DR{n}={value:0{registers.bits // 4}x}" for n, value in enumerate(registers.debug)]
-    yield " ".join(debug[:4]) + " "
-    yield " ".join(debug[6:])
+    if debug:
+        yield " ".join(debug[:4]) + " "
+        yield " ".join(debug[6:])
     if "efer" in control:
         yield f"EFER={control['efer']:016x}"
-    yield from _x86_fpu(registers, wide)
+    if registers.fpu is not None:
+        yield from _x86_fpu(registers, registers.fpu, wide)
     extra = [f"{name.upper()}={control[name]:x}" for name in ("cr8", "xcr0") if name in control]
     if registers.apic_id is not None:
         extra.append(f"APIC_ID={registers.apic_id}")
-    yield " ".join(extra)
+    if extra:
+        yield " ".join(extra)
     yield from _in_columns(_named(registers.msrs, 16))
 
 
@@ -132,12 +136,15 @@ def _x86_general(registers: X86Registers, wide: bool, width: int) -> Iterator[st
     flags = registers.rflags
     letters = zip("DOSZAPC", (10, 11, 7, 6, 4, 2, 0), strict=True)
     shown = "".join(letter if flags >> bit & 1 else "-" for letter, bit in letters)
-    halted = "?" if registers.halted is None else int(registers.halted)
+    halted, a20 = ("?" if told is None else int(told) for told in (registers.halted, registers.a20))
+    inhibit, smm = (
+        "?" if registers.fpu is None else int(bool(registers.hflags & bit))  # of a dump's note
+        for bit in (HFLAGS_INHIBIT_IRQ, HFLAGS_SMM)
+    )
     yield (
         f"{'RIP' if wide else 'EIP'}={registers.rip & (1 << 4 * width) - 1:0{width}x} "
         f"{'RFL' if wide else 'EFL'}={flags & 0xFFFFFFFF:08x} [{shown}] "
-        f"CPL={registers.privilege} II={int(bool(registers.hflags & HFLAGS_INHIBIT_IRQ))} "
-        f"A20={int(registers.a20)} SMM={int(bool(registers.hflags & HFLAGS_SMM))} HLT={halted}"
+        f"CPL={registers.privilege} II={inhibit} A20={a20} SMM={smm} HLT={halted}"
     )
 
 
@@ -171,8 +178,7 @@ def _segment_kind(segment: SegmentRegister, long_mode: bool) -> str:
     return f"DS{size} [{letter(10, 'E')}{letter(9, 'W')}{accessed}]"
 
 
-def _x86_fpu(registers: X86Registers, wide: bool) -> Iterator[str]:
-    fpu = registers.fpu
+def _x86_fpu(registers: X86Registers, fpu: FloatingPoint, wide: bool) -> Iterator[str]:
     yield (
         f"FCW={fpu.control:04x} FSW={fpu.status:04x} [ST={fpu.status >> 11 & 7}] "
         f"FTW={fpu.tag:02x} MXCSR={fpu.mxcsr:08x}"

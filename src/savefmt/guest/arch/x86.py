@@ -115,16 +115,16 @@ class X86Registers:
         DR0 to DR7.
     msrs : dict of str to int
         Model-specific registers that the stream holds.
-    fpu : FloatingPoint
-        x87 and SSE state.
+    fpu : FloatingPoint or None
+        x87 and SSE state; None where a dump's note tells the rest alone.
     vectors : tuple of tuple of int
         XMM, YMM or ZMM registers in 64-bit parts, the lowest first.
     opmasks : tuple of int
         K0 to K7, with AVX-512 only.
     hflags, hflags2 : int
         QEMU's own summary of the mode.
-    a20 : bool
-        Whether address line 20 is on.
+    a20 : bool or None
+        Whether address line 20 is on; None where nothing tells.
     halted : bool or None
         Whether it waits for an interrupt.
     apic_id : int or None
@@ -140,12 +140,12 @@ class X86Registers:
     control: Mapping[str, int]
     debug: tuple[int, ...]
     msrs: Mapping[str, int]
-    fpu: FloatingPoint
+    fpu: FloatingPoint | None
     vectors: tuple[tuple[int, ...], ...]
     opmasks: tuple[int, ...]
     hflags: int
     hflags2: int
-    a20: bool
+    a20: bool | None
     halted: bool | None
     apic_id: int | None
 
@@ -363,6 +363,65 @@ def qemu_note(cpu: X86Registers) -> CoreNote:
         + struct.pack("<Q", cpu.msrs.get("kernel_gs_base", 0))
     )
     return CoreNote(b"QEMU", 0, content)
+
+
+def read_qemu_note(cpu: int, content: bytes, *, long_mode: bool) -> X86Registers:
+    """Read the registers from the note that QEMU has of a vCPU.
+
+    Parameters
+    ----------
+    cpu : int
+        Its index.
+    content : bytes
+        Of the note.
+    long_mode : bool
+        The dump is of a guest in long mode; a vCPU without paging is not.
+
+    Returns
+    -------
+    X86Registers
+        Without what the note does not tell.
+
+    Raises
+    ------
+    CorruptError
+        If the note is none that is known.
+    """
+    if len(content) < _QEMU_STATE_LENGTH or content[:4] != _QEMU_STATE_VERSION.to_bytes(
+        4, "little"
+    ):
+        raise CorruptError(f"the QEMU note of vCPU {cpu} is of no known form")
+    general = struct.unpack_from("<16Q", content, 8)
+    rip, rflags = struct.unpack_from("<QQ", content, 136)
+    parts = struct.iter_unpack("<IIIIQ", content[152:392])
+    segments = {
+        name: SegmentRegister(selector, base, limit, flags)
+        for name, (selector, limit, flags, _, base) in zip(_SEGMENTS_QEMU, parts, strict=True)
+    }
+    cr0, _, cr2, cr3, cr4, kernel_gs = struct.unpack_from("<6Q", content, 392)
+    long_mode = long_mode and bool(cr0 & CR0_PG and cr4 & CR4_PAE)
+    hflags = segments["ss"].flags >> 13 & 3
+    hflags |= HFLAGS_PROTECTED * (cr0 & 1) | HFLAGS_LONG_MODE * long_mode
+    hflags |= HFLAGS_CODE_64 * (long_mode and segments["cs"].flags >> 21 & 1)
+    return X86Registers(
+        cpu=cpu,
+        bits=64,
+        general=dict(zip(_ORDER_QEMU, general, strict=True)),
+        rip=rip,
+        rflags=rflags,
+        segments=segments,
+        control={"cr0": cr0, "cr2": cr2, "cr3": cr3, "cr4": cr4},
+        debug=(),
+        msrs={"kernel_gs_base": kernel_gs},
+        fpu=None,
+        vectors=(),
+        opmasks=(),
+        hflags=hflags,
+        hflags2=0,
+        a20=None,
+        halted=None,
+        apic_id=None,
+    )
 
 
 def _qemu_segment(segment: SegmentRegister) -> bytes:

@@ -32,7 +32,7 @@ from volatility3.framework.layers import physical
 
 try:
     from savefmt.codec.registry import detect
-    from savefmt.errors import NotASaveImageError, SavefmtError
+    from savefmt.errors import FormatError, NotASaveImageError, SavefmtError
     from savefmt.image import SaveImage
     from savefmt.model import IOOptions, Severity
 except ImportError as lack:  # volatility3 would leave this file out without a word
@@ -48,6 +48,9 @@ _HEAD_LENGTH = 16
 
 def _refuse(reason: object) -> NoReturn:
     """End volatility3 with exit code 1: it holds back any milder exception."""
+    if not _LACK and isinstance(reason, FormatError):
+        damaged = not isinstance(reason, NotASaveImageError)
+        reason = f"{reason}{'; `savefmt salvage` writes an image of what is left' * damaged}"
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"savefmt: {reason}")
     parent = multiprocessing.parent_process()
     if parent is None and threading.current_thread() is threading.main_thread():
