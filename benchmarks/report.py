@@ -180,6 +180,11 @@ GROUPS = {
         "fio moves as many bytes of the same file and does nothing else: what the disk gives. "
         "Ratio: its seconds divided by ours. More is better, and 1 is all there is.",
     ),
+    "latency": (
+        "Reads here and there",
+        "Milliseconds of CPU that 99 of 100 reads at random places take at most, once the "
+        "image was indexed. Less is better.",
+    ),
     "memory": ("Memory", "Ratio: our peak divided by theirs, or MiB. Less is better."),
 }
 """Rows by what their ratio means: the title of each group, and how to read it."""
@@ -188,7 +193,8 @@ GROUPS = {
 def group_of(row: Mapping[str, Any]) -> str:
     """Tell what a row's ratio is of, from its goal."""
     goal = row["goal"]
-    return "time" if "time" in goal else "rate" if "rate" in goal else "memory"
+    words = {"time": "time", "rate": "rate", " ms": "latency"}
+    return next((group for word, group in words.items() if word in goal), "memory")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -233,7 +239,7 @@ def _figures(row: Mapping[str, Any], group: str) -> list[str]:
     ours = middle(row["ours"]) if row["ours"] else None
     theirs = middle(row["theirs"]) if row["theirs"] else None
     ratio = None
-    if ours and theirs and group != "memory":
+    if ours and theirs and group in ("time", "rate"):
         ratio = ours / theirs if group == "time" else theirs / ours
     return [
         *("-" if figure is None else f"{figure:.3g}" for figure in (ours, theirs, ratio)),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import instant_case
 import qemu_case
+import reads_case
 import report
 from cases import CASES, CURVES, Case, curve_point
 from instant_case import GuestRow
@@ -106,6 +107,10 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
             began = time.perf_counter()
             rows.append(run_case(lab, case))
             say(f"{_line(rows[-1])} {time.perf_counter() - began:6.1f} s")
+    for key in reads_case.KINDS:
+        if not wanted or key in wanted:
+            rows.append(reads_case.run(lab, key))
+            say(_line(rows[-1]))
     if not wanted or "qemu" in wanted:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
@@ -154,8 +159,9 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="replace the table there")
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
-    guests = {row.key for row in instant_case.rows(SCALES[args.scale].guests)}
-    unknown = set(args.rows) - {case.key for case in ROWS} - guests - {"qemu", "instant"}
+    known = {case.key for case in ROWS} | set(reads_case.KINDS) | {"qemu", "instant"}
+    known |= {row.key for row in instant_case.rows(SCALES[args.scale].guests)}
+    unknown = set(args.rows) - known
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # tidy up first

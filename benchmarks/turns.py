@@ -120,7 +120,12 @@ def savefmt(*words: str | Path, accept: Sequence[int] = (0,)) -> Turn:
 
 def savefmt_inside(*words: str | Path) -> Turn:
     """Run our command and count from where it begins, as fio counts for itself."""
-    command = [sys.executable, os.fspath(TIMED), *(os.fspath(word) for word in words)]
+    return inside(TIMED, *words)
+
+
+def inside(script: Path, *words: str | Path) -> Turn:
+    """Run a script that counts for itself, and says so in its last line."""
+    command = [sys.executable, os.fspath(script), *(os.fspath(word) for word in words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command!r} ended with {done.returncode}: {done.stderr}")

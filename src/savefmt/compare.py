@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from savefmt.errors import FormatError, UnsupportedError
@@ -74,6 +74,10 @@ def compare(
         ]
         lacking = [_lacks_devices(image.rescue) for image in images]
         sections, note = _compare_sections(states, lacking)
+        for image in images if any(section.reason == "content" for section in sections) else ():
+            with suppress(FormatError, UnsupportedError):  # which then has no fields to show
+                phase = f"looking for devices in {image.path.name}"
+                image.devices.prepare(Meter(progress, 0, phase))
         sections = [_with_fields(images, section) for section in sections]
         for image in images:
             image.file.require_unchanged()

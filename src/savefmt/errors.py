@@ -39,6 +39,10 @@ class SavefmtError(Exception):
         return f"{where}{self.message}{at}"
 
 
+class OutputWarning(UserWarning):
+    """A file stands whole under its name, and something that comes after that failed."""
+
+
 class FormatError(SavefmtError, ValueError):
     """The bytes break the format."""
 

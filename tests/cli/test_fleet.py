@@ -132,6 +132,17 @@ def test_named_files_and_lists(folder: Path, tmp_path: Path, run: Run) -> None:
     assert rows["libvirt-live.save"]["machine"].startswith("pc-q35")
 
 
+def test_a_list_or_a_journal_without_an_end(tmp_path: Path, run: Run) -> None:
+    listed = run("fleet", "check", "--from-file", "/dev/zero")
+    assert (listed.code, "/dev/zero: line 1 is too long for a name" in listed.err) == (1, True)
+
+    journal = tmp_path / "run.jsonl"
+    with journal.open("wb") as file:
+        file.truncate(17 << 20)
+    told = run("fleet", "report", str(journal), "-o", str(tmp_path / "page.html"))
+    assert (told.code, "line 1 is none of savefmt fleet" in told.err) == (1, True)
+
+
 def test_a_cell_of_csv_is_no_formula(tmp_path: Path, run: Run) -> None:
     names = ("=1+1", "+1", "-1", "@x", "good=1")
     for number, name in enumerate(names):

@@ -176,6 +176,23 @@ def test_nothing_heavy_is_loaded_for_info(options: list[str], name: str, tmp_pat
     assert loaded & IMAGE_HEAVY == set()
 
 
+@pytest.mark.parametrize(("name", "form"), [("libvirt-sparse", "raw"), ("libvirt-raw", "sparse")])
+def test_nothing_heavy_is_loaded_to_convert(name: str, form: str, tmp_path: Path) -> None:
+    loaded = loaded_by("convert", unpack(name, tmp_path), tmp_path / "out", "-O", form)
+
+    of_others = {"ctypes", "savefmt.codec.registry", "savefmt.compat.releases"}
+    assert "savefmt.convert.conversion" in loaded
+    assert loaded & (HEAVY | of_others) == set()
+
+
+@pytest.mark.parametrize("words", [["strings"], ["stats"], ["search", "SAFE", "-c"]])
+def test_nothing_heavy_is_loaded_to_look_through_memory(words: list[str], tmp_path: Path) -> None:
+    loaded = loaded_by(words[0], unpack("libvirt-sparse", tmp_path), *words[1:])
+
+    assert "savefmt.scan.windows" in loaded
+    assert loaded & (HEAVY - {"queue"} | {"savefmt.guest.arch", "savefmt.codec.registry"}) == set()
+
+
 def test_nothing_heavy_is_loaded_for_an_xml(tmp_path: Path) -> None:
     loaded = loaded_by("xml", "dump", unpack("libvirt-sparse", tmp_path))
 

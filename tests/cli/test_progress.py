@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import samples
 from cli.fakes import FakeLibrary, Run
+from golden.load import unpack
 
 from savefmt.cli.progressbar import ProgressBar
+from savefmt.cli.ui import Ui
+from savefmt.image import SaveImage
 from savefmt.model import Progress
 
 GIB = 1 << 30
@@ -176,3 +180,21 @@ def test_the_library_is_watched_only_where_someone_looks(
     run("convert", "a", "b", *options)
 
     assert (library.calls[0][1]["progress"] is not None) is called
+
+
+@pytest.mark.parametrize("command", ["devices", "regs", "memmap"])
+def test_devices_are_looked_for_where_one_can_watch(
+    command: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[str] = []
+    find = Ui.find_devices
+
+    def noted(ui: Ui, image: SaveImage) -> None:
+        find(ui, image)
+        watched.append(os.fspath(image.filename))
+
+    monkeypatch.setattr(Ui, "find_devices", noted)
+    image = str(unpack("libvirt-sparse", tmp_path))
+
+    assert run(command, image, "-p").code == 0
+    assert watched == [image]

@@ -125,6 +125,15 @@ def test_search_for_the_lines_of_a_file(run: Run, image: str, tmp_path: Path) ->
     listed.write_text(f"needle\n{5000 * 'x'}\n")
     refused = run("search", image, "-f", str(listed))
     assert (refused.code, "texts: line 2: the pattern has" in refused.err) == (64, True)
+    listed.write_text(100_001 * "x\n")
+    many = run("search", image, "-f", str(listed))
+    assert (many.code, "texts has more than 100000 lines" in many.err) == (64, True)
+
+
+def test_search_takes_no_endless_file(run: Run, image: str) -> None:
+    endless = run("search", image, "-f", "/dev/zero")
+
+    assert (endless.code, "or 16 MiB of text; look for fewer" in endless.err) == (64, True)
 
 
 def test_search_for_lines_of_standard_input(run: Run, image: str) -> None:

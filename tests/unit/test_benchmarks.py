@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import instant_case
 import peers
 import pytest
 import qemu_case
+import reads
+import reads_case
 import report
 from cases import CASES, CURVES, Case
 from images import make_mapped, page_numbers
@@ -173,6 +176,20 @@ def test_a_row_without_its_program_says_so(lab: Lab, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.interop
+@pytest.mark.parametrize("key", ["reads-gzip", "reads-xz-members"])
+def test_reads_here_and_there(lab: Lab, key: str) -> None:
+    row = reads_case.run(lab, key)
+
+    assert row.value is None or row.value > 0
+    assert row.met is None or row.met == (row.value is not None and row.value <= 20)
+    assert report.group_of(asdict(row)) == "latency"
+
+
+def test_what_99_of_100_are_not_above() -> None:
+    assert reads.p99([float(number) for number in range(200, 0, -1)]) == 198
+    assert reads.p99([3.0, 1.0]) == 3
+
+
 def test_qemu_s_side(lab: Lab) -> None:
     if reason := qemu_case.obstacle():
         pytest.skip(reason)

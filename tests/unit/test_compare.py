@@ -156,11 +156,11 @@ def test_many_parts_of_one_section_take_no_time(tmp_path: Path) -> None:
     place = data.index(part[:5])
     long = data[:place] + part * 30_000 + data[place:]
 
-    began = time.monotonic()
+    began = time.process_time()  # not the clock, which other work on the machine drives on
     result = compare(tmp_path, long, long)
 
     assert result.same
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_without_description_and_footers_devices_are_compared_together(tmp_path: Path) -> None:

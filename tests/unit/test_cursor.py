@@ -186,3 +186,20 @@ def test_skipping_reads_nothing() -> None:
     cursor.skip(1 << 39)
     cursor.u8()
     assert asked == [1 << 39]
+
+
+def test_a_file_is_read_once_whatever_is_peeked_at() -> None:
+    length = 3 * CHUNK_LENGTH
+    fetched = 0
+
+    def pread(count: int, offset: int) -> bytes:
+        nonlocal fetched
+        fetched += count
+        return bytes(count)
+
+    cursor = FileCursor(pread, 0, length)
+    while len(cursor.peek(7)) == 7:
+        cursor.skip(7)
+
+    assert cursor.tell() == length // 7 * 7
+    assert fetched == length

@@ -25,6 +25,8 @@ from oracle import compress
 
 import savefmt
 from savefmt import CorruptError, IOOptions, SaveImage, Section, TruncatedError, UnsupportedError
+from savefmt.model import Progress
+from savefmt.progress import Meter
 from savefmt.reading import devices as devices_module
 
 EARLY = {"early": (VIRTIO_MEM_EARLY,)}
@@ -191,3 +193,18 @@ def test_absurd_amounts_are_refused(
 def test_physical_reads_go_through_memory(tmp_path: Path) -> None:
     with opened(tmp_path, make_stream()) as image:
         assert image.guest.physical.read(0, 4096) == image.memory.read("pc.ram", 0, 4096)
+
+
+def test_the_pass_over_a_compressed_image_can_be_watched(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    path = tmp_path / "image"
+    path.write_bytes(FORMS["gzip"]())
+
+    with savefmt.open(path) as image:
+        image.devices.prepare(Meter(seen.append, image.length, "looking for devices"))
+        watched = len(seen)
+        assert image.devices.sections
+
+    assert {progress.phase for progress in seen} == {"looking for devices"}
+    assert seen[-1].done == seen[-1].total > 0
+    assert len(seen) == watched  # all was done while it was watched

@@ -331,3 +331,21 @@ def test_device_state_without_ram(configuration: bool, cursor: Callable[[bytes],
 
     assert end.end == len(data)
     assert payloads(data, end) == expected(*LAST)
+
+
+def test_the_page_size_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    look = Walk._infer_page_size
+
+    def counted(walk: Walk, head: Any, blocks: Any) -> int:
+        looked.append(look(walk, head, blocks))
+        return looked[-1]
+
+    monkeypatch.setattr(Walk, "_infer_page_size", counted)
+    path = tmp_path / "image"
+    path.write_bytes(make_stream(blocks={"pc.ram": page(1)}))
+
+    with savefmt.open(path) as image:
+        assert image.devices.sections
+
+    assert len(looked) == 1

@@ -73,7 +73,7 @@ def draw(report: BenchReport, path: StrPath, *, overwrite: bool = False) -> None
     figure.savefig(picture, format=Path(path).suffix[1:])
     with OutputFile(path, overwrite=overwrite) as out:
         out.file.write(picture.getbuffer(), 0)
-        out.commit()
+        out.commit(warn=True)
 
 
 def _title(report: BenchReport) -> str:

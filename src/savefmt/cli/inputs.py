@@ -10,6 +10,9 @@ from typing import BinaryIO
 from savefmt.pipes import STANDARD_INPUT
 
 _MAX_LINE_LENGTH = 1 << 16
+_MAX_NAME_LENGTH = 8192  # twice that of a path
+_MAX_TEXTS = 100_000
+_MAX_TEXTS_LENGTH = 16 << 20
 
 
 def document(path: str, kind: str) -> bytes:
@@ -75,6 +78,52 @@ def lines_of(path: str) -> Iterator[Iterator[str]]:
     with _opened(path) as file:
         pieces = iter(lambda: file.readline(_MAX_LINE_LENGTH), b"")
         yield (piece.decode("utf-8", "surrogateescape") for piece in pieces)
+
+
+def names_of(path: str) -> Iterator[str]:
+    """Yield the names that stand in a file, one a line; empty lines are passed by.
+
+    Raises
+    ------
+    FormatError
+        If a line is longer than any name.
+    OSError
+        If it cannot be read.
+    """
+    from savefmt.errors import FormatError
+
+    with lines_of(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if len(line) > _MAX_NAME_LENGTH:
+                raise FormatError(f"line {number} is too long for a name", path=shown(path))
+            if name := line.removesuffix("\n"):
+                yield name
+
+
+def texts_of(path: str) -> list[str]:
+    """Read the texts that stand in a file, one a line, with their ends.
+
+    Raises
+    ------
+    ValueError
+        If they are too many to look for at once, or there is none.
+    OSError
+        If it cannot be read.
+    """
+    texts: list[str] = []
+    length = 0
+    with lines_of(path) as lines:
+        for line in lines:
+            texts.append(line)
+            length += len(line)
+            if len(texts) > _MAX_TEXTS or length > _MAX_TEXTS_LENGTH:
+                raise ValueError(
+                    f"{shown(path)} has more than {_MAX_TEXTS} lines, or {_MAX_TEXTS_LENGTH >> 20} "
+                    "MiB of text; look for fewer at a time"
+                )
+    if not "".join(texts).strip("\n"):
+        raise ValueError(f"{shown(path)} has no text to look for")
+    return texts
 
 
 @contextmanager

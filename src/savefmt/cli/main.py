@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import savefmt
 from savefmt.cli.codes import ExitCode
@@ -17,7 +18,7 @@ from savefmt.cli.commands import ALIASES, NAMES, load
 from savefmt.cli.options import common_options, take_sources
 from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, print_trace, to_stderr
-from savefmt.errors import SavefmtError
+from savefmt.errors import OutputWarning, SavefmtError
 from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
     ui = Ui(args)
     failed: ExitCode = args.failed
     try:
-        with _unwrapped():
+        with _unwrapped(), _warnings_shown(ui):
             if getattr(args, "case_notes", None) is not None:
                 _begin_notes(args, words, ui, notes)
             return int(_after(args, ui, args.run(args, ui)))
@@ -243,6 +244,30 @@ def _ended_by_signals() -> Iterator[None]:
         # handlers but those that ignore, and nothing shall cut its last steps short.
         for number, handler in old.items():
             signal.signal(number, signal.SIG_IGN if ending else handler)
+
+
+@contextmanager
+def _warnings_shown(ui: Ui) -> Iterator[None]:
+    """Say on standard error what failed after a file had its name."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, OutputWarning):
+                ui.remark(f"warning: {message}")
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", OutputWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -250,6 +250,13 @@ class Ui:
         with self.progress(image.source) as progress:
             image.memory.prepare(Meter(progress, image.length, "reading"))
 
+    def find_devices(self, image: SaveImage) -> None:
+        """Find an image's device sections now, where one can watch it."""
+        from savefmt.progress import Meter
+
+        with self.progress(image.source) as progress:
+            image.devices.prepare(Meter(progress, image.length, "looking for devices"))
+
 
 def wants_color(choice: str, stream: TextIO | None) -> bool:
     """Decide about colour: the option beats the environment beats the terminal.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cached_property
 from threading import Event
 from typing import ClassVar, Protocol
 
@@ -13,6 +12,7 @@ from savefmt.codec.base import Border, Bytes
 from savefmt.codec.boundaries import Lookahead, NoBoundaryError
 from savefmt.errors import SavefmtError
 from savefmt.format.cursor import ChunkCursor, Cursor
+from savefmt.pool import Pool, Task
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -104,15 +104,24 @@ class Gathered:
         self._source.rewind(bytes(self._buffer[length : self._filled]))
 
 
-@dataclass(slots=True)
 class _Batch:
     """Whole members, one after another, on their way through the pool."""
 
-    buffer: bytearray
-    length: int
-    offset: int
-    plain: int
-    pieces: Future[list[bytes] | None]
+    __slots__ = ("buffer", "length", "offset", "pieces", "plain")
+
+    def __init__(
+        self,
+        buffer: bytearray,
+        length: int,
+        offset: int,
+        plain: int,
+        pieces: Task[list[bytes] | None],
+    ) -> None:
+        self.buffer = buffer
+        self.length = length
+        self.offset = offset
+        self.plain = plain
+        self.pieces = pieces
 
     @property
     def cost(self) -> int:
@@ -149,12 +158,8 @@ class MemberReader:
         self._codec = codec
         self._memory = memory
         self._source = ChunkCursor(pieces, offset)
-        self._pool = ThreadPoolExecutor(threads, "savefmt-unpack")
-        self._most_batches = threads + 1
+        self._threads = threads
         self._stop = Event()
-        # glibc hands memory back to the kernel, and gets it cleared anew, at every turn; once
-        # something large was freed it keeps twice as much.  That saves a tenth of the time.
-        bytes(_KEPT_BY_GLIBC // 2)
         self._batches: deque[_Batch] = deque()
         self._spare: list[bytearray] = []
         self._end: int | None = None  # of the last member that was handed out
@@ -165,7 +170,15 @@ class MemberReader:
             yield from self._read()
         finally:
             self._stop.set()
-            self._pool.shutdown(cancel_futures=True)
+            if "_pool" in self.__dict__:
+                self._pool.shutdown(cancel=True)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        # glibc hands memory back to the kernel, and gets it cleared anew, at every turn; once
+        # something large was freed it keeps twice as much.  That saves a tenth of the time.
+        bytes(_KEPT_BY_GLIBC // 2)
+        return Pool(self._threads, "savefmt-unpack")
 
     def _read(self) -> Iterator[Bytes]:
         more = True
@@ -188,7 +201,7 @@ class MemberReader:
 
     def _is_full(self) -> bool:
         return (
-            len(self._batches) > self._most_batches
+            len(self._batches) > self._threads + 1
             # Another of its kind would be too much.
             or sum(batch.cost for batch in self._batches) + self._batches[-1].cost > _MOST_UNDER_WAY
             or self._batches[0].pieces.done()

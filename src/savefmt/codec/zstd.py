@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import NamedTuple
 
 from savefmt.codec.base import Compressor, Decompressor
 from savefmt.codec.boundaries import Lookahead, NoBoundaryError, Read
 from savefmt.codec.members import MemberCodec
 from savefmt.codec.segments import MAX_STEPS, Gatherer, Segments
 from savefmt.errors import SavefmtError, UnsupportedError
+from savefmt.frozen import dataclass
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte whose upper half is 5
@@ -96,7 +96,8 @@ class ZstdCodec(MemberCodec):
         return opened
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Frame:
     """What a zstd frame tells of itself.
 
     Attributes

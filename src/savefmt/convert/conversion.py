@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from savefmt.compat.releases import Reader
 from savefmt.convert import frommapped, fromsequential
 from savefmt.convert.fit import fit
 from savefmt.convert.outcome import Outcome
@@ -29,8 +29,6 @@ from savefmt.native.jobs import Emitter
 from savefmt.native.pages import SumKey, Table
 from savefmt.pipes import STANDARD_INPUT, STANDARD_OUTPUT
 from savefmt.progress import Meter
-from savefmt.reading.digests import read_state
-from savefmt.reading.memory import combine
 from savefmt.reading.plainstream import Packing
 from savefmt.reading.source import DIRECT_FROM, Source, find_source
 from savefmt.reports import ConversionReport
@@ -39,6 +37,9 @@ from savefmt.writing.imagefile import ImageOutput, check_image_output, open_imag
 from savefmt.writing.inplace import Original
 from savefmt.writing.output import OutputFile
 from savefmt.writing.volumes import require_apart, same_content
+
+if TYPE_CHECKING:
+    from savefmt.compat.releases import Reader
 
 _PIPE = "-"
 _CODEC_READERS = 4
@@ -425,14 +426,19 @@ class Conversion:
 
     def _verify(self, output: ImageOutput, outcome: Outcome) -> str:
         """Read the result back and compare it with what the source held."""
+        from savefmt.reading.digests import read_state
+        from savefmt.reading.memory import combine
+
         key = self.verify_key
-        expected = outcome.sums
+        expected, devices = outcome.sums, outcome.devices
         if key is None:
             raise AssertionError("nothing to verify with")
         if expected is None:
             if not isinstance(self._source, SaveImage):
                 raise AssertionError("a pipe is summed while it is read")
-            expected = self._source.memory.sums(key, self._meter("reading the source again"))
+            meter = self._meter("reading the source again")
+            source = read_state(self._source, key, self._io, meter)
+            expected, devices = source.sums, source.devices_digest
         output.file.sync()
         with SaveImage(output.path, io=self._io, strict=False) as result:
             try:
@@ -450,7 +456,7 @@ class Conversion:
                         f"verification failed: page {run.first} of {name!r} differs from the "
                         "source; the disk or the memory of this host may be failing"
                     )
-            if state.devices_digest != outcome.devices:
+            if state.devices_digest != devices:
                 raise ConversionError("verification failed: the device sections differ")
             return combine(result.head.blocks, state.sums)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from savefmt.compat.releases import Reader, paired
-from savefmt.compat.rules import obstacles
-from savefmt.compat.traits import Form, Traits, examine
-from savefmt.compat.verdict import best_form, forms_of
 from savefmt.convert.planning import DISCARD, ConversionRequest
 from savefmt.errors import ConversionError
 from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, Layout, OnProgress
+
+if TYPE_CHECKING:  # loaded when there is a reader to fit
+    from savefmt.compat.releases import Reader
+    from savefmt.compat.traits import Form, Traits
 
 Cuts = tuple[tuple[int, int], ...]
 """Stretches of the decompressed source, start and end, that the result leaves out."""
@@ -71,6 +72,10 @@ def fit(
         return Fitted(request, (), ())
     if not isinstance(source, SaveImage) or request.codec == DISCARD:
         raise ConversionError("fitting an image for a reader takes a file on either side")
+    from savefmt.compat.releases import paired
+    from savefmt.compat.traits import examine
+    from savefmt.compat.verdict import best_form
+
     readers = paired(readers)
     traits = examine(source, io=io, progress=progress)
 
@@ -102,6 +107,8 @@ def fit(
 
 def _why_none(traits: Traits, readers: Sequence[Reader], allowed: Callable[[Form], bool]) -> str:
     """Give the reasons against the form that comes nearest."""
+    from savefmt.compat.rules import obstacles
+    from savefmt.compat.verdict import forms_of
 
     def reasons(form: Form) -> list[str]:
         return [

@@ -20,8 +20,6 @@ from savefmt.model import IOOptions
 from savefmt.native.jobs import Emitter, move_pages
 from savefmt.native.pages import SumKey, Table
 from savefmt.progress import Meter
-from savefmt.reading.digests import digest_mapped
-from savefmt.writing.clones import place_pages
 from savefmt.writing.imagefile import ImageOutput
 
 _COPY_LENGTH = 1 << 20
@@ -127,8 +125,12 @@ def _outcome(image: SaveImage, tables: list[Table] | None) -> Outcome:
             if not block.ignored
         }
     present = sum(pages.present for pages in image.mapped.pages)
-    digests, _ = digest_mapped(image)
-    return Outcome(sums, digests.together, present)
+    devices = None
+    if sums is not None:
+        from savefmt.reading.digests import digest_mapped
+
+        devices = digest_mapped(image)[0].together
+    return Outcome(sums, devices, present)
 
 
 def emit_to_file(
@@ -249,6 +251,8 @@ def relocate(
     Outcome
         For verification.
     """
+    from savefmt.writing.clones import place_pages
+
     mapped = image.mapped
     file = output.file
     blocks = mapped.blocks

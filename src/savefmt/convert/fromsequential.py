@@ -86,7 +86,8 @@ class MappedWriter(Onlooker):
         self._placements: tuple[Placement, ...] = ()
         self._blocks: BlockList | None = None
         self._scanner: Scanner | None = None
-        self._digests = DeviceDigests()
+        self._digests = DeviceDigests() if key is not None else None
+        self._devices = self._digests or Onlooker()
         self.pages: list[BlockPages] = []
         self.scatter: Scatter | None = None
 
@@ -128,19 +129,21 @@ class MappedWriter(Onlooker):
             return
         if command.offset in self._dropped:
             return
-        self._digests.command(command)
+        self._devices.command(command)
         self._write(command.pack())
 
     def section(self, head: SectionHead) -> Take:
         """Copy a section."""
-        digest = self._digests.section(head)
+        digest = self._devices.section(head)
         self._write(head.pack())
+        if digest is None:
+            return self._write
 
-        def take(piece: bytes | memoryview) -> None:
+        def both(piece: bytes | memoryview) -> None:
             digest(piece)
             self._write(piece)
 
-        return take
+        return both
 
     def ram_start(self, head: SectionHead, blocks: BlockList) -> Scatter:
         """Lay the page areas out and write the block list."""
@@ -178,7 +181,7 @@ class MappedWriter(Onlooker):
 
     def section_end(self, head: SectionHead, footer: bytes, end: int) -> None:
         """End a section; of RAM there is nothing but the end marker."""
-        self._digests.section_end(head, footer, end)
+        self._devices.section_end(head, footer, end)
         if head.idstr == ram.IDSTR:
             self._write((b"" if head.announces else head.pack()) + ram.EOS_WORD)
         self._write(footer)
@@ -199,7 +202,7 @@ class MappedWriter(Onlooker):
         names = [block.idstr for block in self._blocks.blocks]
         return Outcome(
             dict(zip(names, tables, strict=True)) if tables is not None else None,
-            self._digests.together,
+            self._digests.together if self._digests is not None else None,
             sum(pages.present for pages in self.pages),
             end=self._at,
             came=Came.of(self._blocks, self._scanner),
@@ -319,7 +322,7 @@ def copy_stored(
 def _read(
     source: Source, io: IOOptions, key: SumKey | None, meter: Meter, copy: Take | None = None
 ) -> tuple[Outcome, StreamEnd]:
-    digests = DeviceDigests()
+    digests = DeviceDigests() if key is not None else None
     name = source.filename
     visitor = (
         TallyVisitor(key, name, digests, note_named=True)
@@ -330,8 +333,9 @@ def _read(
     counts = visitor.scanner.counts if visitor.scanner is not None else None
     sums = visitor.sums if isinstance(visitor, TallyVisitor) else None
     pages = counts.pages + counts.deltas if counts is not None else 0
+    devices = digests.together if digests is not None else None
     came = Came.of(visitor.blocks, visitor.scanner)
-    return Outcome(sums, digests.together, pages, came=came), end
+    return Outcome(sums, devices, pages, came=came), end
 
 
 def _pass(

@@ -15,8 +15,8 @@ class Outcome:
     ----------
     sums : dict of str to Table, or None
         Page sums of the source by idstr, where a key was given.
-    devices : str
-        `DeviceDigests.together`.
+    devices : str or None
+        `DeviceDigests.together`, where a key was given.
     data_pages : int or None
         Pages with content.
     cloned : int
@@ -28,7 +28,7 @@ class Outcome:
     """
 
     sums: dict[str, Table] | None
-    devices: str
+    devices: str | None
     data_pages: int | None
     cloned: int = 0
     end: int = 0

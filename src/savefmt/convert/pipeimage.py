@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError, NotASaveImageError, located
 from savefmt.model import IOOptions, Layout
 from savefmt.pipes import read_some
@@ -56,6 +55,8 @@ class PipeImage:
 
     def _unpack(self, codec: str) -> PlainCursor:
         """Go on with the plain bytes of a file that was compressed as a whole."""
+        from savefmt.codec.registry import find_codec
+
         reader = find_codec(codec).open_reader(self._cursor.rest(), offset=0)
         self._cursor = PlainCursor(reader, 0)
         return self._cursor

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from savefmt.codec.registry import find_codec
 from savefmt.errors import ConversionError
 from savefmt.format.envelope import FEATURE_MAPPED_RAM, Envelope
 from savefmt.format.mappedram import PAGES_ALIGN
@@ -13,9 +13,18 @@ from savefmt.format.wire import encode_name
 from savefmt.frozen import dataclass, replace
 from savefmt.model import Layout
 
+if TYPE_CHECKING:
+    from savefmt.codec.base import Codec
+
 SPARSE_FORMAT = 6
 DISCARD = "null"
 """The codec that writes nothing: reading at the speed of light."""
+
+
+def _codec(name: str) -> Codec:
+    from savefmt.codec.registry import find_codec  # late: raw and sparse need none
+
+    return find_codec(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,7 @@ class ConversionRequest:
         """
         sparse = self.layout is Layout.MAPPED_RAM
         if self.codec not in (None, "raw", DISCARD):
-            find_codec(self.codec)
+            _codec(self.codec)
             if sparse:
                 raise ConversionError(
                     "the sparse layout keeps pages at fixed places and cannot be compressed; "
@@ -169,7 +178,7 @@ def _choose_envelope(
         return None, []
     if request.bare:
         return None, ["envelope, domain XML and cookie dropped"]
-    number = 0 if codec in ("raw", DISCARD) else find_codec(codec).libvirt_format
+    number = 0 if codec in ("raw", DISCARD) else _codec(codec).libvirt_format
     mapped = layout is Layout.MAPPED_RAM
     changes = []
     version = request.save_version or envelope.version

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from savefmt.codec.registry import find_codec
 from savefmt.errors import ImageIOError
 from savefmt.model import IOOptions
 from savefmt.native.file import Appender
@@ -75,6 +74,8 @@ class CodecSink:
 
     def __init__(self, codec: str, inner: Sink, io: IOOptions) -> None:
         self._inner = inner
+        from savefmt.codec.registry import find_codec
+
         self._writer = find_codec(codec).open_writer(inner.write, threads=io.worker_count)
 
     def write(self, data: bytes | memoryview) -> None:

@@ -7,8 +7,8 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.fleet.records import FleetRecord, Job, Outcome
@@ -16,6 +16,9 @@ from savefmt.model import StrPath
 
 Key = tuple[str, str, str, str]
 """What was asked of which image: verb, options, path; and the host, where it is that one's own."""
+
+_MAX_LINE_LENGTH = 16 << 20
+"""Bytes of a line: a thousand times what one takes."""
 
 
 class Journal:
@@ -144,10 +147,11 @@ def read_journal(path: StrPath) -> Iterator[FleetRecord]:
         raise ImageIOError.from_os(error, path=path) from error
 
 
-def _lines(file: Iterable[bytes], path: StrPath) -> Iterator[tuple[FleetRecord, bytes]]:
+def _lines(file: BinaryIO, path: StrPath) -> Iterator[tuple[FleetRecord, bytes]]:
     """Yield whole lines."""
-    for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
+    lines = iter(lambda: file.readline(_MAX_LINE_LENGTH), b"")
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n") and len(line) < _MAX_LINE_LENGTH:
             return
         try:
             yield FleetRecord.from_line(line), line

@@ -107,9 +107,10 @@ class Cursor(ABC):
         bytes
             Fewer than `count` only at the end.
         """
-        if count <= len(self._rest):
-            return bytes(self._rest[:count])
-        held = bytearray(self._rest)
+        rest = self._rest or self.window()
+        if count <= len(rest):
+            return bytes(rest[:count])
+        held = bytearray(rest)
         piece = self._ahead
         while len(held) + len(piece) < count:
             held += piece  # a copy, because pulling may overwrite the piece
@@ -388,6 +389,10 @@ class FileCursor(Cursor):
             self._offset += count
             return
         self._require(count, what)
+        if count <= len(rest) + len(self._ahead):  # behind a peek across a border
+            self._rest, self._ahead = self._ahead[count - len(rest) :], _NOTHING
+            self._offset += count
+            return
         self.seek(self._offset + count)
 
     def _require(self, count: int, what: str) -> None:

@@ -216,8 +216,9 @@ class ItemReader:
         """
         cursor = self.cursor
         offset = cursor.tell()
-        if kind := _CONTINUING.get(cursor.peek(1)):
-            return self._continuation(offset, kind)
+        start = cursor.peek(5)
+        if kind := _CONTINUING.get(start[:1]):
+            return self._continuation(offset, kind, start)
         byte = cursor.u8("the stream, before its EOF mark")
         if kind := _ANNOUNCING.get(byte):
             return self._announcement(offset, kind)
@@ -324,8 +325,9 @@ class ItemReader:
         """Whether a section of that name was announced."""
         return (idstr, instance_id) in self._ids
 
-    def _continuation(self, offset: int, kind: ItemType) -> SectionHead:
-        section_id = int.from_bytes(self.cursor.read(5, "the head of a section")[1:], "big")
+    def _continuation(self, offset: int, kind: ItemType, data: bytes) -> SectionHead:
+        self.cursor.skip(5, "the head of a section")
+        section_id = int.from_bytes(data[1:], "big")
         start = self.started(section_id)
         if start is None:
             raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,6 +69,8 @@ class Description:
         Description
             With all lengths computed.
         """
+        import json  # late: `savefmt info` hardly ever parses one
+
         start = offset + _HEAD_LENGTH
         with _complaints_at(start):
             try:
@@ -139,6 +140,8 @@ class Description:
         Description
             Byte for byte the same elsewhere.
         """
+        import json
+
         text = description.raw if description is not None else b'{"devices": []}'
         member = json.dumps({key: value})[:-1].encode("ascii")
         rest = text[text.index(b"{") + 1 :].lstrip()
@@ -418,6 +421,8 @@ def _capabilities_by_size(count: object, first_size: object) -> tuple[str, ...]:
 
 
 def _capabilities_entry(names: Sequence[str]) -> str:
+    import json
+
     array = {"array_len": len(names)} if len(names) > 1 else {}
     size = 1 + len(encode_name(names[0]))
     return json.dumps(
@@ -443,6 +448,8 @@ def _with_subsection(text: str, configuration: _Span, entry: str) -> str:
         before = ", " if members else ""
         place = members[-1].end if members else configuration.start + 1
         return f'{text[:place]}{before}"subsections": [{entry}]{text[place:]}'
+
+    import json
 
     _expect(text, subsections.start, "[")
     entries = list(_spans(text, subsections.start))
@@ -499,6 +506,8 @@ def _spans(text: str, start: int) -> Iterator[_Span]:
 
     The text has been parsed before, so it is well-formed.
     """
+    import json
+
     decoder = json.JSONDecoder()
     closing = {"{": "}", "[": "]"}[text[start]]
     at = _after_space(text, start + 1)

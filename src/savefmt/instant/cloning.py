@@ -190,7 +190,7 @@ class _Place:
         with OutputFile(path, overwrite=self._overwrite, direct=False) as output:
             output.file.write(data, 0)
             output.set_mode(mode)
-            output.commit()
+            output.commit(warn=True)
 
 
 def _thin(

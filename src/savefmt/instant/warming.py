@@ -170,7 +170,7 @@ def write_order(path: StrPath, ranges: Iterable[Range]) -> None:
     text = b"".join(b"%d %d\n" % pair for pair in ranges)
     with OutputFile(path, overwrite=True, direct=False) as output:
         output.file.write(_FIRST_LINE + text, 0)
-        output.commit()
+        output.commit(warn=True)
 
 
 def read_order(path: StrPath, blocks: Sequence[MappedBlock]) -> list[Range]:

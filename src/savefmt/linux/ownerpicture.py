@@ -89,7 +89,7 @@ def draw_owners(image: SaveImage, target: StrPath, *, overwrite: bool = False) -
     sheet.legend(legend)
     with OutputFile(target, overwrite=overwrite, direct=False) as out:
         out.file.write(sheet.png(), 0)
-        out.commit()
+        out.commit(warn=True)
     return picture
 
 

@@ -233,7 +233,7 @@ def extract(kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = Fal
             data = writer.take(index, pages[index])
             if data is not None:
                 out.file.write(data, index * PAGE)
-        out.commit()
+        out.commit(warn=True)
     holes, missing = _absent(writer.written, count, away, told)
     return Extraction(told, str(target), missing, holes, None if missing else writer.digest())
 

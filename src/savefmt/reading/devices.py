@@ -39,8 +39,20 @@ class Devices:
     def __init__(self, image: StoredImage, io: IOOptions) -> None:
         self._image = image
         self._io = io
+        self._meter = Meter(None)
         self._kept: dict[int, bytes] = {}
         self._plain: SegmentReader | None = None
+
+    def prepare(self, meter: Meter) -> None:
+        """Do now what the first question would do: walk to the end of the stream.
+
+        Parameters
+        ----------
+        meter : Meter
+            Told how far it is.
+        """
+        self._meter = meter
+        _ = self.ending
 
     @cached_property
     def ending(self) -> StreamEnd:
@@ -61,7 +73,7 @@ class Devices:
             return image.ending or self._pass(SkimVisitor(image.filename))
 
     def _pass(self, visitor: SkimVisitor) -> StreamEnd:
-        return pass_over(self._image, visitor, self._io, Meter(None))
+        return pass_over(self._image, visitor, self._io, self._meter)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

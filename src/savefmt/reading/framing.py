@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
+from struct import Struct
 
 from savefmt.errors import FormatError, SavefmtError, TruncatedError, UnsupportedError
 from savefmt.format import iterables, ram
@@ -37,6 +38,8 @@ _MAX_CANDIDATES = 4
 
 _EOF_REACH = 256 << 10
 """How far behind what may be the EOF mark another section still proves that it is none."""
+
+_NUMBERS = Struct(">II")  # instance and version
 
 SectionKey = tuple[str, int]
 """Idstr and instance."""
@@ -134,7 +137,8 @@ class Framing:
         if self._route is None:
             self._skip_to_last_byte(cursor, head)
             return Evidence.NOTHING
-        cursor.skip(self._route.lengths[at], f"the {head}")
+        if length := self._route.lengths[at]:  # empty ones may be hundreds of thousands
+            cursor.skip(length, f"the {head}")
         return Evidence.TOLD if self._route.proved else Evidence.FOOTERS
 
     def pass_roughly(self, reader: ItemReader, head: SectionHead) -> bool:
@@ -278,12 +282,13 @@ class Framing:
         footer = head.pack_footer()
         last: int | None = None
         while True:
-            try:
-                cursor.skip_to(footer, f"the {head}")
-            except TruncatedError:
-                if last is None:
-                    raise
-                return last
+            if cursor.peek(FOOTER_LENGTH) != footer:
+                try:
+                    cursor.skip_to(footer, f"the {head}")
+                except TruncatedError:
+                    if last is None:
+                        raise
+                    return last
             if last is not None and reach is not None and cursor.tell() > last + reach:
                 return last
             data = cursor.peek(_LOOK_LENGTH)[FOOTER_LENGTH:]
@@ -315,12 +320,12 @@ class Framing:
 
 
 def _is_head(reader: ItemReader, data: bytes) -> bool:
-    name = decode_name(data[6 : 6 + data[5]]) if len(data) > 5 else ""
-    numbers = data[6 + len(name.encode("utf-8", "surrogateescape")) :]
-    if not name or not name.isprintable() or len(numbers) < 8:
+    length = data[5] if len(data) > 5 else 0
+    name = decode_name(data[6 : 6 + length])
+    if not name or not name.isprintable() or len(data) < 6 + length + _NUMBERS.size:
         return False
-    instance, version = int.from_bytes(numbers[:4], "big"), int.from_bytes(numbers[4:8], "big")
+    instance, version = _NUMBERS.unpack_from(data, 6 + length)
     if name == ram.IDSTR:
-        return version == ram.SECTION_VERSION
+        return bool(version == ram.SECTION_VERSION)
     # No device is sent twice.
     return data[0] == ItemType.START or not reader.knows(name, instance)

@@ -111,7 +111,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
         return kept
     index = make()
     try:
-        save_index(path, key, identity, index, blocks.blocks)
+        save_index(path, key, identity, index, blocks.blocks, warn=place != AUTO)
         if place == AUTO:
             evict(path.parent, _SUFFIX, _CACHE_LIMIT, path.name)
     except SavefmtError:
@@ -289,9 +289,15 @@ def _pack_block(name: bytes, pages: int, runs: int) -> bytes:
 
 
 def save_index(
-    path: Path, key: bytes, identity: Identity, index: PageIndex, blocks: Sequence[ListedBlock]
+    path: Path,
+    key: bytes,
+    identity: Identity,
+    index: PageIndex,
+    blocks: Sequence[ListedBlock],
+    *,
+    warn: bool = False,
 ) -> None:
-    """Write an index, in place of an older one.
+    """Write an index, in place of an older one; `warn` as for `OutputFile.commit`.
 
     Raises
     ------
@@ -315,7 +321,7 @@ def save_index(
         for block, places in zip(blocks, index.blocks, strict=True):
             _put_block(put, block, places)
         put(total.digest())
-        output.commit()
+        output.commit(warn=warn)
 
 
 def _put_block(put: Callable[[bytes], None], block: ListedBlock, places: BlockIndex) -> None:

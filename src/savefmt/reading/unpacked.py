@@ -9,14 +9,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from savefmt.codec.registry import find_codec
-from savefmt.codec.segments import Segments
 from savefmt.errors import ClosedImageError, CorruptError, SavefmtError, TruncatedError
 from savefmt.native.file import File
 from savefmt.native.index import BlockIndex
 from savefmt.reading.plainstream import Packing
+
+if TYPE_CHECKING:
+    from savefmt.codec.segments import Segments
 
 _CACHE_LENGTH = 64 << 20
 _SPAN_LENGTH = 256 << 10
@@ -76,6 +77,8 @@ def open_segments(packing: Packing, file: File, start: int) -> SegmentReader | N
     codec = packing.single
     if codec is None:
         return None
+    from savefmt.codec.registry import find_codec
+
     segments = find_codec(codec).find_segments(file.read, start, file.length)
     return SegmentReader(segments, file) if segments is not None else None
 

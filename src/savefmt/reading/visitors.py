@@ -187,6 +187,7 @@ def pass_over(
             lambda _offset: meter.update(reached),
             findings=findings,
             length=None if image.packing.packed else image.length,
+            page_size=image.head.blocks.page_size if image.head.ram is not None else None,
         ).run()
         cursor.finish()  # the checksum behind the last page
         foreign = _foreign(cursor, image.length)

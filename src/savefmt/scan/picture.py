@@ -141,7 +141,7 @@ def draw(
             sheet.put(replace(panel, heading=heading), squares)
         sheet.legend(legend)
         out.file.write(sheet.png(), 0)
-        out.commit()
+        out.commit(warn=True)
     return picture
 
 

@@ -6,11 +6,9 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from savefmt.errors import SavefmtError
-from savefmt.guest.blockaddresses import BlockAddresses
-from savefmt.guest.mappings import ReverseMap
-from savefmt.guest.space import AddressSpace
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
 from savefmt.scan.patterns import Matcher
@@ -18,10 +16,21 @@ from savefmt.scan.results import Hit
 from savefmt.scan.together import Found, Together, find_one
 from savefmt.scan.windows import Memory, Reach, Stretch, Window
 
+if TYPE_CHECKING:  # loaded when an address is wanted
+    from savefmt.guest.blockaddresses import BlockAddresses
+    from savefmt.guest.mappings import ReverseMap
+    from savefmt.guest.space import AddressSpace
+
 CONTEXT = 16
 """Bytes before and behind a match that are told with it, unless asked for otherwise."""
 
 CONTEXT_LIMIT = 4096
+
+
+def _reverse(space: AddressSpace) -> ReverseMap:
+    from savefmt.guest.mappings import ReverseMap
+
+    return ReverseMap(space)
 
 
 class Places:
@@ -43,12 +52,14 @@ class Places:
     def __init__(self, image: SaveImage, space: AddressSpace | None = None) -> None:
         self._image = image
         self.problem: str | None = None
-        self._reverse = ReverseMap(space) if space is not None else None
+        self._reverse = _reverse(space) if space is not None else None
         if self._reverse is not None:
             self.problem = _problem_of(self._reverse)
 
     @cached_property
     def _placement(self) -> BlockAddresses:
+        from savefmt.guest.blockaddresses import BlockAddresses
+
         try:
             return BlockAddresses(self._image.guest.physical.map.ranges)
         except SavefmtError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from savefmt.image import SaveImage
@@ -146,18 +145,20 @@ def _refuse_nonsense(least: int, encoding: str) -> None:
         raise ValueError(f"a text has 1 to {PIECE_LENGTH} characters at least, not {least}")
 
 
-@dataclass(slots=True)
 class _Fragment:
     """A stretch of characters that touches an end of its window, and may go on there.
 
     `told` is set when a piece of it was yielded: then any rest of it counts.
     """
 
-    block: str
-    start: int
-    end: int
-    text: str
-    told: bool = False
+    __slots__ = ("block", "end", "start", "text", "told")
+
+    def __init__(self, block: str, start: int, end: int, text: str, told: bool = False) -> None:
+        self.block = block
+        self.start = start
+        self.end = end
+        self.text = text
+        self.told = told
 
     def joined(self, other: _Fragment) -> _Fragment | None:
         """Return both as one where the other follows without a gap."""
@@ -166,13 +167,13 @@ class _Fragment:
         return _Fragment(self.block, self.start, other.end, self.text + other.text, self.told)
 
 
-@dataclass(frozen=True, slots=True)
 class _Found(Generic[T]):
     """Texts of one window: whole ones, and the parts at its ends, which may be one."""
 
-    first: _Fragment | None
-    whole: T
-    last: _Fragment | None
+    def __init__(self, first: _Fragment | None, whole: T, last: _Fragment | None) -> None:
+        self.first = first
+        self.whole = whole
+        self.last = last
 
 
 def _joined(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from savefmt.errors import AddressError, UnsupportedError, located
 from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
+from savefmt.pool import Pool, Task
 from savefmt.progress import Meter
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ class Memory:
             lost = rescue.lost_bytes
             base = max([base, *(last for _, last in lost(place.block, base, place.start - base))])
             end = min([end, *(at for at, _ in lost(place.block, place.end, end - place.end))])
-        with located(self.image.path):
+        with located(self.image.filename):
             data = self.image.memory.read(place.block, base, end - base)
         return Window(place, base, data)
 
@@ -269,15 +269,15 @@ def _in_order(
 ) -> Iterator[tuple[Stretch, T]]:
     """Yield places with their results in order, no more than a few of them ahead."""
     rest = iter(places)
-    pool = ThreadPoolExecutor(threads, "savefmt-scan")
-    ahead: deque[tuple[Stretch, Future[T]]] = deque()
+    pool = Pool(threads, "savefmt-scan")
+    ahead: deque[tuple[Stretch, Task[T]]] = deque()
     try:
         for place in islice(rest, 2 * threads):
             ahead.append((place, pool.submit(work, place)))
         while ahead:
-            place, future = ahead.popleft()
-            result = future.result()
+            place, task = ahead.popleft()
+            result = task.result()
             ahead.extend((place, pool.submit(work, place)) for place in islice(rest, 1))
             yield place, result
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel=True)

@@ -162,7 +162,7 @@ def clone_file(source: str, target: str) -> None:
                 "cp --sparse=always, and name that",
                 path=target,
             )
-        output.commit()
+        output.commit(warn=True)
 
 
 class CannotShareError(Exception):

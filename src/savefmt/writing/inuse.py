@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -92,6 +91,8 @@ def _who_maps(path: str, status: os.stat_result) -> Iterator[int]:
 
 def note_thin(path: StrPath, thin: StrPath) -> bool:
     """Note on a base that a thin image needs it; False where the file system cannot."""
+    import json
+
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -109,8 +110,14 @@ def note_thin(path: StrPath, thin: StrPath) -> bool:
 def thin_images(fd: int) -> list[str]:
     """Return the thin images that are noted on a base, and are still there."""
     try:
-        known = json.loads(os.getxattr(fd, _MARK))
-    except (OSError, ValueError):
+        noted = os.getxattr(fd, _MARK)
+    except OSError:
+        return []
+    import json  # late: hardly any file is a base
+
+    try:
+        known = json.loads(noted)
+    except ValueError:
         return []
     if not isinstance(known, list):
         return []

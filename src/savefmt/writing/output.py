@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from savefmt.errors import ImageIOError
+from savefmt.errors import ImageIOError, OutputWarning
 from savefmt.model import StrPath
 from savefmt.native.file import File
 from savefmt.writing import unfinished
@@ -168,10 +169,15 @@ class OutputFile:
         except OSError as error:
             raise ImageIOError.from_os(error, path=self.target) from error
 
-    def commit(self) -> None:
+    def commit(self, *, warn: bool = False) -> None:
         """Sync, then give the file its name.
 
         What goes wrong after that is told in `notes`: the target stands whole.
+
+        Parameters
+        ----------
+        warn : bool
+            Tell it by an `OutputWarning`, too: for callers who have no report to put it in.
         """
         self.file.sync()
         self.file.close()
@@ -184,6 +190,8 @@ class OutputFile:
         if doubt is not None:
             self.notes.append(doubt)
         self._close()
+        for note in self.notes if warn else ():
+            warnings.warn(f"{os.fspath(self.target)}: {note}", OutputWarning, stacklevel=3)
 
     def _give_name(self) -> None:
         if self._hidden is not None:

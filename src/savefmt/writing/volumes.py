@@ -9,9 +9,8 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from savefmt.errors import ConversionError, ImageIOError, located
 from savefmt.model import StrPath
@@ -19,7 +18,9 @@ from savefmt.native.file import File
 from savefmt.writing import unfinished
 from savefmt.writing.nameless import own_path
 from savefmt.writing.places import Place
-from savefmt.writing.signatures import find_signatures, wipe_signatures
+
+if TYPE_CHECKING:  # loaded for block devices, which few targets are
+    from pathlib import Path
 
 _OPEN_LOCK = struct.Struct("hhqqi4x")
 _GET_LOCK = 36  # F_OFD_GETLK
@@ -94,7 +95,7 @@ def _made_of(identity: _Identity) -> Iterator[_Identity]:
     """Yield what a device is made of, down to the last."""
     if identity[0] is not None:
         return
-    system = Path(os.path.realpath(_system(identity[1])))
+    system = _system(identity[1]).resolve()
     with contextlib.suppress(OSError):
         parents = [system.parent] if (system / "partition").exists() else []
         for below in [*parents, *system.glob("slaves/*")]:
@@ -179,6 +180,8 @@ class OutputVolume:
     def _begin(self) -> None:
         self._begun = True
         self.notes.append("written where it stands: what the device held is gone")
+        from savefmt.writing.signatures import wipe_signatures
+
         wipe_signatures(self._fd)
         self._clear(0, min(_BLOCK_LENGTH, self.file.length))
 
@@ -325,6 +328,8 @@ def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
             "not written to",
             path=path,
         )
+    from savefmt.writing.signatures import find_signatures
+
     with located(path):
         found = find_signatures(fd)
     kinds = ", ".join(dict.fromkeys(one.kind for one in found))
@@ -353,6 +358,8 @@ def _is_locked(fd: int) -> bool:
 
 def _system(number: int) -> Path:
     """What the kernel tells of a device."""
+    from pathlib import Path
+
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
 
 
@@ -363,7 +370,9 @@ def _users(number: int) -> Iterator[str]:
         for entry in _system(number).glob("*/dev"):
             mine.add(entry.read_text().strip())
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        with open("/proc/self/mountinfo", errors="replace") as file:
+            mounts = file.read().splitlines()
+        for line in mounts:
             words = line.split(" ")
             if words[2] in mine:
                 yield f"mounted at {words[4]}"

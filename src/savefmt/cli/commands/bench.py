@@ -226,7 +226,7 @@ def _write(path: str, text: str, overwrite: bool) -> None:
 
     with OutputFile(path, overwrite=overwrite) as out:
         out.file.write(text.encode(), 0)
-        out.commit()
+        out.commit(warn=True)
 
 
 def _show(report: BenchReport, output: str, ui: Ui) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, number, output_options, source_options
+from savefmt.cli.options import (
+    common_options,
+    number,
+    output_options,
+    progress_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -44,6 +50,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="bytes to show of each opaque field (default: 64)",
     )
+    progress_options(parser)
     source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -59,6 +66,7 @@ def documents() -> Documents:
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     """Show each section; a damaged one never hides the next."""
     with savefmt.open(args.image) as image, image.file.unchanged():
+        ui.find_devices(image)
         return _show(image.devices, args, ui)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import savefmt
 from savefmt.cli.codes import ExitCode, worst
 from savefmt.cli.commands.convert import FORMATS
+from savefmt.cli.inputs import names_of
 from savefmt.cli.options import (
     common_options,
     number,
@@ -287,7 +287,7 @@ class _Table:
         from savefmt.fleet.journal import read_journal
 
         self._write(read_journal(journal), self._output)
-        self._output.commit()
+        self._output.commit(warn=True)
 
 
 _CODES = {
@@ -348,11 +348,8 @@ def _jobs(args: argparse.Namespace, targets: Iterable[Target]) -> Iterator[Job]:
 
 def _names(args: argparse.Namespace) -> Iterator[str]:
     yield from args.targets
-    if args.from_file == "-":
-        yield from filter(None, (line.rstrip("\n") for line in sys.stdin))
-    elif args.from_file:
-        with open(args.from_file, errors="surrogateescape", encoding="utf-8") as file:
-            yield from filter(None, (line.rstrip("\n") for line in file))
+    if args.from_file:
+        yield from names_of(args.from_file)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -403,7 +400,7 @@ def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
         making = Making(savefmt.__version__, command, made, time.monotonic() - clock)
         text = page(overview, making)
         output.file.write(text, 0)
-        output.commit()
+        output.commit(warn=True)
     written = FleetReportWritten(
         source=args.journal,
         target=target,

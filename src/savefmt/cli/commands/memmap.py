@@ -10,6 +10,7 @@ from savefmt.cli.options import (
     common_options,
     output_options,
     place_option,
+    progress_options,
     source_options,
 )
 from savefmt.cli.parser import Commands, file_argument
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     place_option(parser)
     output_options(parser)
+    progress_options(parser)
     source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import memmap as render_memmap
 
     with savefmt.open(args.image, places=args.place) as image, image.file.unchanged():
+        ui.find_devices(image)
         memory_map = image.guest.physical.map
         for doubt in render_devices.doubts(image.devices):
             ui.remark(f"{args.image}: {doubt}")

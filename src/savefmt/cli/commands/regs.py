@@ -6,7 +6,13 @@ import argparse
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.options import common_options, number, output_options, source_options
+from savefmt.cli.options import (
+    common_options,
+    number,
+    output_options,
+    progress_options,
+    source_options,
+)
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
@@ -27,6 +33,7 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument("--cpu", type=number, metavar="N", help="this vCPU only")
     output_options(parser)
+    progress_options(parser)
     source_options(parser, "image")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
@@ -45,6 +52,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.cli.render import regs as render_regs
 
     with savefmt.open(args.image) as image, image.file.unchanged():
+        ui.find_devices(image)
         guest = image.guest
         cpus = guest.cpus if args.cpu is None else (guest.cpu(args.cpu),)
         for doubt in render_devices.doubts(image.devices):

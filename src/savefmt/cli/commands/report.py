@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))
         text = page(dossier, Making(savefmt.__version__, _command(args), made, seconds))
         output.file.write(text, 0)
-        output.commit()
+        output.commit(warn=True)
     written = ReportWritten(
         source=dossier.path,
         target=target,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import savefmt
 from savefmt.cli.codes import ExitCode
-from savefmt.cli.inputs import lines_of, shown
+from savefmt.cli.inputs import shown, texts_of
 from savefmt.cli.options import (
     common_options,
     cpu_options,
@@ -238,12 +238,9 @@ def _listed(path: str, encodings: Iterable[str], fold: bool) -> Iterator[Matcher
     from savefmt.scan import patterns
 
     try:
-        with lines_of(path) as lines:
-            words = list(lines)
+        words = texts_of(path)
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
-    if not "".join(words).strip("\n"):
-        raise ValueError(f"{shown(path)} has no text to look for")
     for encoding in encodings:
         try:
             yield from patterns.texts(words, encoding, ignore_case=fold)
