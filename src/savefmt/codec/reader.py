@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from threading import Event
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from savefmt.codec.base import Border, Bytes
 from savefmt.codec.boundaries import Lookahead, NoBoundaryError
 from savefmt.errors import SavefmtError
 from savefmt.format.cursor import ChunkCursor, Cursor
-from savefmt.pool import Pool, Task
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _MOST_PLAIN = 4 << 20  # in a member; the 8 MiB of pzstd -3 made two cores slower
 _MOST_PACKED = _MOST_PLAIN + (64 << 10)
@@ -115,7 +117,7 @@ class _Batch:
         length: int,
         offset: int,
         plain: int,
-        pieces: Task[list[bytes] | None],
+        pieces: Future[list[bytes] | None],
     ) -> None:
         self.buffer = buffer
         self.length = length
@@ -171,14 +173,16 @@ class MemberReader:
         finally:
             self._stop.set()
             if "_pool" in self.__dict__:
-                self._pool.shutdown(cancel=True)
+                self._pool.shutdown(cancel_futures=True)
 
     @cached_property
-    def _pool(self) -> Pool:
+    def _pool(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
         # glibc hands memory back to the kernel, and gets it cleared anew, at every turn; once
         # something large was freed it keeps twice as much.  That saves a tenth of the time.
         bytes(_KEPT_BY_GLIBC // 2)
-        return Pool(self._threads, "savefmt-unpack")
+        return ThreadPoolExecutor(self._threads, "savefmt-unpack")
 
     def _read(self) -> Iterator[Bytes]:
         more = True

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from threading import Event
+from typing import TYPE_CHECKING
 
 from savefmt.codec.base import Bytes, Compressor
 from savefmt.errors import SavefmtError
-from savefmt.pool import Pool, Task
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _SLICE_LENGTH = 256 << 10  # compressed between two looks at the stop sign
 
@@ -44,6 +47,8 @@ class MemberWriter:
         member_length: int,
         threads: int,
     ) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # which takes 7 ms to load
+
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._write = write
@@ -51,13 +56,13 @@ class MemberWriter:
         self._errors = errors
         self._member_length = member_length
         self._most_pending = threads + 1
-        self._pool = Pool(threads, "savefmt-compress")
+        self._pool = ThreadPoolExecutor(threads, "savefmt-compress")
         self._stop = Event()
         self._closed = False
         self._buffer = bytearray(member_length)
         self._filled = 0
         self._spare: list[bytearray] = []
-        self._pending: deque[tuple[Task[list[bytes]], bytearray]] = deque()
+        self._pending: deque[tuple[Future[list[bytes]], bytearray]] = deque()
         self._members = 0
 
     def write(self, data: Bytes) -> None:
@@ -100,7 +105,7 @@ class MemberWriter:
         """End the threads without finishing; does nothing when closed or aborted."""
         self._closed = True
         self._stop.set()
-        self._pool.shutdown(cancel=True)
+        self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
         self._spare.clear()
 
@@ -117,8 +122,8 @@ class MemberWriter:
         return bool(self._pending) and self._pending[0][0].done()
 
     def _finish_member(self) -> None:
-        task, data = self._pending[0]
-        parts = task.result()
+        future, data = self._pending[0]
+        parts = future.result()
         self._pending.popleft()
         self._spare.append(data)
         for part in parts:

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from savefmt.errors import AddressError, UnsupportedError, located
 from savefmt.frozen import dataclass
 from savefmt.image import SaveImage
 from savefmt.model import IOOptions, OnProgress
-from savefmt.pool import Pool, Task
 from savefmt.progress import Meter
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -268,16 +270,18 @@ def _in_order(
     work: Callable[[Stretch], T], places: Iterable[Stretch], threads: int
 ) -> Iterator[tuple[Stretch, T]]:
     """Yield places with their results in order, no more than a few of them ahead."""
+    from concurrent.futures import ThreadPoolExecutor
+
     rest = iter(places)
-    pool = Pool(threads, "savefmt-scan")
-    ahead: deque[tuple[Stretch, Task[T]]] = deque()
+    pool = ThreadPoolExecutor(threads, "savefmt-scan")
+    ahead: deque[tuple[Stretch, Future[T]]] = deque()
     try:
         for place in islice(rest, 2 * threads):
             ahead.append((place, pool.submit(work, place)))
         while ahead:
-            place, task = ahead.popleft()
-            result = task.result()
+            place, future = ahead.popleft()
+            result = future.result()
             ahead.extend((place, pool.submit(work, place)) for place in islice(rest, 1))
             yield place, result
     finally:
-        pool.shutdown(cancel=True)
+        pool.shutdown(cancel_futures=True)
