@@ -72,10 +72,10 @@ def test_tables_that_are_none_cost_little() -> None:
     tokens_at = table.index(DIGITS)
     # Tokens and their index, a hundred times, and before them what may be a count each.
     forged = (b"\x00\x10\x00\x00" * 4096 + table[tokens_at - 512 : tokens_at + 4096]) * 100
-    start = time.monotonic()
+    start = time.process_time()
 
     assert find(forged, BASE, {}) is None
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("length", [0, 1, 47, 4096, 9000])

@@ -79,13 +79,13 @@ def test_tables_that_lead_to_themselves_end() -> None:
     tables = Tables("4-level")
     for number in range(512):
         tables.set(0x1000, number, 0x1003)
-    began = time.monotonic()
+    began = time.process_time()
 
     reverse = tables.reverse()
 
     assert not reverse.complete
     assert len(reverse.addresses(0x1234)) == mappings.ADDRESSES_LIMIT
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_one_entry_that_leads_back_is_followed_to_the_end() -> None:

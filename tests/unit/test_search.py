@@ -126,10 +126,10 @@ def test_long_matches_are_cut(stack: ExitStack, tmp_path: Path) -> None:
 
 def test_an_evil_expression_takes_no_longer(stack: ExitStack, tmp_path: Path) -> None:
     image = opened(stack, tmp_path, "mapped", {"ram": b"a" * (64 * PAGE_SIZE)})
-    began = time.monotonic()
+    began = time.process_time()
 
     assert not list(search(image, [regex("(a+)+b"), regex("(a|aa)*c"), regex("(.*)(.*)(.*)z")]))
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_text_in_encodings_and_cases(stack: ExitStack, tmp_path: Path) -> None:

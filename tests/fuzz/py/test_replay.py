@@ -27,9 +27,9 @@ def test_replay(name: str) -> None:
     inputs = [*kept, *(data[: len(data) // 2] for data in kept)]
     inputs += [changed(chance.choice(kept), chance) for _ in range(CHANGES)]
     for number, data in enumerate(inputs):
-        began = time.monotonic()
+        began = time.process_time()
         run(name, data)
-        assert time.monotonic() - began < SECONDS, f"input {number}"
+        assert time.process_time() - began < SECONDS, f"input {number}"
     assert peak() - before < MOST_MEMORY
 
 
