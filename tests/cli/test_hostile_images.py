@@ -46,7 +46,7 @@ import subprocess, sys
 sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
 """
 LOOKS = """
-import io, json, resource, sys, time
+import gc, io, json, resource, sys, time
 from contextlib import redirect_stderr, redirect_stdout
 from savefmt.cli.main import main
 seen = []
@@ -55,6 +55,7 @@ for words in json.loads(sys.argv[2]):
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as complaint:
         code = main([*words, sys.argv[1]])
     seen.append((int(code), time.process_time() - began, complaint.getvalue()))
+    gc.collect()  # as if each had a process of its own
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, seen]))
 """
 SMALL = {"pc.ram": page(0) + bytes(PAGE_SIZE)}

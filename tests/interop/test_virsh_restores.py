@@ -70,6 +70,14 @@ def console_text(libvirt: Libvirt) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+class Saves(dict[str, Saved]):
+    """Images by name; what this libvirt cannot write skips the test that wants it."""
+
+    def __missing__(self, name: str) -> Saved:
+        """Skip."""
+        pytest.skip("this libvirt takes no snapshot of memory with this QEMU")
+
+
 @pytest.fixture(scope="module")
 def saves(
     libvirt: Libvirt, linux_guest: Path, tmp_path_factory: pytest.TempPathFactory
@@ -81,8 +89,8 @@ def saves(
     libvirt.start(DOMAIN)
     try:
         wait_for(lambda: "tick 5\n" in console_text(libvirt), "tick on the console")
-        libvirt.snapshot("ticker", directory / "mislabelled")
-        result, console = {}, ""
+        with_snapshot = take_snapshot(libvirt, directory / "mislabelled")
+        result, console = Saves(), ""
         for name in ("raw", "zstd", "sparse"):
             libvirt.save("ticker", directory / name, name)
             console += console_text(libvirt)
@@ -90,18 +98,33 @@ def saves(
             if name != "sparse":
                 libvirt.restore(directory / name)
                 wait_for(lambda: "tick" in console_text(libvirt), "tick on the console")
-        # The snapshot as libvirt would have written it without its defect.
-        shutil.copy(directory / "mislabelled", directory / "live")
-        with (directory / "live").open("r+b") as file:
-            file.seek(28)
-            file.write(struct.pack("<I", FORMATS.index("raw")))
-        before = console_before(libvirt, directory / "live")
-        for name in ("live", "mislabelled"):
-            result[name] = Saved(directory / name, before)
+        if with_snapshot:
+            result |= correct_snapshot(libvirt, directory)
         yield result
     finally:
         libvirt.destroy("ticker")
         shutil.rmtree(directory)
+
+
+def take_snapshot(libvirt: Libvirt, image: Path) -> bool:
+    """Try to take one, which libvirt 12.8 cannot with QEMU 11.1."""
+    try:
+        libvirt.snapshot("ticker", image)
+    except VirshError as error:
+        if "migration to a file is not supported" not in str(error):
+            raise
+        return False
+    return True
+
+
+def correct_snapshot(libvirt: Libvirt, directory: Path) -> dict[str, Saved]:
+    """Return the snapshot, and as libvirt would have written it without its defect."""
+    shutil.copy(directory / "mislabelled", directory / "live")
+    with (directory / "live").open("r+b") as file:
+        file.seek(28)
+        file.write(struct.pack("<I", FORMATS.index("raw")))
+    before = console_before(libvirt, directory / "live")
+    return {name: Saved(directory / name, before) for name in ("live", "mislabelled")}
 
 
 def console_before(libvirt: Libvirt, image: Path) -> str:

@@ -96,15 +96,19 @@ class BlockPages:
 
     def read(self, file: File, first: int, count: int) -> bytearray:
         """Read `count` pages from `first` on; clear ones are zeros whatever lies there."""
+        self._require(first, count)
         data = bytearray(count * self.page_size)
         self.read_into(file, first, data)
         return data
 
+    def _require(self, first: int, count: int) -> None:
+        if first < 0 or count < 0 or first + count > self.count:
+            raise ValueError("pages beyond the block")
+
     def read_into(self, file: File, first: int, out: bytearray | memoryview) -> None:
         """Read as many pages from `first` on as fill `out`."""
         count = whole_pages(out, self.page_size)
-        if first < 0 or first + count > self.count:
-            raise ValueError("pages beyond the block")
+        self._require(first, count)
         pages = ffi.new("struct sf_pages *")
         with self.fill(pages), ffi.from_buffer("uint8_t[]", out, require_writable=True) as data:
             call(lib.sf_pages_read, file.handle, pages, first, count, data, path=file.path)

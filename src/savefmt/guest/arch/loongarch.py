@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from savefmt.errors import UnsupportedError
+from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format.devicetree import Struct
 from savefmt.guest.arch.base import (
     NT_FPREGSET,
@@ -42,9 +42,13 @@ _HUGE = 1 << 6
 _NO_EXECUTE = 1 << 62
 
 
+_SYSTEM = ("env.CSR_", "env.sys_states[0].CSR_")
+"""How the names of control and status registers begin, before QEMU 11.1 and since then."""
+
+
 def fits(tree: Struct) -> bool:
     """Whether a section ``cpu`` is of LoongArch."""
-    return tree.number("env.CSR_CRMD") is not None
+    return any(tree.number(f"{prefix}CRMD") is not None for prefix in _SYSTEM)
 
 
 def read_loongarch(vcpu: Vcpu) -> CpuRegisters:
@@ -53,14 +57,15 @@ def read_loongarch(vcpu: Vcpu) -> CpuRegisters:
     general = need_all(tree, "env.gpr", 32)
     system: dict[str, int] = {}
     for field in tree.fields:
-        name = field.name.removeprefix("env.CSR_").lower()
-        if field.name.startswith("env.CSR_"):
+        if field.name.startswith(_SYSTEM):
+            name = field.name.rpartition("CSR_")[2].lower()
             values = tree.numbers(field.name)
             many = isinstance(field.value, tuple)
             names = [f"{name}{number}" for number in range(len(values))] if many else [name]
             system |= dict(zip(names, values, strict=False))
     for name in ("crmd", "era", "badv"):
-        system[name] = need(tree, f"env.CSR_{name.upper()}")
+        if name not in system:
+            raise CorruptError(f"the vCPU's section has no {_SYSTEM[-1]}{name.upper()}")
     system["fcsr0"] = tree.number("env.fcsr0") or 0
     system["fcc"] = sum(bit << 8 * number for number, bit in enumerate(tree.numbers("env.cf")[:8]))
     quads = [_quads(tree, f"UD[{part}]") for part in range(4)]
