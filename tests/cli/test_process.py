@@ -152,7 +152,10 @@ IMAGE_HEAVY = HEAVY | {"savefmt.reading.memory", "savefmt.reading.indexfile", "t
 def loaded_by(*words: str | Path) -> set[str]:
     """Run a command and return the names of all modules that it has loaded."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); before = set(sys.modules)\n"
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        # In Python 3.14 the first option of any parser loads colours.
+        "import argparse; argparse.ArgumentParser().add_argument('x', help='x')\n"
+        "before = set(sys.modules)\n"
         "from savefmt.cli.main import main\n"
         "code = main()\n"
         "print(*set(sys.modules) - before, file=sys.stderr)\n"

@@ -225,7 +225,7 @@ def test_signals_bring_the_guest_back(
         return unharmed.migration().get("status") == state and over == (state == "completed")
 
     try:
-        wait_for(stuck, "save that is stuck", timeout=10)
+        wait_for(stuck, "save that is stuck")
         began = time.monotonic()
         process.send_signal(number)
         if number == signal.SIGINT:
@@ -461,7 +461,7 @@ def test_one_save_at_a_time(
         target=lambda: qemu.save(collector.fifo, qmp=unharmed.socket, request=STREAM, live=True)
     )
     first.start()
-    wait_for(lambda: unharmed.migration().get("status") == "active", "save under way", timeout=10)
+    wait_for(lambda: unharmed.migration().get("status") == "active", "save under way")
     # The first one holds the socket of its own; the tests' monitor stands for a second.
     status = unharmed.migration()["status"]
 

@@ -205,7 +205,8 @@ def guest_arguments(libvirt: Libvirt) -> list[str]:
     kept: list[str] = []
     for option, value in itertools.pairwise(words):
         device = option == "-device" and "isa-serial" not in value  # the harness brings its own
-        backing = option == "-object" and '"secret"' not in value
+        own = any(kind in value for kind in ('"secret"', '"monitor-'))  # libvirt's
+        backing = option == "-object" and not own
         if option in GUEST_OPTIONS or device or backing:
             kept += [option, outside(libvirt, value)]
     return kept

@@ -151,7 +151,7 @@ MACHINES = (
         secure=("sbsa-ref.secure-ram", ("sbsa-ref.secure-ram", "sbsa.flash0")),
     ),
     MachineRules(
-        *("virt", r"virt", _RISCV, "riscv_virt_board.ram"),
+        *("virt", r"virt(?:-.*)?", _RISCV, "riscv_virt_board.ram"),
         base=2 * GIB,
         firmware={
             "riscv_virt_board.mrom": 0x1000,
@@ -159,7 +159,7 @@ MACHINES = (
         },
     ),
     MachineRules(
-        *("virt", r"virt", ("loongarch64",), "loongarch.ram"),
+        *("virt", r"virt(?:-.*)?", ("loongarch64",), "loongarch.ram"),
         all_low_below=256 * MIB,
         low=256 * MIB,
         high=0x8000_0000,

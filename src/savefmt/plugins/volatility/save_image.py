@@ -42,6 +42,12 @@ else:
 
 _log = logging.getLogger(__name__)
 
+# volatility3 loads this file under a name that only its own process can import.  Workers that
+# are not forked (Python 3.14) get layers by pickle, and look for their class by this one.
+_IMPORTABLE = "savefmt.plugins.volatility.save_image"
+if not _LACK:
+    sys.modules.setdefault(_IMPORTABLE, sys.modules[__name__])
+
 _MAGICS = (b"LibvirtQemudSave", b"LibvirtQemudPart", b"QEVM")
 _HEAD_LENGTH = 16
 
@@ -189,6 +195,8 @@ class SaveImageLayer(interfaces.layers.DataLayerInterface):
 
     The configuration has one value, ``location``, the image as a ``file://`` URL.
     """
+
+    __module__ = _IMPORTABLE
 
     def __init__(
         self,
