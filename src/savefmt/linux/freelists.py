@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import drgn
 
 _MAX_NODES = 1 << 10
+_KINDS = 3
+"""Of use: each has a list of its own for each order."""
 _ORDERS = 4
-"""Pages of orders 0 to 3 have lists of their own, one for each kind of use."""
+"""With lists for each kind; behind them stand those of huge pages."""
 _HUGE_ORDER = 9
 
 
@@ -74,7 +76,6 @@ def _lists(kernel: Kernel, zone: drgn.Object) -> Iterator[drgn.Object]:
 
 
 def _order(number: int, lists: int) -> int:
-    if lists <= _ORDERS:
+    if lists <= _KINDS:  # before 5.14 there were lists of single pages alone
         return 0
-    kinds = 3
-    return number // kinds if number < kinds * _ORDERS else _HUGE_ORDER
+    return number // _KINDS if number < _KINDS * _ORDERS else _HUGE_ORDER
