@@ -27,6 +27,7 @@ import savefmt
 from savefmt import CorruptError, Layout, TruncatedError
 from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.format.wire import PAGE_SIZES
+from savefmt.reading import walk as walking
 from savefmt.reading.visitors import SkimVisitor
 from savefmt.reading.walk import StreamEnd, Walk
 
@@ -335,13 +336,13 @@ def test_device_state_without_ram(configuration: bool, cursor: Callable[[bytes],
 
 def test_the_page_size_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    look = Walk._infer_page_size
+    look = walking.infer_page_size
 
-    def counted(walk: Walk, head: Any, blocks: Any) -> int:
-        looked.append(look(walk, head, blocks))
+    def counted(*about: Any) -> int:
+        looked.append(look(*about))
         return looked[-1]
 
-    monkeypatch.setattr(Walk, "_infer_page_size", counted)
+    monkeypatch.setattr(walking, "infer_page_size", counted)
     path = tmp_path / "image"
     path.write_bytes(make_stream(blocks={"pc.ram": page(1)}))
 

@@ -284,10 +284,11 @@ class Framing:
         while True:
             if cursor.peek(FOOTER_LENGTH) != footer:
                 try:
-                    cursor.skip_to(footer, f"the {head}")
-                except TruncatedError:
+                    cursor.skip_to(footer)
+                except TruncatedError as error:
                     if last is None:
-                        raise
+                        message = f"the file ends inside the {head}; it was cut short"
+                        raise TruncatedError(message, offset=error.offset) from None
                     return last
             if last is not None and reach is not None and cursor.tell() > last + reach:
                 return last

@@ -50,6 +50,11 @@ class SkimVisitor(Onlooker):
         self.blocks: BlockList | None = None
         self.ignores = False
 
+    @property
+    def spares_repeats(self) -> bool:
+        """Unless somebody listens to the sections."""
+        return type(self._devices) is Onlooker
+
     def begin(self, configuration: Configuration | None) -> None:
         """Note whether memory may have been left out."""
         self.ignores = has_capability(configuration, IGNORE_SHARED)

@@ -6,15 +6,13 @@ end, which size pages have, where the stream ends, and that what follows is nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from savefmt.errors import CorruptError, FormatError, UnsupportedError
+from savefmt.errors import CorruptError, UnsupportedError
 from savefmt.format import ram
 from savefmt.format.configuration import IGNORE_SHARED, MAPPED_RAM, Configuration
 from savefmt.format.cursor import Cursor
-from savefmt.format.pagesize import LOOK_LENGTH, PageSizeGuess
 from savefmt.format.ram import BlockList, common_page_size
 from savefmt.format.stream import (
     Advice,
@@ -29,7 +27,9 @@ from savefmt.format.vmstate import Description
 from savefmt.format.wire import ItemType
 from savefmt.frozen import dataclass
 from savefmt.model import Finding, Repair, Section, Severity
+from savefmt.reading.firstpages import infer_page_size
 from savefmt.reading.framing import Evidence, Framing
+from savefmt.reading.repeats import LONGEST, Repeats
 
 Take = Callable[[bytes | memoryview], object]
 """Gets a payload in pieces, each valid only during the call."""
@@ -44,6 +44,10 @@ class PageSink(Protocol):
 
 class Visitor(Protocol):
     """What a walk reports to."""
+
+    @property
+    def spares_repeats(self) -> bool:
+        """Whether it need not be told of sections that repeat an earlier one byte for byte."""
 
     def begin(self, configuration: Configuration | None) -> None:
         """The stream begins."""
@@ -63,6 +67,11 @@ class Visitor(Protocol):
 
 class Onlooker:
     """A visitor that wants nothing, to derive others from; it has no use for pages."""
+
+    @property
+    def spares_repeats(self) -> bool:
+        """Those derived from this one are told of everything, unless they say otherwise."""
+        return False
 
     def begin(self, configuration: Configuration | None) -> None:
         """Nothing to do."""
@@ -198,6 +207,7 @@ class Walk:
         self._page_size = page_size
         self._reader = ItemReader(cursor, findings=self._findings)
         self._framing = Framing(self._reader)
+        self._repeats = Repeats() if visitor.spares_repeats else None
         self._configuration: Configuration | None = None
         self._commands: list[Command] = []
         self._early: list[str] = []
@@ -264,6 +274,8 @@ class Walk:
                 self._pass_ram(item)
             else:
                 self._pass(item)
+            if self._repeats is not None:
+                self._found_by_footer += self._repeats.skip(self._cursor)
         return self._end(item)
 
     @property
@@ -315,6 +327,7 @@ class Walk:
             self._early.append(item.idstr)
         take = self._visitor.section(item)
         start = self._cursor.tell()
+        ahead = self._cursor.peek(LONGEST) if self._repeats is not None else b""
         cursor = Tee(self._cursor, take) if take is not None else self._cursor
         evidence = self._framing.pass_payload(cursor, item)
         length = self._cursor.tell() - start
@@ -322,14 +335,18 @@ class Walk:
             self._missing = f"nothing tells the length of the {item}"
             self._visitor.section_end(item, b"", self._cursor.tell())
             return
-        self._found_by_footer += evidence is not Evidence.TOLD
+        guessed = evidence is not Evidence.TOLD
+        self._found_by_footer += guessed
         if item.kind is ItemType.FULL:
             self._sections.append(section_of(item, start, length))
-        self._finish(item)
+        footer = self._finish(item)
+        if self._repeats is not None:
+            self._repeats.remember(item, ahead[:length], footer, guessed=guessed)
 
-    def _finish(self, head: SectionHead) -> None:
+    def _finish(self, head: SectionHead) -> bytes:
         footer = self._reader.finish_section(head)
         self._visitor.section_end(head, footer, self._cursor.tell())
+        return footer
 
     # --- RAM ---
 
@@ -339,12 +356,15 @@ class Walk:
             self._sink = self._visitor.ram_start(head, self._blocks)
         if self._sink is None:
             raise CorruptError("RAM pages come before the block list", offset=head.offset)
-        if self._cursor.peek(len(ram.EOS_WORD)) == ram.EOS_WORD:
-            self._cursor.skip(len(ram.EOS_WORD))  # no pages; live saves have thousands of these
+        empty = self._cursor.peek(len(ram.EOS_WORD)) == ram.EOS_WORD
+        if empty:
+            self._cursor.skip(len(ram.EOS_WORD))  # live saves have thousands of these
         else:
             for offset in self._sink.take(self._cursor):
                 self._tick(offset)
-        self._finish(head)
+        footer = self._finish(head)
+        if empty and self._repeats is not None:
+            self._repeats.remember(head, ram.EOS_WORD, footer)
         if head.kind is ItemType.END:
             self._ram_end = self._cursor.tell()
             self._framing.ram_ended = True
@@ -365,43 +385,11 @@ class Walk:
             ignore_shared=has_capability(configuration, IGNORE_SHARED),
             postcopy=self._advice,
             page_size=configuration.page_size if configuration is not None else None,
-            infer=lambda blocks: self._page_size or self._infer_page_size(head, blocks),
+            infer=lambda blocks: self._page_size or infer_page_size(self._reader, head, blocks),
             findings=self._findings,
         )
         names = (block.name for block in self._blocks.blocks)
         self._framing.expect_pages(names, self._blocks.page_size)
-
-    def _infer_page_size(self, head: SectionHead, blocks: Sequence[tuple[bytes, int]]) -> int:
-        """Look at the first page records, which stand some sections ahead."""
-        guess = PageSizeGuess(blocks)
-        with self._cursor.ahead() as cursor, suppress(FormatError, UnsupportedError):
-            reader = self._reader.fork(cursor)
-            framing = Framing(reader)
-            framing.expect_pages((name for name, _ in blocks), None)
-            item: Command | SectionHead | EndOfStream = head
-            while not isinstance(item, EndOfStream):
-                if isinstance(item, SectionHead):
-                    if item.idstr != ram.IDSTR:
-                        if not framing.pass_roughly(reader, item):
-                            break
-                    elif (length := self._look(cursor, reader, head, guess)) is not None:
-                        cursor.skip(length)
-                    else:
-                        break
-                    reader.finish_section(item)
-                item = reader.next_item()
-        return guess.size or common_page_size(blocks)
-
-    def _look(
-        self, cursor: Cursor, reader: ItemReader, head: SectionHead, guess: PageSizeGuess
-    ) -> int | None:
-        """Look at a RAM section; return the length of its payload if more are needed."""
-        empty = cursor.peek(len(ram.EOS_WORD)) == ram.EOS_WORD
-        return (
-            len(ram.EOS_WORD)
-            if empty
-            else guess.feed(cursor.peek(LOOK_LENGTH), lambda data: reader.may_end(head, data))
-        )
 
     # --- the end ---
 
