@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import peers
 from lab import GIB, MIB, Lab
-from turns import Side, Turn, savefmt, shown
+from turns import Pair, Side, Turn, savefmt, shown
 
 if TYPE_CHECKING:
     from interop.live import LiveGuest
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 NEEDS = ("qemu-system-x86_64", "setpriv", "cpio")
 CLONES = (1, 4, 8)
 CHANNELS = 4
-TIME, MEMORY = 0.5, 0.1
 _MOST_DATA = GIB
+_NO_HUGE_PAGES = 41  # PR_SET_THP_DISABLE; a program hands it on to those that it starts
 
 Load = Callable[["LiveGuest", Path], None]
 """Loads an image into a guest that waits, and lets it run."""
@@ -45,8 +47,8 @@ class GuestRow:
         Makes both sides of a lab, ours first.
     ready : callable
         Why it cannot be measured here, None if it can.
-    memory : bool
-        The peaks are compared, not the times: a turn's is the sum of all guests' PSS.
+    kind : str
+        What is compared, a key of `GOALS`.
     """
 
     key: str
@@ -54,17 +56,48 @@ class GuestRow:
     against: str
     sides: Callable[[Lab], tuple[Side, Side]]
     ready: Callable[[], str | None]
-    memory: bool = False
-
-    @property
-    def limit(self) -> float:
-        """The goal."""
-        return MEMORY if self.memory else TIME
+    kind: str = "time"
 
     @property
     def goal(self) -> str:
         """The goal in words."""
-        return f"≤ {self.limit:g} of its {'memory' if self.memory else 'time'}"
+        return GOALS[self.kind][1].format(GOALS[self.kind][0])
+
+    def judge(self, pair: Pair) -> tuple[float, bool]:
+        """Return what is compared, and whether the goal is met."""
+        value = _VALUES[self.kind](pair)
+        return value, value <= GOALS[self.kind][0]
+
+
+GOALS = {
+    "time": (0.5, "≤ {:g} of its time"),
+    "load": (0.1, "our time ≤ {:g} s"),
+    "memory": (0.1, "≤ {:g} of its memory"),
+    "touched": (1.1, "≤ {:g} of its memory"),
+}
+"""By kind of row: the limit, and the goal in words.
+
+``load`` is the load alone, as savefmt reports it; ``memory`` the sum of all guests' PSS;
+``touched`` what a guest on its image has of its memory for itself, against what one with a
+memory of its own has touched.
+"""
+
+
+def _memory(pair: Pair) -> float:
+    return peak(pair.ours) / peak(pair.theirs)
+
+
+_VALUES: dict[str, Callable[[Pair], float]] = {
+    "time": lambda pair: pair.ratio,
+    "load": lambda pair: statistics.median(turn.seconds for turn in pair.ours),
+    "memory": _memory,
+    "touched": _memory,
+}
+
+
+def peak(turns: list[Turn]) -> int:
+    """Return the most memory that a turn took, in KiB."""
+    return max(turn.peak_kib for turn in turns)
 
 
 def rows(guests: tuple[int, ...]) -> list[GuestRow]:
@@ -90,13 +123,27 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
                 partial(virsh_obstacle, ram),
             )
         )
+        found.append(
+            GuestRow(
+                f"instant-{size}-load",
+                f"{size} guest on its image, the load alone",
+                BY_QEMU,
+                partial(_load_sides, ram=ram),
+                ready,
+                "load",
+            )
+        )
     ram = guests[len(guests) // 2]
     for count in CLONES:
         sides = partial(_sides, ram=ram, load=_by_qemu, count=count)
         ready = partial(obstacle, ram, count)
         key = f"instant-memory-{count}"
         work = f"memory of {count} guests of {ram // MIB} MiB at the first tick"
-        found.append(GuestRow(key, work, BY_QEMU, sides, ready, memory=True))
+        found.append(GuestRow(key, work, BY_QEMU, sides, ready, "memory"))
+    work = f"pages that a {ram // MIB}M guest on its image has for itself at the first tick"
+    peer = "pages that it touches until then, loaded by QEMU"
+    sides, ready = partial(_touching_sides, ram=ram), partial(obstacle, ram)
+    found.append(GuestRow("instant-touched", work, peer, sides, ready, "touched"))
     return found
 
 
@@ -179,6 +226,97 @@ def _started(lab: Lab, ram: int, image: Path, count: int, load: Load) -> Turn:
         pss = sum(_pss(guest.process.pid) for guest in guests)
     command = f"{count} x qemu-system-x86_64 -m {ram // MIB}M, {_WAYS[load]}"
     return Turn(seconds, 0.0, pss, command)
+
+
+def _load_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
+    """Both sides tell the load alone, without the start of QEMU and of Python."""
+    image = _image(lab, ram)
+    return (
+        Side(lambda: _loaded(lab, ram, image, _reported), [image]),
+        Side(lambda: _loaded(lab, ram, image, _by_qemu_alone), [image]),
+    )
+
+
+def _loaded(lab: Lab, ram: int, image: Path, load: Callable[[LiveGuest, Path], float]) -> Turn:
+    from interop.live import LiveGuest
+
+    arguments = _arguments(lab, ram)
+    if load is _reported:
+        arguments = _mapping(arguments, image)
+    with _folder(lab) as folder, LiveGuest(Path(folder), arguments, incoming=True) as guest:
+        return Turn(load(guest, image))
+
+
+def _reported(guest: LiveGuest, image: Path) -> float:
+    """Restore as the command does, in a program of its own, and return what it reports."""
+    words = [sys.executable, "-c", _REPORT, guest.socket, os.fspath(image)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+_REPORT = (
+    "import sys; from savefmt.instant import restore_on_image; "
+    "print(restore_on_image(sys.argv[2], qmp=sys.argv[1], running=True).seconds)"
+)
+
+
+def _by_qemu_alone(guest: LiveGuest, image: Path) -> float:
+    began = time.perf_counter()
+    _by_qemu(guest, image)
+    return time.perf_counter() - began
+
+
+def _touching_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
+    image = _image(lab, ram)
+    return (
+        Side(lambda: _touched(lab, ram, image, _on_image, "Anonymous"), [image]),
+        Side(lambda: _touched(lab, ram, image, _by_qemu, "Referenced"), [image]),
+    )
+
+
+def _touched(lab: Lab, ram: int, image: Path, load: Load, told: str) -> Turn:
+    """Return what the kernel tells of a guest's memory at the first tick after its load."""
+    from interop.live import LiveGuest
+    from interop.qemu import wait_for
+
+    arguments = _arguments(lab, ram)
+    if load is _on_image:
+        arguments = _mapping(arguments, image)
+    with (
+        _folder(lab) as folder,
+        _small_pages(),
+        LiveGuest(Path(folder), arguments, incoming=True) as guest,
+    ):
+        began = time.perf_counter()
+        load(guest, image)
+        process = Path(f"/proc/{guest.process.pid}")
+        (process / "clear_refs").write_text("1")
+        wait_for(partial(_ticks, guest), "tick", step=0.002)
+        seconds = time.perf_counter() - began
+        return Turn(seconds, 0.0, _of_memory(process, ram, told))
+
+
+@contextmanager
+def _small_pages() -> Iterator[None]:
+    """No huge pages for what is started meanwhile: a touch would count as 2 MiB."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(_NO_HUGE_PAGES, 0, 0, 0, 0)
+
+
+def _of_memory(process: Path, ram: int, told: str) -> int:
+    """Sum up one number of smaps over the mappings as long as the guest's memory, in KiB."""
+    total, counts = 0, False
+    for line in (process / "smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):
+            start, end = (int(word, 16) for word in name.split("-"))
+            counts = ram <= end - start < ram + 64 * MIB
+        elif counts and name == f"{told}:":
+            total += int(rest.split()[0])
+    return total
 
 
 def _ticks(guest: LiveGuest) -> bool:

@@ -18,7 +18,7 @@ import qemu_case
 import reads_case
 import report
 from cases import CASES, CURVES, Case, curve_point
-from instant_case import GuestRow
+from instant_case import GuestRow, peak
 from lab import SCALES, Lab
 from looking import LOOKING
 from report import Row
@@ -58,7 +58,7 @@ def run_qemu(lab: Lab) -> list[Row]:
     if reason is not None:
         return [Row.skipped(*head, reason) for head in heads]
     pair = alternate(*qemu_case.sides(lab), lab.scale.turns)
-    share = _peak(pair.ours) / _peak(pair.theirs)
+    share = peak(pair.ours) / peak(pair.theirs)
     return [
         Row.of(*heads[0], pair, value=pair.ratio, met=pair.ratio <= QEMU_TIME),
         Row.of(*heads[1], Pair(pair.ours, []), value=share, met=share <= QEMU_MEMORY),
@@ -71,13 +71,9 @@ def run_guest(lab: Lab, row: GuestRow) -> Row:
     reason = row.ready()
     if reason is not None:
         return Row.skipped(*words, reason)
-    pair = alternate(*row.sides(lab), 1 if row.memory else lab.scale.turns)
-    value = _peak(pair.ours) / _peak(pair.theirs) if row.memory else pair.ratio
-    return Row.of(*words, pair, value=value, met=value <= row.limit)
-
-
-def _peak(turns: list[Turn]) -> int:
-    return max(turn.peak_kib for turn in turns)
+    pair = alternate(*row.sides(lab), 1 if row.kind == "memory" else lab.scale.turns)
+    value, met = row.judge(pair)
+    return Row.of(*words, pair, value=value, met=met)
 
 
 def peak_row(rows: list[Row]) -> Row:
