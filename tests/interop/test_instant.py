@@ -24,7 +24,7 @@ from savefmt.edit import set_xml
 from savefmt.image import SaveImage
 from savefmt.instant.startcommand import backend
 from savefmt.instant.warming import read_order
-from savefmt.qemu import Afterwards, MigrationError, save
+from savefmt.qemu import Afterwards, MigrationError, restore, save
 from savefmt.qmp import Monitor
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
@@ -103,6 +103,20 @@ def test_it_counts_on_without_being_loaded(saved: Saved, waiting: LiveGuest) -> 
     assert saved.path.read_bytes() == before
 
 
+def test_a_processor_without_what_the_guest_uses_is_refused(
+    saved: Saved, linux_guest: Path, tmp_path: Path
+) -> None:
+    """The image has no XML, but the guest's registers tell what it has switched on."""
+    arguments = linux_arguments(linux_guest)
+    arguments[arguments.index("-cpu") + 1] += ",nx=off"
+    with LiveGuest(tmp_path, arguments, incoming=True) as other:
+        with pytest.raises(MigrationError, match="had nx and .* none; start it with nx=on behind"):
+            restore(saved.path, qmp=other.socket)
+        assert other.status == "inmigrate"
+        restore(saved.path, qmp=other.socket, running=False, ignore=["cpu"])
+        assert other.status == "prelaunch"
+
+
 def test_what_it_saves_is_an_ordinary_image(
     saved: Saved, waiting: LiveGuest, linux_guest: Path, tmp_path: Path
 ) -> None:
@@ -114,14 +128,8 @@ def test_what_it_saves_is_an_ordinary_image(
     with pytest.raises(ConversionError, match="ordinary already"):
         instant.detach(again, tmp_path / "detached")
     with LiveGuest(tmp_path, linux_arguments(linux_guest), name="other", incoming=True) as other:
-        savefmt_restore(again, other)
+        restore(again, qmp=other.socket, running=False)
         assert other.block_hashes()["pc.ram"] == saved.hashes["pc.ram"]
-
-
-def savefmt_restore(image: Path, guest: LiveGuest) -> None:
-    from savefmt.qemu import restore
-
-    restore(image, qmp=guest.socket, running=False)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +242,7 @@ def test_a_thin_image_is_restored_in_full_too(
 ) -> None:
     (thin,) = instant.clone(saved.path, tmp_path / "clones").guests
     with LiveGuest(tmp_path, linux_arguments(linux_guest), incoming=True) as guest:
-        savefmt_restore(Path(thin.image), guest)
+        restore(Path(thin.image), qmp=guest.socket, running=False)
         assert guest.block_hashes() == saved.hashes
     os.unlink(thin.image)
 

@@ -17,7 +17,7 @@ from interop.live import LiveGuest
 from interop.qemu import hidden_emulator
 from savefmt import qemu
 from savefmt.format.envelope import Envelope
-from savefmt.guest.needs import read_hardware
+from savefmt.guest.featuresinuse import processor_wanted
 from savefmt.model import Severity
 from savefmt.qemu.preflight import compare
 from savefmt.qemu.target import look_closely
@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("qemu")]
 SMP = "1,sockets=1,cores=2,maxcpus=2"
 TABLET = "usb-tablet,bus=usb.0,port=2"
 DISK = "scsi-hd,drive=disk,bus=scsi.0,scsi-id=1,lun=2"
+AGENT = "virtserialport,bus=serial.0,nr=3,chardev=agent,name=org.qemu.guest_agent.0"
 RICH = [
     *("-machine", "pc-q35-10.0", "-m", "16M,slots=2,maxmem=1G", "-cpu", "Haswell-noTSX"),
     *("-device", "virtio-rng-pci,addr=5"),
@@ -36,6 +37,8 @@ RICH = [
     *("-device", "pci-testdev,addr=8", "-device", "isa-serial"),
     *("-device", "virtio-scsi-pci,id=scsi,addr=0xa", "-blockdev", "null-co,node-name=disk"),
     *("-device", DISK, "-smp", SMP),
+    *("-device", "virtio-serial-pci,id=serial,addr=0xb", "-chardev", "null,id=agent"),
+    *("-device", AGENT, "-chardev", "null,id=hvc", "-device", "virtconsole,chardev=hvc,nr=0"),
 ]
 CPU = """\
 <domain type='qemu'>
@@ -141,6 +144,16 @@ def without(value: str) -> list[str]:
             "at 0000:00:07.0 has 8 ports in the image and 30 in this QEMU",
         ),
         (
+            swapped(AGENT, AGENT.replace("nr=3", "nr=4")),
+            "devices",
+            "at 0000:00:0b.0 has the ports 0, 3 in the image and 0, 4 in this QEMU; give it the",
+        ),
+        (
+            without("virtconsole,chardev=hvc,nr=0"),
+            "devices",
+            "has the ports 0, 3 in the image and 3 in this QEMU",
+        ),
+        (
             swapped("16M,slots=2,maxmem=1G", "16M"),
             "devices",
             "has 2 slots for memory and this QEMU has 0; start it with slots=2 behind -m",
@@ -184,7 +197,8 @@ def without(value: str) -> list[str]:
     ],
     ids=[
         *("moved", "absent", "other", "extra", "bridge", "extra-usb", "absent-usb", "extra-isa"),
-        *("usb-port", "lun", "vectors", "root-port", "usb-ports", "slots"),
+        *("usb-port", "lun", "vectors", "root-port", "usb-ports"),
+        *("serial-port", "serial-console", "slots"),
         *("ram", "rom", "extra-memory", "model", "feature", "vcpus", "sockets", "machine"),
     ],
 )
@@ -229,7 +243,7 @@ def test_a_good_one_is_never_refused(name: str, tmp_path: Path) -> None:
         Monitor(guest.socket) as monitor,
     ):
         found = compare(
-            image, look_closely(monitor, read_hardware(image, []), hidden_emulator()), thorough=True
+            image, look_closely(monitor, processor_wanted(image), hidden_emulator()), thorough=True
         )
 
     assert [finding for finding in found if finding.severity is Severity.ERROR] == []

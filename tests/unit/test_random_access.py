@@ -335,7 +335,7 @@ def test_reading_behind_the_end(codec: str, tmp_path: Path) -> None:
     with savefmt.open(path, io=IO) as image:
         opener = open_plain(image.packing, image.file, image.stored_offset)
         assert opener is not None
-        plain = opener(len(stream()))
+        plain = opener(len(stream()), lambda: None)
         assert plain.read(4, 0) == b"QEVM"
         with pytest.raises(savefmt.SavefmtError):
             plain.read(100, len(stream()) - 50)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Finding, Section
 
 HEADER_LENGTH = 64
+MSIX, PCIE = 0x11, 0x10
+"""Kinds of capabilities."""
+VIRTIO_VERSION = b"\0\0\0\2"
+"""What the state of a virtio device begins with; the configuration space follows."""
 
 _COMMAND = 0x04
 _MEMORY_ENABLED = 0x02
@@ -70,9 +74,34 @@ def read_config(source: GuestSource, path: str, findings: list[Finding]) -> byte
                 return field.value
         for field in tree.fields:  # virtio begins with a version, then it is the same
             opaque = field.type.startswith("virtio") and isinstance(field.value, bytes)
-            if opaque and isinstance(field.value, bytes) and field.value[:4] == b"\0\0\0\2":
+            if opaque and isinstance(field.value, bytes) and field.value[:4] == VIRTIO_VERSION:
                 return field.value[4 : 4 + 256]
     return None
+
+
+def capabilities(config: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and bytes of the capabilities, each to the end of the space at most.
+
+    Parameters
+    ----------
+    config : bytes
+        A configuration space.
+
+    Yields
+    ------
+    (int, bytes)
+        Such as `MSIX`, and the bytes from the kind on.
+    """
+    space, at, seen = config[:256], config[0x34] & 0xFC, set[int]()
+    while 0x40 <= at < len(space) - 1 and at not in seen:
+        seen.add(at)
+        yield space[at], space[at:]
+        at = space[at + 1] & 0xFC
+
+
+def msix_vectors(capability: bytes) -> int:
+    """Return how many vectors the capability of that kind tells of."""
+    return (int.from_bytes(capability[2:4], "little") & 0x7FF) + 1
 
 
 def find_memory(

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from savefmt.format.devicetree import Struct, Value
 from savefmt.frozen import dataclass
 from savefmt.guest.needs import read_tree
+from savefmt.guest.pci import MSIX, PCIE, capabilities, msix_vectors
+from savefmt.guest.virtiostate import SerialPorts, serial_ports
 from savefmt.image import SaveImage
 from savefmt.model import Section
 
 _PLACE = r"(?P<place>[0-9a-f]{4}:[0-9a-f]{2}(?::[0-9a-f]{2}\.[0-7])+)"
 _USB = re.compile(rf"{_PLACE}/(?P<port>\d+(?:\.\d+)*)/usb-[^/]+")
 _SCSI = re.compile(rf"{_PLACE}/(?P<address>\d+:\d+:\d+)/(?P<name>[^/]+)")
-_MSIX, _PCIE = 0x11, 0x10
+_SERIAL = re.compile(rf"{_PLACE}/virtio-console")
 _HOTPLUG = 1 << 5
 """Of a slot's capabilities: a device may come by surprise; the native kind may be hidden."""
 _PLUGGING = re.compile(r"(?:.*/)?(?:ICH9LPC|piix4_pm|acpi-ged)")
@@ -37,6 +39,8 @@ class Shape:
         Of all USB devices; None where this QEMU does not tell.
     scsi : mapping of str to str
         Types (QOM) of SCSI devices, by ``place/channel:id:lun``.
+    serial : mapping of str to SerialPorts
+        Ports of virtio-serial devices, by place.
     slots : int or None
         For memory to be plugged.
     """
@@ -44,6 +48,7 @@ class Shape:
     functions: Mapping[str, Mapping[str, object]] = {}
     usb_ports: tuple[str, ...] | None = None
     scsi: Mapping[str, str] = {}
+    serial: Mapping[str, SerialPorts] = {}
     slots: int | None = None
 
 
@@ -83,6 +88,7 @@ def compare_shapes(
         yield from _compare_function(image, idstrs, place, values, config(place))
     yield from _compare_usb(idstrs, shape.usb_ports)
     yield from _compare_scsi(idstrs, shape)
+    yield from _compare_serial(image, idstrs, shape)
     if shape.slots is not None:
         yield from _compare_slots(image, idstrs, shape.slots)
 
@@ -127,22 +133,13 @@ def _number(value: object) -> int:
 def _of_config(config: bytes) -> dict[str, int]:
     """Return what a configuration space tells of a device's properties."""
     found: dict[str, int] = {}
-    for kind, body in _capabilities(config):
-        if kind == _MSIX and len(body) >= 4:
-            found["vectors"] = (int.from_bytes(body[2:4], "little") & 0x7FF) + 1
-        elif kind == _PCIE and len(body) >= 0x18:
+    for kind, body in capabilities(config):
+        if kind == MSIX and len(body) >= 4:
+            found["vectors"] = msix_vectors(body)
+        elif kind == PCIE and len(body) >= 0x18:
             slot = int.from_bytes(body[0x14:0x18], "little")
             found |= {"port": body[0x0F], "slot": slot >> 19, "hotplug": int(bool(slot & _HOTPLUG))}
     return found
-
-
-def _capabilities(config: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and bytes of the capabilities, each to the end of the space at most."""
-    space, at, seen = config[:256], config[0x34] & 0xFC, set[int]()
-    while 0x40 <= at < len(space) - 1 and at not in seen:
-        seen.add(at)
-        yield space[at], space[at:]
-        at = space[at + 1] & 0xFC
 
 
 def _ports(tree: Struct | None) -> int:
@@ -184,6 +181,30 @@ def _compare_scsi(idstrs: Iterable[str], shape: Shape) -> Iterator[Difference]:
             f"the image has a {had[address]} at {address} and this QEMU has nothing there",
             f"give it channel={channel},scsi-id={number},lun={lun}",
         )
+
+
+def _compare_serial(image: SaveImage, idstrs: Iterable[str], shape: Shape) -> Iterator[Difference]:
+    """Compare the ports of guest agents and the like."""
+    for idstr in idstrs:
+        match = _SERIAL.fullmatch(idstr)
+        here = shape.serial.get(match["place"]) if match else None
+        if match is None or here is None:
+            continue
+        tree = read_tree(image, idstr)
+        state = tree.data("virtio") if tree is not None else None
+        had = serial_ports(state) if state is not None else None
+        if had is None or (had.numbers == here.numbers and had.console <= here.console):
+            continue
+        yield (
+            f"the virtio-serial device at {match['place']} has the ports {_numbers(had)} in the "
+            f"image and {_numbers(here)} in this QEMU",
+            "give it the channels and consoles that the guest had, each with its nr=",
+        )
+
+
+def _numbers(ports: SerialPorts) -> str:
+    numbers = sorted(ports.numbers | ({0} if ports.console else set()))
+    return ", ".join(map(str, numbers)) or "none"
 
 
 def _compare_slots(image: SaveImage, idstrs: Iterable[str], slots: int) -> Iterator[Difference]:

@@ -18,6 +18,7 @@ from savefmt.compat.statetable import section_name, unloadable
 from savefmt.errors import FormatError
 from savefmt.format.hardware import Hardware
 from savefmt.frozen import replace
+from savefmt.guest.featuresinuse import processor_wanted
 from savefmt.guest.needs import read_hardware
 from savefmt.guest.pci import read_config
 from savefmt.image import SaveImage
@@ -70,7 +71,7 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
             )
         ]
     found = list(_compare_blocks(image, target))
-    found += _compare_model(read_hardware(image, []), target.cpu)
+    found += _compare_model(_processor_wanted(image, thorough=thorough), target.cpu)
     if not thorough and image.sections is None:
         return [*found, _note("the devices were not compared: that takes a pass over the image")]
     try:
@@ -124,7 +125,8 @@ def refuse_other_guest(
     MigrationError
         With all differences.
     """
-    found = compare(image, look_closely(monitor, read_hardware(image, []), binary))
+    hardware = _processor_wanted(image, thorough=False)
+    found = compare(image, look_closely(monitor, hardware, binary))
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)
@@ -155,7 +157,7 @@ def target_findings(
         if (status := monitor.status) != WAITING:
             reason = f"it does not wait for a guest ({status})"
             return [_note(f"this QEMU was not compared with the guest: {reason}")]
-        target = look_closely(monitor, read_hardware(image, []))
+        target = look_closely(monitor, _processor_wanted(image, thorough=True))
     return [
         replace(finding, severity=Severity.NOTE) if kind_of(finding) in ignore else finding
         for finding in compare(image, target, thorough=True)
@@ -227,6 +229,13 @@ def _remedy(idstr: str, length: int) -> str:
 
 
 # Processor
+
+
+def _processor_wanted(image: SaveImage, *, thorough: bool) -> Hardware:
+    """Return what the guest's processor had; in use is what a pass need not be made for."""
+    if thorough or image.sections is not None:
+        return processor_wanted(image)
+    return read_hardware(image, [])
 
 
 def _compare_model(hardware: Hardware, cpu: TargetCpu | None) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from savefmt.compat.statetable import StateTable, read_state_table
 from savefmt.compat.trust import is_trusted_emulator
 from savefmt.format.hardware import Hardware
 from savefmt.frozen import dataclass
+from savefmt.guest.virtiostate import SerialPorts
 from savefmt.qemu.deviceshape import Shape, told_by
 from savefmt.qemu.hosted import HostedBlock, HostedGuest, look, ram_blocks
 from savefmt.qmp import CommandError, Monitor, MonitorError
@@ -24,6 +25,7 @@ _CHILD = "child<"
 _LEAVES = frozenset({"memory-region", "irq"})
 _PCI_PROPERTIES = frozenset({"parent_bus", "addr", "romfile"})
 _SCSI_PROPERTIES = frozenset({"channel", "scsi-id", "lun", "parent_bus"})
+_PORT_PROPERTIES = frozenset({"nr", "chardev", "parent_bus"})
 _USB_PORT = re.compile(r"^\s*Device \S+, Port ([\d.]+),", re.MULTILINE)
 _MOST_NODES = 10_000
 
@@ -198,11 +200,18 @@ def _shape(monitor: Monitor, objects: Objects, places: Mapping[str, str]) -> Sha
             there = read(path, ["channel", "scsi-id", "lun", "parent_bus"])
             if (place := _place_above(str(there["parent_bus"]), places)) is not None:
                 scsi[f"{place}/{there['channel']}:{there['scsi-id']}:{there['lun']}"] = kind
+    ports = {place: set[int]() for path, place in places.items() if "max_ports" in objects[path][1]}
+    for path, (_, has) in objects.items():
+        if has >= _PORT_PROPERTIES:
+            there = read(path, ["nr", "parent_bus"])
+            if (place := _place_above(str(there["parent_bus"]), places)) in ports:
+                ports[place].add(int(there["nr"]))
     memory = read("/machine", ["memory"])["memory"] if "memory" in objects["/machine"][1] else None
     return Shape(
         functions=functions,
         usb_ports=_usb_ports(monitor),
         scsi=scsi,
+        serial={place: SerialPorts(frozenset(n - {0}), 0 in n) for place, n in ports.items()},
         slots=int(memory.get("slots", 0)) if isinstance(memory, dict) else None,
     )
 

@@ -287,7 +287,7 @@ class GuestMemory:
         index = self.index(meter)
         if index.counts.deltas:
             return self._spooled(meter)
-        plain = opener(image.head.blocks.total)
+        plain = opener(image.head.blocks.total, lambda: meter.update(image.length))
         self._resources.callback(plain.close)
         return UnpackedPages(index, plain, image.stored_offset, image.filename)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CACHE_LENGTH = 64 << 20
 _SPAN_LENGTH = 256 << 10
+_STRIDE = 64  # spans, between two looks at the clock
 _WORD_LENGTH = 8
 _PAGE, _CONTINUE = 0x08, 0x20
 _LEAST_SPACING = 1 << 20
@@ -38,7 +39,11 @@ class PlainReader(Protocol):
         """Drop what is kept; harmless when repeated."""
 
 
-def open_plain(packing: Packing, file: File, start: int) -> Callable[[int], PlainReader] | None:
+Opener = Callable[[int, Callable[[], object]], PlainReader]
+"""Makes a reader when told the plain length, and what to call often meanwhile."""
+
+
+def open_plain(packing: Packing, file: File, start: int) -> Opener | None:
     """Find a way to read a compressed stream here and there.
 
     Parameters
@@ -52,22 +57,23 @@ def open_plain(packing: Packing, file: File, start: int) -> Callable[[int], Plai
 
     Returns
     -------
-    callable or None
-        Makes the reader when told the plain length; None where there is no way: then the
-        stream must be unpacked in order.
+    Opener or None
+        None where there is no way: then the stream must be unpacked in order.
     """
     reader = open_segments(packing, file, start)
     if reader is not None:
-        return lambda _length: reader
+        return lambda _length, _tick: reader
     codec = packing.single
     if codec not in _LIBRARIES or find_spec(_LIBRARIES[codec]) is None:
         return None
     opener = {"gzip": _open_gzip, "bzip2": _open_bzip2}[codec]
 
-    def make(length: int) -> PlainReader:
-        return LibraryReader(
-            opener(_FilePart(file, start), max(length // _MOST_POINTS, _LEAST_SPACING)), codec
-        )
+    def make(length: int, tick: Callable[[], object]) -> PlainReader:
+        spacing = max(length // _MOST_POINTS, _LEAST_SPACING)
+        made = LibraryReader(opener(_FilePart(file, start), spacing), codec)
+        if codec == "gzip":  # of bzip2 that pass would take longer than most who read have time
+            made.note_points(tick)
+        return made
 
     return make
 
@@ -203,18 +209,38 @@ class LibraryReader:
             length -= len(part)
         return b"".join(parts)
 
+    def note_points(self, tick: Callable[[], object]) -> None:
+        """Have the library note all places where it can go on, which costs a pass.
+
+        Without them each read that goes further than all before pays for the way there.
+
+        Parameters
+        ----------
+        tick : callable
+            Called often; may raise to end it.
+
+        Raises
+        ------
+        CorruptError
+            If the stream is damaged.
+        """
+        number = 0
+        while self._window(number, 1):
+            tick()
+            number += _STRIDE
+
     def close(self) -> None:
         """Close the library's file, once nobody reads from it any more."""
         with self._lock:
             self._closer()
 
-    def _window(self, number: int) -> bytes:
+    def _window(self, number: int, length: int = _SPAN_LENGTH) -> bytes:
         try:
             with self._lock:
                 if not self._closer.alive:
                     raise ClosedImageError("the file was closed")
                 self._file.seek(number * _SPAN_LENGTH)
-                data: bytes = self._file.read(_SPAN_LENGTH)
+                data: bytes = self._file.read(length)
                 return data
         except SavefmtError:
             raise
