@@ -205,15 +205,19 @@ def test_a_guest_ticks_on_its_image(lab: Lab) -> None:
     if reason := instant_case.obstacle():
         pytest.skip(reason)
 
-    by_qemu, by_savefmt, by_virsh, *memory = instant_case.rows(lab.scale.guests)
+    by_qemu, by_savefmt, by_virsh, load, *memory, touched = instant_case.rows(lab.scale.guests)
     ours, theirs = by_savefmt.sides(lab)
     turns = [ours.turn(), theirs.turn()]
+    alone = [side.turn() for side in load.sides(lab)]
+    pages = [side.turn() for side in touched.sides(lab)]
     if (reason := by_virsh.ready()) is None:
         turns += [side.turn() for side in by_virsh.sides(lab)]
 
     assert all(turn.seconds > 0 and turn.peak_kib > 1000 for turn in turns)
     assert "--instant" in turns[0].command
-    assert {row.memory for row in memory} == {True}
+    assert 0 < alone[0].seconds < turns[0].seconds
+    assert pages[0].peak_kib > 0 < pages[1].peak_kib
+    assert [row.kind for row in (load, touched, *memory)] == ["load", "touched", *["memory"] * 3]
     assert by_qemu.goal == "≤ 0.5 of its time"
     if reason is not None:
         pytest.skip(reason)

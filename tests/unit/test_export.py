@@ -15,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 import savefmt
 from savefmt.errors import AddressError, ConversionError, UnsupportedError
-from savefmt.export import blocks, elf, exporting, kernel, vmcoreinfo
+from savefmt.export import blocks, elf, exporting, kernel, placing, vmcoreinfo
 from savefmt.export.blocks import file_names
 from savefmt.export.elf import ProgramHeader, elf_class
 from savefmt.export.stretches import MemorySegment, find_segments
@@ -26,6 +26,7 @@ from savefmt.guest.arch.x86_paging import X86PageTables
 from savefmt.guest.mappings import VirtualRange
 from savefmt.guest.memorymap import MemoryMap
 from savefmt.model import Finding, PhysicalRange, Severity
+from savefmt.reading import devices, memory
 
 RAM = 2 * MIB
 CLOCK = Device(
@@ -527,6 +528,59 @@ def test_a_source_that_changes(
     with pytest.raises(savefmt.ImageChangedError, match="changed while it was read"):
         savefmt.export(source, tmp_path / "out", format=format)
     assert list(tmp_path.iterdir()) == [source]
+
+
+# --- how often the pages are read ---
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who passed over all pages."""
+    made: list[str] = []
+    for home in (placing, memory, devices, blocks):
+        if hasattr(home, "pass_over"):
+            pass_over = home.pass_over
+
+            def counted(image: Any, visitor: Any, *rest: Any, once: Any = pass_over) -> Any:
+                made.append(type(visitor).__name__)
+                return once(image, visitor, *rest)
+
+            monkeypatch.setattr(home, "pass_over", counted)
+    return made
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime"])
+def test_one_pass_is_enough(format: str, tmp_path: Path, passes: list[str]) -> None:
+    savefmt.export(made(tmp_path), tmp_path / "out", format=format)
+
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])
+def test_the_end_of_an_older_stream_is_not_believed(
+    format: str, tmp_path: Path, passes: list[str]
+) -> None:
+    """Below a stream lies the end of another one, which has its RAM elsewhere."""
+    source = made(tmp_path)
+    savefmt.export(source, tmp_path / "expected", format=format)
+    elsewhere = Fields("mch", 1, [("config[0]", "pci config", bytes(256))])
+    other = make_stream(
+        blocks={"pc.ram": page(7) * 512, "pc.bios": page(3) * 32},
+        devices=[CLOCK, Device("0000:00:00.0/mch", elsewhere)],
+    )
+    young = source.read_bytes()
+    source.write_bytes(young + other[len(young) :])
+    with savefmt.open(source) as image:
+        assert image.believe_end() is not None
+    passes.clear()
+
+    report = savefmt.export(source, tmp_path / "out", format=format)
+
+    assert len(passes) > 1
+    assert report.format == format
+    for name in os.listdir(tmp_path / "out") if format == "blocks" else ["."]:
+        made_now, wanted = tmp_path / "out" / name, tmp_path / "expected" / name
+        assert made_now.resolve().read_bytes() == wanted.resolve().read_bytes()
 
 
 @pytest.mark.parametrize("format", ["elf", "raw", "lime", "blocks"])

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from savefmt.errors import ConversionError, located
+from savefmt.errors import ConversionError, FormatError, UnsupportedError, located
 from savefmt.export import blocks, core, kdump, kernel, vmcoreinfo
 from savefmt.export.lime import plan_lime
 from savefmt.export.placing import Written, write_pages
@@ -18,6 +18,7 @@ from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, Severity, StrPath
 from savefmt.progress import Meter
 from savefmt.reading.source import DIRECT_FROM
+from savefmt.reading.walk import StreamEnd
 from savefmt.reports import ExportReport
 from savefmt.writing.outfolder import OutputFolder, check_folder
 from savefmt.writing.output import OutputFile, check_target
@@ -97,7 +98,15 @@ def export(
     if isinstance(source, SaveImage):
         return _Export(source, target, request, overwrite, io, progress).run(dry_run)
     with SaveImage(source, io=io, places=places) as image:
-        return _Export(image, target, request, overwrite, io, progress).run(dry_run)
+        believed = None if dry_run else image.believe_end()
+        try:
+            made = _Export(image, target, request, overwrite, io, progress, believed)
+            return made.run(dry_run)
+        except (ConversionError, FormatError, UnsupportedError):
+            if believed is None or not image.belied(believed):
+                raise
+    with SaveImage(source, io=io, places=places) as image:  # now by a pass of its own
+        return _Export(image, target, request, overwrite, io, progress).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +150,10 @@ class _Export:
         overwrite: bool,
         io: IOOptions,
         progress: OnProgress | None,
+        believed: StreamEnd | None = None,
     ) -> None:
         self._image = image
+        self._believed = believed
         self._target = os.fspath(target)
         self._request = request
         self._overwrite = overwrite
@@ -152,7 +163,7 @@ class _Export:
         self._results: list[os.stat_result] = []
         self._started = time.monotonic()
 
-    def run(self, dry_run: bool) -> ExportReport:
+    def run(self, dry_run: bool = False) -> ExportReport:
         """Do it, or only plan it."""
         with located(self._image.path):
             return self._run(dry_run)
@@ -246,7 +257,7 @@ class _Export:
             written, files = blocks.export_blocks(
                 self._image, folder, segments, self._io, self._meter, self._findings
             )
-            self._image.file.require_unchanged()
+            self._require_proof()
             folder.commit()
         self._tell(folder.notes)
         self._results = folder.written
@@ -271,10 +282,16 @@ class _Export:
             )
 
     def _commit(self, output: OutputFile) -> None:
-        self._image.file.require_unchanged()
+        self._require_proof()
         output.commit()
         self._tell(output.notes)
         self._results = [output.status]
+
+    def _require_proof(self) -> None:
+        """Refuse to keep what was made from other bytes than the image's."""
+        self._image.file.require_unchanged()
+        if self._believed is not None and self._image.belied(self._believed):
+            raise UnsupportedError("the stream ends elsewhere than the file", path=self._image.path)
 
     def _tell(self, notes: Sequence[str]) -> None:
         self._findings += [Finding("target.note", Severity.NOTE, note) for note in notes]

@@ -76,6 +76,7 @@ class MainMemoryFinder:
         self._rules = rules
         self._proof = proof
         self._findings = findings
+        self._others = True  # blocks that are not main memory and may be plugged behind it
         self._cmos = _cmos_lengths(source, findings)
 
     def _warn(self, code: str, message: str) -> None:
@@ -96,6 +97,11 @@ class MainMemoryFinder:
         list of ListedBlock
             None at all where nothing proves it.
         """
+        main = self._choose(free)
+        self._others = len(free) > len(main)
+        return main
+
+    def _choose(self, free: Sequence[ListedBlock]) -> list[ListedBlock]:
         main = [block for block in free if block.idstr == self._rules.main_memory]
         if main:
             return main
@@ -193,15 +199,19 @@ class MainMemoryFinder:
             return self._rules.high
         if plugged:  # these lie right behind main memory
             return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
-        told = {each.start for each in affinities(self._source)}
-        if told:
-            return ABOVE_1T if ABOVE_1T in told else ABOVE_4G
         hardware = self._hardware
         most = max(hardware.max_memory or length, length)
         top = round_up(ABOVE_4G + length - low, GIB)
         if most > length:
             top = round_up(top + most - length + hardware.slots * GIB, GIB)
-        if top + self._rules.pci_window - 1 < HYPERTRANSPORT:
+        fits = top + self._rules.pci_window - 1 < HYPERTRANSPORT
+        # The firmware's table lies among the pages, which may all have to be read for it.
+        if (fits and hardware.machine is not None) or (length <= low and not self._others):
+            return ABOVE_4G
+        told = {each.start for each in affinities(self._source)}
+        if told:
+            return ABOVE_1T if ABOVE_1T in told else ABOVE_4G
+        if fits:
             return ABOVE_4G
         amd = is_amd(hardware.cpu_vendor, hardware.cpu_model)
         if amd is None and length > low:

@@ -205,7 +205,7 @@ def _shape(monitor: Monitor, objects: Objects, places: Mapping[str, str]) -> Sha
         if has >= _PORT_PROPERTIES:
             there = read(path, ["nr", "parent_bus"])
             if (place := _place_above(str(there["parent_bus"]), places)) in ports:
-                ports[place].add(int(there["nr"]))
+                ports[place].add(int(str(there["nr"])))
     memory = read("/machine", ["memory"])["memory"] if "memory" in objects["/machine"][1] else None
     return Shape(
         functions=functions,

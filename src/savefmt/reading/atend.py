@@ -16,7 +16,7 @@ from savefmt.format.vmstate import find_at_end
 from savefmt.format.wire import ItemType, encode_name
 from savefmt.model import Section
 from savefmt.reading.framing import SectionKey
-from savefmt.reading.walk import StreamHead, section_of
+from savefmt.reading.walk import StreamEnd, StreamHead, section_of
 
 Pread = Callable[[int, int], bytes]
 
@@ -44,6 +44,23 @@ def claimed_sections(
     tuple of Section or None
         None where the file does not end like this.
     """
+    claimed = claimed_end(pread, start, end, head)
+    return claimed.sections if claimed is not None else None
+
+
+def claimed_end(pread: Pread, start: int, end: int, head: StreamHead) -> StreamEnd | None:
+    """Tell how the stream of an uncompressed image ends if the file's end is its own.
+
+    Parameters
+    ----------
+    pread, start, end, head
+        As for `claimed_sections`.
+
+    Returns
+    -------
+    StreamEnd or None
+        A walk that finds the same proves it.
+    """
     try:
         description = find_at_end(pread, end)
     except FormatError:
@@ -53,9 +70,11 @@ def claimed_sections(
     if description.page_size not in (None, head.blocks.page_size):
         return None
     for has_footers in (True, False):
-        found = _walk_back(pread, description.offset - 1, description.sections, head, has_footers)
+        eof = description.offset - 1
+        found = _walk_back(pread, eof, description.sections, head, has_footers)
         if found is not None:
-            return found
+            sections, ram_end = found
+            return StreamEnd(sections, ram_end, eof, description, description.end, None, False)
     return None
 
 
@@ -65,7 +84,8 @@ def _walk_back(
     lengths: Mapping[SectionKey, int],
     head: StreamHead,
     has_footers: bool,
-) -> tuple[Section, ...] | None:
+) -> tuple[tuple[Section, ...], int] | None:
+    """Return the sections behind RAM, and where that ends."""
     if pread(1, eof) != bytes([ItemType.EOF]):
         return None
     at = eof
@@ -80,7 +100,7 @@ def _walk_back(
     before = EOS_WORD + footer
     if not found or pread(len(before), max(at - len(before), 0)) != before:
         return None
-    return tuple(reversed(found))
+    return tuple(reversed(found)), at
 
 
 def _section_before(

@@ -62,7 +62,7 @@ class Devices:
             if image.layout is Layout.MAPPED_RAM:
                 return image.mapped.end
             if not image.packing.packed:
-                return image.ending or self._pass(SkimVisitor(image.filename))
+                return image.ending or self._pass_for_all()
             self._plain = open_segments(image.packing, image.file, image.stored_offset)
             if self._plain is None:
                 keeper = _Keeper(image.filename, _most_state(image.length))
@@ -71,6 +71,15 @@ class Devices:
                 self._kept = {at: bytes(payload) for at, payload in keeper.kept.items()}
                 return end
             return image.ending or self._pass(SkimVisitor(image.filename))
+
+    def _pass_for_all(self) -> StreamEnd:
+        """Read a plain image: where its pages lie, which costs no more, is wanted next."""
+        if self._image.head.ram is None:
+            return self._pass(SkimVisitor(self._image.filename))
+        self._image.memory.index(self._meter)
+        if self._image.ending is None:  # the index was kept in a file
+            return self._pass(SkimVisitor(self._image.filename))
+        return self._image.ending
 
     def _pass(self, visitor: SkimVisitor) -> StreamEnd:
         return pass_over(self._image, visitor, self._io, self._meter)
