@@ -16,17 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import peers
+from guests import guest_arguments, guest_folder, guest_image, initramfs, mapping, obstacle
 from lab import GIB, MIB, Lab
 from turns import Pair, Side, Turn, savefmt, shown
 
 if TYPE_CHECKING:
     from interop.live import LiveGuest
 
-NEEDS = ("qemu-system-x86_64", "setpriv", "cpio")
 CLONES = (1, 4, 8)
 CHANNELS = 4
-_MOST_DATA = GIB
 _NO_HUGE_PAGES = 41  # PR_SET_THP_DISABLE; a program hands it on to those that it starts
 
 Load = Callable[["LiveGuest", Path], None]
@@ -71,6 +69,7 @@ class GuestRow:
 
 GOALS = {
     "time": (0.5, "≤ {:g} of its time"),
+    "same": (1.1, "≤ {:g} of its time"),
     "load": (0.1, "our time ≤ {:g} s"),
     "memory": (0.1, "≤ {:g} of its memory"),
     "touched": (1.1, "≤ {:g} of its memory"),
@@ -89,6 +88,7 @@ def _memory(pair: Pair) -> float:
 
 _VALUES: dict[str, Callable[[Pair], float]] = {
     "time": lambda pair: pair.ratio,
+    "same": lambda pair: pair.ratio,
     "load": lambda pair: statistics.median(turn.seconds for turn in pair.ours),
     "memory": _memory,
     "touched": _memory,
@@ -107,7 +107,7 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
         size = f"{ram // GIB}G" if ram >= GIB else f"{ram // MIB}M"
         work, ready = f"{size} guest on its image, to the first tick", partial(obstacle, ram)
         peers_of_it = (
-            ("", BY_QEMU, _by_qemu),
+            ("", BY_QEMU, by_qemu),
             ("-restore", "savefmt restore", _by_savefmt),
         )
         for suffix, against, load in peers_of_it:
@@ -135,7 +135,7 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
         )
     ram = guests[len(guests) // 2]
     for count in CLONES:
-        sides = partial(_sides, ram=ram, load=_by_qemu, count=count)
+        sides = partial(_sides, ram=ram, load=by_qemu, count=count)
         ready = partial(obstacle, ram, count)
         key = f"instant-memory-{count}"
         work = f"memory of {count} guests of {ram // MIB} MiB at the first tick"
@@ -145,19 +145,6 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
     sides, ready = partial(_touching_sides, ram=ram), partial(obstacle, ram)
     found.append(GuestRow("instant-touched", work, peer, sides, ready, "touched"))
     return found
-
-
-def obstacle(ram: int = 0, count: int = 1) -> str | None:
-    """Why no such guests can be run, None if they can."""
-    from interop import linux
-
-    for path in (linux.KERNEL, linux.BUSYBOX):
-        if not path.exists():
-            return f"no {path}"
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if whole < max(ram, count * _MOST_DATA * 5 // 4) + 2 * _MOST_DATA:
-        return f"this host has {whole // GIB} GiB of memory"
-    return peers.missing(*NEEDS)
 
 
 def virsh_obstacle(ram: int = 0) -> str | None:
@@ -171,7 +158,7 @@ def virsh_obstacle(ram: int = 0) -> str | None:
 
 
 def _sides(lab: Lab, *, ram: int, load: Load, count: int = 1) -> tuple[Side, Side]:
-    image = _image(lab, ram)
+    image = guest_image(lab, ram)
     return (
         Side(lambda: _started(lab, ram, image, count, _on_image), [image]),
         Side(lambda: _started(lab, ram, image, count, load), [image]),
@@ -187,11 +174,17 @@ def _by_savefmt(guest: LiveGuest, image: Path) -> None:
 
 
 def _savefmt(guest: LiveGuest, image: Path, *words: str) -> None:
+    subprocess.run(restoring(guest, image, *words), check=True)
+
+
+def restoring(guest: LiveGuest, image: Path, *words: str) -> list[str]:
+    """Return the command that restores an image into a guest that waits."""
     command = [sys.executable, "-m", "savefmt", "-q", "restore", "--qmp", guest.socket]
-    subprocess.run([*command, "--running", *words, os.fspath(image)], check=True)
+    return [*command, "--running", *words, os.fspath(image)]
 
 
-def _by_qemu(guest: LiveGuest, image: Path) -> None:
+def by_qemu(guest: LiveGuest, image: Path) -> None:
+    """Have QEMU load an image in parallel."""
     capabilities = {"mapped-ram": True, "multifd": True}
     guest.load(f"file:{image}", capabilities, {"multifd-channels": CHANNELS, "direct-io": True})
     guest.cont()
@@ -200,7 +193,7 @@ def _by_qemu(guest: LiveGuest, image: Path) -> None:
 _WAYS: dict[Load, str] = {
     _on_image: "savefmt restore --instant",
     _by_savefmt: f"savefmt restore --parallel {CHANNELS} --bypass-cache",
-    _by_qemu: f"mapped-ram, {CHANNELS} channels, direct-io",
+    by_qemu: f"mapped-ram, {CHANNELS} channels, direct-io",
 }
 
 
@@ -209,11 +202,11 @@ def _started(lab: Lab, ram: int, image: Path, count: int, load: Load) -> Turn:
     from interop.live import LiveGuest
     from interop.qemu import wait_for
 
-    arguments = _arguments(lab, ram)
+    arguments = guest_arguments(lab, ram)
     if load is _on_image:
-        arguments = _mapping(arguments, image)
+        arguments = mapping(arguments, image)
     with ExitStack() as stack:
-        folders = [Path(stack.enter_context(_folder(lab))) for _ in range(count)]
+        folders = [Path(stack.enter_context(guest_folder(lab))) for _ in range(count)]
         began = time.perf_counter()
         guests = []
         for folder in folders:
@@ -230,7 +223,7 @@ def _started(lab: Lab, ram: int, image: Path, count: int, load: Load) -> Turn:
 
 def _load_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
     """Both sides tell the load alone, without the start of QEMU and of Python."""
-    image = _image(lab, ram)
+    image = guest_image(lab, ram)
     return (
         Side(lambda: _loaded(lab, ram, image, _reported), [image]),
         Side(lambda: _loaded(lab, ram, image, _by_qemu_alone), [image]),
@@ -240,10 +233,10 @@ def _load_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
 def _loaded(lab: Lab, ram: int, image: Path, load: Callable[[LiveGuest, Path], float]) -> Turn:
     from interop.live import LiveGuest
 
-    arguments = _arguments(lab, ram)
+    arguments = guest_arguments(lab, ram)
     if load is _reported:
-        arguments = _mapping(arguments, image)
-    with _folder(lab) as folder, LiveGuest(Path(folder), arguments, incoming=True) as guest:
+        arguments = mapping(arguments, image)
+    with guest_folder(lab) as folder, LiveGuest(Path(folder), arguments, incoming=True) as guest:
         return Turn(load(guest, image))
 
 
@@ -261,15 +254,15 @@ _REPORT = (
 
 def _by_qemu_alone(guest: LiveGuest, image: Path) -> float:
     began = time.perf_counter()
-    _by_qemu(guest, image)
+    by_qemu(guest, image)
     return time.perf_counter() - began
 
 
 def _touching_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
-    image = _image(lab, ram)
+    image = guest_image(lab, ram)
     return (
         Side(lambda: _touched(lab, ram, image, _on_image, "Anonymous"), [image]),
-        Side(lambda: _touched(lab, ram, image, _by_qemu, "Referenced"), [image]),
+        Side(lambda: _touched(lab, ram, image, by_qemu, "Referenced"), [image]),
     )
 
 
@@ -278,11 +271,11 @@ def _touched(lab: Lab, ram: int, image: Path, load: Load, told: str) -> Turn:
     from interop.live import LiveGuest
     from interop.qemu import wait_for
 
-    arguments = _arguments(lab, ram)
+    arguments = guest_arguments(lab, ram)
     if load is _on_image:
-        arguments = _mapping(arguments, image)
+        arguments = mapping(arguments, image)
     with (
-        _folder(lab) as folder,
+        guest_folder(lab) as folder,
         _small_pages(),
         LiveGuest(Path(folder), arguments, incoming=True) as guest,
     ):
@@ -321,73 +314,6 @@ def _of_memory(process: Path, ram: int, told: str) -> int:
 
 def _ticks(guest: LiveGuest) -> bool:
     return "tick" in guest.console_text()
-
-
-@contextmanager
-def _folder(lab: Lab) -> Iterator[str]:
-    folder = lab.folder / f"guest-{os.urandom(4).hex()}"
-    folder.mkdir()
-    yield str(folder)
-    shutil.rmtree(folder)
-
-
-def _arguments(lab: Lab, ram: int) -> list[str]:
-    from interop import linux
-
-    return [
-        *("-machine", "q35", "-cpu", "qemu64", "-smp", "1", "-m", f"{ram // MIB}M"),
-        *("-kernel", str(linux.KERNEL), "-initrd", str(_initramfs(lab, ram))),
-        *("-append", linux.APPEND),
-    ]
-
-
-def _mapping(arguments: list[str], image: Path) -> list[str]:
-    from savefmt.image import SaveImage
-    from savefmt.instant import mappable
-    from savefmt.instant.startcommand import backend
-
-    with SaveImage(image) as opened:
-        (main,) = mappable(opened)
-    words = list(arguments)
-    words[1] += f",memory-backend={main.idstr}"
-    return ["-object", backend(main, str(image)), *words]
-
-
-def _initramfs(lab: Lab, ram: int) -> Path:
-    """The counting guest, with bulk that fills a third of its memory, or 1 GiB."""
-    from interop import linux
-
-    folder = lab.folder / f"linux-{ram // MIB}"
-    target = folder / "initramfs.cpio"
-    if not target.exists():
-        folder.mkdir(exist_ok=True)
-        linux.build_initramfs(folder)
-        bulk = folder / "bulk"
-        with bulk.open("wb") as file:
-            for _ in range(min(ram // 3, _MOST_DATA) // MIB):
-                file.write(os.urandom(MIB))
-        subprocess.run(
-            ["cpio", "--quiet", "-o", "-H", "newc", "-A", "-F", str(target)],
-            input=b"bulk",
-            cwd=folder,
-            check=True,
-        )
-        bulk.unlink()
-    return target
-
-
-def _image(lab: Lab, ram: int) -> Path:
-    """QEMU's own sparse image of the guest after three ticks."""
-    from interop.live import LiveGuest
-
-    image = lab.folder / f"linux-{ram // MIB}.sparse"
-    if not image.exists():
-        with LiveGuest(lab.folder, _arguments(lab, ram)) as guest:
-            guest.cont()
-            guest.wait_console("tick 3\n", timeout=300)
-            guest.stop()
-            guest.migrate_to(f"file:{image}", capabilities={"mapped-ram": True})
-    return image
 
 
 def _pss(pid: int) -> int:
@@ -435,7 +361,7 @@ def _virsh_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
         xml = _DOMAIN.format(
             ram=ram // MIB,
             kernel=linux.KERNEL,
-            initrd=_initramfs(lab, ram),
+            initrd=initramfs(lab, ram),
             append=linux.APPEND,
             emulator=shutil.which("qemu-system-x86_64"),
             console=_CONSOLE,

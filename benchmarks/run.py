@@ -17,9 +17,10 @@ import instant_case
 import qemu_case
 import reads_case
 import report
+import warm_case
 from cases import CASES, CURVES, Case, curve_point
 from instant_case import GuestRow, peak
-from lab import SCALES, Lab
+from lab import SCALES, Lab, Scale
 from looking import LOOKING
 from report import Row
 from turns import Pair, Turn, alternate
@@ -63,6 +64,11 @@ def run_qemu(lab: Lab) -> list[Row]:
         Row.of(*heads[0], pair, value=pair.ratio, met=pair.ratio <= QEMU_TIME),
         Row.of(*heads[1], Pair(pair.ours, []), value=share, met=share <= QEMU_MEMORY),
     ]
+
+
+def guest_rows(scale: Scale) -> list[GuestRow]:
+    """Return all rows about guests that run on their image."""
+    return [*instant_case.rows(scale.guests), *warm_case.rows(scale.guests)]
 
 
 def run_guest(lab: Lab, row: GuestRow) -> Row:
@@ -111,7 +117,7 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
     guests = []
-    for guest_row in instant_case.rows(lab.scale.guests):
+    for guest_row in guest_rows(lab.scale):
         if not wanted or {"instant", guest_row.key} & set(wanted):
             guests.append(run_guest(lab, guest_row))
             say(_line(guests[-1]))
@@ -156,7 +162,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw cost against size there")
     args = parser.parse_args()
     known = {case.key for case in ROWS} | set(reads_case.KINDS) | {"qemu", "instant"}
-    known |= {row.key for row in instant_case.rows(SCALES[args.scale].guests)}
+    known |= {row.key for row in guest_rows(SCALES[args.scale])}
     unknown = set(args.rows) - known
     if unknown:
         parser.error(f"no rows {', '.join(sorted(unknown))}")

@@ -114,7 +114,7 @@ def test_a_processor_without_what_the_guest_uses_is_refused(
             restore(saved.path, qmp=other.socket)
         assert other.status == "inmigrate"
         restore(saved.path, qmp=other.socket, running=False, ignore=["cpu"])
-        assert other.status == "prelaunch"
+        assert other.status == "paused"
 
 
 def test_what_it_saves_is_an_ordinary_image(

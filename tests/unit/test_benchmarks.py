@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+import guests
 import instant_case
 import peers
 import pytest
@@ -21,11 +22,12 @@ import qemu_case
 import reads
 import reads_case
 import report
+import warm_case
 from cases import CASES, CURVES, Case
 from images import make_mapped, page_numbers
 from lab import GIB, MIB, SCALES, Lab
 from report import Row
-from run import ROWS, peak_row, run_case
+from run import ROWS, guest_rows, peak_row, run_case
 from turns import TIMED, Pair, Side, Turn, alternate, process, shown
 
 import savefmt
@@ -202,7 +204,7 @@ def test_qemu_s_side(lab: Lab) -> None:
 
 @pytest.mark.interop
 def test_a_guest_ticks_on_its_image(lab: Lab) -> None:
-    if reason := instant_case.obstacle():
+    if reason := guests.obstacle():
         pytest.skip(reason)
 
     by_qemu, by_savefmt, by_virsh, load, *memory, touched = instant_case.rows(lab.scale.guests)
@@ -223,9 +225,18 @@ def test_a_guest_ticks_on_its_image(lab: Lab) -> None:
         pytest.skip(reason)
 
 
+@pytest.mark.interop
+def test_a_guest_reads_on_its_image(lab: Lab) -> None:
+    if reason := guests.obstacle():
+        pytest.skip(reason)
+    alone, by_qemu = warm_case.rows(lab.scale.guests)
+
+    for side in (*alone.sides(lab), by_qemu.sides(lab)[1]):
+        assert side.turn().seconds > 0
+
+
 def test_keys_are_unique() -> None:
-    guests = instant_case.rows(SCALES["full"].guests)
-    keys = [row.key for row in ROWS] + [row.key for row in guests]
+    keys = [row.key for row in (*ROWS, *guest_rows(SCALES["full"]))]
     assert len(set(keys)) == len(keys)
 
 
