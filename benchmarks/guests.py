@@ -35,7 +35,7 @@ while :; do /bin/busybox sleep 1; done
 
 def bulk_length(ram: int) -> int:
     """Return how much fills a guest: what is unpacked must fit in half of what the rest leaves."""
-    return min(ram // 4, MOST_DATA)
+    return min(ram // 5, MOST_DATA)
 
 
 def obstacle(ram: int = 0, count: int = 1) -> str | None:

@@ -236,7 +236,7 @@ def test_a_guest_reads_on_its_image(lab: Lab) -> None:
 
 
 def test_keys_are_unique() -> None:
-    keys = [row.key for row in (*ROWS, *guest_rows(SCALES["full"]))]
+    keys = [row.key for row in ROWS] + [row.key for row in guest_rows(SCALES["full"])]
     assert len(set(keys)) == len(keys)
 
 
