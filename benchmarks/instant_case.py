@@ -327,7 +327,7 @@ def _pss(pid: int) -> int:
 _CONSOLE = "/var/lib/libvirt/console/ticker"
 _DOMAIN = """\
 <domain type='qemu'>
-  <name>bench</name>
+  <name>{name}</name>
   <memory unit='MiB'>{ram}</memory>
   <vcpu>1</vcpu>
   <os>
@@ -355,10 +355,12 @@ def _virsh_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
     from interop.qemu import wait_for
 
     daemon = lab.keep("libvirtd", Libvirt)
+    domain = f"bench-{ram // MIB}"
     console = daemon.path(_CONSOLE)
     image = lab.folder / f"virsh-{ram // MIB}.save"
     if not image.exists():
         xml = _DOMAIN.format(
+            name=domain,
             ram=ram // MIB,
             kernel=linux.KERNEL,
             initrd=initramfs(lab, ram),
@@ -368,9 +370,9 @@ def _virsh_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
         )
         daemon.start(xml)
         wait_for(lambda: _has(console, "tick 3\n"), "tick", timeout=300)
-        daemon.save("bench", image, "sparse")
+        daemon.save(domain, image, "sparse")
     clones = lab.folder / f"virsh-{ram // MIB}-clones"
-    clone = clones / "bench-clone.save"
+    clone = clones / f"{domain}-clone.save"
     if not clone.exists():
         savefmt("clone", image, clones, "--libvirt")
 
@@ -385,8 +387,8 @@ def _virsh_sides(lab: Lab, *, ram: int) -> tuple[Side, Side]:
         return Turn(seconds, 0.0, pss, shown(["virsh", "restore", saved, *options]))
 
     return (
-        Side(lambda: turn(clone, "bench-clone"), [image, clone]),
-        Side(lambda: turn(image, "bench"), [image]),
+        Side(lambda: turn(clone, f"{domain}-clone"), [image, clone]),
+        Side(lambda: turn(image, domain), [image]),
     )
 
 
