@@ -20,7 +20,6 @@ from savefmt.format.domain import check_document
 from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.salvagemark import find_mark
 from savefmt.frozen import replace
-from savefmt.guest.evidence import evidence_of
 from savefmt.guest.unsent import absent_runs, explain_unsent, is_main_memory
 from savefmt.image import SaveImage
 from savefmt.model import (
@@ -43,7 +42,6 @@ from savefmt.progress import Meter
 from savefmt.reading.mapped import MappedStream
 from savefmt.reading.patched import Patched
 from savefmt.reading.source import Source, find_source, open_file
-from savefmt.reading.trueheader import find_true_header, mislabelled
 from savefmt.reading.visitors import TallyVisitor, pass_over
 from savefmt.reading.walk import NO_STREAM, StreamEnd
 from savefmt.reports import CheckReport
@@ -73,6 +71,8 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
 
 
 def _is_pc(image: SaveImage) -> bool:
+    from savefmt.guest.evidence import evidence_of  # which knows all architectures
+
     try:
         return "x86_64" in evidence_of(image, devices=False).names
     except (FormatError, UnsupportedError):
@@ -146,6 +146,8 @@ def _opened(source: Source, io: IOOptions) -> tuple[SaveImage | None, list[Findi
     wrong_cookie = image is not None and any(f.repair is Repair.COOKIE for f in image.findings)
     right = None
     if (image is None or wrong_cookie) and not source.salvage:
+        from savefmt.reading.trueheader import find_true_header
+
         with open_file(source, io) as file:
             right = find_true_header(file.read, file.length)
     if right is None:
@@ -267,6 +269,8 @@ class _Checker:
         if envelope is None:
             return
         if image.mislabelled:
+            from savefmt.reading.trueheader import mislabelled
+
             form = "sparse" if image.head.mapped else image.codec
             self.findings.append(mislabelled(envelope.stream_format, form))
         self._documents()

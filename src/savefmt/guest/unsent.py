@@ -19,7 +19,6 @@ from savefmt.format.thin import ThinMark
 from savefmt.format.wire import pack_counted
 from savefmt.frozen import dataclass
 from savefmt.guest.needs import DeviceReader, GuestSource
-from savefmt.guest.plugged import find_virtio_mem
 from savefmt.model import PageRun, Section
 from savefmt.native.index import BlockIndex
 from savefmt.reading.pageindex import PageIndex
@@ -186,6 +185,8 @@ class _Excuses:
         self._in_base = {own for own, _ in mark.blocks} if mark is not None else set()
         try:
             self._hinted = any(map(self._hints, source.devices.sections))
+            from savefmt.guest.plugged import find_virtio_mem  # which takes devices apart
+
             self._plugged = find_virtio_mem(source, [])
             self._resizable = {
                 section.idstr.rpartition("/")[0]
