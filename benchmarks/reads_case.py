@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 
 import peers
 from lab import Lab
@@ -36,8 +35,8 @@ def run(lab: Lab, key: str) -> Row:
     if reason is not None:
         return Row.skipped(*words, reason)
     image = _image(lab, codec, members)
-    pair = Pair([inside(READS, image) for _ in range(lab.scale.turns)], [])
-    worst = median(turn.seconds for turn in pair.ours)
+    pair = Pair([inside(READS, image)], [])  # once will do: CPU time, of 200 reads
+    (worst,) = (turn.seconds for turn in pair.ours)
     return Row.of(*words, pair, value=worst * 1000, met=worst <= LIMIT, note=_NOTES.get(key, ""))
 
 

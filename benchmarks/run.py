@@ -101,9 +101,8 @@ def peak_row(rows: list[Row]) -> Row:
     )
 
 
-def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
-    """Measure all rows that are wanted, all without a choice."""
-    rows: list[Row] = []
+def run_rows(lab: Lab, wanted: Collection[str], rows: list[Row]) -> None:
+    """Measure all rows that are wanted, all without a choice; `rows` gets each at once."""
     for case in ROWS:
         if not wanted or case.key in wanted:
             began = time.perf_counter()
@@ -116,14 +115,12 @@ def run_rows(lab: Lab, wanted: Collection[str]) -> list[Row]:
     if not wanted or "qemu" in wanted:
         rows += run_qemu(lab)
         say("\n".join(map(_line, rows[-2:])))
-    guests = []
+    if any(row.our_peak_kib for row in rows):
+        rows.append(peak_row(rows))  # before the guests, whose memory is another matter
     for guest_row in guest_rows(lab.scale):
         if not wanted or {"instant", guest_row.key} & set(wanted):
-            guests.append(run_guest(lab, guest_row))
-            say(_line(guests[-1]))
-    if any(row.our_peak_kib for row in rows):
-        rows.append(peak_row(rows))
-    return rows + guests  # whose memory is that of guests
+            rows.append(run_guest(lab, guest_row))
+            say(_line(rows[-1]))
 
 
 def _line(row: Row) -> str:
@@ -174,10 +171,13 @@ def main() -> int:
     ):
         lab = Lab(Path(disk).resolve(), SCALES[args.scale], Path(memory), mounts)
         machine = report.facts(lab.folder)
-        rows = run_rows(lab, args.rows)
-        curves = {} if args.no_curves else run_curves(lab)
-    content = report.document(machine, args.scale, rows, curves)
-    _write(args, content)
+        rows: list[Row] = []
+        curves: dict[str, dict[int, Turn]] = {}
+        try:
+            curves |= {} if args.no_curves else run_curves(lab)
+            run_rows(lab, args.rows, rows)
+        finally:  # what was measured until then is of use, too
+            _write(args, report.document(machine, args.scale, rows, curves))
     return 0
 
 

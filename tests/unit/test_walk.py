@@ -27,7 +27,7 @@ import savefmt
 from savefmt import CorruptError, Layout, TruncatedError
 from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.format.wire import PAGE_SIZES
-from savefmt.reading import walk as walking
+from savefmt.reading.firstpages import infer_page_size
 from savefmt.reading.visitors import SkimVisitor
 from savefmt.reading.walk import StreamEnd, Walk
 
@@ -336,13 +336,12 @@ def test_device_state_without_ram(configuration: bool, cursor: Callable[[bytes],
 
 def test_the_page_size_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    look = walking.infer_page_size
 
     def counted(*about: Any) -> int:
-        looked.append(look(*about))
+        looked.append(infer_page_size(*about))
         return looked[-1]
 
-    monkeypatch.setattr(walking, "infer_page_size", counted)
+    monkeypatch.setattr("savefmt.reading.walk.infer_page_size", counted)
     path = tmp_path / "image"
     path.write_bytes(make_stream(blocks={"pc.ram": page(1)}))
 
