@@ -16,7 +16,6 @@ from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.format.salvagemark import mark_at_end
 from savefmt.format.thin import ThinMark
 from savefmt.format.vmstate import text_at_end
-from savefmt.frozen import replace
 from savefmt.model import (
     Finding,
     ImageSummary,
@@ -31,7 +30,7 @@ from savefmt.model import (
 )
 from savefmt.native.file import File
 from savefmt.progress import Meter
-from savefmt.reading.atend import claimed_end, claimed_sections
+from savefmt.reading.atend import claimed_sections
 from savefmt.reading.container import read_form
 from savefmt.reading.mapped import MappedStream, ram_blocks, read_mapped
 from savefmt.reading.plainstream import Packing, PlainCursor, plain_stream
@@ -409,33 +408,6 @@ class SaveImage:
     def claimed_sections(self) -> tuple[Section, ...] | None:
         """Device sections at the end of an uncompressed sequential file; not proved to be its."""
         return claimed_sections(self._pread, self.stream_offset, self.length, self.head)
-
-    def believe_end(self) -> StreamEnd | None:
-        """Take the end of an uncompressed file for that of its stream, until a pass shows it.
-
-        That saves a pass over the pages where one will be made anyway, and its result can
-        wait for `belied`.
-
-        Returns
-        -------
-        StreamEnd or None
-            What is believed now; None where nothing need or can be.
-        """
-        plain = self.layout is Layout.SEQUENTIAL and not self.packing.packed
-        if not plain or self.rescue is not None or self.ending is not None:
-            return None
-        claimed = claimed_end(self._pread, self.stream_offset, self.length, self.head)
-        if claimed is None or claimed.description is None:
-            return None
-        if len(claimed.sections) < len(claimed.description.sections):
-            return None  # some come before the pages
-        self.ending = claimed
-        return claimed
-
-    def belied(self, believed: StreamEnd) -> bool:
-        """Whether no pass has shown the end that was believed, or one has shown another."""
-        found = self.ending
-        return found is None or found is believed or replace(found, stored_end=None) != believed
 
     def _walk_at_once(self) -> StreamEnd:
         """Walk over an uncompressed stream that is short, with next to nothing loaded for it."""

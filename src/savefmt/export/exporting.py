@@ -17,6 +17,7 @@ from savefmt.frozen import dataclass, replace
 from savefmt.image import SaveImage
 from savefmt.model import Finding, IOOptions, OnProgress, Severity, StrPath
 from savefmt.progress import Meter
+from savefmt.reading.atend import believe_end, is_belied
 from savefmt.reading.source import DIRECT_FROM
 from savefmt.reading.walk import StreamEnd
 from savefmt.reports import ExportReport
@@ -98,12 +99,12 @@ def export(
     if isinstance(source, SaveImage):
         return _Export(source, target, request, overwrite, io, progress).run(dry_run)
     with SaveImage(source, io=io, places=places) as image:
-        believed = None if dry_run else image.believe_end()
+        believed = None if dry_run or image.rescue is not None else believe_end(image)
         try:
             made = _Export(image, target, request, overwrite, io, progress, believed)
             return made.run(dry_run)
         except (ConversionError, FormatError, UnsupportedError):
-            if believed is None or not image.belied(believed):
+            if believed is None or not is_belied(image, believed):
                 raise
     with SaveImage(source, io=io, places=places) as image:  # now by a pass of its own
         return _Export(image, target, request, overwrite, io, progress).run()
@@ -290,7 +291,7 @@ class _Export:
     def _require_proof(self) -> None:
         """Refuse to keep what was made from other bytes than the image's."""
         self._image.file.require_unchanged()
-        if self._believed is not None and self._image.belied(self._believed):
+        if self._believed is not None and is_belied(self._image, self._believed):
             raise UnsupportedError("the stream ends elsewhere than the file", path=self._image.path)
 
     def _tell(self, notes: Sequence[str]) -> None:

@@ -14,8 +14,10 @@ from savefmt.format.ram import EOS_WORD
 from savefmt.format.stream import FOOTER_LENGTH, ItemReader, SectionHead
 from savefmt.format.vmstate import find_at_end
 from savefmt.format.wire import ItemType, encode_name
-from savefmt.model import Section
+from savefmt.frozen import replace
+from savefmt.model import Layout, Section
 from savefmt.reading.framing import SectionKey
+from savefmt.reading.stored import StoredImage
 from savefmt.reading.walk import StreamEnd, StreamHead, section_of
 
 Pread = Callable[[int, int], bytes]
@@ -76,6 +78,39 @@ def claimed_end(pread: Pread, start: int, end: int, head: StreamHead) -> StreamE
             sections, ram_end = found
             return StreamEnd(sections, ram_end, eof, description, description.end, None, False)
     return None
+
+
+def believe_end(image: StoredImage) -> StreamEnd | None:
+    """Take the end of an uncompressed file for that of its stream, until a pass shows it.
+
+    That saves a pass over the pages where one will be made anyway, and its result can wait
+    for `is_belied`.
+
+    Parameters
+    ----------
+    image : StoredImage
+        Its `ending` is what is believed from here on.
+
+    Returns
+    -------
+    StreamEnd or None
+        None where nothing need or can be believed.
+    """
+    if image.layout is not Layout.SEQUENTIAL or image.packing.packed or image.ending is not None:
+        return None
+    claimed = claimed_end(image.file.read, image.stream_offset, image.length, image.head)
+    if claimed is None or claimed.description is None:
+        return None
+    if len(claimed.sections) < len(claimed.description.sections):
+        return None  # some come before the pages
+    image.ending = claimed
+    return claimed
+
+
+def is_belied(image: StoredImage, believed: StreamEnd) -> bool:
+    """Whether no pass has shown the end that was believed, or one has shown another."""
+    found = image.ending
+    return found is None or found is believed or replace(found, stored_end=None) != believed
 
 
 def _walk_back(
