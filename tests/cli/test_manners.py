@@ -122,6 +122,22 @@ def test_what_may_be_repeated_is_listed_here() -> None:
         ("info --pag a", "did you mean --pages?"),
         ("info --pag=3 a", "did you mean --pages?"),
         ("xml dmp a", "did you mean dump?"),
+        ("con a b", "did you mean config or convert?"),
+        ("managedsave-edit a", "did you mean xml edit?"),
+        ("benchmark .", "did you mean bench?"),
+        ("version", "did you mean --version?"),
+        ("create -f raw a 1G", "that is for disk images"),
+        ("linux.pslist", "savefmt plugins volatility"),
+        ("-f a windows.info", "there is no 'a'"),
+        (__file__, f"a command comes before the file: savefmt info {__file__}"),
+        ("convert a b --ver", "did you mean --verify or --verbose?"),
+        ("convert a b --image-format sparse", "did you mean -O?"),
+        ("convert a b --overwrite", "did you mean --force?"),
+        ("convert a b -c", "did you mean -O zstd?"),
+        ("convert a b -m 4", "did you mean --threads?"),
+        ("convert -f raw a b", "savefmt sees for itself what a file is"),
+        ("convert a b --parallel-channels 4", "did you mean --threads?"),
+        ("save a --parallel-channels 4", "did you mean --parallel?"),
         ("convert a b c", "one name too many: 'c'"),
         ("save domain file --qmp x", "`virsh save` saves those"),
         ("save domain file", "`virsh save` saves those"),
@@ -138,6 +154,24 @@ def test_what_was_meant(run: Run, words: str, hint: str) -> None:
     assert hint in outcome.err
     assert outcome.err.count("\n") == 1
     assert "\x1b" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("commit", "compat"),
+        ("resize", "restore"),
+        ("convert --s a b", "--lost"),
+        ("save --domain a", "--format"),
+        ("export -c a b", "-O"),
+        ("restore --xml a b", "--qmp"),
+    ],
+)
+def test_no_guess_is_better_than_a_wrong_one(run: Run, words: str, wrong: str) -> None:
+    outcome = run(*words.split())
+
+    assert outcome.code == 64
+    assert wrong not in outcome.err.partition("did you mean")[2]
 
 
 def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:

@@ -107,11 +107,11 @@ class Parser(argparse.ArgumentParser):
         """Refuse a word that is no choice, and say which one was meant."""
         if action.choices is None or value in action.choices:
             return
-        from savefmt.cli.suggest import meant_by
+        from savefmt.cli.suggest import command_meant_by
 
         known = f"; there are {', '.join(map(str, action.choices))}"
         verbs = isinstance(action, argparse._SubParsersAction)
-        hint = meant_by(value, action.choices) if verbs else known
+        hint = command_meant_by(value, action.choices) if verbs else known
         raise argparse.ArgumentError(action, f"there is no {value!r}{hint or known}")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
@@ -138,7 +138,7 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):
             self.error(self.surplus or f"one name too many: {word!r}")
-        from savefmt.cli.suggest import meant_by
+        from savefmt.cli.suggest import option_meant_by
 
         option = word.partition("=")[0]
         if option == "--salvage":
@@ -146,7 +146,8 @@ class Parser(argparse.ArgumentParser):
                 "this command takes no damaged image: write what can be read of it with "
                 "`savefmt salvage` first, and use that"
             )
-        self.error(f"there is no option {option}{meant_by(option, self._option_string_actions)}")
+        hint = option_meant_by(option, self._option_string_actions)
+        self.error(f"there is no option {option}{hint}")
 
     def _names_last(self, args: Sequence[str]) -> list[str]:
         options: list[str] = []
