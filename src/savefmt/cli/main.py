@@ -143,7 +143,7 @@ def _guarded(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
         _silence_stdout()
         return ExitCode.BROKEN_PIPE
     except OSError as error:
-        # Only the flush above gets here: a full disk behind a redirection.
+        # Only the flush of help gets here: a full disk behind a redirection.
         _silence_stdout()
         to_stderr(f"savefmt: {STANDARD_OUTPUT}: {error.strerror or error}")
         return ExitCode.FAILED
@@ -162,13 +162,18 @@ def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
         with _unwrapped(), _warnings_shown(ui):
             if getattr(args, "case_notes", None) is not None:
                 _begin_notes(args, words, ui, notes)
-            return int(_after(args, ui, args.run(args, ui)))
+            code = int(_after(args, ui, args.run(args, ui)))
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where `failed` is known: 1 may mean "different"
+            return code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.GOOD
     except ClosedOutputError:
         raise
     except (SavefmtError, OSError) as error:
         ui.fail(error, getattr(args, args.subject, None))
+        if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
+            _silence_stdout()
         if getattr(args, "rescued", ()):
             from savefmt.cli.salvaged import remark_lost
 
