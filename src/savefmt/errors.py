@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -83,8 +84,23 @@ class MissingPackageError(UnsupportedError):
     def __init__(self, what: str, package: str, extra: str | None = None) -> None:
         named = package if extra is None else f"'savefmt[{extra}]'"
         super().__init__(
-            f"{what} needs the package {package}, which is not here: pip install {named}"
+            f"{what} needs the package {package}, which is not here: {_install()} {named}"
         )
+
+
+def _install() -> str:
+    """Return what a shell calls to install something for the Python that runs."""
+    import importlib.util
+    import shlex
+    import shutil
+
+    found = shutil.which("pip")
+    if found is not None and os.path.dirname(found) == os.path.dirname(sys.executable):
+        return "pip install"
+    python = shlex.quote(sys.executable)
+    if importlib.util.find_spec("pip") is not None:
+        return f"{python} -m pip install"
+    return f"uv pip install --python {python}"  # whose environments have no pip
 
 
 class ConversionError(SavefmtError):

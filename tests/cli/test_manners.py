@@ -245,6 +245,14 @@ def test_a_dash_is_a_stream_or_refused() -> None:
     }
 
 
+def test_no_file_has_an_empty_name() -> None:
+    """A shell makes one of a variable that is not set."""
+    for _, action in file_names():
+        assert callable(action.type)
+        with pytest.raises(argparse.ArgumentTypeError, match="empty"):
+            action.type("")
+
+
 def test_export_writes_no_file_called_dash(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

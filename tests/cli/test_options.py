@@ -367,6 +367,20 @@ def test_a_failing_editor_changes_nothing(library: FakeLibrary, run: Run, editor
     assert "code 3" in outcome.err
 
 
+def test_a_missing_editor_is_told_with_what_to_do(
+    library: FakeLibrary, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump(library)
+    monkeypatch.setenv("VISUAL", "no-such-editor --flag")
+
+    outcome = run("xml", "edit", "a")
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        "savefmt: the editor no-such-editor is not here; let $VISUAL or $EDITOR name another\n"
+    )
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(run: Run, shell: str) -> None:
     pytest.importorskip("shtab")

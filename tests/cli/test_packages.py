@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -34,6 +36,16 @@ LACKS = [
 # `dump` has a test of its own; `seek` makes faster; volatility3 is what loads us, and tells of
 # nothing that it lacks; the other is for who writes documentation.
 NEVER_MISSED = {"dump", "seek", "volatility", "docs"}
+
+
+@pytest.fixture(autouse=True)
+def activated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let the environment's own pip be the first on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "pip").touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.mark.parametrize(
@@ -86,3 +98,17 @@ def test_packages_belong_to_the_extras_that_they_are_told_to() -> None:
     extras = PROJECT["optional-dependencies"] | {None: PROJECT["dependencies"]}
     for _, _, _, package, extra in LACKS:
         assert any(line.startswith(package) for line in extras[extra]), package
+
+
+def test_pip_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not activated, or there is a space in its name, or uv made it."""
+    python = tmp_path / "my env" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    told = str(MissingPackageError("this", "that", "extra"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    by_uv = str(MissingPackageError("this", "that", "extra"))
+
+    assert told.endswith(f"not here: '{python}' -m pip install 'savefmt[extra]'")
+    assert by_uv.endswith(f"not here: uv pip install --python '{python}' 'savefmt[extra]'")

@@ -46,9 +46,9 @@ def run(draft: Path) -> int:
     Raises
     ------
     OSError
-        There is no such program.
+        The program cannot be started.
     UnsupportedError
-        The variable holds no command.
+        There is no such program, or the variable holds no command.
     """
     for variable in ("VISUAL", "EDITOR"):
         try:
@@ -59,7 +59,12 @@ def run(draft: Path) -> int:
             break
     else:
         command = ["vi"]
-    return subprocess.run([*command, str(draft)], check=False).returncode
+    try:
+        return subprocess.run([*command, str(draft)], check=False).returncode
+    except FileNotFoundError as error:
+        raise UnsupportedError(
+            f"the editor {command[0]} is not here; let $VISUAL or $EDITOR name another"
+        ) from error
 
 
 def ask_again() -> bool:

@@ -25,6 +25,8 @@ def path_argument(*, dash: str) -> Callable[[str], str]:
     """
 
     def path(text: str) -> str:
+        if not text:
+            raise argparse.ArgumentTypeError("the name of a file is empty")
         if text == "-" and dash:
             raise argparse.ArgumentTypeError(f"{dash}; a file of that name is ./-")
         _refuse_closed(text)

@@ -19,7 +19,8 @@ to use it:
   zsh    savefmt completion zsh >_savefmt, in a folder of $fpath
   fish   savefmt completion fish >~/.config/fish/completions/savefmt.fish
 
-needs: pip install 'savefmt[completion]'
+An installed package brings these scripts.  To print one takes shtab, which the extra
+'savefmt[completion]' brings.
 """
 
 

@@ -14,7 +14,7 @@ _EPILOG = """\
 example:
   vol -p "$(savefmt plugins volatility)" -f guest.save linux.pslist
 
-needs, where volatility3 is installed: pip install 'savefmt[volatility]'
+volatility3 must find savefmt, too: pip install 'savefmt[volatility]' installs both.
 
 exit codes: 0 good, 1 failed, 64 wrong usage
 """
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         description="Print the folder of the plugin with which a program reads save images.",
         epilog=_EPILOG,
     )
-    parser.add_argument("program", choices=plugins.PROGRAMS, help="the program")
+    parser.add_argument("program", choices=plugins.PROGRAMS, help="the other program")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
