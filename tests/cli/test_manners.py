@@ -137,6 +137,8 @@ def test_what_may_be_repeated_is_listed_here() -> None:
         ("convert a b -m 4", "did you mean --threads?"),
         ("convert -f raw a b", "savefmt sees for itself what a file is"),
         ("convert a b --parallel-channels 4", "did you mean --threads?"),
+        ("fleet search . --text=", "argument --text: the value is empty"),
+        ("hash a --block=", "argument --block: the value is empty"),
         ("save a --parallel-channels 4", "did you mean --parallel?"),
         ("convert a b c", "one name too many: 'c'"),
         ("save domain file --qmp x", "`virsh save` saves those"),
@@ -245,8 +247,14 @@ def test_a_dash_is_a_stream_or_refused() -> None:
     }
 
 
-def test_no_file_has_an_empty_name() -> None:
-    """A shell makes one of a variable that is not set."""
+def test_no_value_and_no_file_name_is_empty(run: Run) -> None:
+    """A shell makes such words of variables that are not set."""
+    for words, action, name in options():
+        if not isinstance(action, argparse.BooleanOptionalAction) and action.nargs is None:
+            empty = [f"{name}="] if name.startswith("--") else [name, ""]
+            outcome = run(*words.split(), *empty)
+            assert outcome.code == 64
+            assert "the value is empty" in outcome.err, f"{words} {name}"
     for _, action in file_names():
         assert callable(action.type)
         with pytest.raises(argparse.ArgumentTypeError, match="empty"):

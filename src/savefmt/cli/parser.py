@@ -114,6 +114,12 @@ class Parser(argparse.ArgumentParser):
         hint = command_meant_by(value, action.choices) if verbs else known
         raise argparse.ArgumentError(action, f"there is no {value!r}{hint or known}")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse an option that is empty, as a shell makes it of a variable that is not set."""
+        if not arg_string and action.option_strings:
+            raise argparse.ArgumentError(action, "the value is empty")
+        return super()._get_value(action, arg_string)
+
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print help so that a full disk or a closed pipe is noticed; argparse hides them."""
         out = file or sys.stderr
