@@ -52,6 +52,7 @@ def set_xml(
     running: bool | None = None,
     check_abi: bool = True,
     expected: bytes | None = None,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> EditReport:
@@ -76,6 +77,8 @@ def set_xml(
         Refuse what would change the guest's view of its machine (format.md 2.11).
     expected : bytes, optional
         The document that the new one was made from; another one in the image is refused.
+    dry_run : bool
+        Tell what would change, and write nothing.
     io, progress
         For writing a new file.
 
@@ -121,6 +124,8 @@ def set_xml(
         if not changes:
             return EditReport(os.fspath(path), changed=False)
         moved = len(new.data) != len(old.data)
+        if dry_run:
+            return EditReport(os.fspath(path), True, moved, tuple(changes), dry_run=True)
         with Original(path, image.file.state) as original:
             if moved:
                 from savefmt.convert.rewrap import rewrap  # all of conversion, seldom needed

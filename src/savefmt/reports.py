@@ -158,7 +158,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class EditReport:
-    """What `edit.set_xml` did; `moved` when the stream had to make room.
+    """What `edit.set_xml` did, or would do; `moved` when the stream has to make room.
 
     `changes` lists, in words, what now differs in the header and the XML.
     """
@@ -167,6 +167,7 @@ class EditReport:
     changed: bool
     moved: bool = False
     changes: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def test_without_drgn(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch)
         ("--extract", "/a"),
         ("files", "-o", "b"),
         ("files", "--force"),
+        ("files", "--dry-run"),
         ("nothing",),
     ],
 )

@@ -18,7 +18,11 @@ from savefmt.cli.parser import COMPLETE_FILE, Parser
 from savefmt.fleet.records import VERBS
 
 COMMANDS = [parser for parser in parsers() if parser.get_default("run")]
-WRITE_FILES = {"convert", "export", "save", "map", "bench", "prepare", "clone", "detach"}
+WRITE_FILES = {
+    *("convert", "export", "save", "map", "bench", "prepare", "clone", "detach"),
+    *("salvage", "repair", "linux", "report", "fleet convert", "fleet report"),
+}
+CHANGE_IMAGES = {"xml set", "xml edit", "save-image-define", "save-image-edit"}
 # What comes after an option of these kinds takes nothing away from what came before.
 HARMLESS = (
     argparse._StoreConstAction,
@@ -179,8 +183,9 @@ def test_no_guess_is_better_than_a_wrong_one(run: Run, words: str, wrong: str) -
 def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:
     for parser in COMMANDS:
         names = set(parser._option_string_actions)
-        if parser.prog.split()[1] in WRITE_FILES:
-            assert {"-n", "--dry-run", "-F", "--force"} <= names, parser.prog
+        words = parser.prog.removeprefix("savefmt ")
+        assert (words in WRITE_FILES | CHANGE_IMAGES) == ({"-n", "--dry-run"} <= names), words
+        assert (words in WRITE_FILES) == ({"-F", "--force"} <= names), words
 
 
 @pytest.mark.parametrize(
@@ -195,6 +200,9 @@ def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:
         "clone IMAGE new --libvirt",
         "bench . --size=1M",
         "bench . --plot new.svg --size=1M",
+        "xml set IMAGE --running",
+        "save-image-define IMAGE --running",
+        "report IMAGE --quick",
     ],
 )
 def test_a_dry_run_writes_nothing(
@@ -205,10 +213,12 @@ def test_a_dry_run_writes_nothing(
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     path = str(unpack("libvirt-sparse", image))
+    before = Path(path).read_bytes()
 
     outcome = run(*(path if word == "IMAGE" else word for word in words.split()), "-n")
 
     assert (outcome.code, os.listdir()) == (0, [])
+    assert Path(path).read_bytes() == before
     assert "would" in outcome.out + outcome.err
 
 

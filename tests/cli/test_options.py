@@ -356,6 +356,18 @@ def test_a_refused_edit_keeps_the_text(library: FakeLibrary, run: Run, editor: A
     assert str(draft) in outcome.err
 
 
+def test_a_dry_run_of_an_edit_keeps_the_text(library: FakeLibrary, run: Run, editor: Any) -> None:
+    dump(library)
+    editor.use('printf "<new/>" >"$2"')
+
+    outcome = run("xml", "edit", "a", "-n")
+
+    (draft,) = editor.drafts()
+    assert library.calls[1][1]["dry_run"] is True
+    assert draft.read_text() == "<new/>"
+    assert str(draft) in outcome.err
+
+
 def test_a_failing_editor_changes_nothing(library: FakeLibrary, run: Run, editor: Any) -> None:
     dump(library)
     editor.use("exit 3")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -181,8 +181,12 @@ def test_files_come_out_of_the_page_cache(guest: Planted, tmp_path: Path) -> Non
     with savefmt.open(guest.mapped, io=BUFFERED) as image:
         kernel = open_kernel(image)
         for path, digest in guest.report.digests.items():
-            found = extract(kernel, path, tmp_path / path.replace("/", "-"))
-            written = (tmp_path / path.replace("/", "-")).read_bytes()
+            target = tmp_path / path.replace("/", "-")
+            told = extract(kernel, path, target, dry_run=True)
+            assert not target.exists()
+            found = extract(kernel, path, target)
+            written = target.read_bytes()
+            assert replace(told, dry_run=False) == found
             assert hashlib.sha256(written).hexdigest() == digest == found.sha256, path
             assert found.missing == ()
             assert bool(found.holes) == (path == "/tmp/holes")

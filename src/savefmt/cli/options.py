@@ -229,7 +229,7 @@ def format_option(
     )
 
 
-def writing_options(parser: argparse._ActionsContainer, *, replaced: str) -> None:
+def writing_options(parser: argparse._ActionsContainer, *, replaced: str = "") -> None:
     """Add ``-n`` and ``-F``, for commands that write a file.
 
     Parameters
@@ -237,10 +237,11 @@ def writing_options(parser: argparse._ActionsContainer, *, replaced: str) -> Non
     parser : argparse.ArgumentParser or argument group
         Where to add them.
     replaced : str
-        What ``-F`` does.
+        What ``-F`` does; a command that changes the image itself replaces nothing else.
     """
     parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
-    parser.add_argument("-F", "--force", action="store_true", help=replaced)
+    if replaced:
+        parser.add_argument("-F", "--force", action="store_true", help=replaced)
 
 
 def scan_options(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class FleetReportWritten:
-    """What ``savefmt fleet report`` did: `digest` is that of the journal."""
+    """What ``savefmt fleet report`` did, or would do: `digest` is that of the journal."""
 
     source: str
     target: str
@@ -80,6 +80,7 @@ class FleetReportWritten:
     shown: int
     target_length: int
     seconds: float
+    dry_run: bool
 
 
 def survey(path: StrPath) -> Overview:

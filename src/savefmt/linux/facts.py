@@ -461,6 +461,8 @@ class Extraction:
         What the file has no data for.
     sha256 : str or None
         Of the output, where nothing is missing.
+    dry_run : bool
+        Nothing was written.
     """
 
     file: CachedFile
@@ -468,6 +470,7 @@ class Extraction:
     missing: tuple[ByteRange, ...]
     holes: tuple[ByteRange, ...]
     sha256: str | None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

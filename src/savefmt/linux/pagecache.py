@@ -191,7 +191,9 @@ def find_file(kernel: Kernel, path: str) -> CachedInode:
     )
 
 
-def extract(kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = False) -> Extraction:
+def extract(
+    kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = False, dry_run: bool = False
+) -> Extraction:
     """Take a file out of the page cache.
 
     Parameters
@@ -204,6 +206,8 @@ def extract(kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = Fal
         The file to write; appears when it is complete.  What is missing in memory is zero.
     overwrite : bool
         Replace the target.
+    dry_run : bool
+        Read all, and write nothing.
 
     Returns
     -------
@@ -228,14 +232,18 @@ def extract(kernel: Kernel, path: str, target: StrPath, *, overwrite: bool = Fal
     there = sorted(index for index in pages if index < count)
     writer = _Writer(kernel, told.size)
     with OutputFile(target, overwrite=overwrite, direct=False) as out:
-        out.set_length(told.size)
+        if not dry_run:
+            out.set_length(told.size)
         for index in there:
             data = writer.take(index, pages[index])
-            if data is not None:
+            if data is not None and not dry_run:
                 out.file.write(data, index * PAGE)
-        out.commit(warn=True)
+        if not dry_run:
+            out.commit(warn=True)
     holes, missing = _absent(writer.written, count, away, told)
-    return Extraction(told, str(target), missing, holes, None if missing else writer.digest())
+    return Extraction(
+        told, str(target), missing, holes, None if missing else writer.digest(), dry_run
+    )
 
 
 class _Writer:

@@ -63,7 +63,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class ReportWritten:
-    """What ``savefmt report`` did: `digest` is that of the image, empty where not made."""
+    """What ``savefmt report`` did, or would do: `digest` is the image's, empty where not made."""
 
     source: str
     target: str
@@ -72,6 +72,7 @@ class ReportWritten:
     left_out: tuple[LeftOut, ...]
     target_length: int
     seconds: float
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def _add_report(verbs: Any) -> None:
         metavar="PAGE",
         help="file to write (default: the journal's name with .html, in this folder)",
     )
-    parser.add_argument("-F", "--force", action="store_true", help="replace the file")
+    writing_options(parser, replaced="replace the file")
     output_options(parser)
     common_options(parser)
     parser.set_defaults(run=run_report, failed=ExitCode.FAILED)
@@ -399,8 +399,9 @@ def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
         made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))
         making = Making(savefmt.__version__, command, made, time.monotonic() - clock)
         text = page(overview, making)
-        output.file.write(text, 0)
-        output.commit(warn=True)
+        if not args.dry_run:
+            output.file.write(text, 0)
+            output.commit(warn=True)
     written = FleetReportWritten(
         source=args.journal,
         target=target,
@@ -409,6 +410,7 @@ def run_report(args: argparse.Namespace, ui: Ui) -> ExitCode:
         shown=len(overview.shown),
         target_length=len(text),
         seconds=time.monotonic() - clock,
+        dry_run=args.dry_run,
     )
     if ui.json:
         ui.document(report=written)

@@ -15,6 +15,7 @@ from savefmt.cli.options import (
     place_option,
     progress_options,
     source_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -81,7 +82,7 @@ def add(commands: Commands) -> None:
         "--extract", metavar="PATH", help="write the file that the guest has at PATH"
     )
     file_argument(group, "-o", dest="target", metavar="FILE", help="where to write it")
-    group.add_argument("-F", "--force", action="store_true", help="replace FILE")
+    writing_options(group, replaced="replace FILE")
     output_options(parser, lines=True)
     place_option(parser)
     index_option(parser)
@@ -107,8 +108,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         usage_error(args, "--extract goes with files")
     if (args.extract is None) != (args.target is None):
         usage_error(args, "--extract and -o go together")
-    if args.force and args.extract is None:
-        usage_error(args, "--force goes with --extract")
+    for name in ("force", "dry_run"):
+        if getattr(args, name) and args.extract is None:
+            usage_error(args, f"--{name.replace('_', '-')} goes with --extract")
     io = IOOptions(direct=False)
     with savefmt.open(args.image, io=io, index=args.index, places=args.place) as image:
         ui.prepare(image)
@@ -138,7 +140,13 @@ def _extract(image: SaveImage, args: argparse.Namespace, ui: Ui) -> ExitCode:
     from savefmt.linux.opening import open_kernel
     from savefmt.linux.pagecache import extract
 
-    found = extract(open_kernel(image), args.extract, args.target, overwrite=args.force)
+    found = extract(
+        open_kernel(image),
+        args.extract,
+        args.target,
+        overwrite=args.force,
+        dry_run=args.dry_run,
+    )
     if ui.json:
         ui.document(extraction=found)
     elif not ui.quiet:

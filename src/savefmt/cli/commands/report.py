@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     progress_options,
     source_options,
     speed_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.render.document import Documents
@@ -45,7 +46,7 @@ def add(commands: Commands) -> None:
         metavar="PAGE",
         help="file to write (default: the image's name with .report.html, in this folder)",
     )
-    parser.add_argument("-F", "--force", action="store_true", help="replace the file")
+    writing_options(parser, replaced="replace the file")
     parser.add_argument("--quick", action="store_true", help="read headers and devices, not memory")
     place_option(parser)
     reader_option(parser)
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         seconds = time.monotonic() - clock
         made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started))
         text = page(dossier, Making(savefmt.__version__, _command(args), made, seconds))
-        output.file.write(text, 0)
-        output.commit(warn=True)
+        if not args.dry_run:
+            output.file.write(text, 0)
+            output.commit(warn=True)
     written = ReportWritten(
         source=dossier.path,
         target=target,
@@ -99,6 +101,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         left_out=dossier.left_out,
         target_length=len(text),
         seconds=time.monotonic() - clock,
+        dry_run=args.dry_run,
     )
     if ui.json:
         ui.document(report=written)

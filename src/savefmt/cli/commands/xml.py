@@ -16,6 +16,7 @@ from savefmt.cli.options import (
     io_options,
     output_options,
     source_options,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -87,6 +88,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="accept XML that describes another guest than the saved one",
     )
+    writing_options(parser)
     output_options(parser)
     io_options(parser)
     clone_option(parser)
@@ -160,7 +162,7 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 if not editor.ask_again():
                     break
             else:
-                applied = True
+                applied = not args.dry_run
                 _show(report, ui)
                 return ExitCode.GOOD
         return ExitCode.FAILED
@@ -187,6 +189,7 @@ def _apply(
             running=args.running,
             check_abi=args.check_abi,
             expected=expected,
+            dry_run=args.dry_run,
             io=io_of(args),
             progress=progress,
         )

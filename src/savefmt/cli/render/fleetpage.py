@@ -79,6 +79,7 @@ def _bars(overview: Overview) -> Iterator[_Bar]:
 
 def written_lines(written: FleetReportWritten) -> Iterator[str]:
     """Tell what was written."""
-    yield f"wrote {plain(written.target)}: {size(written.target_length)}"
+    verb = "would write" if written.dry_run else "wrote"
+    yield f"{verb} {plain(written.target)}: {size(written.target_length)}"
     if written.images > written.shown:
         yield f"  with the gravest {written.shown} of {written.images} images one by one"

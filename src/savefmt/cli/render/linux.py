@@ -414,7 +414,8 @@ def _exact(seconds: float) -> str:
 
 def extraction_lines(found: Extraction) -> Iterator[str]:
     """Say what was taken out of the page cache, and what is missing of it."""
-    yield f"{plain(found.output)}: {found.file.size} bytes of {plain(found.file.path)}"
+    would = "would write " if found.dry_run else ""
+    yield f"{would}{plain(found.output)}: {found.file.size} bytes of {plain(found.file.path)}"
     if found.sha256:
         yield f"  SHA-256 {found.sha256}"
     for title, places in (("missing", found.missing), ("hole", found.holes)):

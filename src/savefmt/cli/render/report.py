@@ -92,7 +92,8 @@ def report_lines(written: ReportWritten) -> Iterator[str]:
     str
         One line, and one for each reason why parts are missing.
     """
-    yield f"wrote {plain(written.target)}: {size(written.target_length)}"
+    verb = "would write" if written.dry_run else "wrote"
+    yield f"{verb} {plain(written.target)}: {size(written.target_length)}"
     parts: dict[str, list[str]] = {}
     for one in written.left_out:
         parts.setdefault(one.reason, []).append(one.part)

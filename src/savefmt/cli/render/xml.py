@@ -26,7 +26,7 @@ def xml_lines(text: bytes) -> Iterator[str]:
 
 
 def edit_lines(report: EditReport) -> Iterator[str]:
-    """Tell what ``savefmt xml set`` did.
+    """Tell what ``savefmt xml set`` did, or would do.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def edit_lines(report: EditReport) -> Iterator[str]:
     if not report.changed:
         yield f"{plain(report.path)}: not changed"
         return
-    moved = ", and moved the stream to make room" if report.moved else ""
-    yield f"{plain(report.path)}: changed{moved}"
+    verb, move = ("would change", "move") if report.dry_run else ("changed", "moved")
+    moved = f", and {move} the stream to make room" if report.moved else ""
+    yield f"{plain(report.path)}: {verb}{moved}"
     for change in report.changes:
         yield f"  {plain(change)}"
