@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from savefmt.cli.main import main
 from savefmt.drgn import program
 from savefmt.errors import AddressError, UnsupportedError
 from savefmt.export import vmcoreinfo
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.linux import kallsyms
 from savefmt.linux.answers import ask
