@@ -302,7 +302,9 @@ def test_tables_have_what_the_journal_has(folder: Path, tmp_path: Path, run: Run
         assert rows[name]["reasons"] == "; ".join(line["reasons"])
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (csv_file, parquet, journal))
     assert run(*again, "-o", str(csv_file)).code == 1  # it is there
-    assert run("fleet", "check", str(folder), "-o", str(tmp_path / "run.csv")).code == 1
+    refused = run("fleet", "check", str(folder), "-o", str(tmp_path / "run.csv"))
+    assert refused.code == 1
+    assert "name another one" in refused.err  # there is no --force
 
 
 def test_a_table_tells_the_newest_of_each_image(folder: Path, tmp_path: Path, run: Run) -> None:

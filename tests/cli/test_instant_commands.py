@@ -218,6 +218,26 @@ def test_the_command_maps_the_image(base: Path, run: Run) -> None:
     assert not any(word.startswith("memory-backend-ram") for word in words)
 
 
+def test_a_guest_writes_into_a_copy_and_nothing_else(base: Path, tmp_path: Path, run: Run) -> None:
+    data = bytearray(base.read_bytes())
+    files = {name: tmp_path / name for name in ("copy", "note", "other", "pipe", "link")}
+    files["note"].write_text("do not lose this")
+    files["link"].hardlink_to(base)
+    os.mkfifo(files["pipe"])
+    data[-1] ^= 1  # a page, say
+    files["copy"].write_bytes(data)
+    data[base.read_bytes().index(b"<uuid>") + 6] ^= 1
+    files["other"].write_bytes(data)
+
+    words = ("restore", str(base), "--instant", "--print-command", "--writable-copy")
+    said = {name: run(*words, str(file)) for name, file in (files | {"base": base}).items()}
+
+    assert f"mem-path={files['copy']}" in said["copy"].out
+    assert [name for name, outcome in said.items() if outcome.code == 0] == ["copy"]
+    assert all("its own image" in said[name].err for name in ("base", "link"))
+    assert all("no copy of the image" in said[name].err for name in ("note", "other", "pipe"))
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -57,6 +57,19 @@ def test_every_command_says_what_is_lost_and_ends_with_code_3(run: Run, cut: str
         assert "lost: 4 of 8 pages of 'pc.ram'" in outcome.err
 
 
+def test_a_list_that_is_there_is_kept(run: Run, cut: str, tmp_path: Path) -> None:
+    there = tmp_path / "list"
+    there.write_text("mine")
+
+    by_stats = run("stats", cut, "--salvage", "--lost", str(there))
+    kept = there.read_text()
+    by_salvage = run("salvage", cut, str(tmp_path / "new"), "--lost", str(there), "--force")
+
+    assert (by_stats.code, kept, by_salvage.code) == (1, "mine", 3)
+    assert "name another one for --lost" in by_stats.err  # stats has no --force
+    assert "pc.ram" in there.read_text()
+
+
 def test_lost_is_a_kind_of_its_own(run: Run, cut: str) -> None:
     extents = json.loads(run("map", "--salvage", "-j", cut).out)["extents"]
     stats = json.loads(run("stats", "--salvage", "-j", cut).out)["stats"]

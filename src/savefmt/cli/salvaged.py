@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from savefmt.cli.codes import ExitCode
 from savefmt.cli.render.damage import lost_lines, remarks
 from savefmt.cli.ui import Ui
+from savefmt.errors import ConversionError
 from savefmt.salvage.rescue import Rescue
 from savefmt.writing.output import OutputFile
 
@@ -30,6 +32,8 @@ def tell_lost(args: argparse.Namespace, ui: Ui, code: ExitCode) -> ExitCode:
     """
     rescued = remark_lost(args, ui)
     if args.lost is not None:
+        if not hasattr(args, "force") and os.path.lexists(args.lost):
+            raise ConversionError("the file exists; name another one for --lost", path=args.lost)
         with OutputFile(args.lost, overwrite=getattr(args, "force", False)) as output:
             text = "".join(line for rescue in rescued.values() for line in lost_lines(rescue))
             output.file.write(text.encode("utf-8", "surrogateescape") or b"\n", 0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Collection, Iterable
 
-from savefmt.errors import ConversionError
+from savefmt.errors import ConversionError, ImageIOError
 from savefmt.format.configuration import IGNORE_SHARED
+from savefmt.format.envelope import HEADER_LENGTH
 from savefmt.image import SaveImage
-from savefmt.instant.backends import mapped_by
+from savefmt.instant.backends import mappable, mapped_by
 from savefmt.instant.thinstream import thin_stream
 from savefmt.instant.warming import (
     Range,
@@ -32,6 +34,8 @@ from savefmt.qmp import Monitor, MonitorError
 
 RECORD_SECONDS = 10.0
 _LOCK_NAME = "savefmt-base"
+_HEAD = 1 << 20
+"""Bytes before the pages that tell a copy from other files."""
 
 
 def restore_on_image(
@@ -100,6 +104,8 @@ def restore_on_image(
     with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)
+        if copy is not None:
+            require_copy(saved, copy)
         refuse_unready(monitor, look(monitor), resume=False)
         compared = refuse_other_guest(saved, monitor, ignore, binary)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
@@ -141,6 +147,47 @@ def restore_on_image(
             notes=tuple(notes),
             mapped_length=sum(block.length for block in mapped),
         )
+
+
+def require_copy(image: SaveImage, copy: StrPath) -> None:
+    """Refuse to let a guest write into anything but a copy of its image.
+
+    Parameters
+    ----------
+    image : SaveImage
+        Whose pages the guest runs on.
+    copy : str or os.PathLike
+        A file that is there.
+
+    Raises
+    ------
+    ConversionError
+        If it is the image itself, or something else.
+    ImageIOError
+        What the operating system refused.
+    """
+    own = pages_file(image)
+    end = min([_HEAD, *(block.offset for block in mappable(image))])
+    try:
+        one, other = os.stat(own), os.stat(copy)
+        if os.path.samestat(one, other):
+            raise ConversionError("the guest would write into its own image", path=copy)
+        alike = stat.S_ISREG(other.st_mode) and one.st_size == other.st_size
+        # The header says whether the guest ran, which may have been changed since.
+        alike = alike and _between(own, HEADER_LENGTH, end) == _between(copy, HEADER_LENGTH, end)
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=copy) from error
+    if not alike:
+        raise ConversionError(
+            "the file is no copy of the image, and the guest would write into it; name a new one",
+            path=copy,
+        )
+
+
+def _between(path: StrPath, start: int, end: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(end - start)
 
 
 def refuse_unmappable(image: SaveImage) -> None:

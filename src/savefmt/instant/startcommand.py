@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from savefmt.image import SaveImage
 from savefmt.instant.backends import MappedBlock, mappable
-from savefmt.instant.onimage import refuse_unmappable
+from savefmt.instant.onimage import refuse_unmappable, require_copy
 from savefmt.qemu.command import command_line
 from savefmt.qemu.report import CommandSkeleton
 from savefmt.qemu.restoring import pages_file
@@ -53,10 +53,12 @@ def instant_command(
 def make_copy(image: SaveImage, target: str) -> None:
     """Make a copy of an image that its guest may write, unless one is there already.
 
-    The copy shares all pages with the image (XFS, btrfs); a file that is there is taken as
-    it is, since nothing but the guest's memory is read from it.
+    The copy shares all pages with the image (XFS, btrfs); one that is there is taken as it is,
+    since nothing but the guest's memory is read from it.
     """
-    if not os.path.exists(target):
+    if os.path.exists(target):
+        require_copy(image, target)
+    else:
         clone_file(pages_file(image), target)
 
 

@@ -25,6 +25,7 @@ from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
 from savefmt.cli.saveoptions import reader_option
 from savefmt.cli.ui import Ui
+from savefmt.errors import ConversionError
 
 if TYPE_CHECKING:
     from savefmt.fleet.records import FleetRecord, Job
@@ -273,6 +274,8 @@ class _Table:
         from savefmt.cli.render import fleettable
         from savefmt.writing.output import OutputFile
 
+        if os.path.lexists(target):
+            raise ConversionError("the file exists; name another one for the table", path=target)
         self._write = fleettable.writer(os.path.splitext(target)[1])
         self._output = OutputFile(target, overwrite=False)
 
