@@ -165,6 +165,10 @@ class Parser(argparse.ArgumentParser):
             elif arg == "-" or not arg.startswith("-"):
                 names.append(arg)
             else:
+                # Before argparse misses what was meant by it, and says only that.
+                name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
+                if name not in self._option_string_actions:
+                    self._refuse(arg)
                 options.append(arg)
                 options += islice(rest, self._values_of(arg))
         return [*options, "--", *names] if names else options
