@@ -31,12 +31,15 @@ class InstallShared(install_data):
 
         os.environ["NO_COLOR"] = "1"  # coloured help would put escape codes into the files
         sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+        from savefmt import __version__
         from savefmt.cli.main import build_parser
 
         parser = build_parser()
         vars(parser)["man_short_description"] = "work with the save images of QEMU guests"
+        manual = Manpage(parser)
+        manual.manual, manual.source = "User Commands", f"savefmt {__version__}"
         texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
-        texts["share/man/man1/savefmt.1"] = str(Manpage(parser))
+        texts["share/man/man1/savefmt.1"] = str(manual)
         for path, text in texts.items():
             target = Path(self.install_dir, path)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -145,6 +145,7 @@ def test_what_may_be_repeated_is_listed_here() -> None:
         ("hash a --block=", "argument --block: the value is empty"),
         ("fleet search . --txt x", "there is no option --txt; did you mean --text?"),
         ("convert --verfy", "there is no option --verfy; did you mean --verify?"),
+        ("help diff", "did you mean compare?"),
         ("completion --quite", "there is no option --quite; did you mean --quiet?"),
         ("save a --parallel-channels 4", "did you mean --parallel?"),
         ("convert a b c", "one name too many: 'c'"),

@@ -402,6 +402,7 @@ def test_completion(run: Run, shell: str) -> None:
     assert outcome.code == 0
     for word in ("convert", "sparse", "save-version"):
         assert word in outcome.out
+    assert "salvage repair devices" in outcome.out  # what help takes
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _modules_for(words: Sequence[str]) -> Sequence[str]:
 
 def _add_help(commands: argparse._SubParsersAction[Parser], parser: Parser) -> None:
     command = commands.add_parser("help", help="explain a command")
-    command.add_argument("topic", nargs="?", metavar="COMMAND")
+    command.add_argument("topic", nargs="?", choices=[*commands.choices], metavar="COMMAND")
 
     def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         parser.parse_args([*([args.topic] if args.topic else []), "--help"])

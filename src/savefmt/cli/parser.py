@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         from savefmt.cli.suggest import command_meant_by
 
         known = f"; there are {', '.join(map(str, action.choices))}"
-        verbs = isinstance(action, argparse._SubParsersAction)
+        verbs = isinstance(action, argparse._SubParsersAction) or action.metavar == "COMMAND"
         hint = command_meant_by(value, action.choices) if verbs else known
         raise argparse.ArgumentError(action, f"there is no {value!r}{hint or known}")
 
