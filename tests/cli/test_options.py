@@ -44,6 +44,19 @@ def test_every_command_explains_itself(parser: argparse.ArgumentParser) -> None:
         assert {"--quiet", "--verbose", "--color"} <= set(parser._option_string_actions)
 
 
+@pytest.mark.parametrize("parser", parsers(), ids=lambda p: p.prog)
+def test_what_help_says_fits_into_80_columns(
+    parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = f"{parser.description or ''}\n{parser.epilog or ''}".split()
+    shown = parser.format_help()
+
+    texts = [line for line in shown.splitlines() if set(line.split()) <= set(said)]
+    assert max(map(len, texts)) <= 80
+    assert " ".join((parser.epilog or "").split()) in " ".join(shown.split())
+
+
 def test_one_letter_means_the_same_everywhere() -> None:
     meanings: dict[str, set[str]] = {}
     for parser in parsers():

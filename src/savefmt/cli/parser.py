@@ -33,6 +33,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, width: int = 78) -> None:
         super().__init__(prog, width=width)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fill paragraphs that are too wide; tables and examples stay as they are."""
+        blocks = super()._fill_text(text, width, indent).split("\n\n")
+        return "\n\n".join(_filled(block, width) for block in blocks)
+
+
+def _filled(block: str, width: int) -> str:
+    lines = block.split("\n")
+    text = " ".join(line.strip() for line in lines)
+    table = block[:1].isspace() or lines[0].endswith(":") or "   " in text
+    if table or all(len(line) <= width for line in lines):
+        return block
+    from textwrap import fill  # late: help alone needs it
+
+    hanging = next((line[: -len(line.lstrip())] for line in lines if line[:1].isspace()), "")
+    return fill(text, width, subsequent_indent=hanging, break_on_hyphens=False)
+
 
 class _StoreOnce(argparse._StoreAction):
     """Keeps a value, the only one: which of two was meant, nobody can tell."""

@@ -37,7 +37,7 @@ only read.
 
 examples:
   savefmt bench /var/lib/libvirt/qemu/save
-  savefmt bench /mnt --size 4G --threads 1,2,4,8 --window 1M,4M,16M --plot mnt.svg
+  savefmt bench /mnt --size 4G --threads 1,2,4 --window 1M,4M --plot mnt.svg
   savefmt bench guest.save --direct on -j >before.json
   savefmt bench /mnt --window 4K,64K,1M --runtime 30 --fio-job mnt.fio
   savefmt bench --compare host-a.json host-b.json

@@ -15,7 +15,8 @@ SHELLS = ("bash", "zsh", "fish")
 
 _EPILOG = """\
 to use it:
-  bash   savefmt completion bash >~/.local/share/bash-completion/completions/savefmt
+  bash   cd ~/.local/share/bash-completion/completions
+         savefmt completion bash >savefmt
   zsh    savefmt completion zsh >_savefmt, in a folder of $fpath
   fish   savefmt completion fish >~/.config/fish/completions/savefmt.fish
 

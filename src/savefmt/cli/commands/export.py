@@ -27,7 +27,7 @@ _FORMATS = ("elf", "raw", "lime", "blocks", "vmcoreinfo", "kdump")
 _COMPATS = ("universal", "qemu")
 
 _EPILOG = """\
-elf         a core with all vCPUs, for crash, drgn, gdb, volatility3, makedumpfile
+elf         a core with all vCPUs, for crash, drgn, gdb, volatility3 and others
 raw         memory alone: the offset in the file is the guest-physical address
 lime        the format of the LiME module
 blocks      TARGET is a folder that gets one file for each RAM block

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # As in savefmt.linux.answers, which is not loaded for `--help`.
 _ANSWERS = {
-    "summary": "one screen: who it is, what ran, what listened, what is strange (default)",
+    "summary": "who it is, what ran, what listened, what is strange (default)",
     "ps": "processes",
     "tree": "processes, each below its parent",
     "log": "what the kernel logged",
