@@ -218,6 +218,17 @@ def test_the_command_maps_the_image(base: Path, run: Run) -> None:
     assert not any(word.startswith("memory-backend-ram") for word in words)
 
 
+@pytest.mark.parametrize("options", [(), ("-n",)])
+def test_clones_need_a_folder(options: tuple[str, ...], base: Path, run: Run) -> None:
+    file = base.with_name("file")
+    file.touch()
+
+    outcome = run("clone", str(base), str(file), *options)
+
+    assert outcome.code == 1
+    assert f"{file}: this is no folder" in outcome.err
+
+
 def test_a_guest_writes_into_a_copy_and_nothing_else(base: Path, tmp_path: Path, run: Run) -> None:
     data = bytearray(base.read_bytes())
     files = {name: tmp_path / name for name in ("copy", "note", "other", "pipe", "link")}

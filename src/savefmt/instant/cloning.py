@@ -174,6 +174,10 @@ class _Place:
         self.path = os.path.realpath(folder)
         self._overwrite = overwrite
         self._dry_run = dry_run
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            raise ConversionError(
+                "this is no folder, and the guests' files need one; name another", path=folder
+            )
         if dry_run:
             return
         try:

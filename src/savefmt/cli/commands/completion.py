@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "completion", help="print a completion script for a shell", epilog=_EPILOG
     )
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 

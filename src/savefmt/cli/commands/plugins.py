@@ -28,7 +28,9 @@ def add(commands: Commands) -> None:
         description="Print the folder of the plugin with which a program reads save images.",
         epilog=_EPILOG,
     )
-    parser.add_argument("program", choices=plugins.PROGRAMS, help="the other program")
+    parser.add_argument(
+        "program", choices=plugins.PROGRAMS, metavar="PROGRAM", help=" or ".join(plugins.PROGRAMS)
+    )
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
