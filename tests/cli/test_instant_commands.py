@@ -229,6 +229,17 @@ def test_clones_need_a_folder(options: tuple[str, ...], base: Path, run: Run) ->
     assert f"{file}: this is no folder" in outcome.err
 
 
+def test_a_record_replaces_no_other_file(base: Path, run: Run) -> None:
+    note = base.with_name("note")
+    note.write_text("do not lose this")
+
+    outcome = run("restore", str(base), "--qmp=none", "--instant", "--record", str(note))
+
+    assert outcome.code == 1
+    assert f"{note}: this file holds something else and is left alone" in outcome.err
+    assert note.read_text() == "do not lose this"
+
+
 def test_a_guest_writes_into_a_copy_and_nothing_else(base: Path, tmp_path: Path, run: Run) -> None:
     data = bytearray(base.read_bytes())
     files = {name: tmp_path / name for name in ("copy", "note", "other", "pipe", "link")}

@@ -18,6 +18,7 @@ from savefmt.instant.warming import (
     Range,
     forget,
     read_order,
+    require_order,
     stored_ranges,
     warmed,
     watch_touched,
@@ -101,6 +102,8 @@ def restore_on_image(
         If nobody answers on the socket, or QEMU ends on the way.
     """
     began = time.monotonic()
+    if record is not None:
+        require_order(record)
     with SaveImage(image, io=io) as saved, Monitor(qmp, timeout=timeout) as monitor:
         refuse_unmappable(saved)
         path = pages_file(saved) if copy is None else os.fspath(copy)

@@ -165,8 +165,32 @@ def _residency(path: StrPath) -> Iterator[Callable[[int, int], bytes]]:
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
+def require_order(path: StrPath) -> None:
+    """Refuse to replace a file that `write_order` did not write.
+
+    Raises
+    ------
+    ConversionError
+        If it holds something else.
+    ImageIOError
+        If it cannot be read.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_FIRST_LINE))
+    except OSError as error:
+        raise ImageIOError.from_os(error, path=path) from error
+    if head != _FIRST_LINE:
+        raise ConversionError(
+            "this file holds something else and is left alone; name another one", path=path
+        )
+
+
 def write_order(path: StrPath, ranges: Iterable[Range]) -> None:
-    """Keep ranges in a file, replacing an older one."""
+    """Keep ranges in a file, replacing an older one of this kind."""
+    require_order(path)
     text = b"".join(b"%d %d\n" % pair for pair in ranges)
     with OutputFile(path, overwrite=True, direct=False) as output:
         output.file.write(_FIRST_LINE + text, 0)
