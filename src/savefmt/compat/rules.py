@@ -60,10 +60,10 @@ def _need(code: str, reason: str) -> Obstacle:
 
 
 def _when(reader: Reader, key: str) -> str:
-    """Say when the ability came that a reader lacks, or went."""
+    """Say in which release the ability that a reader lacks came, or was removed."""
     known = fact(reader.program, key)
     if known.until is not None and reader.release >= known.until:
-        return f"went with {Reader(reader.program, known.until)}"
+        return f"was removed in {Reader(reader.program, known.until)}"
     assert known.since is not None
     about = "" if known.certain else "about "
     return f"came with {about}{Reader(reader.program, known.since)}"
@@ -170,7 +170,7 @@ def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
             )
         case Standing.REMOVED:
             yield _no(
-                "machine", f"the machine type {machine.name} went with QEMU {gone_in(machine)}"
+                "machine", f"the machine type {machine.name} was removed in QEMU {gone_in(machine)}"
             )
         case Standing.DEPRECATED:
             gone = gone_in(machine)
