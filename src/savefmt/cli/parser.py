@@ -42,7 +42,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def _filled(block: str, width: int) -> str:
     lines = block.split("\n")
     text = " ".join(line.strip() for line in lines)
-    table = block[:1].isspace() or lines[0].endswith(":") or "   " in text
+    table = block[:1].isspace() or ":\n " in block or "   " in text
     if table or all(len(line) <= width for line in lines):
         return block
     from textwrap import fill  # late: help alone needs it
