@@ -78,7 +78,7 @@ def facts() -> str:
             name = "QEMU" if fact.program == "qemu" else "libvirt"
             yield name, fact.what, about + since, until, fact.source
 
-    return table(["program", "what", "came with", "went with", "source"], rows())
+    return table(["program", "what", "came with", "removed in", "source"], rows())
 
 
 def pitfalls() -> str:
@@ -101,7 +101,7 @@ def types() -> str:
     rows = [
         [f"`{family}`", f"up to {newest}", str(gone)] for family, newest, gone in machines.REMOVED
     ]
-    return table(["family", "versions", "went with QEMU"], rows)
+    return table(["family", "versions", "removed in QEMU"], rows)
 
 
 def features() -> str:

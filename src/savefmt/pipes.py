@@ -75,7 +75,7 @@ def write_some(
     data : bytes or memoryview
         What to write.
     name : str
-        Of what lies behind the descriptor, for errors.
+        The name of what is behind the descriptor, for errors.
     await_room : callable
         Returns when another try makes sense.
 

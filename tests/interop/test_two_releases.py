@@ -110,7 +110,7 @@ CASES = {
     "from the older": Case(BUT, YES, "pc-q35-7.2", maker=OLDER),
     "from the older deprecated": Case(BUT, BUT, "pc-i440fx-2.4", maker=OLDER),
     "from the older removed": Case(
-        *(BUT, NO, "pc-i440fx-2.3", "went with QEMU 9.1", "unsupported machine type"),
+        *(BUT, NO, "pc-i440fx-2.3", "was removed in QEMU 9.1", "unsupported machine type"),
         maker=OLDER,
         codec="raw",
     ),

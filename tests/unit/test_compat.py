@@ -209,14 +209,14 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
         (traits(), "qemu=8.2", YES, "", ()),
         (traits(finished=False), "qemu=8.2", NO, "never finished", ()),
         (traits(machine="pc-q35-10.0"), "qemu=9.2", NO, "came with QEMU 10.0", ()),
-        (traits(machine="pc-q35-4.1"), "qemu=10.1", NO, "went with QEMU 10.1", ()),
-        (traits(machine="pc-q35-7.0"), "qemu=10.0", BUT, "goes with QEMU 13.0", ()),
+        (traits(machine="pc-q35-4.1"), "qemu=10.1", NO, "was removed in QEMU 10.1", ()),
+        (traits(machine="pc-q35-7.0"), "qemu=10.0", BUT, "will be removed in QEMU 13.0", ()),
         (traits(machine="pc-q35-rhel9.4.0"), "qemu=9.0", BUT, "RHEL's own", ()),
         (traits("sparse", machine="pc-q35-rhel9.4.0"), "qemu=8.2", NO, "mapped-ram", ()),
         (traits("sparse", machine="pc-q35-noble"), "qemu=2.4", NO, "came with QEMU 8.2", ()),
         (traits(), "qemu=99.9", NO, "went with", ()),
-        (traits(machine="pc-q35-11.1"), "qemu=12.0", BUT, "not known here", ()),
-        (traits(), "libvirt=99.9", BUT, "not known here", ()),
+        (traits(machine="pc-q35-11.1"), "qemu=12.0", BUT, "does not know it", ()),
+        (traits(), "libvirt=99.9", BUT, "does not know it", ()),
         (traits(machine=""), "qemu=9.0", BUT, "does not name", ()),
         (traits("sparse"), "qemu=8.2", NO, "9.0", ("-O raw",)),
         (traits("sparse"), "qemu=9.0", BUT, "page cache", ("-O raw",)),
@@ -263,7 +263,7 @@ YES, BUT, NO = Answer.YES, Answer.YES_BUT, Answer.NO
             (),
         ),
         (traits(machine="microvm"), "qemu=4.1", NO, "came with QEMU 4.2", ()),
-        (traits(compressed_pages=True), "qemu=9.1", NO, "went with QEMU 9.1", ()),
+        (traits(compressed_pages=True), "qemu=9.1", NO, "was removed in QEMU 9.1", ()),
         (traits(compressed_pages=True), "qemu=9.0", BUT, "must be on", ()),
         (traits(sections=frozenset({"block"})), "qemu=9.1", NO, "block migration", ()),
         (traits(machine="pc-i440fx-2.4"), "qemu=2.3", NO, "configuration", ()),
@@ -397,7 +397,7 @@ def test_pages_that_qemu_compressed_are_seen(codec: str, tmp_path: Path) -> None
     ).verdicts
 
     assert (older.answer, newer.answer) == (BUT, NO)
-    assert newer.reasons[0] == "QEMU's `compress`, with which it was saved, went with QEMU 9.1"
+    assert newer.reasons[0] == "QEMU's `compress`, with which it was saved, was removed in QEMU 9.1"
     assert newer.conversion == ()
 
 

@@ -119,7 +119,7 @@ def test_what_was_asked_for_stays(tmp_path: Path) -> None:
     ("data", "readers", "options", "reason"),
     [
         (image("raw", "pc-q35-10.0"), ["qemu=9.2"], {}, "pc-q35-10.0 came with QEMU 10.0"),
-        (image("raw", "pc-q35-4.1"), ["qemu=10.1"], {}, "went with QEMU 10.1"),
+        (image("raw", "pc-q35-4.1"), ["qemu=10.1"], {}, "was removed in QEMU 10.1"),
         (image("raw", "pc-q35-8.2"), ["libvirt=10.3"], {"codec": "zstd"}, "zstd"),
         (image("raw", "pc-q35-8.2"), ["libvirt=11.3"], {"bare": True}, "bare"),
         (image("raw", "pc-q35-8.2"), ["libvirt=11.3"], {"save_version": 3}, "never released"),

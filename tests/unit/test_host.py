@@ -335,7 +335,7 @@ def test_a_program_that_cannot_be_asked(script: str, words: str, tmp_path: Path)
 def test_answers_that_make_no_sense(question: str, answer: object, tmp_path: Path) -> None:
     known = fakeqemu.answers() | {question: answer}
 
-    with pytest.raises(MonitorError, match="not those of a QEMU"):
+    with pytest.raises(MonitorError, match="does not answer like QEMU"):
         ask(image(tmp_path), binary=fakeqemu.write_program(tmp_path / "program", known))
 
 

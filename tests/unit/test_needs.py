@@ -203,7 +203,7 @@ def test_disks_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 
     assert LOOKER.look(disk(tmp_path / "good")) == (HERE, "")
     assert LOOKER.look(disk(tmp_path / "absent")) == (MISSING, "")
-    assert LOOKER.look(disk(tmp_path / "raw")) == (MISSING, "this is no qcow2 disk image")
+    assert LOOKER.look(disk(tmp_path / "raw")) == (MISSING, "this is not a qcow2 disk image")
     assert LOOKER.look(disk(tmp_path)) == (MISSING, "this is a folder")
     assert list(layers_of(disk(tmp_path / "pipe"))) == []
     presence, reason = LOOKER.look(disk(tmp_path / "absent", optional=True))

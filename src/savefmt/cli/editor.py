@@ -54,7 +54,7 @@ def run(draft: Path) -> int:
         try:
             command = shlex.split(os.environ.get(variable, ""))
         except ValueError as error:
-            raise UnsupportedError(f"${variable} is no command: {error}") from error
+            raise UnsupportedError(f"${variable} is not a command: {error}") from error
         if command:
             break
     else:

@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
-    """Run a command to an exit code, whatever ends it; `notes` gets what it wants noted."""
+    """Run a command and return its exit code, whatever ends it; `notes` gets its notes."""
     try:
         with _ended_by_signals(), _unwrapped():
             code = _run(argv, notes)
@@ -240,8 +240,8 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        # Once a signal has come the process is about to end.  The interpreter puts back all
-        # handlers but those that ignore, and nothing shall cut its last steps short.
+        # After a signal the process is about to end. The interpreter restores all handlers
+        # except those that ignore a signal, and nothing must cut its last steps short.
         for number, handler in old.items():
             signal.signal(number, signal.SIG_IGN if ending else handler)
 

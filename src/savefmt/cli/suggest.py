@@ -1,4 +1,4 @@
-"""What was meant by a word that is none of ours."""
+"""Suggestions for a word that savefmt does not know."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class XzCodec(MemberCodec):
     levels = range(10)
     default_level = 3
     noun = "xz stream"
-    member_length = 1 << 20  # what a read here and there decodes; 2 % more output than with 2 MiB
+    member_length = 1 << 20  # what a random read decodes; 2 % more output than with 2 MiB
     most_threads = 2  # 23 MiB each, from level 3 on
     most_readers = 3  # 5 MiB for each
     frugal = 10 << 20  # xz -6 needs 9 MiB
@@ -97,7 +97,7 @@ class XzCodec(MemberCodec):
             return UnsupportedError(
                 f"the xz stream near compressed offset {offset:#x} needs more than "
                 f"{memory >> 20} MiB of memory to decode, too much for a file of this length; "
-                "compress it anew with `xz -3`",
+                "compress it again with `xz -3`",
                 offset=offset,
             )
         return super()._failure(reason, offset, memory)

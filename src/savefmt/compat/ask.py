@@ -87,7 +87,9 @@ def ask(monitor: Monitor) -> QemuAnswers:
     try:
         return _ask(monitor)
     except (KeyError, TypeError, AttributeError) as error:
-        raise MonitorError("its answers are not those of a QEMU", path=monitor.name) from error
+        raise MonitorError(
+            "the program behind this socket does not answer like QEMU", path=monitor.name
+        ) from error
 
 
 def _ask(monitor: Monitor) -> QemuAnswers:

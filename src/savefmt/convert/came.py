@@ -40,7 +40,8 @@ class Came:
         Yields
         ------
         str
-            One for each block and reason, but for what x-ignore-shared leaves out as a whole.
+            One for each block and reason, except for blocks that x-ignore-shared leaves out as
+            a whole.
         """
         mapped = layout is Layout.MAPPED_RAM
         result = "they are zeros in the result" if mapped else "the result lacks them, too"
@@ -52,7 +53,7 @@ class Came:
 
     def _unsent(self, source: SaveImage | PipeImage) -> list[Unsent]:
         if not isinstance(source, SaveImage):
-            reason = "nothing tells why of what came through a pipe"
+            reason = "the source was a pipe, so nothing tells why"
             return count_unsent(self.blocks.blocks, self._gaps(), reason)
         if source.rescue is not None:
             return []  # it tells itself what is lost

@@ -62,7 +62,7 @@ class Cursor(ABC):
         return self._offset
 
     def window(self) -> memoryview:
-        """Return the unread bytes at hand, after fetching more if there are none.
+        """Return the unread bytes of the window, after fetching more if there are none.
 
         Returns
         -------
@@ -429,7 +429,7 @@ class ChunkCursor(Cursor):
                 if chunk:
                     return memoryview(chunk)
         except Exception as error:
-            self._failure = error  # for whoever comes here once more
+            self._failure = error  # for the next caller
             raise
         return _NOTHING
 
@@ -463,7 +463,7 @@ class ChunkCursor(Cursor):
 
 
 class LookaheadError(UnsupportedError):
-    """What lies ahead is too long to be held in memory."""
+    """The bytes ahead are too many to hold in memory."""
 
 
 class _HeldCursor(Cursor):

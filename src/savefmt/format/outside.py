@@ -273,7 +273,7 @@ def _pci(address: dict[str, str]) -> str:
 
 
 def _hex(text: str | None, width: int) -> str:
-    """Read a number as libvirt writes it; empty where it is none."""
+    """Read a number as libvirt writes it; empty if it is not a number."""
     number = integer(text)
     return "" if number is None else f"{number:0{width}x}"
 

@@ -59,7 +59,7 @@ def features_in_use(source: GuestSource) -> tuple[str, ...]:
 
 
 def processor_wanted(source: GuestSource) -> Hardware:
-    """Return what the domain XML says, and the features in use that it does not speak of.
+    """Return what the domain XML says, and the features in use that it does not mention.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
 
 _CMOS_LIMIT = 1 << 40
-"""The CMOS has no room for more; what lies above 4 GiB is counted from 0 again there."""
+"""The CMOS has no room for more; it counts memory above 4 GiB from 0 again."""
 
 
 class MainMemory(NamedTuple):
@@ -35,7 +35,7 @@ class MainMemory(NamedTuple):
     pieces : list of PhysicalRange
         In no order.
     window : int or None
-        Where memory that is plugged begins; None where that is not known.
+        Where plugged memory begins; None if that is not known.
     """
 
     pieces: list[PhysicalRange]
@@ -152,7 +152,7 @@ class MainMemoryFinder:
         Returns
         -------
         MainMemory
-            Without the part of which nothing tells where it lies.
+            Main memory, without the part whose address is not known.
         """
         rules = self._rules
         length = sum(block.used_length for block in main)
@@ -230,7 +230,11 @@ def require_main(main: Sequence[ListedBlock], free: Sequence[ListedBlock]) -> No
         names = ", ".join(repr(block.idstr) for block in free)
         raise UnsupportedError(
             "none of the RAM blocks is known to be main memory"
-            + (f"; it may be among {names}, and --place says where they lie" if free else "")
+            + (
+                f"; it may be among {names}, and --place tells savefmt where they are"
+                if free
+                else ""
+            )
         )
 
 

@@ -174,7 +174,7 @@ def write_order(path: StrPath, ranges: Iterable[Range]) -> None:
 
 
 def read_order(path: StrPath, blocks: Sequence[MappedBlock]) -> list[Range]:
-    """Read what `write_order` wrote; what lies in none of the blocks is left out.
+    """Read what `write_order` wrote; places outside of all blocks are left out.
 
     Raises
     ------

@@ -91,7 +91,7 @@ def _find_text(image: SaveImage, findings: list[Finding]) -> bytes:
     info = vmcoreinfo.find(image, findings)
     if info is None:
         raise UnsupportedError(
-            "no VMCOREINFO is in the guest's memory, and drgn needs it; is it a Linux guest?",
+            "no VMCOREINFO is in the guest's memory, and drgn needs it; does the guest run Linux?",
             path=image.path,
         )
     return info.text

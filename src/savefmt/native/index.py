@@ -38,7 +38,7 @@ class BlockIndex:
     Parameters
     ----------
     name : bytes
-        The idstr as it stands in the stream.
+        The idstr as it is in the stream.
     count : int
         Pages.
     page_size : int

@@ -48,7 +48,7 @@ _BATCH = 1024
 
 
 class PayloadSource(Protocol):
-    """What a cursor offers: the bytes at hand, and consuming some of them."""
+    """What a cursor offers: the bytes of its window, and a way to consume some of them."""
 
     def window(self) -> memoryview:
         """The unread bytes, none only at the end."""

@@ -99,7 +99,7 @@ class _StoppableSink(PipeSink):
         """Return when the pipe takes something, or raise if stopped."""
         while not wait_writable(fd, _POLL_SECONDS):
             if self._stopped.is_set():
-                raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+                raise OperationCancelled("stopped while the pipe accepted no data", path=self._name)
 
 
 class PipeTarget(ImageTarget):

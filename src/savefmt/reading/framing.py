@@ -37,7 +37,7 @@ _MAX_CANDIDATES = 4
 """Descriptions that are tried: no stream but a forged one shows more than one."""
 
 _EOF_REACH = 256 << 10
-"""How far behind what may be the EOF mark another section still proves that it is none."""
+"""How far behind a possible EOF mark another section still proves that it is not the EOF mark."""
 
 _NUMBERS = Struct(">II")  # instance and version
 

@@ -1,4 +1,4 @@
-"""Run an iterator ahead in a thread: decompression beside scanning and writing."""
+"""Run an iterator ahead in a thread: decompression in parallel with scanning and writing."""
 
 from __future__ import annotations
 

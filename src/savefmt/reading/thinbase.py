@@ -41,10 +41,10 @@ def check_base(mark: ThinMark, base: StoredImage) -> None:
     Raises
     ------
     ConversionError
-        With what differs.
+        If the base differs; the message tells in what.
     """
     if base.layout is not Layout.MAPPED_RAM:
-        raise ConversionError(f"the base of this thin image is no mapped-ram image; {_AGAIN}")
+        raise ConversionError(f"the base of this thin image is not a mapped-ram image; {_AGAIN}")
     status = os.fstat(base.file.descriptor)
     for what, then, now in (
         ("length", mark.length, status.st_size),

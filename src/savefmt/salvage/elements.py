@@ -126,12 +126,14 @@ class Elements:
             if at >= len(data) or len(name) < data[at]:
                 return None
             if name not in self._numbers:
-                raise CorruptError("a page of no known block", offset=start)
+                raise CorruptError("a page belongs to no known block", offset=start)
             block = self._numbers[name]
             at += 1 + len(name)
         length = self.longest if block is None else self.lengths[block]
         if address + self.page_size > length:
-            raise CorruptError(f"a page at {address:#x}, beyond its block", offset=start)
+            raise CorruptError(
+                f"a page at {address:#x} is beyond the end of its block", offset=start
+            )
         body = at
         if flag == _ZERO:
             at += 1
@@ -142,7 +144,7 @@ class Elements:
         if at > len(data):
             return None
         if flag == _ZERO and data[body:at] != ZERO_FILL:
-            raise CorruptError("a page of zeros with another fill byte", offset=start)
+            raise CorruptError("a page of zeros has another fill byte", offset=start)
         return Element(start, base + at, flag, block, address, named, base + body)
 
     def may_go_on(self, data: bytes, at: int) -> bool:

@@ -22,7 +22,7 @@ class Readable:
     Parameters
     ----------
     file : File
-        Stays the caller's.
+        The caller closes it.
     bad : iterable of (int, int)
         Parts known to be bad, from their start to before their end; they are not read.
 

@@ -64,7 +64,7 @@ _RAN = (
     "those that are lost"
 )
 _CUT_OUT = (
-    "no damage is to be seen, but QEMU sends every page: whole records are missing from the file"
+    "no damage is visible, but QEMU sends every page: whole records are missing from the file"
 )
 _CONTENT = (
     "an uncompressed stream has no checksums: damage that lies inside of one page alone cannot "
@@ -75,8 +75,9 @@ _PLACES = (
     "be seen"
 )
 _TAKEN = (
-    "what was unpacked of the damaged part before that was noticed was taken, as --unproven asks "
-    "for: its checksum is wrong or was not reached, so any page of it may differ from the guest's"
+    "the image has what was unpacked of the damaged part before the damage was noticed, as "
+    "--unproven asks for: its checksum is wrong or was not reached, so any page of it may "
+    "differ from the guest's"
 )
 _UNPROVEN = (
     "the checksum of the last compressed part is lost with its end: damage to what was unpacked "
@@ -464,9 +465,9 @@ def _refuse_unproven(unpacking: Unpacking, plain: File, codec: str) -> None:
     """Say why there is not even a head, where the first checksum covers it and is wrong."""
     if unpacking.damages and (unpacking.bad.overlap(0, 1) or not plain.length):
         raise CorruptError(
-            f"the {codec} data are damaged, and one checksum covers all from their beginning to "
-            f"there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven takes "
-            "what was unpacked all the same"
+            f"the {codec} data are damaged, and one checksum covers all from their beginning "
+            f"to there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven "
+            "takes what was unpacked anyway"
         )
 
 

@@ -171,8 +171,9 @@ class SparseSalvage:
                     bitmap_end,
                     block.next_offset or bitmap_end,
                     "damaged",
-                    f"what follows the pages of {block.idstr!r} does not stand where it should: "
-                    "bytes are missing among them, or too many, so all of them are given up",
+                    f"what follows the pages of {block.idstr!r} is not where it should be: "
+                    "there are too few or too many bytes among these pages, so all of them "
+                    "are given up",
                 )
             if shifted or bitmap_end > self._source.length:  # and so is all that is behind
                 self.lost.append(Ranges([(0, block.page_count)]))

@@ -55,7 +55,7 @@ def hash_factory(algorithm: str) -> Callable[[], Hash]:
         If its library is not installed.
     """
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        raise ValueError(f"algorithm {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
     try:
         if algorithm == "blake3":
             from blake3 import blake3
@@ -102,7 +102,7 @@ def hash_memory(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Yields
     ------

@@ -107,7 +107,7 @@ def draw(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def _prepare(
     """Refuse what makes no sense; return what to paint, and what on."""
     library()
     if palette not in PALETTES:
-        raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
+        raise ValueError(f"palette {palette!r} is not one of {', '.join(PALETTES)}")
     if (palette == "changed") != (against is not None):
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)

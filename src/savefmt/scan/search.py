@@ -127,7 +127,7 @@ def search(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Yields
     ------

@@ -37,7 +37,7 @@ def stats(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------

@@ -100,7 +100,7 @@ class Memory:
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Attributes
     ----------
@@ -130,7 +130,8 @@ class Memory:
         for name in blocks or ():
             if name not in known:
                 raise AddressError(
-                    f"no RAM block {name!r}; there are: {', '.join(known)}", path=image.path
+                    f"the image has no RAM block {name!r}; it has: {', '.join(known)}",
+                    path=image.path,
                 )
         # Before threads ask for them, and while there is somebody to tell.
         image.memory.prepare(Meter(progress, image.length, "finding pages"))

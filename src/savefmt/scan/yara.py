@@ -89,7 +89,9 @@ def _files(paths: Iterable[StrPath]) -> Iterator[StrPath]:
             if name.endswith(_SUFFIXES)
         )
         if not found:
-            raise ValueError(f"{os.fspath(path)}: no file of rules ({', '.join(_SUFFIXES)})")
+            raise ValueError(
+                f"{os.fspath(path)}: this is not a file of rules ({', '.join(_SUFFIXES)})"
+            )
         yield from found
 
 

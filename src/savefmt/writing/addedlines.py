@@ -51,7 +51,7 @@ class AddedLines:
 
     def _require(self, head: bytes) -> None:
         if not stat.S_ISREG(self.status.st_mode):
-            raise ConversionError("this is no regular file", path=self.path)
+            raise ConversionError("this is not a regular file", path=self.path)
         if os.pread(self._fd, len(head), 0) not in (b"", head):
             raise ConversionError(
                 "this file holds something else and is left alone; name another one",

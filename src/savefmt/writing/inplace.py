@@ -180,8 +180,8 @@ class Original:
         states = [named and FileState.of(named), FileState.of(os.fstat(self.descriptor))]
         if states != [self._state, self._state]:
             raise ImageChangedError(
-                "the image was replaced or changed since it was read, and is left alone; "
-                "look at it, and begin anew",
+                "the image was replaced or changed since it was read, and is left alone; look "
+                "at it, and begin again",
                 path=self.place.path,
             )
 
@@ -266,7 +266,7 @@ class Original:
         """Begin the file that shall take the place of this one; it ends with `supersede`."""
         if stat.S_ISBLK(os.fstat(self.descriptor).st_mode):
             raise ConversionError(
-                "an image on a block device is not replaced where it stands; convert it into a "
+                "an image on a block device cannot be replaced in place; convert it into a "
                 "file, change that, and write it back",
                 path=self.place.path,
             )

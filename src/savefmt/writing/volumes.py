@@ -79,8 +79,8 @@ def require_apart(source: StrPath, target: StrPath) -> None:
         return
     if one in (other, *_made_of(other)) or other in _made_of(one):
         raise ConversionError(
-            f"what is written to this device is written to {os.fspath(source)}, too, which is "
-            "read; name another target",
+            f"what is written to this device would also be written to {os.fspath(source)}, "
+            "which is read; name another target",
             path=target,
         )
 
@@ -179,7 +179,7 @@ class OutputVolume:
 
     def _begin(self) -> None:
         self._begun = True
-        self.notes.append("written where it stands: what the device held is gone")
+        self.notes.append("written directly to the device: what the device held before is gone")
         from savefmt.writing.signatures import wipe_signatures
 
         wipe_signatures(self._fd)
@@ -311,7 +311,7 @@ def _close(fd: int) -> None:
 def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
     status = os.fstat(fd)
     if not stat.S_ISBLK(status.st_mode):
-        raise ConversionError("this was a block device, and is none any more", path=path)
+        raise ConversionError("this was a block device, and it is not one any more", path=path)
     if fcntl.ioctl(fd, _READ_ONLY, bytes(4)) != bytes(4):
         raise ConversionError("this device is read-only", path=path)
     number = status.st_rdev
@@ -340,7 +340,7 @@ def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
             path=path,
         )
     if not overwrite:
-        told = f"holds {kinds}" if kinds else "keeps nothing of what it holds"
+        told = f"holds {kinds}" if kinds else "loses all that is on it"
         raise ConversionError(
             f"the target is a block device, which {told}; --force overwrites it", path=path
         )
