@@ -267,7 +267,9 @@ class _Line:
     def _write(self) -> None:
         while (item := self._outgoing.get()) is not None:
             data, fd = item
-            with contextlib.suppress(OSError):  # who waits for the answer is told
+            with contextlib.suppress(
+                OSError
+            ):  # the thread that waits for the answer gets the error
                 if fd is None:
                     self._socket.sendall(data)
                 else:

@@ -231,8 +231,9 @@ def _ended_by_signals() -> Iterator[None]:
     old = {}
     try:
         for number, default in defaults.items():
-            # nohup and shells without job control hand down an ignored signal, which stays
-            # so, and a test runner may have its own handler.  (Until now, ours is the default.)
+            # nohup and shells without job control pass on an ignored signal, which stays
+            # ignored, and a test runner may have its own handler.  (Until now, ours is the
+            # default.)
             if signal.getsignal(number) in (default, signal.SIG_DFL):
                 old[number] = signal.signal(number, end)
     except ValueError:  # not in the main thread: then no signals

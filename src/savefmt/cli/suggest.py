@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Names that other programs give to what our commands do.
+# Names that other programs have for what savefmt's commands do.
 _HABITS = {
     "cat": "read",
     "cmp": "compare",

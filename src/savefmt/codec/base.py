@@ -94,7 +94,7 @@ def read_in_turn(
     while True:
         member = read_one()
         if behind is not None:
-            # What fails at once behind a whole member may be none of ours.
+            # Bytes that fail at once behind a whole member may not belong to the codec.
             try:
                 first = next(member, b"")
             except (FormatError, UnsupportedError) as error:
@@ -321,5 +321,5 @@ class Codec(ABC):
             parts.append(bytes(piece))
             total += len(piece)
             if total > length:
-                break  # a lie, and maybe a bomb
+                break  # the length is wrong, and the file may be a decompression bomb
         return b"".join(parts)

@@ -66,7 +66,7 @@ def read_header(source: Cursor) -> tuple[int, int]:
         )
     source.read(len(MAGIC), what)
 
-    # A checksum over all that is read here follows, and which one the flags tell.
+    # A checksum over all that is read here follows; the flags tell its kind.
     seen = bytearray()
 
     def number(length: int) -> int:

@@ -69,7 +69,8 @@ class XzCodec(MemberCodec):
 
         decompressor = self._decompressor(memory_limit(None))
         parts: list[bytes] = []
-        missing = length + 1  # one too many tells a lie, and lets the check be verified
+        # One byte more than stated: it shows a wrong length, and lets the checksum be verified.
+        missing = length + 1
         try:
             piece = decompressor.decompress(data, missing)
             while piece:

@@ -182,7 +182,7 @@ def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(fd,),
-            start_new_session=True,  # Ctrl-C is for us; the end below is for it
+            start_new_session=True,  # Ctrl-C reaches savefmt alone, which then ends this process
         )
     except OSError as error:
         reason = error.strerror or str(error)

@@ -248,7 +248,10 @@ def _judge_versions(image: SaveImage, binary: str, timeout: float) -> Iterator[F
     try:
         table = read_state_table(binary, timeout=timeout)
         sections = image.devices.sections if image.sections is not None else ()
-    except (MonitorError, FormatError):  # it does not tell; the check itself says what is wrong
+    except (
+        MonitorError,
+        FormatError,
+    ):  # the image does not tell; the check itself says what is wrong
         return
     for idstr, reason in unloadable(sections, table):
         advice = "use another release of QEMU"

@@ -56,7 +56,7 @@ class Came:
             reason = "the source was a pipe, so nothing tells why"
             return count_unsent(self.blocks.blocks, self._gaps(), reason)
         if source.rescue is not None:
-            return []  # it tells itself what is lost
+            return []  # a rescue reports its losses itself
         left_out = frozenset(source.memory.left_out)
         found = explain_unsent(source, self._gaps())
         return [unsent for unsent in found if unsent.block not in left_out]

@@ -297,7 +297,7 @@ class Conversion:
         except NeedContentError:
             if not isinstance(self._source, SaveImage):
                 raise
-            # A live stream with deltas: what it holds can be told by a second pass only.
+            # A live stream with deltas: only a second pass can tell its content.
             self._sum_apart = True
             return self._to_file()
 

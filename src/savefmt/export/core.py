@@ -27,7 +27,7 @@ from savefmt.native.pages import Watch
 from savefmt.writing.output import OutputFile
 
 _ALIGN = 4096
-# QEMU dumps what is RAM to it: not flash, nor memory that outlives the machine.
+# QEMU dumps what it counts as RAM: no flash, and no memory that outlives the machine.
 _NOT_DUMPED = re.compile(r"(system|virt|sbsa)\.flash\d|memnvdimm\d+")
 
 

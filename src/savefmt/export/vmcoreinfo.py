@@ -254,7 +254,7 @@ def _contents(image: SaveImage) -> Iterator[tuple[int, bytes]]:
             first = max(run.first * size, -(-item.offset // size) * size)
             last = min((run.first + run.count) * size, item.offset + item.length)
             for offset in range(first, last, _PIECE):
-                # A text longer than a page may lie across two pieces.
+                # A text longer than a page may be in two pieces.
                 length = min(_PIECE + MAX_NOTE, last - offset)
                 data = image.memory.read(item.block, offset, length)
                 yield item.start + offset - item.offset, data

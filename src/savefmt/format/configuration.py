@@ -170,7 +170,7 @@ class Configuration:
         elif CAPABILITIES_SUBSECTION in pieces:
             pieces[CAPABILITIES_SUBSECTION] = _pack_capabilities(names)
         else:
-            # QEMU's place for it: after the page bits, before the UUID.
+            # QEMU puts it here: after the page bits, before the UUID.
             order = list(pieces)
             place = order.index(PAGE_BITS_SUBSECTION if PAGE_BITS_SUBSECTION in order else "") + 1
             order.insert(place, CAPABILITIES_SUBSECTION)

@@ -42,8 +42,8 @@ class Cursor(ABC):
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
-        # Unread bytes lie in `_rest`, then in `_ahead`: a peek across a border keeps
-        # a copy of the old piece's tail and the new piece itself, uncopied.
+        # Unread bytes are in `_rest`, then in `_ahead`: a peek across a border keeps a copy of
+        # the old piece's tail, and the new piece without a copy.
         self._rest = _NOTHING
         self._ahead = _NOTHING
 

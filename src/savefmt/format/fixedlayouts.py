@@ -59,7 +59,7 @@ _LAYOUTS = {
     ("mch", 1): "parent_obj:pci",
     ("I440FX", 3): "parent_obj:pci",
 }
-# These tell nothing of how they end.
+# The end of these is not known.
 _OPEN = frozenset({"mc146818rtc", "globalstate", "mch", "I440FX"})
 
 _FIELD = re.compile(r"(\S+):(\w+?)(?:/(\d+))?(?:\*(\d+))?")

@@ -301,7 +301,7 @@ def text_at_end(pread: Callable[[int, int], bytes], end: int) -> bytes:
         last_control = len(piece.rstrip(_JSON_BYTES)) - 1
         if last_control < 0:
             continue
-        # The length's first byte is that character or stands before it.
+        # The length's first byte is that character, or comes before it.
         if last_control < _HEAD_LENGTH - 1 and len(tail) < end:
             more = min(_HEAD_LENGTH, end - len(tail))
             tail = _pread_all(pread, more, end - len(tail) - more) + tail
@@ -460,7 +460,7 @@ def _with_subsection(text: str, configuration: _Span, entry: str) -> str:
     if CAPABILITIES_SUBSECTION not in names:
         if not entry:
             return text
-        # QEMU's place for it: after the page bits, before the UUID.
+        # QEMU puts it here: after the page bits, before the UUID.
         if PAGE_BITS_SUBSECTION in names:
             at = entries[names.index(PAGE_BITS_SUBSECTION)].end
             return f"{text[:at]}, {entry}{text[at:]}"

@@ -197,7 +197,7 @@ class MainMemoryFinder:
         """Return where the part behind the hole begins, None if nothing tells (format.md 9.3)."""
         if self._rules.pci_window == 0 or not has_amd_hole(self._machine):
             return self._rules.high
-        if plugged:  # these lie right behind main memory
+        if plugged:  # these are directly behind main memory
             return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
         hardware = self._hardware
         most = max(hardware.max_memory or length, length)
@@ -205,7 +205,7 @@ class MainMemoryFinder:
         if most > length:
             top = round_up(top + most - length + hardware.slots * GIB, GIB)
         fits = top + self._rules.pci_window - 1 < HYPERTRANSPORT
-        # The firmware's table lies among the pages, which may all have to be read for it.
+        # The firmware's table is among the pages, and finding it may take reading all of them.
         if (fits and hardware.machine is not None) or (length <= low and not self._others):
             return ABOVE_4G
         told = {each.start for each in affinities(self._source)}

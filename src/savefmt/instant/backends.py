@@ -213,7 +213,7 @@ def _refuse_replaced(monitor: Monitor, blocks: Sequence[MappedBlock], path: str)
     try:
         maps = _maps(pid) if pid is not None else None
     except OSError:
-        return  # not ours to see: QEMU's word must do
+        return  # savefmt may not see it, so it believes QEMU
     if maps is None:
         return
     status = os.stat(path)

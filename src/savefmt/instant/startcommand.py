@@ -79,7 +79,7 @@ def _with_backends(
     for word in words:
         if word[0] != "-object" or not word[1].startswith("memory-backend-"):
             yield word
-        if word[0] == "-machine":  # behind it, where the main memory's own back end stood
+        if word[0] == "-machine":  # behind it, in the place of the main memory's own back end
             for block in blocks:
                 yield "-object", backend(block, path, shared=shared)
 

@@ -71,7 +71,7 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     try:
         with open(file, "wb", closefd=False) as output:
             output.write(core)
-        # By name: drgn would close a descriptor of ours once more, when the program goes.
+        # By name: drgn would close savefmt's descriptor a second time, when the program ends.
         result.set_core_dump(f"/proc/self/fd/{file}")
     finally:
         os.close(file)

@@ -57,7 +57,7 @@ class Anchors:
                 numbers[name.decode()] = int(digits, 0)
             except ValueError:
                 continue
-        # Not its own address, but that of what it points at.
+        # Not its own address, but the address that it points to.
         numbers["mem_section"] = symbols.pop("mem_section", 0)
         return cls(text, symbols, numbers)
 

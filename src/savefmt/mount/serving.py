@@ -75,7 +75,7 @@ def serve(
     library = _library()
 
     def mounted() -> None:
-        # This waits until the kernel has our first answer, which the caller is about to give.
+        # This waits until the kernel has the first answer, which the caller is about to give.
         threading.Thread(target=_read_ahead, args=(os.path.abspath(folder),), daemon=True).start()
         ready()
 

@@ -200,8 +200,9 @@ def cell(kind: str, *borrowed: Any) -> Any:
     cdata
         A ``struct kind **``.  What it holds is ``cell[0]``.
     """
-    # The cell's memory is held by the one thing that has a finalizer, and what is borrowed
-    # by its end: with a chain of two the collector of cycles might free the inner one first.
+    # The one object with a finalizer holds the cell's memory, and its end holds the borrowed
+    # object: with a chain of two finalizers, the collector of cycles might free the inner one
+    # first.
     end = partial(getattr(lib, f"{kind}_drop"))
     end.borrowed = borrowed  # type: ignore[attr-defined]
     return ffi.gc(ffi.new(f"struct {kind} **"), end)

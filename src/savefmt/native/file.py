@@ -264,9 +264,9 @@ class File:
         try:
             yield
         except FormatError:
-            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            self.require_unchanged()  # a file that changed explains the error
             raise
-        if not self._closed:  # what was under way then ends well
+        if not self._closed:  # running transfers then end well
             self.require_unchanged()
 
     def map(self) -> memoryview:

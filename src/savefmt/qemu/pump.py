@@ -177,7 +177,7 @@ def _fill(writer: int, pieces: Iterator[bytes | memoryview], pump: Pump) -> None
             if pump.stopped:
                 return
     except BrokenPipeError:
-        pass  # QEMU has read what it wants, or says itself why not
+        pass  # QEMU has read all it needs, or it reports the reason itself
     finally:
         os.close(writer)
 

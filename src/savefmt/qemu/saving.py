@@ -313,7 +313,7 @@ class _Save:
                 return migration.follow(monitor, "save", watch)
         except BaseException as error:
             if pump is not None:
-                pump.stop()  # a QEMU that waits for the pipe answers nobody
+                pump.stop()  # a QEMU that waits for the pipe does not answer
             migration.cancel(monitor)
             # QEMU only reports a broken pipe; the pump knows what broke it.
             if pump is not None and isinstance(error, MigrationError):

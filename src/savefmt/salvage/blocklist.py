@@ -35,7 +35,7 @@ _LEAST_ROOM = 1 << 20
 def read_sound_entries(
     source: Readable, at: int, *, ignore_shared: bool, origin: int
 ) -> BlockList | None:
-    """Read entries up to the first that makes no sense.
+    """Read entries up to the first invalid one.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _moved_headers(source: Readable, blocks: BlockList) -> Iterator[bool]:
     assert start is not None
     mark = _VERSION + blocks.page_size.to_bytes(8, "big")
     for at in _places_of(source, mark, start + HEADER_LENGTH):
-        # A header says where it stands: its bitmap follows it.
+        # A header shows its own place: its bitmap follows it.
         own = int.from_bytes(source.pread(8, at + len(mark)), "big") - HEADER_LENGTH
         if blocks.end + _LEAST_HEAD <= own <= blocks.end + _MOST_HEAD:
             yield own != at

@@ -1,4 +1,4 @@
-"""A damaged image, opened as if it were a sound one that lacks some pages."""
+"""A damaged image, opened like a sound one that lacks some pages."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ def open_salvaged(source: Source, io: IOOptions, expected: Expected | None = Non
         start = _find_start(readable)
         if isinstance(start, _Start):
             return _salvage(readable, task, start)
-    # An envelope that makes no sense is left out: the image begins at its stream.
+    # An invalid envelope is left out: the image then begins at its stream.
     source = replace(source, offset=source.offset + start.end)
     with located(source.path), _opened(source, io, bad) as readable:
         rescue = _salvage(readable, replace(task, source=source), _Start(0, None))
@@ -396,20 +396,20 @@ def read_map(path: StrPath) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where the stream begins, and what stands before it."""
+    """Where the stream begins, and what is before it."""
 
     offset: int
     envelope: Envelope | None
 
 
 def _find_start(source: Readable) -> _Start | Damage:
-    """Find where the stream begins; where its envelope makes no sense, tell how far that goes."""
+    """Find where the stream begins; if its envelope is invalid, tell how long that is."""
     head = source.pread(HEAD_LENGTH, 0)
     message = "what stands in front of the stream makes no sense, and was left out"
     if is_envelope(head):
         right = find_true_header(source.pread, source.length)
         if right is not None and any(one.repair is Repair.LENGTH for one in right.findings):
-            raise right.error  # what is salvaged begins with the file's own header
+            raise right.error  # the salvaged image begins with the file's own header
         cursor = FileCursor(source.pread, 0, source.length)
         try:
             return _Start(0, Envelope.read(cursor))

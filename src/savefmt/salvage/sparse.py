@@ -207,7 +207,7 @@ class SparseSalvage:
             return self._order or "little"
 
     def _raw_bitmap(self, block: ListedBlock) -> bytearray | None:
-        """Return a bitmap as it stands in the file, None where it cannot be read."""
+        """Return a bitmap as it is in the file, None if it cannot be read."""
         if block.header is None or block.ignored:
             return bytearray()
         start, end = block.header.bitmap_offset, block.header.bitmap_offset + block.bitmap_length
@@ -229,7 +229,7 @@ class SparseSalvage:
             start = base + run.first * size
             end = start + run.count * size
             for _ in self._pieces(start, end):
-                pass  # what is bad shows when it is read
+                pass  # damage shows when it is read
             gone = [*self._source.bad.within(start, end)]
             if end > self._source.length:
                 gone.append((max(start, self._source.length), end))

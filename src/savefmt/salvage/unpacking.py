@@ -166,7 +166,7 @@ class Unpacking:
         return min(_SMALL_STEP, behind - at)
 
     def _after(self, reached: int, proven: int, failure: SavefmtError) -> int | None:
-        """Give up what is not proven; return where another member begins."""
+        """Give up bytes that are not proven; return where another member begins."""
         cut = isinstance(failure, TruncatedError)
         at = failure.offset if failure.offset is not None else reached
         if not cut and self._at > proven and not self._unproven:

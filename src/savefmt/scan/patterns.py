@@ -135,7 +135,7 @@ def literal(data: bytes, name: str | None = None, *, ignore_case: bool = False) 
     Raises
     ------
     ValueError
-        If they are none or too many.
+        If there are none or too many.
     """
     # In ASCII a letter's case is one bit.
     mask = bytes(
@@ -156,7 +156,7 @@ def text(
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-    # Arguments that are no valid UTF-8 stand for the bytes that they are.
+    # Arguments that are not valid UTF-8 mean their bytes.
     errors = "surrogateescape" if encoding == "utf-8" else "strict"
     try:
         data = words.encode(encoding, errors)

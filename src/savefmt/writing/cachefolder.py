@@ -1,4 +1,4 @@
-"""The user's own folder for what can be made anew, and the key that marks it as ours."""
+"""The user's own folder for files that can be made again, and the key that marks them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def cache_key() -> bytes:
         try:
             return _read_key(path)
         except FileNotFoundError:
-            # Should two processes come at once, the later one reads what the first wrote.
+            # If two processes come at the same time, the later one reads what the first one
+            # wrote.
             with contextlib.suppress(FileExistsError), OutputFile(path, overwrite=False) as output:
                 output.file.write(os.urandom(_KEY_LENGTH), 0)
                 output.commit()

@@ -170,7 +170,7 @@ class CannotShareError(Exception):
 
 
 def share_rest(source: File, start: int, target: File, offset: int) -> int:
-    """Bring all of a file from an offset on into another one, cloned but for a torn block.
+    """Bring all of a file from an offset on into another one: cloned, except an incomplete block.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def _present_length(block: BlockPages) -> int:
 def _share(
     source: File, block: BlockPages, target: File, offset: int, tick: Callable[[], None]
 ) -> bool:
-    """Clone a block, or let a server copy it; False where neither can be done."""
+    """Clone a block, or let a server copy it; False if neither is possible."""
     if source.start != 0:  # its offsets are not those of the file
         return False
     try:

@@ -35,7 +35,7 @@ def end(work: Unfinished) -> None:
 
 
 def abort_all() -> None:
-    """Remove whatever was begun and has not ended."""
+    """Remove everything that was begun and has not ended."""
     for work, process in tuple(_WORKS.items()):
         if process == os.getpid():
             with contextlib.suppress(Exception):

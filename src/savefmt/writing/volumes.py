@@ -69,13 +69,13 @@ def require_apart(source: StrPath, target: StrPath) -> None:
     Raises
     ------
     ConversionError
-        If they are not apart.
+        If they share storage.
     """
-    if not is_volume(target):  # a file is replaced, and whoever reads the old one keeps it
+    if not is_volume(target):  # a file is replaced, and its readers keep the old one
         return
     try:
         one, other = _identity(os.stat(source)), _identity(os.stat(target))
-    except OSError:  # whoever opens them says what is wrong
+    except OSError:  # the code that opens them says what is wrong
         return
     if one in (other, *_made_of(other)) or other in _made_of(one):
         raise ConversionError(
@@ -123,10 +123,10 @@ def check_volume(path: StrPath, *, overwrite: bool) -> None:
 class OutputVolume:
     """A block device that gets an image; takes the place of an `OutputFile`.
 
-    Nothing is written before the device is known to be nobody's else: no file system of it
-    is mounted, it has no partitions, and no other program holds it.  The kernel keeps others
-    from mounting it meanwhile.  There is no name to give in the end: unless it is committed,
-    the device begins with zeros, which no reader takes for an image.
+    Nothing is written before it is known that nobody else uses the device: none of its file
+    systems is mounted, it has no partitions, and no other program holds it. Meanwhile the
+    kernel keeps others from mounting it. A device does not get a name in the end. Instead, it
+    begins with zeros until it is committed, and no reader takes zeros for an image.
 
     Parameters
     ----------
@@ -147,11 +147,11 @@ class OutputVolume:
     Raises
     ------
     ConversionError
-        If it is somebody's, or `overwrite` was not said.
+        If the device is in use, or `overwrite` is not set.
     ImageIOError
         What the operating system refused.
     UnsupportedError
-        If what lies there cannot be told.
+        If it cannot be known what is on the device.
     """
 
     def __init__(
@@ -357,7 +357,7 @@ def _is_locked(fd: int) -> bool:
 
 
 def _system(number: int) -> Path:
-    """What the kernel tells of a device."""
+    """What the kernel tells about a device."""
     from pathlib import Path
 
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")

@@ -120,7 +120,7 @@ class LoongarchPageTables(PageTables):
         Another PGDL than its own.
     """
 
-    present = (0, 0)  # what is no page has no valid bit
+    present = (0, 0)  # an entry that is not a page has no valid bit
 
     def __init__(self, registers: CpuRegisters, read: Read, root: int | None) -> None:
         system = registers.system
