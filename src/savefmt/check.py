@@ -1,4 +1,4 @@
-"""One image: is it sound?  Findings with stable codes (format.md 11)."""
+"""Check whether an image is sound: findings with stable codes (format.md 11)."""
 
 from __future__ import annotations
 

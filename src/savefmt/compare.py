@@ -1,4 +1,4 @@
-"""Two images: the same guest?  Blind to layout, codec and envelope."""
+"""Tell whether two images hold the same guest, in any layout, codec and envelope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What most callers begin with: to open an image, or to ask what it is."""
+"""The functions that most callers begin with: open an image, or ask what it is."""
 
 from __future__ import annotations
 

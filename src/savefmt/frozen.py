@@ -1,10 +1,11 @@
-"""Frozen dataclasses that cost next to nothing to define.
+"""Frozen dataclasses that are quick to define.
 
 The standard library writes the methods of every dataclass as text and compiles them, which
 takes 0.4 ms a class, and 6 ms before the first: together that was a quarter of ``savefmt
-info``. Ours share methods written once.  Rarely used features come from the standard library's
-dataclass of the same fields when they are first used. So `dataclasses.fields`, `asdict`,
-`replace` and `inspect.signature` work as on any other dataclass.
+info``. The classes here share methods that were written once.  Rarely used features come from
+the standard library's dataclass of the same fields when they are first used. So
+`dataclasses.fields`, `asdict`, `replace` and `inspect.signature` work as on any other
+dataclass.
 """
 
 from __future__ import annotations

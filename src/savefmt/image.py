@@ -1,4 +1,4 @@
-"""Opening a save image, and what one can ask of it."""
+"""An open save image, and all that callers can ask it."""
 
 from __future__ import annotations
 

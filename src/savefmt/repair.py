@@ -1,6 +1,6 @@
-"""What can be put right in an image without touching the guest in it: each by name, on request.
+"""Repairs of an image that do not change the guest in it: each has a name, and runs on request.
 
-Nothing is written before the image, as it would be, was checked and found better.
+Nothing is written before the repaired image was checked and found better.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""fio in the same run: what the disk gives to a program that does nothing else."""
+"""fio in the same run: the rate of the disk for a program that does nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure a disk by reading an image that lies on it."""
+"""Measure a disk by reading an image on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The round trip through the user's editor, apart because only one command pays for it."""
+"""The round trip through the user's editor, which only one command needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that a user hands in: from a file or standard input, of a bounded length."""
+"""Documents from the user: from a file or standard input, of limited length."""
 
 from __future__ import annotations
 

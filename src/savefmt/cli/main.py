@@ -1,4 +1,4 @@
-"""`main()`: build the parser, run one command, turn what happens into an exit code."""
+"""`main()`: build the parser, run one command, turn the outcome into an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error as savefmt uses them: nothing is lost, nothing mixed up."""
+"""Standard input, output and error as savefmt uses them: nothing is lost or mixed up."""
 
 from __future__ import annotations
 

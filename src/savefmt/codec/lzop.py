@@ -1,4 +1,4 @@
-"""lzop: a reader of our own for the container, and a writer that drives the program.
+"""lzop: savefmt's own reader for the container, and a writer that runs the program.
 
 No library knows the container; `lzallright` decodes its blocks.
 """

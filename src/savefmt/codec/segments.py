@@ -1,4 +1,4 @@
-"""Where compressed data can be entered midway, found without unpacking any of them.
+"""Places where decompression can start, found without unpacking any data.
 
 zstd frames, xz blocks, lzop blocks and some gzip members state their lengths, plain and
 compressed. A bzip2 file does not.

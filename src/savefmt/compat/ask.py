@@ -1,4 +1,4 @@
-"""What a QEMU says of itself over QMP (format.md 10.2)."""
+"""What a QEMU says about itself over QMP (format.md 10.2)."""
 
 from __future__ import annotations
 

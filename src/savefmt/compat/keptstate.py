@@ -1,4 +1,4 @@
-"""The device state of QEMU programs, kept in the user's cache folder: asking takes a start."""
+"""The device state of QEMU programs, kept in the user's cache: asking means starting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machine types: in which releases of QEMU each of them can be had."""
+"""Machine types: which releases of QEMU have each of them."""
 
 from __future__ import annotations
 

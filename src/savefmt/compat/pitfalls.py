@@ -1,4 +1,4 @@
-"""What goes wrong between a libvirt and a QEMU that are both right by themselves."""
+"""What goes wrong between a libvirt and a QEMU, although each of them works correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about released libvirt and QEMU: what came when, what went when, and who says so."""
+"""Facts about released libvirt and QEMU: when features came and went, with sources."""
 
 from __future__ import annotations
 

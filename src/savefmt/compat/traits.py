@@ -1,4 +1,4 @@
-"""What of an image decides who can load it."""
+"""The properties of an image that decide who can load it."""
 
 from __future__ import annotations
 

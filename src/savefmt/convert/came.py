@@ -1,4 +1,4 @@
-"""Which pages of a sequential source came, and what a conversion says of the others."""
+"""Which pages a sequential source contained, and what a conversion says about the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request that some readers can load the result of."""
+"""A request for a result that some readers can load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a result will be, for a target that cannot grow: as far as that can be known."""
+"""How long a result will be, as far as that can be known, for a target that cannot grow."""
 
 from __future__ import annotations
 

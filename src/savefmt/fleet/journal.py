@@ -1,4 +1,4 @@
-"""The journal of a run: one line an image, whole after any end, to go on from."""
+"""The journal of a run: one line an image, whole after any end, so that a run can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a whole run says: counts, and the images that want somebody's eye."""
+"""The summary of a run: counts, and the images that somebody should look at."""
 
 from __future__ import annotations
 

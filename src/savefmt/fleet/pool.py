@@ -1,4 +1,4 @@
-"""Processes of this host that do jobs: none is lost when one of them dies or hangs."""
+"""Processes of this host that do jobs: no job is lost when a process dies or hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of one image of many: a line of the journal."""
+"""The result for one image of many: a line of the journal."""
 
 from __future__ import annotations
 

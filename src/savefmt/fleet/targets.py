@@ -1,4 +1,4 @@
-"""From what the caller names to files: folders are gone through, patterns matched."""
+"""From the caller's names to files: folders are searched, patterns matched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does with one image; what it tells is plain values."""
+"""What a worker does with one image; its answers are plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two documents behind an envelope's header, told by how they begin and end (format.md 2)."""
+"""The two documents behind an envelope's header, found by beginning and end (format.md 2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sections whose layout has not changed in years, for streams that do not describe it.
 
-Each device is told in one line: ``name:type``, with ``*count`` for an array
-(format.md 7.5, 8.2, 9.2).
+Each device is described in one line: ``name:type``, with ``*count`` for an array (format.md
+7.5, 8.2, 9.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Section payloads that tell their own end (format.md 3.7).
+"""Section payloads that show their own end (format.md 3.7).
 
 Each function consumes one payload and checks no more than it needs to find the end.
 """

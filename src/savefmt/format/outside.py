@@ -1,4 +1,4 @@
-"""What a domain XML names that lies outside of an image: disks, networks, devices of a host."""
+"""What a domain XML names outside of an image: disks, networks, devices of a host."""
 
 from __future__ import annotations
 

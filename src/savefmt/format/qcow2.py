@@ -1,4 +1,4 @@
-"""qcow2 disk images, as far as the guests in their internal snapshots go."""
+"""qcow2 disk images, as far as needed for the guests in their internal snapshots."""
 
 from __future__ import annotations
 

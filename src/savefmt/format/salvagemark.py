@@ -1,7 +1,7 @@
-"""The mark of an image that was salvaged: that memory is lost, and how much.
+"""The mark of an image that was salvaged: memory is lost, and how much.
 
-Like that of a thin image it is a member of the vmdescription, which QEMU skips and every copy of
-the image keeps.
+Like the mark of a thin image, it is a member of the vmdescription. QEMU skips it, and every
+copy of the image keeps it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The mark of a thin image: which image its memory lies in.
+"""The mark of a thin image: which image holds its memory.
 
 A thin image is a stream without the pages that QEMU maps from another image, its base.  The
-mark is a member of the vmdescription, which QEMU skips and every copy of the file keeps.
+mark is a member of the vmdescription. QEMU skips it, and every copy of the file keeps it.
 """
 
 from __future__ import annotations

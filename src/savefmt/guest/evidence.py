@@ -1,4 +1,4 @@
-"""Which architecture and which machine a guest is: what several parts of the image say."""
+"""The architecture and the machine of a guest, by what several parts of the image say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that page tables map, to tell at which virtual addresses physical memory is seen."""
+"""Everything that page tables map, to find the virtual addresses of physical memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the RAM blocks lie in the guest's physical address space (format.md 9)."""
+"""Where the RAM blocks are in the guest's physical address space (format.md 9)."""
 
 from __future__ import annotations
 

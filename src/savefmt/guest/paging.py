@@ -1,6 +1,6 @@
 """The one page-table walk: from a virtual address to a guest-physical one, and over all of them.
 
-An architecture tells how its tables are entered and what an entry means, in `guest.arch`.
+Each architecture defines, in `guest.arch`, where its tables begin and what an entry means.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Memory that was plugged: virtio-mem and DIMMs, as far as the image proves where they lie."""
+"""Plugged memory: virtio-mem and DIMMs, as far as the image proves their addresses."""
 
 from __future__ import annotations
 

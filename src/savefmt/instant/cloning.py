@@ -1,4 +1,4 @@
-"""Many guests of one image: a thin stream each, and what starts it."""
+"""Many guests from one image: each gets a thin stream, and a script or XML that starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest will touch first, brought into the page cache before it asks: and which that was."""
+"""Read into the page cache what a guest will touch first, and record what it touched."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""BTF, the types that a Linux kernel keeps of itself in memory: records, names, references.
+"""BTF: the types that a Linux kernel describes in its memory, as records, names and references.
 
-Nothing of it is believed: each offset and each reference is checked before it is followed.
+Nothing in it is trusted: each offset and each reference is checked before it is followed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Types of drgn made of BTF, each when it is asked for."""
+"""drgn types made from BTF, each at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's table of symbols, found in its image by the shape that it has.
+"""The kernel's table of symbols, found in its image by its shape.
 
 Names are packed: 256 tokens stand for frequent strings, and each name is a length and that many
 tokens. The place and the form of the addresses have changed with the releases:

@@ -1,4 +1,4 @@
-"""``struct page``, of which the kernel has one for each page: what each says of its page."""
+"""The kernel's ``struct page`` for each page of memory, and what it says about that page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of processes, gone through by their own addresses.
+"""The memory of processes, read by their own addresses.
 
 Pages that are neighbours there are rarely neighbours in physical memory. So only here can a
 text or a pattern be found that crosses the border of two pages.

@@ -1,4 +1,4 @@
-"""Memory in which libfuse gets what a file holds, filled in place."""
+"""Memory that gives libfuse the content of a file, filled in place."""
 
 from __future__ import annotations
 

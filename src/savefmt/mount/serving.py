@@ -1,4 +1,4 @@
-"""The kernel's questions about a mounted folder, and our answers (FUSE)."""
+"""The kernel's requests for a mounted folder, and the answers to them (FUSE)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the pages of a sequential stream lie, in runs."""
+"""Where the pages of a sequential stream are, in runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in QEMU's hands: descriptors passed over its socket, and taken back."""
+"""Files that QEMU uses: descriptors passed over its socket, and taken back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a device QEMU compares only once it loads: its place behind a controller, its ports."""
+"""Device properties that QEMU compares only while it loads: place behind a controller, ports."""
 
 from __future__ import annotations
 

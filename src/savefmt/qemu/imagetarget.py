@@ -1,4 +1,4 @@
-"""The image in the making: envelope first, sealed last."""
+"""The image while it is written: the envelope first, its final header last."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What prevents a waiting QEMU from loading an image, found before anything is loaded.
 
-QEMU notices some of it itself, after it has begun, and then holds no whole guest; some it
-does not notice at all: RAM of another length in a mapped-ram image (format.md 11), devices
-that the guest has never seen.
+QEMU notices some of these differences itself, but only after it has begun, and then it has no
+whole guest. Others it does not notice at all: RAM of another length in a mapped-ram image
+(format.md 11), devices that the guest has never seen.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A thread between QEMU's pipe and an image; another thread talks to QEMU.
 
-It must be another one: at the end of a save QEMU answers no command before the pipe has
+This must be a separate thread: at the end of a save, QEMU does not answer before the pipe has
 taken the rest.
 """
 

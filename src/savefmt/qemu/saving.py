@@ -1,4 +1,4 @@
-"""Save a running guest: plan, envelope, hold, migrate, seal, resume."""
+"""Save a running guest: plan, envelope, pause, migrate, final header, resume."""
 
 from __future__ import annotations
 

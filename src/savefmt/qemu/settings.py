@@ -1,4 +1,4 @@
-"""QEMU's migration settings: changed for one job, and then as they were."""
+"""QEMU's migration settings: changed for one job, and then restored."""
 
 from __future__ import annotations
 

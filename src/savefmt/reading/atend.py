@@ -1,4 +1,4 @@
-"""What the end of a file shows of device sections, in an instant and without proof.
+"""Device sections by the end of the file: quick, and without proof.
 
 Only a walk over all of a sequential stream shows where it ends. The end of the file shows the
 end of *a* stream: perhaps of a longer one that was here before.

@@ -1,4 +1,4 @@
-"""How an image lies in its file."""
+"""How an image is stored in its file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ may want a whole block."""
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an image lies in its file.
+    """How an image is stored in its file.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""An image whose left-out memory lies in other files, shown as a whole mapped-ram one.
+"""An image whose left-out memory is in other files, shown as a complete mapped-ram image.
 
 QEMU leaves out memory that it shares with others (x-ignore-shared; memory-backend-file with
 share=on). Everything except that memory is written to a temporary file, and a view puts the

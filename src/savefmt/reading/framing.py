@@ -1,8 +1,8 @@
-"""Where payloads end whose length is told nowhere, or only behind them.
+"""Ends of payloads whose length the stream does not state, or states only behind them.
 
-A section's footer ends it, and then an item follows.  The way from footer to footer is
-gone on a second cursor, up to the next RAM section or to the EOF mark; where it arrives
-tells whether it was right, and the lengths are known before the walk itself goes there.
+A section ends with a footer, and then another item follows. A second cursor goes from footer to
+footer, up to the next RAM section or to the EOF mark. The place that it reaches shows whether
+it was right, and so the lengths are known before the walk itself gets there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""kdump files, by libkdumpfile: it knows their compressions and their forms."""
+"""kdump files, read by libkdumpfile, which knows their compressions and forms."""
 
 from __future__ import annotations
 

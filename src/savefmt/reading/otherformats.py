@@ -1,4 +1,4 @@
-"""What a file may be that is no save image, and what to do with it then."""
+"""Other kinds of files that are not save images, and what to do with them."""
 
 from __future__ import annotations
 

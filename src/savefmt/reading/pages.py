@@ -1,4 +1,4 @@
-"""Where the pages of an image are: one class for each way in which they can lie."""
+"""Where the pages of an image are: one class for each way to store them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sections that repeat an earlier one byte for byte are skipped without being decoded.
 
-A live save sends a PART of every iterable device in each round, and most are empty: a
-stream may hold hundreds of thousands that say the same as the one before.
+A live save sends a PART of every iterable device in each round, and most are empty: a stream
+may hold hundreds of thousands that equal the one before.
 """
 
 from __future__ import annotations

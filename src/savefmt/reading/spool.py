@@ -1,4 +1,4 @@
-"""Unlinked temporary files, for what cannot be read where it lies."""
+"""Unlinked temporary files, for data that cannot be read in its own place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the image that a thin one names is still the one it was made of."""
+"""Whether the base of a thin image is still the image that it was made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes over a sequential image, and what becomes of its pages: sums, an index, nothing."""
+"""Passes over a sequential image, and what they make of its pages: sums, an index, nothing."""
 
 from __future__ import annotations
 

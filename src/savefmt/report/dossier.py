@@ -1,4 +1,4 @@
-"""What is known of one image, each part by itself: a damaged one never hides the others."""
+"""All that is known about one image. Each part is separate: a damaged part never hides others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the records of a stream go on behind a damaged part of it.
+"""Where the records of a stream continue behind a damaged part.
 
 A wrong guess would put one page's content into another's place. So a place counts only if a
 chain of records is there: three or more in ascending order that cover more than two pages, or

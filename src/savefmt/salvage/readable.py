@@ -1,4 +1,4 @@
-"""What can be read of a file, in smaller pieces around the places that cannot."""
+"""The readable parts of a file, in smaller pieces around the unreadable places."""
 
 from __future__ import annotations
 

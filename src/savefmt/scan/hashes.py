@@ -1,4 +1,4 @@
-"""Hashes of the guest's memory, blind to how an image keeps it.
+"""Hashes of the guest's memory, the same for every form of image.
 
 Two images of one guest agree, in every layout and codec: pages of zeros, and pages that an
 image does not hold, count as zeros.

@@ -1,4 +1,4 @@
-"""The values that going through memory gives."""
+"""The results of searches and statistics of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file to which whole lines are added, and nothing else ever happens."""
+"""A file to which savefmt only ever adds whole lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages that a target shares with its source, where the file system can: nothing is copied.
+"""Pages that a target shares with its source without a copy, if the file system can.
 
 Each block is tried in three ways: its ranges are cloned (``FICLONERANGE``: XFS, btrfs and
 others), or the server of a network file system copies them, or the engine does.

@@ -1,7 +1,7 @@
-"""Change a file where it stands: one sector of it, or a new file in its place.
+"""Change a file in place: one sector of it, or a new file that replaces it.
 
-A disk writes a sector whole or not at all, and a name leads to the old file or to the new
-one.  Anything between could be torn by a crash.
+A disk writes a sector completely or not at all, and a name leads to the old file or to the new
+one. A crash could leave any other change half done.
 """
 
 from __future__ import annotations

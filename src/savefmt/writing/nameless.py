@@ -1,4 +1,4 @@
-"""Files without a name, which vanish with the process however it ends."""
+"""Files without a name, which disappear with the process in every case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of files that appears, or changes, at one stroke."""
+"""A folder of files that appears, or changes, in one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a target lies: a folder that is held open, and a name in it.
+"""Where a target is: a folder that is held open, and a name in it.
 
 From here on nothing is found by its path again.  What happens to the folders above cannot
 lead a target elsewhere, and a symbolic link is followed only where the kernel would follow

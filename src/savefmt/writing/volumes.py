@@ -1,4 +1,4 @@
-"""A block device as a target: it stays under its name, and what it held is gone at once."""
+"""A block device as a target: it keeps its name, and its old content is lost at once."""
 
 from __future__ import annotations
 

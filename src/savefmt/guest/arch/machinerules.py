@@ -1,4 +1,4 @@
-"""One row for each family of machines: where its memory lies (format.md 9)."""
+"""One row for each family of machines: where its memory is (format.md 9)."""
 
 from __future__ import annotations
 
