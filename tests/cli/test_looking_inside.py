@@ -94,9 +94,9 @@ def test_what_comes_before_a_hole_is_shown(folder: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("read", "--block", "nope", "0", "1"), "no RAM block 'nope'; there are: pc.ram,"),
+        (("read", "--block", "nope", "0", "1"), "no RAM block 'nope'; it has: pc.ram,"),
         (("read", "--block", "pc.bios", "64K", "1"), "'pc.bios' ends at 0x10000"),
-        (("read", "--virtual", "0", "1", "--cr3", "0x1000"), "does not page"),
+        (("read", "--virtual", "0", "1", "--cr3", "0x1000"), "does not use paging"),
         (("regs", "--cpu", "9"), "the image has no vCPU 9, only 0, 1, 2"),
         (("devices", "nope"), "no device section 'nope'"),
         (("vtop", "0x100000000"), "needs more than 32 bits"),

@@ -342,7 +342,7 @@ def test_a_runtime_asks_for_more_runs(tmp_path: Path) -> None:
     for m in report.measurements:
         assert sum(m.length / rate for rate in m.runs) >= 0.05
     assert len({len(m.runs) for m in report.measurements}) == 1
-    assert all("to rest" not in note for note in report.notes) == all(
+    assert all("did not become steady" not in note for note in report.notes) == all(
         m.steady for m in report.measurements
     )
 

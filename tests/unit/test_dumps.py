@@ -130,7 +130,7 @@ def test_what_is_refused(
 def test_in_another_file_it_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(512) + DUMPS[kind])
-    with pytest.raises(NotASaveImageError, match="read as a file of its own"):
+    with pytest.raises(NotASaveImageError, match="reads it as an uncompressed file"):
         savefmt.open(path, offset=512)
 
 

@@ -105,7 +105,7 @@ def test_releases_that_never_were() -> None:
     [
         ("pc-q35-9.1", "RHEL 10.1", "10.0", NO, "only machine types of its own"),
         ("pc-q35-rhel9.6.0", "RHEL 9.6", "9.1", YES, ""),
-        ("pc-q35-rhel10.1.0", "RHEL 10.0", "9.1", NO, "came later"),
+        ("pc-q35-rhel10.1.0", "RHEL 10.0", "9.1", NO, "is newer"),
         ("pc-q35-rhel9.6.0", "Debian 13", "10.0", NO, "RHEL's own"),
         ("pc-q35-rhel9.6.0", "", "10.0", BUT, "RHEL's own"),
         ("pc-q35-noble", "Ubuntu 24.04", "8.2", YES, ""),
