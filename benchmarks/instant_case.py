@@ -59,7 +59,13 @@ class GuestRow:
     @property
     def goal(self) -> str:
         """The goal in words."""
-        return GOALS[self.kind][1].format(GOALS[self.kind][0])
+        limit, words, _ = GOALS[self.kind]
+        return words.format(limit)
+
+    @property
+    def group(self) -> str:
+        """The group of `report.GROUPS`."""
+        return GOALS[self.kind][2]
 
     def judge(self, pair: Pair) -> tuple[float, bool]:
         """Return what is compared, and whether the goal is met."""
@@ -68,13 +74,13 @@ class GuestRow:
 
 
 GOALS = {
-    "time": (0.5, "≤ {:g} of its time"),
-    "same": (1.1, "≤ {:g} of its time"),
-    "load": (0.1, "our time ≤ {:g} s"),
-    "memory": (0.1, "≤ {:g} of its memory"),
-    "touched": (1.1, "≤ {:g} of its memory"),
+    "time": (0.5, "≤ {:g} of its time", "time"),
+    "same": (1.1, "≤ {:g} of its time", "time"),
+    "load": (0.1, "≤ {:g} s", "load"),
+    "memory": (0.1, "≤ {:g} of its memory", "memory"),
+    "touched": (1.1, "≤ {:g} of its memory", "memory"),
 }
-"""By kind of row: the limit, and the goal in words.
+"""By kind of row: the limit, the goal in words, and the group of `report.GROUPS`.
 
 ``load`` is the load alone, as savefmt reports it; ``memory`` the sum of all guests' PSS;
 ``touched`` what a guest on its image has of its memory for itself, against what one with a

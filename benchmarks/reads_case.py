@@ -30,7 +30,7 @@ _NOTES = {
 def run(lab: Lab, key: str) -> Row:
     """Measure one row, or say why not."""
     codec, members, shown = KINDS[key]
-    words = (key, f"reads of 8 bytes, {shown}", _AGAINST, _GOAL)
+    words = (key, f"reads of 8 bytes, {shown}", _AGAINST, _GOAL, "latency")
     reason = peers.missing("xz") if key == "reads-xz" else None
     if reason is not None:
         return Row.skipped(*words, reason)

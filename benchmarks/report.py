@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +17,97 @@ from turns import ROOT, Pair, Turn
 
 import savefmt
 from savefmt.bench.machine import cpu_model, disk_of, file_system_of, memory_length
+from savefmt.bench.values import DIFFERENT
 
 MIB = 1 << 20
 BEGIN, END = "<!-- table by make bench -->", "<!-- end of the table -->"
 
 
 @dataclass(frozen=True)
+class Group:
+    """Rows that are read the same way.
+
+    Attributes
+    ----------
+    title, reading : str
+        The title of their table, and how to read it.
+    unit : str
+        The unit of both sides' figures.
+    amount : callable
+        What of a turn is compared, in that unit.
+    ratio : callable or None
+        The ratio of our figure and theirs; None where ours alone is judged.
+    paired : bool
+        The verdict is by the ratios of turns that followed each other.
+    """
+
+    title: str
+    reading: str
+    unit: str
+    amount: Callable[[Turn], float]
+    ratio: Callable[[float, float], float] | None = None
+    paired: bool = False
+
+
+def _seconds(turn: Turn) -> float:
+    return round(turn.seconds, 4)
+
+
+def _ours_to_theirs(ours: float, theirs: float) -> float:
+    return ours / theirs
+
+
+GROUPS = {
+    "time": Group(
+        "Time against another program",
+        "Ratio: our seconds divided by theirs. Less is better.",
+        "s",
+        _seconds,
+        _ours_to_theirs,
+        paired=True,
+    ),
+    "rate": Group(
+        "Rate against fio",
+        "fio moves as many bytes of the same file and does nothing else. So it shows what the disk "
+        "gives. Ratio: its seconds divided by ours. More is better, and 1 is the most.",
+        "s",
+        _seconds,
+        lambda ours, theirs: theirs / ours,
+        paired=True,
+    ),
+    "load": Group(
+        "The load of a guest, without the start of any program",
+        "Seconds. Less is better.",
+        "s",
+        _seconds,
+    ),
+    "latency": Group(
+        "Reads here and there",
+        "Milliseconds of CPU that 99 of 100 reads at random places take at most, once the "
+        "image was indexed. Less is better.",
+        "ms",
+        lambda turn: round(1000 * turn.seconds, 2),
+    ),
+    "memory": Group(
+        "Memory",
+        "Ratio: our MiB divided by theirs. Less is better.",
+        "MiB",
+        lambda turn: round(turn.peak_kib / 1024, 1),
+        _ours_to_theirs,
+    ),
+}
+"""By kind of row, in the order of the page."""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row: raw figures of each turn, and what they come to."""
+    """One row: raw figures of each turn, in the unit of its group, and what they come to."""
 
     key: str
     work: str
     against: str
     goal: str
+    kind: str
     ours: list[float]
     theirs: list[float]
     our_cpu: list[float]
@@ -42,15 +120,19 @@ class Row:
     their_command: str = ""
 
     @classmethod
-    def of(cls, key: str, work: str, against: str, goal: str, pair: Pair, **verdict: Any) -> Row:
-        """Keep a pair's figures."""
+    def of(
+        cls, key: str, work: str, against: str, goal: str, kind: str, pair: Pair, **verdict: Any
+    ) -> Row:
+        """Keep a pair's figures; `kind` is a key of `GROUPS`."""
+        amount = GROUPS[kind].amount
         return cls(
             key,
             work,
             against,
             goal,
-            [round(turn.seconds, 4) for turn in pair.ours],
-            [round(turn.seconds, 4) for turn in pair.theirs],
+            kind,
+            [amount(turn) for turn in pair.ours],
+            [amount(turn) for turn in pair.theirs],
             [round(turn.cpu_seconds, 3) for turn in pair.ours],
             [round(turn.cpu_seconds, 3) for turn in pair.theirs],
             max(turn.peak_kib for turn in pair.ours),
@@ -60,9 +142,9 @@ class Row:
         )
 
     @classmethod
-    def skipped(cls, key: str, work: str, against: str, goal: str, reason: str) -> Row:
+    def skipped(cls, key: str, work: str, against: str, goal: str, kind: str, reason: str) -> Row:
         """Say why there are no figures."""
-        return cls(key, work, against, goal, [], [], [], [], 0, None, None, reason)
+        return cls(key, work, against, goal, kind, [], [], [], [], 0, None, None, reason)
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -145,16 +227,25 @@ def refresh(readme: Path, content: Mapping[str, Any]) -> None:
     readme.write_text("\n".join([before + begin, *lines, end + after]))
 
 
+_READING = f"""\
+`make bench` writes this page; the raw figures are in `benchmarks/results`. In each row both sides
+take turns on the same file system. Before each turn the files leave the page cache, and as much
+memory as they need is touched: some hosts take free memory back, and the next program would pay
+for that. The figures are medians. Our time includes every sync; except in the rows against fio, it
+includes the start of Python.
+
+*ratio* follows from the two figures before it. *of pairs* is the median of the ratios of turns that
+ran one after the other, so a machine that becomes slower spoils it less; *met* goes by it.
+*unsteady*: some run of a side took more than {DIFFERENT} times as long as another, so its median
+tells little.
+"""
+
+
 def _opening(content: Mapping[str, Any]) -> Iterator[str]:
     machine = content["facts"]
     yield "# Benchmarks"
     yield ""
-    yield "Written by `make bench`, raw figures in `benchmarks/results`. In each row both sides"
-    yield "took turns on the same file system with a cold page cache; the medians count. Syncs and,"
-    yield "but for the rows against fio, the start of the interpreter are part of our time."
-    yield "*ratio* follows from the row; *of pairs* is the median of the ratios of turns that"
-    yield "followed each other, which a machine that drifts spoils less: the verdict is by it."
-    yield ""
+    yield _READING
     yield f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_mib']} MiB of memory"
     yield (
         f"- Linux {machine['kernel']}, {machine['file_system']}, Python {machine['python']}, "
@@ -170,56 +261,67 @@ def _opening(content: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-GROUPS = {
-    "time": (
-        "Time beside another program",
-        "Ratio: our seconds divided by theirs. Less is better.",
-    ),
-    "rate": (
-        "Rate beside fio",
-        "fio moves as many bytes of the same file and does nothing else: what the disk gives. "
-        "Ratio: its seconds divided by ours. More is better, and 1 is all there is.",
-    ),
-    "latency": (
-        "Reads here and there",
-        "Milliseconds of CPU that 99 of 100 reads at random places take at most, once the "
-        "image was indexed. Less is better.",
-    ),
-    "memory": ("Memory", "Ratio: our peak divided by theirs, or MiB. Less is better."),
-}
-"""Rows by what their ratio means: the title of each group, and how to read it."""
-
-
-def group_of(row: Mapping[str, Any]) -> str:
-    """Tell what a row's ratio is of, from its goal."""
-    goal = row["goal"]
-    words = {"time": "time", "rate": "rate", " ms": "latency"}
-    return next((group for word, group in words.items() if word in goal), "memory")
-
-
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     notes: list[str] = []
-    for group, (title, reading) in GROUPS.items():
-        own = [row for row in rows if group_of(row) == group]
+    for kind, group in GROUPS.items():
+        own = [row for row in rows if row["kind"] == kind]
         if own:
-            yield from (f"## {title}", "", reading, "", *_group(own, group, notes), "")
+            yield from (f"## {group.title}", "", group.reading, "")
+            yield from (*_group(own, group, notes), "")
     for number, note in enumerate(notes, 1):
         yield f"{number}. {note}"
 
 
-def _group(rows: Sequence[Mapping[str, Any]], group: str, notes: list[str]) -> Iterator[str]:
-    yield (
-        "| work | against | ours, s | theirs, s | ratio | of pairs | goal | met | our CPU, s "
-        "| peak, MiB |"
-    )
-    yield f"|{'---|' * 10}"
-    for row in rows:
-        mark = ""
-        if row["note"]:
+def _group(rows: Sequence[Mapping[str, Any]], group: Group, notes: list[str]) -> Iterator[str]:
+    """Make a table with the columns that some row has something for."""
+    table = [_cells(row, group, notes) for row in rows]
+    names = [name for name in table[0] if any(cells[name] != "-" for cells in table)]
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'---|' * len(names)}"
+    for cells in table:
+        yield f"| {' | '.join(cells[name] for name in names)} |"
+
+
+def _cells(row: Mapping[str, Any], group: Group, notes: list[str]) -> dict[str, str]:
+    mark = ""
+    if row["note"]:
+        if row["note"] not in notes:
             notes.append(row["note"])
-            mark = f" [{len(notes)}]"
-        cells = [row["work"] + mark, row["against"], *_figures(row, group)]
-        yield f"| {' | '.join(cells)} |"
+        mark = f" [{notes.index(row['note']) + 1}]"
+    ours, theirs, cpu = (_middle(row[side]) for side in ("ours", "theirs", "our_cpu"))
+    ratio = group.ratio(ours, theirs) if group.ratio and ours and theirs else None
+    paired = group.paired  # CPU and peak as well: elsewhere they are not of the whole work
+    return {
+        "work": row["work"] + mark,
+        "against": row["against"],
+        f"ours, {group.unit}": _figure(ours),
+        f"theirs, {group.unit}": _figure(theirs),
+        "ratio": _figure(ratio),
+        "of pairs": _figure(row["value"] if paired else None),
+        "goal": row["goal"],
+        "met": _verdict(row),
+        "our CPU, s": f"{cpu:.2f}" if paired and cpu else "-",
+        "our peak, MiB": f"{row['our_peak_kib'] / 1024:.0f}"
+        if paired and row["our_peak_kib"]
+        else "-",
+    }
+
+
+def _middle(figures: Sequence[float]) -> float | None:
+    return statistics.median(figures) if figures else None
+
+
+def _figure(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3g}"
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["value"] is None:
+        return "not measured"
+    unsteady = any(
+        max(row[side]) > DIFFERENT * min(row[side]) for side in ("ours", "theirs") if row[side]
+    )
+    return ("yes" if row["met"] else "**no**") + (", unsteady" if unsteady else "")
 
 
 def _commands(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -230,25 +332,6 @@ def _commands(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if ours and theirs and (ours, theirs) not in seen:
             seen.add((ours, theirs))
             yield f"- {row['work']}: `{ours}` against `{theirs}`"
-
-
-def _figures(row: Mapping[str, Any], group: str) -> list[str]:
-    if row["value"] is None:
-        return ["-", "-", "-", "-", row["goal"], "not measured", "-", "-"]
-    middle = statistics.median
-    ours = middle(row["ours"]) if row["ours"] else None
-    theirs = middle(row["theirs"]) if row["theirs"] else None
-    ratio = None
-    if ours and theirs and group in ("time", "rate"):
-        ratio = ours / theirs if group == "time" else theirs / ours
-    return [
-        *("-" if figure is None else f"{figure:.3g}" for figure in (ours, theirs, ratio)),
-        f"{row['value']:.3g}",
-        row["goal"],
-        "yes" if row["met"] else "**no**",
-        f"{middle(row['our_cpu']):.2f}" if row["our_cpu"] else "-",
-        f"{row['our_peak_kib'] / 1024:.0f}" if row["our_peak_kib"] else "-",
-    ]
 
 
 def _curves(content: Mapping[str, Any]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from instant_case import GuestRow, peak
 from lab import SCALES, Lab, Scale
 from looking import LOOKING
 from report import Row
-from turns import Pair, Turn, alternate
+from turns import Turn, alternate
 
 ROWS = (*CASES, *LOOKING)
 PEAK_LIMIT_MIB = 100
@@ -38,7 +38,7 @@ def say(line: str) -> None:
 
 def run_case(lab: Lab, case: Case) -> Row:
     """Measure one row, or say why not."""
-    words = (case.key, case.work, case.against, case.goal)
+    words = (case.key, case.work, case.against, case.goal, "rate" if case.rate else "time")
     reason = case.obstacle(lab)
     if reason is not None:
         return Row.skipped(*words, reason)
@@ -52,8 +52,8 @@ def run_qemu(lab: Lab) -> list[Row]:
     """Measure time and memory against QEMU."""
     goals = (f"≤ {QEMU_TIME:g} of its time", f"≤ {QEMU_MEMORY:g} of its memory")
     heads = [
-        (key, _QEMU_WORK, _QEMU_PEER, goal)
-        for key, goal in zip(("qemu", "qemu-memory"), goals, strict=True)
+        (key, _QEMU_WORK, _QEMU_PEER, goal, kind)
+        for key, goal, kind in zip(("qemu", "qemu-memory"), goals, ("time", "memory"), strict=True)
     ]
     reason = qemu_case.obstacle()
     if reason is not None:
@@ -62,7 +62,7 @@ def run_qemu(lab: Lab) -> list[Row]:
     share = peak(pair.ours) / peak(pair.theirs)
     return [
         Row.of(*heads[0], pair, value=pair.ratio, met=pair.ratio <= QEMU_TIME),
-        Row.of(*heads[1], Pair(pair.ours, []), value=share, met=share <= QEMU_MEMORY),
+        Row.of(*heads[1], pair, value=share, met=share <= QEMU_MEMORY),
     ]
 
 
@@ -73,7 +73,7 @@ def guest_rows(scale: Scale) -> list[GuestRow]:
 
 def run_guest(lab: Lab, row: GuestRow) -> Row:
     """Measure Linux guests on their image's own pages against those of a peer."""
-    words = (row.key, row.work, row.against, row.goal)
+    words = (row.key, row.work, row.against, row.goal, row.group)
     reason = row.ready()
     if reason is not None:
         return Row.skipped(*words, reason)
@@ -91,7 +91,8 @@ def peak_row(rows: list[Row]) -> Row:
         work=f"peak memory of all rows ({worst.work})",
         against="-",
         goal=f"≤ {PEAK_LIMIT_MIB} MiB",
-        ours=[],
+        kind="memory",
+        ours=[round(mib, 1)],
         theirs=[],
         our_cpu=[],
         their_cpu=[],

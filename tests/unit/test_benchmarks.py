@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import mmap
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from images import make_mapped, page_numbers
 from lab import GIB, MIB, SCALES, Lab
 from report import Row
 from run import ROWS, guest_rows, peak_row, run_case
-from turns import TIMED, Pair, Side, Turn, alternate, process, shown
+from turns import TIMED, Pair, Side, Turn, alternate, process, shown, touch_memory
 
 import savefmt
 
@@ -184,7 +184,7 @@ def test_reads_here_and_there(lab: Lab, key: str) -> None:
 
     assert row.value is None or row.value > 0
     assert row.met is None or row.met == (row.value is not None and row.value <= 20)
-    assert report.group_of(asdict(row)) == "latency"
+    assert row.kind == "latency"
 
 
 def test_what_99_of_100_are_not_above() -> None:
@@ -242,11 +242,13 @@ def test_keys_are_unique() -> None:
 
 def row(key: str, peak: int = 2048) -> Row:
     taken = Pair([Turn(1.5, 0.25, peak, "savefmt work")], [Turn(3.0, command="peer work")])
-    return Row.of(key, "work", "peer", "≤ 1 of its time", taken, value=0.5, met=True, note="why")
+    verdict = {"value": 0.5, "met": True, "note": "why"}
+    return Row.of(key, "work", "peer", "≤ 1 of its time", "time", taken, **verdict)
 
 
 def document() -> dict[str, object]:
-    rows = [row("hash"), Row.skipped("info", "other work", "peer", "≥ 1", "fio not installed")]
+    reason = "fio not installed"
+    rows = [row("hash"), Row.skipped("info", "other work", "peer", "≥ 1", "time", reason)]
     rows.append(peak_row(rows))
     curves = {"check": {1 << 30: Turn(0.5, 0, 1024), 4 << 30: Turn(0.75, 0, 1024)}}
     facts = report.facts(Path.cwd())
@@ -259,9 +261,52 @@ def test_the_page_shows_all_that_was_found() -> None:
     assert "| work [1] | peer | 1.5 | 3 | 0.5 | 0.5 | ≤ 1 of its time | yes | 0.25 | 2 |" in page
     assert "| other work [2] | peer | - | - | - | - | ≥ 1 | not measured | - | - |" in page
     assert "1. why\n2. fio not installed" in page
+    assert "| work | ours, MiB | goal | met |" in page
+    assert "| peak memory of all rows (work) | 2 | ≤ 100 MiB | yes |" in page
     assert "- work: `savefmt work` against `peer work`" in page
     assert "disk " in page
     assert "| work | 1 GiB | 4 GiB |\n|---|---|---|\n| check | 0.50 | 0.75 |" in page
+
+
+def test_a_note_is_told_once_and_a_reader_can_compute_the_ratio() -> None:
+    turns = Pair([Turn(9, 1, 3072)], [Turn(8, 0, 12288)])
+    rows = [row("a"), row("b")]
+    verdict = {"value": 0.25, "met": True, "note": "why"}
+    rows.append(Row.of("c", "memory", "peer", "≤ 0.5", "memory", turns, **verdict))
+
+    page = report.markdown(report.document(report.facts(Path.cwd()), "tiny", rows, {}))
+
+    assert page.count("[1]") == 3
+    assert page.count("\n1. why\n") == 1
+    assert "| work | against | ours, MiB | theirs, MiB | ratio | goal | met |" in page
+    assert "| memory [1] | peer | 3 | 12 | 0.25 | ≤ 0.5 | yes |" in page
+
+
+def test_a_row_whose_runs_differ_is_marked() -> None:
+    def page(*seconds: float) -> str:
+        turns = Pair([Turn(1)] * len(seconds), [Turn(one) for one in seconds])
+        one = Row.of("a", "work", "peer", "≤ 1", "time", turns, value=0.5, met=True)
+        return report.markdown(report.document(report.facts(Path.cwd()), "tiny", [one], {}))
+
+    assert "| yes, unsteady |" in page(2, 1, 1.4)
+    assert "| yes |" in page(1.5, 1, 1.4)
+
+
+def test_memory_is_touched_within_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    class Memory(mmap.mmap):
+        def __new__(cls, fd: int, length: int, **words: int) -> Memory:
+            taken.append(length)
+            return super().__new__(cls, fd, length, **words)
+
+    monkeypatch.setattr("turns.mmap.mmap", Memory)
+    monkeypatch.setattr("turns.available_memory", lambda: 8 << 20)
+
+    for length in (0, 100, 1 << 20, 1 << 40):
+        touch_memory(length)
+
+    assert taken == [1 << 20, 4 << 20]
 
 
 def test_the_page_shows_the_picture_if_there_is_one() -> None:
