@@ -251,32 +251,32 @@ def _work(lab: Lab, image: Path, words: Sequence[str]) -> Side:
     return Side(go, [image], target)
 
 
-_REFLINK = "cp --reflink=always, and sync, twice, and a dry run of ours"
-_DD = "dd, direct, of the raw image"
-_FIO_BOTH = "fio reading and writing as much at once, direct, best depth"
-_FIO_PAGES = "fio reading the same pages, direct, best depth"
-_FIO_READ = "fio reading as much, direct, best depth"
-_DENSE = "a guest of as many pages in one piece"
-_ALONE = "each page is a request of its own to the disk: see fio reading the same ones"
+_REFLINK = "cp --reflink=always and sync, twice, plus a dry run of savefmt"
+_DD = "dd of the raw image, direct"
+_FIO_BOTH = "fio reads and writes as many bytes at once, direct, best depth"
+_FIO_PAGES = "fio reads the same pages, direct, best depth"
+_FIO_READ = "fio reads as many bytes, direct, best depth"
+_DENSE = "a guest with as many pages in one piece"
+_ALONE = "each page is its own request to the disk; see the row in which fio reads the same pages"
 _SPREAD = {"alternate": 2, "scattered": 32}
 """RAM of a guest in fragments, for each byte of its data."""
 _SPARSE = ("convert", "-O", "sparse")
 _NULL = ("convert", "-O", "null")
 
 _BOTH_WAYS = (
-    "a disk that reads and writes at once would let us win; where fio, which does both at once, "
-    "takes as long as dd, the start of the program (0.05 s) is what we lose"
+    "savefmt reads and writes at the same time, but this disk does not: fio, which also does both, "
+    "takes as long as dd. The difference is the start of the program (0.05 s)"
 )
 _DECODED = (
-    "0.05 s is the start of the program; one stream decodes on one core, and the other "
-    "scans and writes"
+    "0.05 s is the start of the program. One core decodes the stream, and the other scans "
+    "and writes"
 )
 
-_START = "the goal is twice the time of cp, and the start of the program"
+_START = "the goal is twice the time of cp plus the start of the program"
 
 _MEMBERS = (
-    "zstd -dc writes nothing; to read the source and to write the target takes the disk alone "
-    "about as long as zstd -dc takes, and the interpreter starts before that"
+    "zstd -dc writes nothing. The disk needs about as long to read the source and write the "
+    "target as zstd -dc takes, and the interpreter must start before that"
 )
 
 CASES = (
@@ -318,12 +318,12 @@ CASES = (
         _in_place,
         ("cp", "sync"),
         turns=2,  # An even number leaves the image with the version it had.
-        note="cost is that of starting the interpreter",
+        note="the time is the start of the interpreter",
     ),
     Case("read-sparse", "sparse → null", _FIO_READ, 0.95, _reads("sparse", *_NULL), ("fio",), True),
     Case(
         "check-sparse",
-        "check --full of sparse",
+        "check --full, sparse",
         _FIO_READ,
         0.95,
         _reads("sparse", "check", "--full"),
@@ -333,7 +333,7 @@ CASES = (
     Case("read-raw", "raw → null", _FIO_READ, 0.9, _reads("raw", *_NULL), ("fio",), True),
     Case(
         "check-raw",
-        "check --full of raw",
+        "check --full, raw",
         _FIO_READ,
         0.9,
         _reads("raw", "check", "--full"),
@@ -342,7 +342,7 @@ CASES = (
     ),
     Case(
         "index-raw",
-        "index of raw, for one read",
+        "index of a raw image, for one read",
         _FIO_READ,
         0.9,
         _reads("raw", "read", "--physical", "0x100000", "16"),
@@ -351,7 +351,7 @@ CASES = (
     ),
     Case(
         "compare",
-        "compare of raw with sparse",
+        "compare raw with sparse",
         _FIO_READ,
         0.9,
         _compare,
@@ -366,8 +366,8 @@ CASES = (
         _in_memory,
         ("cp",),
         ready=_room_in_memory,
-        note="records are not aligned to pages: one copy more than cp makes, and the zero test; "
-        "one thread moves pages, one reads ahead, one writes",
+        note="records are not aligned to pages, so savefmt makes one copy more than cp, and tests "
+        "for zeros. One thread moves pages, one reads ahead, one writes",
     ),
     Case(
         "zstd-sparse",
@@ -415,8 +415,8 @@ CASES = (
         _info,
         ("qemu-img",),
         turns=4,
-        note="out of reach in Python: the bare interpreter takes about twice qemu-img's time, "
-        "argparse, json, cffi and what they load as much again",
+        note="not possible in Python: the bare interpreter takes about twice qemu-img's time, and "
+        "argparse, json, cffi and the modules that they load take as much again",
     ),
     Case(
         "growth-check",

@@ -69,7 +69,7 @@ def alone(images: Path, count: int) -> Measured:
     for path in paths:
         assert perform("check", str(path), {}).verdict is Outcome.GOOD
     seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu
-    return Measured("the work alone, in one process", seconds, cpu, 0, 0)
+    return Measured("only the work, in one process", seconds, cpu, 0, 0)
 
 
 def fleet(what: str, images: Path, journal: Path, *words: str, scheduler: int = 0) -> Measured:

@@ -123,7 +123,7 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
         found.append(
             GuestRow(
                 f"instant-{size}-virsh",
-                f"{size} guest, virsh restore of savefmt clone, to the first tick",
+                f"{size} guest, virsh restore of a clone by savefmt, to the first tick",
                 "virsh restore",
                 virsh,
                 partial(virsh_obstacle, ram),
@@ -132,7 +132,7 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
         found.append(
             GuestRow(
                 f"instant-{size}-load",
-                f"{size} guest on its image, the load alone",
+                f"{size} guest on its image, only the load",
                 BY_QEMU,
                 partial(_load_sides, ram=ram),
                 ready,
@@ -146,8 +146,8 @@ def rows(guests: tuple[int, ...]) -> list[GuestRow]:
         key = f"instant-memory-{count}"
         work = f"memory of {count} guests of {ram // MIB} MiB at the first tick"
         found.append(GuestRow(key, work, BY_QEMU, sides, ready, "memory"))
-    work = f"pages that a {ram // MIB}M guest on its image has for itself at the first tick"
-    peer = "pages that it touches until then, loaded by QEMU"
+    work = f"pages of its own that a {ram // MIB}M guest on its image has at the first tick"
+    peer = "pages that it uses until then, loaded by QEMU"
     sides, ready = partial(_touching_sides, ram=ram), partial(obstacle, ram)
     found.append(GuestRow("instant-touched", work, peer, sides, ready, "touched"))
     return found

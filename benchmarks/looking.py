@@ -107,10 +107,10 @@ def _as_json(command: str, *options: str) -> Callable[[Lab], tuple[Side, Side]]:
     return sides
 
 
-_CP = "cp --sparse=always of the result, and sync"
+_CP = "cp --sparse=always of the result, then sync"
 _GREP = ("grep", "-c", "-a", "-F", NEEDLE)
 _PERL = ("grep", "-c", "-a", "-P", EXPRESSION)
-_CACHED = "page cache, 1 thread; the start of Python counts"
+_CACHED = "page cache, 1 thread, with the start of Python"
 
 LOOKING = (
     *(
@@ -139,7 +139,7 @@ LOOKING = (
     ),
     Case(
         "search-sparse",
-        "search of a text, sparse",
+        "search for a text, sparse",
         "grep -c -a -F of the file",
         1.5,
         _scan("sparse", ("search", "-c", NEEDLE), _GREP),
@@ -148,12 +148,12 @@ LOOKING = (
     ),
     Case(
         "search-raw",
-        "search of a text, raw",
+        "search for a text, raw",
         "grep -c -a -F of the file",
         3.0,
         _scan("raw", ("search", "-c", NEEDLE), _GREP),
         ("grep",),
-        note=f"{_CACHED}; grep misses what crosses a page",
+        note=f"{_CACHED}; grep misses matches that extend over two pages",
     ),
     Case(
         "search-regex",

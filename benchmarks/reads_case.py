@@ -22,8 +22,8 @@ KINDS = {
     "reads-zstd-members": ("zstd", True, "zstd in frames"),
 }
 _NOTES = {
-    "reads-xz": "a decoder begins at the start of a block, and decodes 60 to 100 MB/s; nobody can "
-    "note its state midway",
+    "reads-xz": "a decoder must begin at the start of a block, and decodes 60 to 100 MB/s; "
+    "liblzma cannot save its state in the middle",
 }
 
 

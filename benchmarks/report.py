@@ -68,8 +68,8 @@ GROUPS = {
     ),
     "rate": Group(
         "Rate against fio",
-        "fio moves as many bytes of the same file and does nothing else. So it shows what the disk "
-        "gives. Ratio: its seconds divided by ours. More is better, and 1 is the most.",
+        "fio moves as many bytes of the same file and does nothing else, so it shows the speed of "
+        "the disk. Ratio: its seconds divided by ours. More is better, and 1 is the most.",
         "s",
         _seconds,
         lambda ours, theirs: theirs / ours,
@@ -82,9 +82,9 @@ GROUPS = {
         _seconds,
     ),
     "latency": Group(
-        "Reads here and there",
-        "Milliseconds of CPU that 99 of 100 reads at random places take at most, once the "
-        "image was indexed. Less is better.",
+        "Random reads",
+        "CPU time. 99 of 100 reads at random places take at most this long, after the image was "
+        "indexed. Less is better.",
         "ms",
         lambda turn: round(1000 * turn.seconds, 2),
     ),
@@ -209,7 +209,7 @@ def markdown(content: Mapping[str, Any], plot: str | None = None) -> str:
 
 
 README_ROWS = ("raw-sparse", "gzip-sparse", "hash", "qemu", "info")
-"""What the README shows: one row a kind of work, losses too."""
+"""What the README shows: one row per kind of work, also rows where savefmt is slower."""
 
 
 def refresh(readme: Path, content: Mapping[str, Any]) -> None:
@@ -231,13 +231,13 @@ _READING = f"""\
 `make bench` writes this page; the raw figures are in `benchmarks/results`. In each row both sides
 take turns on the same file system. Before each turn the files leave the page cache, and as much
 memory as they need is touched: some hosts take free memory back, and the next program would pay
-for that. The figures are medians. Our time includes every sync; except in the rows against fio, it
-includes the start of Python.
+for that. The figures are medians. The time of savefmt includes every sync. It also includes the
+start of Python, except in the rows against fio.
 
 *ratio* follows from the two figures before it. *of pairs* is the median of the ratios of turns that
-ran one after the other, so a machine that becomes slower spoils it less; *met* goes by it.
-*unsteady*: some run of a side took more than {DIFFERENT} times as long as another, so its median
-tells little.
+ran one after the other, so a machine that becomes slower spoils it less; *met* uses it.
+*unsteady*: one run took more than {DIFFERENT} times as long as another run of the same program, so
+its median is not reliable.
 """
 
 

@@ -1,6 +1,6 @@
-"""Write the tables of choosing-a-format.md from the data that savefmt judges by.
+"""Write the tables of choosing-a-format.md from the data that savefmt uses.
 
-``python docs/generate.py`` brings the page up to date; a test wants it so.
+``python docs/generate.py`` updates the page; a test checks that it is current.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def judged(form: Form, reader: Reader) -> list[Obstacle]:
-    """What stands between a reader and a form, whatever the machine type."""
+    """What keeps a reader from loading a form, without the machine type."""
     found = obstacles(Traits(form, Machine.parse("none")), reader)
     return [obstacle for obstacle in found if obstacle.code != "machine"]
 
@@ -68,7 +68,7 @@ def readers() -> str:
 
 
 def facts() -> str:
-    """What came and went, and who says so."""
+    """What releases added and removed, with sources."""
 
     def rows() -> Iterator[Sequence[str]]:
         for fact in FACTS:
@@ -120,7 +120,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def renewed(page: str) -> str:
-    """Return the page with its tables made anew."""
+    """Return the page with new tables."""
     return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 exit codes (see also the end of each command's help):
-  0 good; 1 failed; 64 wrong usage; 70 a bug in savefmt; 130 Ctrl-C; 143 SIGTERM
+  0 success; 1 failed; 64 wrong usage; 70 a bug in savefmt; 130 Ctrl-C; 143 SIGTERM
   check: 2 damaged, 3 usable with findings, 63 not a save image
   compare: 1 different, 2 failed; search: 1 not found, 2 failed
 

@@ -49,7 +49,7 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
         "--color",
         choices=("auto", "always", "never"),
         default="auto" if top else unset,
-        help="colour: auto obeys NO_COLOR, FORCE_COLOR and TERM",
+        help="use colour; auto follows NO_COLOR, FORCE_COLOR and TERM",
     )
 
 
@@ -87,7 +87,7 @@ def source_options(
         group.add_argument(
             "--salvage",
             action="store_true",
-            help="take what can be read of a file that is cut short, damaged or on a failing disk",
+            help="read what can be read of a file that is cut short, damaged or on a failing disk",
         )
         salvage_options(group)
 
@@ -97,14 +97,14 @@ def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
     one.add_argument(
         f"--{prefix}snapshot",
         metavar="NAME",
-        help="name or ID of an internal snapshot, in a qcow2 disk image; so does disk.qcow2:NAME",
+        help="name or ID of a snapshot in a qcow2 disk image; the same as disk.qcow2:NAME",
     )
     one.add_argument(
         f"--{prefix}offset",
         type=number,
         default=0,
         metavar="N",
-        help="where in the file the image begins (default: 0)",
+        help="offset in the file at which the image begins (default: 0)",
     )
     group.add_argument(
         f"--{prefix}shared",
@@ -112,8 +112,8 @@ def _source_group(group: argparse._ArgumentGroup, prefix: str) -> None:
         action="append",
         default=[],
         metavar="BLOCK=FILE",
-        help="the file that a RAM block lies in which was left out of the image "
-        "(x-ignore-shared); may be repeated",
+        help="file with a RAM block that the image does not contain (x-ignore-shared); "
+        "may be repeated",
     )
 
 
@@ -129,7 +129,7 @@ def evidence_options(parser: argparse.ArgumentParser, *names: str, writes: Outpu
     writes : callable, optional
         Returns the files and folders that the command writes, of its parsed arguments.
     """
-    group = parser.add_argument_group("for the file of the case")
+    group = parser.add_argument_group("case notes")
     file_argument(
         group,
         "--case-notes",
@@ -240,7 +240,7 @@ def writing_options(parser: argparse._ActionsContainer, *, replaced: str) -> Non
     replaced : str
         What ``-F`` does.
     """
-    parser.add_argument("-n", "--dry-run", action="store_true", help="tell, and write nothing")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would happen")
     parser.add_argument("-F", "--force", action="store_true", help=replaced)
 
 
@@ -270,7 +270,7 @@ def speed_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--direct",
         action=OnOff,
-        help="bypass the page cache where the file system allows it",
+        help="bypass the page cache if the file system supports it",
     )
 
 
@@ -295,7 +295,7 @@ def io_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="what moves the bytes (default: auto, io_uring where the kernel grants it)",
+        help="how to read and write (default: auto, io_uring if the kernel permits it)",
     )
     progress_options(group)
 
@@ -312,7 +312,7 @@ def clone_option(parser: argparse._ActionsContainer) -> None:
         "--no-clone",
         dest="clone",
         action="store_false",
-        help="copy pages even where the file system could share them with the source",
+        help="copy pages even if the file system could share them with the source",
     )
 
 
@@ -330,7 +330,7 @@ def threads_option(parser: argparse._ActionsContainer) -> None:
         type=threads_argument,
         default=0,
         metavar="N",
-        help="worker threads, 1 to 64; 0 takes one per usable core, at most 8 (default)",
+        help="worker threads, 1 to 64; 0 (default) means one per usable core, at most 8",
     )
 
 
@@ -393,13 +393,13 @@ def cpu_options(parser: argparse._ActionsContainer) -> None:
         The command's parser.
     """
     parser.add_argument(
-        "--cpu", type=number, metavar="N", help="vCPU whose page tables count (default: the first)"
+        "--cpu", type=number, metavar="N", help="use this vCPU's page tables (default: the first)"
     )
     parser.add_argument(
         "--cr3",
         type=number,
         metavar="ADDRESS",
-        help="page table root instead of the vCPU's own (Arm: TTBR0)",
+        help="use this page table root instead of the vCPU's own (Arm: TTBR0)",
     )
 
 
@@ -417,8 +417,8 @@ def place_option(parser: argparse._ActionsContainer) -> None:
         action=_Places,
         default={},
         metavar="BLOCK=ADDRESS",
-        help="say where a RAM block lies, against all that the image says; may be repeated, "
-        "and @FILE has one a line",
+        help="use this address for a RAM block, whatever the image says; may be repeated; "
+        "@FILE reads a file with one per line",
     )
 
 
@@ -482,11 +482,11 @@ def process_options(parser: argparse._ActionsContainer) -> None:
         action="append",
         type=number,
         metavar="N",
-        help="look in the memory of this process of a Linux guest, by its own addresses; "
+        help="search the memory of this process of a Linux guest, by its own addresses; "
         "may be repeated",
     )
     parser.add_argument(
-        "--each-process", action="store_true", help="look in the memory of each process"
+        "--each-process", action="store_true", help="search the memory of each process"
     )
 
 
@@ -512,8 +512,8 @@ def index_option(parser: argparse.ArgumentParser) -> None:
         parser,
         "--index",
         metavar="FILE",
-        help="keep the index of a sequential image in FILE, so that only the first command "
-        "reads the image whole; `auto`: in the cache folder",
+        help="keep the index of a sequential image in FILE, so only the first command reads the "
+        "whole image; `auto` means a file in the cache folder",
     )
 
 
@@ -568,7 +568,7 @@ def block_options(parser: argparse._ActionsContainer) -> None:
         "--block",
         action="append",
         metavar="NAME",
-        help="this RAM block only; may be repeated",
+        help="use only this RAM block; may be repeated",
     )
 
 

@@ -19,21 +19,21 @@ def salvage_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--unproven",
         action="store_true",
-        help="take what was unpacked of damaged compressed data though its checksum is wrong: "
-        "pages of it may differ from the guest's",
+        help="use the unpacked part of damaged compressed data although its checksum is wrong; "
+        "its pages may differ from the guest's",
     )
     file_argument(
         group,
         "--map",
         dest="bad",
         metavar="FILE",
-        help="map file of GNU ddrescue: what it could not copy is not read",
+        help="map file of GNU ddrescue; parts that it could not copy are not read",
     )
     file_argument(
         group,
         "--lost",
         metavar="FILE",
-        help="list what is lost in FILE: block, first byte and length, one stretch a line",
+        help="write to FILE what is lost, one range per line: block, first byte and length",
     )
 
 

@@ -30,7 +30,8 @@ def reader_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PROGRAM=RELEASE",
-        help="a reader to think of, such as libvirt=9.0.0 or qemu=8.2.2; may be repeated",
+        help="a program that must load the image, such as libvirt=9.0.0 or qemu=8.2.2; "
+        "may be repeated",
     )
 
 
@@ -46,12 +47,12 @@ def _reader(text: str) -> Reader:
 def monitor_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--qmp``."""
     parser.add_argument(
-        "--qmp", dest="qmp", metavar="SOCKET", help="QMP socket (UNIX) of a running QEMU"
+        "--qmp", dest="qmp", metavar="SOCKET", help="QMP control socket (UNIX) of a running QEMU"
     )
 
 
 def binary_option(
-    parser: argparse._ActionsContainer, help: str = "QEMU to start, without a guest, and to ask"
+    parser: argparse._ActionsContainer, help: str = "start this QEMU without a guest, and ask it"
 ) -> None:
     """Add ``--qemu-binary``."""
     parser.add_argument("--qemu-binary", dest="qemu_binary", metavar="PROGRAM", help=help)
@@ -60,11 +61,11 @@ def binary_option(
 def request_options(parser: argparse.ArgumentParser) -> None:
     """Add what asks for a form of a saved guest."""
     group = parser.add_argument_group("what to write (unset: as configured)")
-    format_option(group, SAVE_FORMATS, help="auto takes sparse where it can be had")
+    format_option(group, SAVE_FORMATS, help="format of the image; auto means sparse if possible")
     group.add_argument(
         "--save-version",
         choices=SAVE_VERSIONS,
-        help="3 as proposed, 2 sequential, upstream for a released libvirt",
+        help="3: as proposed; 2: sequential; upstream: sparse, for a released libvirt",
     )
     channels_option(group)
     bypass_option(group)
@@ -74,14 +75,14 @@ def request_options(parser: argparse.ArgumentParser) -> None:
         dest="missing",
         action="store_const",
         const="prefer",
-        help="fall back where something cannot be had",
+        help="if something is not possible, do without it",
     )
     either.add_argument(
         "--require",
         dest="missing",
         action="store_const",
         const="require",
-        help="refuse where something cannot be had",
+        help="if something is not possible, refuse",
     )
     reader_option(parser)
 
@@ -89,7 +90,10 @@ def request_options(parser: argparse.ArgumentParser) -> None:
 def channels_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--parallel``."""
     parser.add_argument(
-        "--parallel", type=_channels, metavar="N", help="channels that QEMU reads or writes with"
+        "--parallel",
+        type=_channels,
+        metavar="N",
+        help="number of channels with which QEMU reads or writes",
     )
 
 
@@ -99,7 +103,7 @@ def bypass_option(parser: argparse._ActionsContainer) -> None:
         "--bypass-cache",
         action=OnOff,
         default=None,
-        help="keep the page cache out of it",
+        help="bypass the page cache, or do not",
     )
 
 
@@ -111,7 +115,7 @@ def ignore_option(parser: argparse._ActionsContainer) -> None:
         default=[],
         choices=("machine", "memory", "devices", "versions", "cpu"),
         metavar="KIND",
-        help="what of the QEMU may differ from the guest's: machine, memory, devices, versions "
+        help="accept a difference between QEMU and the guest: machine, memory, devices, versions "
         "or cpu; may be repeated",
     )
 

@@ -280,7 +280,7 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(8, 2),
         "the URI file:, with an offset",
-        "QEMU 8.2 change log; 7.2 has it not, 10.0 has it (tried)",
+        f"QEMU 8.2 change log{_CAME}",
     ),
     Fact(
         "mapped-ram",
@@ -294,7 +294,7 @@ FACTS: tuple[Fact, ...] = (
         "qemu",
         Release(9, 1),
         "direct I/O for mapped-ram",
-        "QEMU 9.1 change log; 7.2 has it not, 10.0 has it (tried)",
+        f"QEMU 9.1 change log{_CAME}",
     ),
     Fact(
         "exit-on-error",

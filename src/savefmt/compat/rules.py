@@ -60,7 +60,7 @@ def _need(code: str, reason: str) -> Obstacle:
 
 
 def _when(reader: Reader, key: str) -> str:
-    """Say when the ability came that a reader lacks, or went."""
+    """Say in which release the ability that a reader lacks came, or was removed."""
     known = fact(reader.program, key)
     if known.until is not None and reader.release >= known.until:
         return f"was removed in {Reader(reader.program, known.until)}"

@@ -30,10 +30,10 @@ PLOTS = (".png", ".svg", ".pdf")
 
 _MODES = {"both": (True, False), "on": (True,), "off": (False,)}
 _EPILOG = """\
-In a folder, nameless files are written and read back: guest pages as QEMU's multifd
-channels and savefmt move them, one stream as libvirt's helper writes it, and, where it
-is installed, fio with the same block size and as many requests at once.  An image is
-only read.
+In a folder, bench writes files without a name and reads them back.  It compares three ways:
+pages in parallel, as QEMU's multifd channels and savefmt do it; one stream, as libvirt's
+helper writes it; and fio, if it is installed, with the same block size and number of requests.
+An image is only read.
 
 examples:
   savefmt bench /var/lib/libvirt/qemu/save
@@ -50,8 +50,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "bench",
-        help="measure what a disk gives for save images",
-        description="Measure how fast a disk takes and gives the pages of save images, and say\n"
+        help="measure how fast a disk writes and reads save images",
+        description="Measure how fast a disk writes and reads the pages of save images, and say\n"
         "which settings to choose.",
         epilog=_EPILOG,
     )
@@ -63,26 +63,30 @@ def add(commands: Commands) -> None:
         "--pattern",
         default="dense",
         metavar="dense|sparse|IMAGE",
-        help="which pages of the made-up guest hold data; an image's: as it has them",
+        help="which pages of the invented guest have data; IMAGE: the same as in this image",
     )
     parser.add_argument(
-        "--repeat", type=number, default=3, metavar="N", help="runs of each setting (default: 3)"
+        "--repeat",
+        type=number,
+        default=3,
+        metavar="N",
+        help="number of runs of each setting (default: 3)",
     )
     parser.add_argument(
         "--runtime",
         type=_seconds,
         default=0,
         metavar="SECONDS",
-        help="more runs, until each setting was measured that long; tells whether rates are steady",
+        help="repeat until each setting was measured that long, and say whether rates are steady",
     )
     parser.add_argument(
         "--jobs",
         type=_jobs,
         default=1,
         metavar="N",
-        help="guests at once, each with a file and threads of its own (default: 1)",
+        help="number of guests at the same time, each with its own file and threads (default: 1)",
     )
-    parser.add_argument("--fill", action="store_true", help="use the last 10 %% of the disk, too")
+    parser.add_argument("--fill", action="store_true", help="also use the last 10 %% of the disk")
     _setting_options(parser)
     _output_options(parser)
     progress_options(parser)
@@ -91,7 +95,7 @@ def add(commands: Commands) -> None:
 
 
 def _setting_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings, of which every combination is measured")
+    group = parser.add_argument_group("settings (every combination is measured)")
     group.add_argument(
         "-T",
         "--threads",
@@ -118,29 +122,27 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
         type=_listed(_engine),
         default=ENGINES[:1],
         metavar="NAME,NAME...",
-        help="what moves the bytes: psync (default), io_uring",
+        help="how to read and write: psync (default), io_uring",
     )
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
     output_options(parser, csv=True)
     file_argument(parser, "--plot", metavar="FILE", help="draw the rates: .png, .svg or .pdf")
-    file_argument(
-        parser, "--fio-job", metavar="FILE", help="write the job that lets fio do the same alone"
-    )
+    file_argument(parser, "--fio-job", metavar="FILE", help="write a fio job that does the same")
     writing_options(parser, replaced="replace the files of --plot and --fio-job")
     file_argument(
         parser,
         "--baseline",
         metavar="FILE",
-        help="compare with what --output=json printed earlier",
+        help="compare with the output of an earlier --output=json",
     )
     file_argument(
         parser,
         "--compare",
         metavar=("A.json", "B.json"),
         nargs=2,
-        help="measure nothing: compare what --output=json printed on two hosts",
+        help="measure nothing; compare the output of --output=json from two hosts",
     )
 
 

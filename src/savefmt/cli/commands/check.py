@@ -19,7 +19,7 @@ from savefmt.reports import CheckReport, HostReport
 
 _EPILOG = """\
 exit codes: 0 sound, 1 could not finish, 2 damaged, 3 usable with findings,
-            63 not a save image, 64 wrong usage; of several images the worst counts
+            63 not a save image, 64 wrong usage; with several images, the worst one counts
 """
 
 
@@ -27,12 +27,12 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "check",
-        help="tell whether images are sound",
-        description="Check each image against the rules of its format.",
+        help="check whether images are sound",
+        description="Check whether each image follows the rules of its format.",
         epilog=_EPILOG,
     )
     file_argument(parser, "images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--full", action="store_true", help="read every page, too")
+    parser.add_argument("--full", action="store_true", help="read every page")
     reader_option(parser)
     host = parser.add_argument_group("asking this host")
     host.add_argument(

@@ -22,8 +22,8 @@ from savefmt.model import IOOptions
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _EPILOG = """\
-Each guest gets a thin image, a few hundred KiB: its memory stays in IMAGE, which must be
-mapped-ram (savefmt prepare) and must not change while a thin image of it is there.
+Each guest gets a thin image of a few hundred KiB.  Its memory stays in IMAGE.  IMAGE must be
+sparse (mapped-ram; see savefmt prepare), and must not change as long as a thin image uses it.
 
 exit codes: 0 made, 1 failed, 64 wrong usage
 """
@@ -40,15 +40,19 @@ def add(commands: Commands) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     file_argument(parser, "folder", metavar="DIR")
     parser.add_argument(
-        "--count", type=_count, default=1, metavar="N", help="how many guests (default: 1)"
+        "--count", type=_count, default=1, metavar="N", help="number of guests (default: 1)"
     )
     writing_options(parser, replaced="replace files in DIR")
-    binary_option(parser, "QEMU that the scripts start (default: by the guest's architecture)")
+    binary_option(
+        parser, "QEMU that the scripts start (default: the one for the guest's architecture)"
+    )
     group = parser.add_argument_group("for libvirt")
     group.add_argument(
         "--libvirt", action="store_true", help="make images that virsh restore starts"
     )
-    group.add_argument("--name", metavar="NAME", help="name of the guest, numbered if several")
+    group.add_argument(
+        "--name", metavar="NAME", help="name of the guest; several guests get numbers"
+    )
     group.add_argument("--uuid", type=_uuid, metavar="UUID", help="UUID of a single guest")
     output_options(parser)
     threads_option(parser)

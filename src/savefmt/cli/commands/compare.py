@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from savefmt.reports import Comparison
 
 _EPILOG = """\
-exit codes: 0 same, 1 different, 2 could not compare, 3 nothing differs, but some of a damaged
-image is lost, 64 wrong usage
+exit codes: 0 same, 1 different, 2 could not compare, 3 nothing differs, but a part
+of a damaged image is lost, 64 wrong usage
 """
 
 
@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "compare",
-        help="tell whether two images hold the same guest",
-        description="Compare guest memory and device state, whatever the layout and the codec.",
+        help="compare the guests in two images",
+        description="Compare guest memory and device state.  Layout and codec do not matter.",
         epilog=_EPILOG,
     )
     file_argument(parser, "left", metavar="A")
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--owners",
         action="store_true",
-        help="tell whose the pages are that differ: files, processes, the kernel (Linux guests)",
+        help="say who owns the pages that differ: files, processes, the kernel (Linux guests)",
     )
     place_option(parser)
     output_options(parser)

@@ -12,10 +12,10 @@ from savefmt.cli.saveoptions import reader_option
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-Without --for, the rows are what current distributions ship; with --all, all releases
+Without --for, the rows are what current distributions ship.  With --all, they are all releases
 between which behaviour changed.
 
-exit codes: 0 told, whatever the verdicts; 1 the image could not be read; 64 wrong
+exit codes: 0 done, whatever the verdicts; 1 the image could not be read; 64 wrong
             usage; `savefmt check --for` has exit codes for the verdicts
 """
 
@@ -24,15 +24,16 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "compat",
-        help="tell which libvirt and QEMU can load an image",
-        description="Judge an image by what released libvirt and QEMU can load.",
+        help="say which libvirt and QEMU releases can load an image",
+        description="Say which releases of libvirt and QEMU can load an "
+        "image, and why others cannot.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
     asked = parser.add_mutually_exclusive_group()
     reader_option(asked)
     asked.add_argument(
-        "--all", action="store_true", help="all releases between which behaviour changed"
+        "--all", action="store_true", help="show all releases between which behaviour changed"
     )
     output_options(parser)
     io_options(parser)

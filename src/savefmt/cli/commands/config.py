@@ -11,9 +11,9 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-Later places win: built in, /etc/savefmt.toml, savefmt/config.toml in XDG_CONFIG_HOME
-(~/.config), environment variables SAVEFMT_..., options.  SAVEFMT_CONFIG names a file
-to be read instead of the two.
+savefmt reads settings in this order, and later ones win: built-in defaults,
+/etc/savefmt.toml, savefmt/config.toml in XDG_CONFIG_HOME (~/.config), environment variables
+SAVEFMT_..., options.  SAVEFMT_CONFIG names a file to read instead of the two files.
 
 exit codes: 0 shown, 1 a setting is wrong or a file cannot be read, 64 wrong usage
 """

@@ -40,11 +40,10 @@ FORMATS = {
 SAVE_VERSIONS = ("keep", "1", "2", "3")
 
 _EPILOG = """\
-The names after -O are those of `virsh save --image-format`, and null, which reads
-the source and writes nothing.  SRC or DST may be - for standard input or output,
-except that sparse output needs a file.  --for chooses what is left open so that the reader
-can load the result, and refuses where nothing helps.  DST appears under its name only when it
-is whole; it may be SRC itself, with --force.
+-O takes the names of `virsh save --image-format`.  null reads the source and writes nothing.
+SRC and DST can be - for standard input and output, but sparse output needs a file.  --for chooses
+everything that you did not name, so that the reader can load the result; if nothing helps, it
+refuses.  DST gets its name when it is complete.  With --force, it can be SRC itself.
 
 exit codes: 0 converted, 1 failed and nothing was left behind, 64 wrong usage
 """
@@ -55,7 +54,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert",
         help="write an image in another format",
-        description="Write the guest in SRC to DST in another layout, codec or envelope.",
+        description="Write the guest in SRC to DST with another layout, codec or libvirt header.",
         epilog=_EPILOG,
     )
     file_argument(parser, "source", dash="", metavar="SRC")
@@ -70,9 +69,11 @@ def add(commands: Commands) -> None:
         help="version of the libvirt header (default: keep)",
     )
     reader_option(parser)
-    parser.add_argument("--bare", action="store_true", help="write no libvirt header")
+    parser.add_argument(
+        "--bare", action="store_true", help="write the QEMU stream without a libvirt header"
+    )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
-    writing_options(parser, replaced="replace DST; allow binary on a terminal")
+    writing_options(parser, replaced="replace DST; write binary data to a terminal")
     output_options(parser)
     io_options(parser)
     source_options(parser, "source", writes=lambda args: [args.target])

@@ -20,8 +20,8 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-The result is sparse (mapped-ram) and needs no other file; savefmt convert makes other
-formats of it.
+The result is sparse (mapped-ram) and needs no other file.  savefmt convert converts it to other
+formats.
 
 exit codes: 0 detached, 1 failed and nothing was left behind, 64 wrong usage
 """
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "detach",
-        help="make an ordinary image of a thin one, or of a saved clone",
+        help="make an ordinary image from a thin one, or from a saved clone",
         description="Write the guest in IMAGE, which savefmt clone made or which such a guest was "
         "saved to, to DST with all of its memory.",
         epilog=_EPILOG,

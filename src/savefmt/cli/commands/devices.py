@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 SECTION is a name such as cpu, cpu/1 or 0000:00:02.0/vga, or a pattern such as '*/vga'.
 
-exit codes: 0 good, 1 failed or a section is damaged, 64 wrong usage
+exit codes: 0 success, 1 failed or a section is damaged, 64 wrong usage
 """
 
 
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         type=number,
         default=64,
         metavar="N",
-        help="bytes to show of each opaque field (default: 64)",
+        help="number of bytes to show of each opaque field (default: 64)",
     )
     progress_options(parser)
     source_options(parser, "image")

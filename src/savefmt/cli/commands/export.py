@@ -28,13 +28,13 @@ _COMPATS = ("universal", "qemu")
 
 _EPILOG = """\
 elf         a core with all vCPUs, for crash, drgn, gdb, volatility3, makedumpfile
-raw         memory alone: the offset in the file is the guest-physical address
+raw         only memory; the offset in the file is the guest-physical address
 lime        the format of the LiME module
 blocks      TARGET is a folder that gets one file for each RAM block
-vmcoreinfo  the text in which a Linux kernel describes itself
+vmcoreinfo  a text with which a Linux kernel describes itself
 kdump       compressed, by makedumpfile, which must be installed
 
-TARGET appears under its name only when it is whole, with mode 0600.  Zero pages are holes.
+TARGET gets its name when it is complete.  Its mode is 0600.  Zero pages are holes.
 
 exit codes: 0 exported, 1 failed and nothing was left behind, 64 wrong usage
 """
@@ -71,13 +71,13 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--kernel-va",
         action="store_true",
-        help="offer the kernel's virtual addresses in the ELF core, for gdb",
+        help="add the kernel's virtual addresses to the ELF core, for gdb",
     )
     parser.add_argument(
-        "--start", type=number, metavar="ADDRESS", help="guest-physical address to begin at"
+        "--start", type=number, metavar="ADDRESS", help="first guest-physical address to export"
     )
     parser.add_argument(
-        "--length", type=number, metavar="SIZE", help="how much of the addresses to export"
+        "--length", type=number, metavar="SIZE", help="number of bytes to export from there"
     )
     place_option(parser)
     writing_options(parser, replaced="replace TARGET")

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from savefmt.fleet.targets import Target
 
 _EPILOG = """\
-TARGET is a file, a folder, which is gone through, or a pattern such as '/srv/*.save'.
+TARGET is a file, a folder (with its subfolders), or a pattern such as '/srv/*.save'.
 
-exit codes: 0 all good; 1 some could not be looked at; 2 damaged, or (audit) a reader
-            refuses it; 3 usable with findings; 63 no save image; 64 wrong usage; of
-            several images the worst counts
+exit codes: 0 all good; 1 some could not be read; 2 damaged, or (audit) a reader cannot
+            load it; 3 usable with findings; 63 not a save image; 64 wrong usage; with
+            several images, the worst one counts
 """
 
 _VERBS = {
-    "audit": "tell who will load images after an upgrade, and what helps",
-    "check": "tell whether images are sound",
+    "audit": "say who can load images after an upgrade, and what helps",
+    "check": "check whether images are sound",
     "hash": "hash the memory of images",
-    "os": "tell which systems run in images",
+    "os": "say which systems run in images",
     "search": "search the memory of images",
     "convert": "convert images",
 }
@@ -51,7 +51,7 @@ _VERBS = {
 def add(commands: Commands) -> None:
     """Add the command with its verbs to the parser."""
     group = commands.add_parser(
-        "fleet", help="put one question to many images", epilog=_EPILOG, leaf=False
+        "fleet", help="ask the same question about many images", epilog=_EPILOG, leaf=False
     )
     verbs = group.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, help in _VERBS.items():
@@ -73,7 +73,7 @@ def _add_report(verbs: Any) -> None:
     parser = verbs.add_parser(
         "report",
         help="write a page about a run, for people",
-        description="Write what a journal tells on one HTML page that needs nothing else.",
+        description="Write a journal as one HTML page that needs no other file.",
         epilog="exit codes: 0 written, whatever it says; 1 failed; 64 wrong usage\n",
     )
     file_argument(parser, "journal", metavar="JOURNAL")
@@ -96,7 +96,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--from-file",
         dash="",
         metavar="LIST",
-        help="a file with a target a line; - for standard input",
+        help="file with one target per line; - reads standard input",
     )
     file_argument(
         parser,
@@ -110,22 +110,26 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         parser,
         "--resume",
         metavar="JOURNAL",
-        help="go on with this journal: only what is not done, has failed or has changed",
+        help="continue this journal: only images that are not done, have failed or have changed",
     )
     output_options(parser, lines=True, csv=True)
     group = parser.add_argument_group("working")
     group.add_argument(
-        "--jobs", type=number, default=0, metavar="N", help="images at a time (default: the cores)"
+        "--jobs",
+        type=number,
+        default=0,
+        metavar="N",
+        help="number of images at a time (default: the number of cores)",
     )
     group.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="a dask scheduler, such as tcp://10.0.0.5:8786, whose workers do it",
+        help="a dask scheduler, such as tcp://10.0.0.5:8786, whose workers do the work",
     )
     group.add_argument(
         "--everywhere",
         action="store_true",
-        help="each host of a worker looks for the targets itself, and reads its own",
+        help="each worker's host finds the targets among its own files, and reads them",
     )
     group.add_argument(
         "--time-limit",
@@ -146,7 +150,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         type=number,
         default=1,
         metavar="N",
-        help="times to try again where a worker died or a limit was met (default: 1)",
+        help="further tries if a worker died or reached a limit (default: 1)",
     )
 
 
@@ -181,9 +185,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="FOLDER",
-        help="where to, with the same folders inside",
+        help="folder for the results, which gets the same subfolders",
     )
-    writing_options(parser, replaced="replace files that are there")
+    writing_options(parser, replaced="replace existing files")
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

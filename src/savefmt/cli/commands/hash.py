@@ -16,10 +16,11 @@ from savefmt.cli.ui import Ui
 from savefmt.errors import SavefmtError
 
 _EPILOG = """\
-Images of one guest agree, whatever their layout and codec.  A block's hash is that of
-its content, and the hash of all memory is one over the blocks' (see the manual).
+Images of the same guest have the same hashes, whatever their layout and codec.  A block's hash
+is the hash of its content.  The hash of all memory is computed from those of the blocks (see the
+manual).
 
-exit codes: 0 good, 1 failed, or with --check something differs, 64 wrong usage
+exit codes: 0 success, 1 failed, or with --check something differs, 64 wrong usage
 """
 
 
@@ -28,7 +29,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "hash",
         help="hash guest memory, or check such hashes",
-        description="Hash guest memory, whole and block by block, as a manifest.",
+        description="Print a manifest with the hashes of all guest memory and of each block.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -36,20 +37,20 @@ def add(commands: Commands) -> None:
         "-a",
         "--algorithm",
         choices=("sha256", "sha512", "sha1", "md5", "blake3", "xxh3"),
-        help="hash to use (default: sha256)",
+        help="algorithm (default: sha256)",
     )
-    parser.add_argument("--pages", action="store_true", help="hash each page, too")
+    parser.add_argument("--pages", action="store_true", help="also hash each page")
     parser.add_argument(
         "--lost-as-zero",
         action="store_true",
-        help="with --salvage: take lost pages for zeros instead of refusing",
+        help="with --salvage: treat lost pages as zeros instead of refusing",
     )
     file_argument(
         parser,
         "--check",
         dash="",
         metavar="MANIFEST",
-        help="compare with hashes printed earlier; - for standard input",
+        help="compare with hashes printed earlier; - reads standard input",
     )
     output_options(parser, lines=True)
     scan_options(parser)

@@ -18,7 +18,7 @@ from savefmt.errors import SavefmtError
 from savefmt.model import DiskSummary, ImageSummary, OnProgress
 
 _EPILOG = """\
-exit codes: 0 every image was read, 1 one was not, 64 wrong usage
+exit codes: 0 every image was read, 1 an image could not be read, 64 wrong usage
 """
 
 
@@ -27,14 +27,15 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
         help="show what an image is",
-        description="Show what each image is.  Reads headers only, whatever the image's size.",
+        description="Show what each image is.  Only headers are read, so the "
+        "size of the image does not matter.",
         epilog=_EPILOG,
     )
     file_argument(parser, "images", nargs="+", metavar="IMAGE")
     parser.add_argument(
         "--pages",
         action="store_true",
-        help="count present and zero pages, too; may need to read the whole image",
+        help="also count present and zero pages; this may read the whole image",
     )
     output_options(parser)
     io_options(parser)

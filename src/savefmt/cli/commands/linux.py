@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 # As in savefmt.linux.answers, which is not loaded for `--help`.
 _ANSWERS = {
-    "summary": "one screen: who it is, what ran, what listened, what is strange (default)",
+    "summary": "one screen: the system, processes, listening sockets, oddities (default)",
     "ps": "processes",
-    "tree": "processes, each below its parent",
-    "log": "what the kernel logged",
+    "tree": "processes, with each below its parent",
+    "log": "the kernel's log",
     "files": "open files",
     "net": "sockets, and network devices with their addresses",
     "mounts": "mounted file systems, by namespace",
     "modules": "kernel modules",
-    "maps": "memory maps; ! marks what may be written and executed",
+    "maps": "memory maps; ! marks memory that can be both written and executed",
     "env": "environments of processes",
-    "pages": "how much of memory belongs to whom",
+    "pages": "how much memory each owner has",
     "timeline": "what happened when, as CSV for Timesketch",
-    "all": "all of these but the last two",
+    "all": "all of these except pages and timeline",
 }
 _EPILOG = (
     "answers:\n"
     + "".join(f"  {name:<9} {text}\n" for name, text in _ANSWERS.items())
     + """
-All is as the kernel's own lists say.  Types and symbols come from the guest's memory: no debug
-package is needed.
+The answers come from the kernel's own lists.  Types and symbols come from the guest's memory, so
+no debug package is needed.
 
-exit codes: 0 told, 1 failed (no Linux, or its kernel keeps too little of itself), 3 parts of an
+exit codes: 0 done, 1 failed (not Linux, or the kernel lacks BTF or kallsyms), 3 parts of an
 extracted file are missing, 64 wrong usage
 """
 )
@@ -57,8 +57,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "linux",
-        help="tell what ran in a Linux guest: processes, log, files, sockets and more",
-        description="Tell what ran in a Linux guest, from the image alone.",
+        help="show what ran in a Linux guest: processes, log, files, sockets and more",
+        description="Show what ran in a Linux guest.  Only the image is needed.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -71,16 +71,14 @@ def add(commands: Commands) -> None:
         type=number,
         default=[],
         metavar="N",
-        help="this process only; may be repeated",
+        help="show only this process; may be repeated",
     )
     parser.add_argument(
-        "--cached", action="store_true", help="with files: those of which pages are in memory"
+        "--cached", action="store_true", help="with files: the files that have pages in memory"
     )
-    group = parser.add_argument_group("a file out of the page cache")
-    group.add_argument(
-        "--extract", metavar="PATH", help="write the file that the guest has at PATH"
-    )
-    file_argument(group, "-o", dest="target", metavar="FILE", help="where to write it")
+    group = parser.add_argument_group("a file from the page cache")
+    group.add_argument("--extract", metavar="PATH", help="write the guest's file PATH to FILE")
+    file_argument(group, "-o", dest="target", metavar="FILE", help="the file to write")
     group.add_argument("-F", "--force", action="store_true", help="replace FILE")
     output_options(parser, lines=True)
     place_option(parser)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from savefmt.scan.results import Picture
 
 _EPILOG = """\
-Kinds: data lies at the file offset, page i of an extent at offset + i * stride;
-zero pages have no place in the file; absent ones were never sent.  In a compressed
-image nothing has a file offset.
+Kinds: data is at the file offset, and page i of an extent is at offset + i * stride.  Zero
+pages have no place in the file.  Absent pages were never sent.  In a compressed image, extents
+have no file offset.
 
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -39,12 +39,12 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "map",
-        help="list the extents of guest memory",
-        description="List where each stretch of guest memory lies in the file.",
+        help="list the ranges of guest memory and their places in the file",
+        description="List where each range of guest memory is in the file.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    group = parser.add_argument_group("a picture instead")
+    group = parser.add_argument_group("a picture instead of a list")
     file_argument(group, "--png", metavar="FILE", help="draw memory, page by page")
     group.add_argument(
         "--palette",
@@ -52,9 +52,7 @@ def add(commands: Commands) -> None:
         help="what colours tell (default: zero; with --against: changed); owner: whose the pages "
         "of a Linux guest are, on a curve of Hilbert",
     )
-    file_argument(
-        group, "--against", metavar="IMAGE", help="the image to compare with, for what changed"
-    )
+    file_argument(group, "--against", metavar="IMAGE", help="show what changed since this image")
     group.add_argument(
         "--width", type=number, metavar="PIXELS", help="pages in a row (default: about square)"
     )

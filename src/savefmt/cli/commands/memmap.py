@@ -18,10 +18,10 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-The last column tells where each line was learned: from the stream, from the domain XML,
-or by a rule of the machine type.
+The last column says how savefmt knows each line: from the stream, from the domain XML, or from
+a rule of the machine type.
 
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "memmap",
         help="show the guest-physical memory map",
-        description="Show which RAM block lies at which guest-physical address.",
+        description="Show the guest-physical addresses of the RAM blocks.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")

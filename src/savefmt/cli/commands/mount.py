@@ -21,10 +21,10 @@ from savefmt.cli.parser import Commands, file_argument
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-It is unmounted by `umount DIR`, or by `fusermount3 -u DIR` as an ordinary user; with
---foreground also by Ctrl-C.
+To unmount, use `umount DIR`, or `fusermount3 -u DIR` as an ordinary user.  With --foreground,
+Ctrl-C also unmounts.
 
-exit codes: 0 mounted, or with --foreground unmounted again; 1 failed; 64 wrong usage
+exit codes: 0 mounted, or with --foreground mounted and then unmounted; 1 failed; 64 wrong usage
 """
 
 
@@ -33,7 +33,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "mount",
         help="mount an image as a folder of files",
-        description="Show an image's memory and all that it tells as files, without converting it.",
+        description="Show an image's memory and what savefmt knows about it as "
+        "files, without converting it.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -42,7 +43,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="do not look through memory first: no os.txt, no vmcoreinfo.txt",
+        help="do not read memory first: no os.txt, no vmcoreinfo.txt",
     )
     place_option(parser)
     group = parser.add_argument_group("reading")

@@ -12,7 +12,7 @@ from savefmt.cli.saveoptions import binary_option
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-exit codes: 0 nothing is missing here, as far as can be seen, or it was only listed; 1 failed;
+exit codes: 0 nothing seems to be missing here, or --list was given; 1 failed;
             2 something is missing; 64 wrong usage
 """
 
@@ -21,14 +21,12 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "needs",
-        help="tell what a guest needs besides its image, and what of it is missing",
+        help="list what a restore needs apart from the image, and what is missing",
         description="List programs, processor, disks, networks and devices that a restore needs.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    parser.add_argument(
-        "--list", action="store_true", help="list only, and look for nothing on this host"
-    )
+    parser.add_argument("--list", action="store_true", help="only list; do not look at this host")
     parser.add_argument("--missing", action="store_true", help="show only what is missing")
     binary_option(parser)
     output_options(parser)

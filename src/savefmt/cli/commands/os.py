@@ -20,7 +20,7 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-exit codes: 0 told, 1 nothing known was found, or failed, 64 wrong usage
+exit codes: 0 found, 1 nothing known was found, or failed, 64 wrong usage
 """
 
 
@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "os",
-        help="tell which system a guest runs",
-        description="Tell which system a guest runs, from marks in its memory, without symbols.",
+        help="say which system a guest runs",
+        description="Say which system a guest runs, from marks in its memory.  Needs no symbols.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")

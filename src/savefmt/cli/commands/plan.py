@@ -15,8 +15,8 @@ from savefmt.cli.saveoptions import binary_option, monitor_option, request_optio
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-The QEMU in question is the running one behind --qmp, the program --qemu-binary, a
-release that --qemu-release names, or else this host's own.
+plan asks the running QEMU behind --qmp, the program --qemu-binary, or the table for the release
+--qemu-release.  Without these options, it asks the QEMU installed on this host.
 
 exit codes: 0 planned, 1 refused or failed, 64 wrong usage
 """
@@ -26,17 +26,17 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "plan",
-        help="tell how a guest would be saved",
-        description="Tell how a guest would be saved to TARGET, and change nothing.",
+        help="show how a guest would be saved",
+        description="Show how a guest would be saved to TARGET, and change nothing.",
         epilog=_EPILOG,
     )
     file_argument(parser, "target", dash="", metavar="TARGET")
     request_options(parser)
-    whom = parser.add_argument_group("whom to ask").add_mutually_exclusive_group()
+    whom = parser.add_argument_group("the QEMU to ask").add_mutually_exclusive_group()
     monitor_option(whom)
     binary_option(whom)
     whom.add_argument(
-        "--qemu-release", metavar="RELEASE", help="take the table's word for this release"
+        "--qemu-release", metavar="RELEASE", help="plan for this release, from savefmt's table"
     )
     output_options(parser)
     common_options(parser)

@@ -14,9 +14,9 @@ _EPILOG = """\
 example:
   vol -p "$(savefmt plugins volatility)" -f guest.save linux.pslist
 
-needs, where volatility3 is installed: pip install 'savefmt[volatility]'
+needs, in the Python that has volatility3: pip install 'savefmt[volatility]'
 
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "plugins",
-        help="print where the plugin for another program is",
+        help="print the folder of the plugin for another program",
         description="Print the folder of the plugin with which a program reads save images.",
         epilog=_EPILOG,
     )

@@ -26,7 +26,7 @@ _DEFAULT_ALIGN = 1 << 20
 
 _EPILOG = """\
 The result is sparse (mapped-ram) without stale pages.  savefmt restore --instant and savefmt
-clone start guests on it without loading it, as often as wanted.
+clone start any number of guests on it without loading it.
 
 exit codes: 0 prepared, 1 failed and nothing was left behind, 64 wrong usage
 """
@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "prepare",
-        help="make an image that guests can be started on instantly",
-        description="Write the guest in IMAGE to DST so that QEMU can run it from there.",
+        help="make an image on which guests start instantly",
+        description="Write the guest in IMAGE to DST, so that QEMU can run it directly from DST.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         type=number,
         default=_DEFAULT_ALIGN,
         metavar="SIZE",
-        help="what memory is aligned to in the file: 1M (default), or 2M for huge pages",
+        help="alignment of memory in the file: 1M (default), or 2M for huge pages",
     )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
     writing_options(parser, replaced="replace DST")

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 PIECE_LENGTH = 1 << 20
 
 _EPILOG = """\
-Addresses and lengths are decimal or 0x..., and take the units K, M, G and T.
+Addresses and lengths are decimal or 0x..., and can have the units K, M, G and T.
 
-exit codes: 0 good, 1 failed (where there is no memory, what came before is printed),
+exit codes: 0 success, 1 failed (if memory ends, what comes before is printed),
 64 wrong usage
 """
 

@@ -18,7 +18,7 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -27,11 +27,12 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "regs",
         help="show the registers of the vCPUs",
-        description="Show registers as QEMU's `info registers` does, then what that leaves out.",
+        description="Show registers as QEMU's `info registers` does, and "
+        "then those that it leaves out.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
-    parser.add_argument("--cpu", type=number, metavar="N", help="this vCPU only")
+    parser.add_argument("--cpu", type=number, metavar="N", help="show only this vCPU")
     output_options(parser)
     progress_options(parser)
     source_options(parser, "image")

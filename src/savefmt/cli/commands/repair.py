@@ -23,12 +23,12 @@ from savefmt.model import Repair, Severity
 from savefmt.reports import RepairReport
 
 _EPILOG = """\
-Without --fix nothing is written.  A change inside of one sector is written in place.  Any other
-makes a new file, which takes the image's name when it is complete.  What would not leave a
-better image is refused.
+Without --fix, nothing is written.  A change inside one sector is written in place.  Any other
+change makes a new file, which takes the image's name when it is complete.  repair refuses if the
+image would not be better afterwards.
 
-exit codes: 0 nothing to repair, or repaired; 3 something can be repaired that was not asked for;
-            2 damaged, and no repair helps; 1 failed and the image is as it was; 64 wrong usage
+exit codes: 0 nothing to repair, or repaired; 3 something can be repaired and was not;
+            2 damaged, and no repair helps; 1 failed and the image is unchanged; 64 wrong usage
 """
 
 
@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "repair",
-        help="put right what is wrong around the guest in an image",
-        description="List what can be put right in IMAGE, or do it, there or in a copy.",
+        help="repair what is wrong around the guest in an image",
+        description="List what can be repaired in IMAGE, or repair it, in place or in a copy.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -49,8 +49,8 @@ def add(commands: Commands) -> None:
         choices=[*(str(one) for one in Repair), "all"],
         default=[],
         metavar="NAME",
-        help=f"make this repair, of {', '.join(Repair)}; or all that are listed but magic, which "
-        "has to be named; may be repeated",
+        help=f"make this repair: {', '.join(Repair)}; all means all listed repairs except magic; "
+        "may be repeated",
     )
     writing_options(parser, replaced="replace DST")
     output_options(parser)

@@ -24,8 +24,8 @@ from savefmt.cli.ui import Ui
 from savefmt.model import Severity
 
 _EPILOG = """\
-exit codes: 0 written, whatever it says of the image; 1 failed; 3 written, and with --salvage some
-of the image is lost; 64 wrong usage
+exit codes: 0 written, whatever it says about the image; 1 failed; 3 with --salvage: written, but a
+part of the image is lost; 64 wrong usage
 """
 
 
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "report",
         help="write a page about an image, for people",
-        description="Write all that an image tells on one HTML page that needs nothing else.",
+        description="Write everything that savefmt can find out about an image on one HTML page.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")

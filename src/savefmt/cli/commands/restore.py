@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from savefmt.qemu import CommandSkeleton, RestoreReport
 
 _EPILOG = """\
-QEMU must have been started with the machine, the memory and the devices of the saved guest,
-and with -incoming defer.  --print-command tells as much of that as the image does.
+Start QEMU with the machine, the memory and the devices of the saved guest, and with
+-incoming defer.  --print-command prints as much of its command line as the image records.
 
 exit codes: 0 restored or printed, 1 refused or failed, 64 wrong usage
 """
@@ -51,7 +51,9 @@ def add(commands: Commands) -> None:
     whither = parser.add_mutually_exclusive_group()
     monitor_option(whither)
     whither.add_argument(
-        "--print-command", action="store_true", help="print a QEMU command line to start from"
+        "--print-command",
+        action="store_true",
+        help="print a QEMU command line that you can complete",
     )
     instant = parser.add_argument_group("instantly (mapped-ram images)")
     instant.add_argument(
@@ -63,24 +65,26 @@ def add(commands: Commands) -> None:
         instant,
         "--writable-copy",
         metavar="FILE",
-        help="let the guest write into FILE, which shares the image's pages at first",
+        help="let the guest write to FILE, which shares the image's pages at first",
     )
     instant.add_argument(
-        "--warm", action="store_true", help="read the image into the page cache meanwhile"
+        "--warm",
+        action="store_true",
+        help="read the image into the page cache while the guest runs",
     )
     file_argument(
-        instant, "--order", metavar="FILE", help="warm only what FILE lists, in its order"
+        instant, "--order", metavar="FILE", help="read only the pages that FILE lists, in its order"
     )
     file_argument(
         instant,
         "--record",
         metavar="FILE",
-        help="list in FILE what the guest touches in its first ten seconds, in that order",
+        help="write to FILE which pages the guest uses in its first ten seconds, in order",
     )
     group = parser.add_argument_group("how to read it")
     channels_option(group)
     bypass_option(group)
-    state = parser.add_argument_group("the guest (default: as the image says)")
+    state = parser.add_argument_group("state of the guest afterwards (default: as the image says)")
     either = state.add_mutually_exclusive_group()
     for name, running, text in (
         ("--paused", False, "leave it paused"),
@@ -90,10 +94,12 @@ def add(commands: Commands) -> None:
     state.add_argument(
         "--resume",
         action="store_true",
-        help="load nothing, and let a guest run that an interrupted restore left paused",
+        help="load nothing; let the guest run that an interrupted restore left paused",
     )
     ignore_option(parser)
-    binary_option(parser, "the QEMU behind SOCKET, to be asked for its device state, or to print")
+    binary_option(
+        parser, "program of the QEMU behind SOCKET, to ask it about device state, or to print"
+    )
     output_options(parser)
     threads_option(parser)
     progress_options(parser)

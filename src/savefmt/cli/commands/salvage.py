@@ -25,11 +25,11 @@ from savefmt.model import Layout, Salvage
 _FORMATS = {"raw": (Layout.SEQUENTIAL, "raw"), "sparse": (Layout.MAPPED_RAM, "raw")}
 
 _EPILOG = """\
-DST is an image that every command reads.  Where pages are lost it has none, or zeros, and the
-guest would see zeros there: keep the list of --lost beside it.  It can be loaded where all
-device sections survived, which the command tells.
+Every command can read DST.  Lost pages are missing from it, or are zeros.  A guest would see zeros
+there, so keep the list that --lost writes.  DST can be loaded if all device sections survived; the
+command says so.
 
-exit codes: 0 nothing is lost, 3 written, and something is lost, 1 failed, 64 wrong usage
+exit codes: 0 nothing is lost, 3 written, but something is lost, 1 failed, 64 wrong usage
 """
 
 
@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "salvage",
         help="write what can be read of a damaged image",
-        description="Write an image of what can be read of SRC, which is cut short, damaged or "
-        "on a failing disk.",
+        description="Write what can be read of SRC to a new image.  SRC can be cut short, damaged "
+        "or on a failing disk.",
         epilog=_EPILOG,
     )
     file_argument(parser, "source", metavar="SRC")
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     format_option(parser, tuple(_FORMATS), help="target format (default: the source's layout)")
     source_options(parser, "source", damaged=False, writes=lambda args: [args.target])
     salvage_options(parser.add_argument_group("a damaged image"))
-    writing_options(parser, replaced="replace DST, and FILE of --lost")
+    writing_options(parser, replaced="replace DST, and the FILE of --lost")
     output_options(parser)
     io_options(parser)
     common_options(parser)

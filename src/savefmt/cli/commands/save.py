@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from savefmt.qemu import SaveReport
 
 _EPILOG = """\
-What is written is what `savefmt plan` says.  TARGET may be - for standard output, with a
-sequential format.  It appears under its name only when it is whole; on any failure, and on
-Ctrl-C, the guest goes on as before and nothing is left.
+save does what `savefmt plan` says.  TARGET can be - for standard output, with a sequential format.
+It gets its name when it is complete.  On any failure, and on Ctrl-C, the guest continues as before
+and nothing is left behind.
 
 exit codes: 0 saved, 1 refused or failed, 64 wrong usage
 """
@@ -51,11 +51,13 @@ def add(commands: Commands) -> None:
         "--xml",
         dash="",
         metavar="FILE",
-        help="domain XML for the image, - for standard input (default: what QEMU can tell)",
+        help="domain XML for the image; - reads standard input (default: what QEMU answers)",
     )
-    group = parser.add_argument_group("the guest (default: hold it, and resume it if it ran)")
+    group = parser.add_argument_group(
+        "the guest (default: stop it, and let it run again if it ran)"
+    )
     fate = group.add_mutually_exclusive_group()
-    fate.add_argument("--live", action="store_true", help="let the guest run meanwhile")
+    fate.add_argument("--live", action="store_true", help="let the guest run during the save")
     fate.add_argument(
         "--keep-paused",
         dest="afterwards",
@@ -67,7 +69,7 @@ def add(commands: Commands) -> None:
     fate.add_argument(
         "--quit", dest="afterwards", action="store_const", const="quit", help="end QEMU"
     )
-    writing_options(parser, replaced="replace TARGET; allow binary on a terminal")
+    writing_options(parser, replaced="replace TARGET; write binary data to a terminal")
     output_options(parser)
     threads_option(parser)
     progress_options(parser)

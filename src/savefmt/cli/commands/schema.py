@@ -25,9 +25,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "schema",
         help="print the JSON Schema of a command's output",
-        description="Print the JSON Schema (draft 2020-12) of what a command prints with -j;\n"
-        "without COMMAND, the names of the commands that have one.  case-notes: of the lines that\n"
-        "--case-notes adds.",
+        description="Print the JSON Schema (draft 2020-12) for a command's output with -j.\n"
+        "Without COMMAND, print the names of the commands that have one.  case-notes means the\n"
+        "lines that --case-notes adds.",
         epilog=_EPILOG,
     )
     parser.add_argument("topic", nargs="?", metavar="COMMAND")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from savefmt.scan.windows import Memory
 
 _EPILOG = """\
-PATTERN is text; matches may cross pages.  Regular expressions are those of RE2.
+PATTERN is text.  A match can extend over several pages.  Regular expressions use the syntax of RE2.
 
 exit codes: 0 found, 1 not found, 2 failed, 64 wrong usage
 """
@@ -46,7 +46,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "search",
         help="find bytes, text, expressions or YARA rules in guest memory",
-        description="Find patterns in guest memory, and tell where the guest sees them.",
+        description="Find patterns in guest memory, and show the addresses "
+        "at which the guest sees them.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -60,14 +61,14 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="look for each line of FILE, as for a PATTERN; - is standard input; may be repeated",
+        help="search for each line of FILE; - reads standard input; may be repeated",
     )
     group.add_argument(
         "--hex",
         action="append",
         default=[],
         metavar="DIGITS",
-        help="bytes as hexadecimal digits, ? for any: '4d5a ?? 9?'",
+        help="bytes as hexadecimal digits; ? means any digit: '4d5a ?? 9?'",
     )
     group.add_argument(
         "--bytes",
@@ -85,7 +86,8 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="RULES",
-        help="file of YARA rules, or folder of such files, instead of patterns; may be repeated",
+        help="file with YARA rules, or a folder of such files, "
+        "instead of patterns; may be repeated",
     )
     group.add_argument(
         "--define",
@@ -98,14 +100,17 @@ def add(commands: Commands) -> None:
         "--encoding",
         action="append",
         choices=("ascii", "utf-8", "utf-16le", "utf-16be"),
-        help="look for PATTERN in this encoding; may be repeated (default: utf-8)",
+        help="search for PATTERN in this encoding; may be repeated (default: utf-8)",
     )
     group.add_argument(
-        "-i", "--ignore-case", action="store_true", help="take small letters for capital ones"
+        "-i",
+        "--ignore-case",
+        action="store_true",
+        help="ignore the difference between small and capital letters",
     )
-    group = parser.add_argument_group("what to tell")
+    group = parser.add_argument_group("what to show")
     group.add_argument(
-        "--virtual", action="store_true", help="tell virtual addresses, too, by page tables"
+        "--virtual", action="store_true", help="also show virtual addresses, from page tables"
     )
     cpu_options(group)
     process_options(group)
@@ -114,10 +119,12 @@ def add(commands: Commands) -> None:
         type=number,
         default=16,
         metavar="BYTES",
-        help="bytes to show around a match, up to 4096 (default: 16)",
+        help="number of bytes to show around a match, up to 4096 (default: 16)",
     )
     group.add_argument("--max-count", type=number, metavar="N", help="stop after N matches")
-    group.add_argument("-c", "--count", action="store_true", help="print only how many there are")
+    group.add_argument(
+        "-c", "--count", action="store_true", help="print only the number of matches"
+    )
     output_options(parser, lines=True, csv=True)
     place_option(parser)
     scan_options(parser)

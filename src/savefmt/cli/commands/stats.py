@@ -13,7 +13,7 @@ from savefmt.cli.ui import Ui
 from savefmt.frozen import asdict
 
 _EPILOG = """\
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "stats",
         help="count zero, duplicate and unique pages, and their entropy",
-        description="Tell what the pages of guest memory are like.",
+        description="Count the kinds of pages in guest memory.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")

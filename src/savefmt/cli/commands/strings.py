@@ -22,7 +22,7 @@ from savefmt.cli.render.document import Documents
 from savefmt.cli.ui import Ui
 
 _EPILOG = """\
-exit codes: 0 good, 1 failed, 64 wrong usage
+exit codes: 0 success, 1 failed, 64 wrong usage
 """
 
 
@@ -31,7 +31,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "strings",
         help="print the texts in guest memory",
-        description="Print stretches of printable characters in guest memory, with their places.",
+        description="Print the sequences of printable characters in "
+        "guest memory, with their places.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")
@@ -40,20 +41,20 @@ def add(commands: Commands) -> None:
         type=number,
         default=4,
         metavar="N",
-        help="characters that make a text (default: 4)",
+        help="shortest text in characters (default: 4)",
     )
     parser.add_argument(
         "-e",
         "--encoding",
         choices=("ascii", "utf-16le", "utf-16be"),
         default="ascii",
-        help="how characters are written (default: ascii)",
+        help="encoding of the characters (default: ascii)",
     )
     parser.add_argument(
         "--places",
         choices=("block", "physical", "none"),
         default="block",
-        help="tell block and offset (default), guest-physical addresses, or nothing but texts",
+        help="show block and offset (default), guest-physical addresses, or only texts",
     )
     output_options(parser, lines=True)
     place_option(parser)

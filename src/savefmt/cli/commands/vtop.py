@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from savefmt.cli.render.vtop import TranslationValues, UnmappedValues
 
 _EPILOG = """\
-exit codes: 0 good, 1 failed or an address is not mapped, 64 wrong usage
+exit codes: 0 success, 1 failed or an address is not mapped, 64 wrong usage
 """
 
 
@@ -35,7 +35,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "vtop",
         help="translate virtual addresses",
-        description="Walk the page tables of a vCPU, and show every step.",
+        description="Translate virtual addresses with the page tables of "
+        "a vCPU, and show every step.",
         epilog=_EPILOG,
     )
     file_argument(parser, "image", metavar="IMAGE")

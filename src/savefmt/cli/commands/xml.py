@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EPILOG = """\
-A change inside of one sector is written in place.  Any other makes a new file, which takes
-the image's name when it is complete; XML that does not fit into the room of the old one
-moves the stream.
+A change inside one sector is written in place.  Any other change makes a new file, which takes
+the image's name when it is complete.  If the XML does not fit into the space of the old one, the
+stream moves.
 
-exit codes: 0 good, 1 failed and the image is as it was, 64 wrong usage
+exit codes: 0 success, 1 failed and the image is unchanged, 64 wrong usage
 """
 
 
@@ -53,7 +53,9 @@ def add(commands: Commands) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     file_argument(parser, "image", metavar="IMAGE")
     parser.add_argument(
-        "--cookie", action="store_true", help="the cookie (libvirt's second XML), not the domain"
+        "--cookie",
+        action="store_true",
+        help="use the cookie (libvirt's second XML document), not the domain",
     )
     common_options(parser)
 
@@ -85,7 +87,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
         "--no-abi-check",
         dest="check_abi",
         action="store_false",
-        help="accept XML that describes another guest than the saved one",
+        help="accept XML that does not fit the saved guest",
     )
     output_options(parser)
     io_options(parser)
@@ -101,7 +103,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
         dash="",
         nargs="?",
         metavar="XML",
-        help="file with the new XML, - for standard input; not needed with --running or --paused",
+        help="file with the new XML; - reads standard input; not needed with --running or --paused",
     )
     parser.set_defaults(run=run_set, failed=ExitCode.FAILED)
 
