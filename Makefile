@@ -1,6 +1,6 @@
 # make demo   set up .venv, then do the main job on a small real image
 # make test   set up everything, QEMU and libvirt too where allowed, and run all tests
-# make test-newest-qemu  the tests that judge by QEMU, by QEMU 11.1
+# make test-newest-qemu  the tests that need only QEMU, with QEMU 11.1
 # make test-forensics  analyse a real Linux guest with crash, drgn, volatility3 and others
 # make check  lint and types, as CI does
 # make bench  measure this machine; make bench-quick does it in a minute
@@ -17,7 +17,8 @@ BENCH_DIR ?= benchmarks/results
 
 C_FILES := $(wildcard csrc/*.[ch] tests/csrc/*.[ch] tests/faults/*.[ch] tests/fuzz/*.[ch])
 FUZZ_SECONDS ?= 60
-# What fuzzes the Python parsers: run with FUZZ_SECONDS in its environment, if it is there.
+# The program that fuzzes the Python parsers; it runs with FUZZ_SECONDS in its environment,
+# if it is installed.
 FUZZ_PY ?= tests/fuzz/py/run
 PY_EXTRA := $(wildcard benchmarks/*.py) docs/generate.py docs/sessions.py
 
@@ -34,7 +35,7 @@ test: setup csan
 	@tools/install-interop || echo "make test: going on; tests of programs that are not here skip"
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-# The tests that judge by QEMU alone, by the newest one that is unpacked beside.
+# The tests that need only QEMU, with the newest QEMU, which is unpacked next to the system's.
 NEWEST_QEMU := /var/lib/savefmt-qemu-11.1/qemu-system-x86_64
 test-newest-qemu: setup
 	@tools/install-qemu-beside 11.1
@@ -60,7 +61,7 @@ check: setup
 csan:
 	@$(MAKE) --no-print-directory -C tests/csrc
 
-# Crashes and what was found on the way stay in tests/csrc/build; see tests/fuzz/README.
+# Crashes and found inputs stay in tests/csrc/build; see tests/fuzz/README.
 fuzz: setup
 	@$(MAKE) --no-print-directory -C tests/csrc fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@if [ -x $(FUZZ_PY) ]; then \
@@ -71,8 +72,8 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-# The tables of docs/choosing-a-format.md, from the data that savefmt judges by, and the
-# output in the sessions of the tutorial and the README.
+# Writes the tables of docs/choosing-a-format.md, from savefmt's own tables, and the output
+# in the sessions of the tutorial and the README.
 tables: build
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/sessions.py
@@ -108,7 +109,7 @@ $(VENV)/.tools:
 	$(PIP) install --upgrade pip 'setuptools>=77' 'cffi>=2.0'
 	@touch $@
 
-# The old module goes first, lest a failed build leave it to be imported.
+# The old module is removed first, so that nothing imports it after a failed build.
 $(VENV)/.built: $(VENV)/.tools pyproject.toml setup.py $(wildcard csrc/*)
 	rm -rf build src/savefmt/native/_core*.so
 	$(PIP) install --no-build-isolation --editable .

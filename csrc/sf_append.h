@@ -15,7 +15,7 @@ enum sf_status sf_append_feed(struct sf_append *append, const uint8_t *buf, size
 /* Write out the rest; AGAIN until it is done. */
 enum sf_status sf_append_flush(struct sf_append *append, unsigned timeout_ms,
                                struct sf_err *err);
-/* Drop what is unwritten, join, free.  NULL is allowed. */
+/* Drop unwritten data, join the threads, free. NULL is allowed. */
 void sf_append_finish(struct sf_append *append);
 
 #endif

@@ -37,8 +37,8 @@ SF_DROP(sf_tally, sf_tally_free)
 
 #undef SF_DROP
 
-/* A file that stays open for a while, whoever closes it meanwhile: a pointer to it that
- * counts as a user. */
+/* A pointer to a file that counts as a user of it: the file stays open, even if it is
+ * closed meanwhile. */
 struct sf_hold;
 
 static inline enum sf_status sf_hold_start(struct sf_file *file, struct sf_hold **cell,

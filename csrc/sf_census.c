@@ -72,7 +72,7 @@ static void sift(uint64_t *heap, size_t at, size_t count)
     heap[at] = value;
 }
 
-/* In place whatever the input: qsort() may take as much memory again. */
+/* Sorts in place for every input: qsort() may take as much memory again. */
 static void sort(uint64_t *values, size_t count)
 {
     for (size_t i = count / 2; i-- > 0;) {

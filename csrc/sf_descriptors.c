@@ -126,7 +126,7 @@ static bool gave_up_direct(struct sf_descriptors *two, size_t direct)
     return false;
 }
 
-/* Move what is left of PIECE after *DONE, in order; a read may meet the file's end. */
+/* Move the rest of PIECE after *DONE, in order; a read may meet the file's end. */
 static enum sf_status move_rest(struct sf_descriptors *two, bool write,
                                 const struct sf_piece *piece, size_t *done,
                                 struct sf_err *err)

@@ -215,8 +215,8 @@ static void sum_page(const struct sf_emit *emit, uint32_t number, uint64_t page,
     }
 }
 
-/* How many pages from PAGE on to fetch at a time: no more than LEFT bytes of output can
- * take, lest they be read in vain. */
+/* How many pages from PAGE on to fetch at a time: only as many as fit into LEFT bytes
+ * of output, since others would be read for nothing. */
 static uint64_t pages_ahead(const struct span *span, const struct sf_pages *pages,
                             uint64_t page, uint64_t left)
 {

@@ -27,8 +27,8 @@ struct sf_err {
     char message[240];
 };
 
-/* All return the status they set, so that `return sf_err_set(...)` reads well.
- * ERR may be NULL, but for sf_err_wrap(). */
+/* All return the status they set, so that `return sf_err_set(...)` reads well. ERR may
+ * be NULL, except for sf_err_wrap(). */
 enum sf_status sf_err_set(struct sf_err *err, enum sf_status status, uint64_t offset,
                           const char *fmt, ...) SF_PRINTF(4, 5);
 enum sf_status sf_err_os(struct sf_err *err, int errnum, uint64_t offset,

@@ -1,5 +1,4 @@
-/* A view of files: its bytes lie in stretches of them, in any order, and zeros between
- * them. */
+/* A view of files: stretches of these files in any order, with zeros between them. */
 #ifndef SF_EXTENTS_H
 #define SF_EXTENTS_H
 
@@ -39,8 +38,8 @@ void sf_extents_free(struct sf_extents *extents);
 /* Find the extent at or after OFFSET, from there on; *LEN = 0 when there is none. */
 void sf_extents_next(const struct sf_extents *extents, uint64_t offset, uint64_t *start,
                      uint64_t *len);
-/* Cut LEFT, a piece inside of the view, into at most ROOM parts that lie in a file,
- * and leave what is not done; what reads as zeros is zeros at once. */
+/* Cut LEFT, a piece inside of the view, into at most ROOM parts that are in a file, and
+ * leave in it what is not done. Parts without a file are filled with zeros at once. */
 unsigned sf_extents_cut(const struct sf_extents *extents, struct sf_piece *left,
                         struct sf_part *parts, unsigned room);
 /* Where in the first file the view begins, if it is one stretch of that. */

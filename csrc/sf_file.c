@@ -27,7 +27,7 @@ struct sf_file {
     struct sf_descriptors two;
     uint64_t length;
     struct sf_extents *view; /* NULL: the file as it is */
-    struct sf_file **others; /* where the rest of the view lies; held */
+    struct sf_file **others; /* the files with the rest of the view; held */
     unsigned nothers;
     bool has_uring;
 };
@@ -55,11 +55,13 @@ enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
     file->length = (uint64_t)st.st_size;
     if (S_ISBLK(st.st_mode)) {
         if (ioctl(file->two.fd, BLKGETSIZE64, &file->length) < 0) {
-            status = sf_err_os(err, errno, SF_NO_OFFSET, "tell the size of the device");
+            status =
+                sf_err_os(err, errno, SF_NO_OFFSET, "reading the size of the device");
             goto fail;
         }
     } else if (!S_ISREG(st.st_mode)) {
-        status = sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "no file of a fixed length");
+        status =
+            sf_err_set(err, SF_E_RANGE, SF_NO_OFFSET, "this file has no fixed length");
         goto fail;
     }
     if (flags & SF_OPEN_DIRECT) {
@@ -76,7 +78,7 @@ fail:
     return status;
 }
 
-/* Hold every other file that a view lies in. */
+/* Hold every other file that a view shows. */
 static enum sf_status hold_others(struct sf_file *file, struct sf_file *const *others,
                                   unsigned count, struct sf_err *err)
 {
@@ -251,7 +253,7 @@ bool sf_file_has_uring(const struct sf_file *file)
     return file->has_uring;
 }
 
-/* Read parts of a view from where they lie; a file that became shorter is TRUNCATED. */
+/* Read parts of a view from their files; a file that became shorter is TRUNCATED. */
 static enum sf_status read_parts(struct sf_file *file, const struct sf_part *parts,
                                  unsigned count, struct sf_err *err)
 {

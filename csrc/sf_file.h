@@ -10,8 +10,8 @@ enum sf_open_flags { SF_OPEN_WRITE = 1, SF_OPEN_DIRECT = 2, SF_OPEN_URING = 4 };
 struct sf_file;
 
 /* Take over a copy of FD, which stays the caller's.  A file opened to write must be
- * readable too.  Refused direct I/O is no failure: sf_file_direct_align() is then 0;
- * nor is a refused io_uring: one request then follows the other. */
+ * readable too.  Refused direct I/O is not a failure: sf_file_direct_align() is then 0.
+ * A refused io_uring is not a failure either: requests then run one after the other. */
 enum sf_status sf_file_adopt(int fd, unsigned flags, struct sf_file **out,
                              struct sf_err *err);
 /* Show the bytes of a view in the place of the file's own: length, reads and extents
@@ -27,7 +27,7 @@ enum sf_status sf_file_arrange(struct sf_file *file, struct sf_file *const *othe
 enum sf_status sf_file_measure(struct sf_file *file, size_t small_write,
                                struct sf_err *err);
 /* Copy out how many requests of a measured file fell into each of SF_LATENCY_BUCKETS,
- * and begin anew. */
+ * and begin again. */
 void sf_file_take_latencies(struct sf_file *file, uint64_t *counts);
 /* Let nobody use the file from now on.  The descriptors are closed when the last use
  * ends, which may be now.  Cannot fail, because sf_file_sync() came first; harmless
@@ -37,8 +37,8 @@ void sf_file_close(struct sf_file *file);
  * ends.  NULL is allowed. */
 void sf_file_free(struct sf_file *file);
 
-/* Hold the file open until it is released; CLOSED after sf_file_close().  Whoever runs
- * threads over a file holds it as long as they run; any thread may. */
+/* Hold the file open until it is released; CLOSED after sf_file_close().  A caller that
+ * runs threads over a file holds it as long as they run. Any thread may hold it. */
 enum sf_status sf_file_acquire(struct sf_file *file, struct sf_err *err);
 /* NULL is allowed. */
 void sf_file_release(struct sf_file *file);
@@ -50,8 +50,8 @@ enum sf_status sf_file_acquire_both(struct sf_file *source, struct sf_file *targ
 uint64_t sf_file_length(const struct sf_file *file);
 /* Alignment that direct I/O needs for offset, length and memory; 0 = buffered only. */
 uint32_t sf_file_direct_align(const struct sf_file *file);
-/* Where the bytes begin in the file that was adopted; false where they lie in several
- * places, so that no map shows them in order. */
+/* Where the bytes begin in the adopted file; false if they are in several places, so
+ * that no map shows them in order. */
 bool sf_file_start(const struct sf_file *file, uint64_t *start);
 /* Whether several requests can be under way for one thread. */
 bool sf_file_has_uring(const struct sf_file *file);
@@ -64,7 +64,7 @@ enum sf_status sf_file_read(struct sf_file *file, void *buf, size_t len,
                             uint64_t offset, struct sf_err *err);
 enum sf_status sf_file_write(struct sf_file *file, const void *buf, size_t len,
                              uint64_t offset, struct sf_err *err);
-/* Find the data extent at or after OFFSET; *LEN = 0 when there is none. */
+/* Find the data extent at or after OFFSET; *LEN = 0 if there is no such extent. */
 enum sf_status sf_file_next_extent(struct sf_file *file, uint64_t offset,
                                    uint64_t *start, uint64_t *len, struct sf_err *err);
 enum sf_status sf_file_sync(struct sf_file *file, struct sf_err *err);

@@ -13,9 +13,9 @@ struct sf_pattern {
     size_t anchors[2];
 };
 
-/* Write the offsets in DATA at or after FROM where PATTERN lies, ascending, overlapping
- * ones included, at most CAP of them, to OUT.  *NEXT gets the place to go on from,
- * which is LEN when all was seen. */
+/* Write the offsets of PATTERN in DATA, at or after FROM, to OUT: ascending, including
+ * overlapping ones, at most CAP of them. *NEXT gets the place to continue from, which
+ * is LEN when all was seen. */
 size_t sf_find(const struct sf_pattern *pattern, const uint8_t *data, size_t len,
                size_t from, uint64_t *out, size_t cap, size_t *next);
 

@@ -398,7 +398,7 @@ enum sf_status sf_index_load(struct sf_index *index, const struct sf_index_run *
         if (!is_sound(index, run, start, end) ||
             (i != 0 && run->first != runs[i - 1].first + runs[i - 1].count)) {
             return sf_err_set(err, SF_E_FORMAT, SF_NO_OFFSET,
-                              "run of pages that no stream has");
+                              "the list has a run of pages that no stream has");
         }
         const uint16_t extra =
             run->stride ? (uint16_t)(run->stride - index->page_size) : 0;

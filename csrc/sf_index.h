@@ -30,20 +30,20 @@ enum sf_status sf_index_new(uint64_t npages, uint32_t page_size, const char *nam
                             struct sf_err *err);
 void sf_index_free(struct sf_index *index);
 
-/* PAGE must lie in the block; what was said of it before is forgotten. */
+/* PAGE must be in the block; earlier facts about it are replaced. */
 enum sf_status sf_index_put(struct sf_index *index, uint64_t page, uint64_t value,
                             struct sf_err *err);
 /* Give back memory that runs do not need.  Cannot fail, only do less. */
 void sf_index_pack(struct sf_index *index);
 
-/* The first run of pages at or after FROM, as far as END; false when there is none. */
+/* The first run of pages at or after FROM, up to END; false if there is no such run. */
 bool sf_index_next_run(const struct sf_index *index, uint64_t from, uint64_t end,
                        struct sf_index_run *run);
 /* Up to CAP such runs; returns how many. */
 size_t sf_index_list(const struct sf_index *index, uint64_t from, uint64_t end,
                      struct sf_index_run *out, size_t cap);
-/* Take runs that somebody listed: they must go on where the pages so far end, and data
- * must lie in [START, END) of the file. */
+/* Take runs from a list: they must continue where the pages so far end, and data must
+ * be in [START, END) of the file. */
 enum sf_status sf_index_load(struct sf_index *index, const struct sf_index_run *runs,
                              size_t count, uint64_t start, uint64_t end,
                              struct sf_err *err);

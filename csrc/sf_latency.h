@@ -17,7 +17,7 @@ struct sf_latency {
 /* Nanoseconds since some moment. */
 uint64_t sf_latency_clock(void);
 void sf_latency_add(struct sf_latency *latency, uint64_t nanoseconds);
-/* Copy the counts out and begin anew. */
+/* Copy the counts out and begin again. */
 void sf_latency_take(struct sf_latency *latency, uint64_t *counts);
 /* The most nanoseconds that fall into BUCKET. */
 uint64_t sf_latency_most(unsigned bucket);

@@ -20,7 +20,8 @@
 #define MAX_BITS 22u
 /* More texts with one atom than these, and it is worth while to choose better atoms. */
 #define CROWD 32u
-/* The bit by which letters differ in case: always set, also in what is no letter. */
+/* The bit by which letters differ in case: always set, also in bytes that are not
+ * letters. */
 #define CASE 0x20u
 
 struct entry {
@@ -132,7 +133,7 @@ static void enter_atoms(struct sf_many *many)
             many->entries[--starts[hash + 1]] = (struct entry){i, offset};
         }
     }
-    /* What counted down stands where the stretch begins, one place too far. */
+    /* The counter ends at the beginning of the stretch, one place too far. */
     memmove(starts, starts + 1, nhashes * sizeof *starts);
     starts[nhashes] = many->count * many->stride;
 }

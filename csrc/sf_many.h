@@ -17,8 +17,8 @@ void sf_many_free(struct sf_many *many);
 /* The least room for matches that sf_many_find() goes on with. */
 size_t sf_many_room(const struct sf_many *many);
 /* Write matches that begin in DATA from START to before END, at most CAP of them, to
- * PLACES and the number of the pattern of each to NUMBERS.  Those of one pattern come
- * in ascending order, overlapping ones included.  *NEXT says where to go on, first
+ * PLACES, and the number of each one's pattern to NUMBERS. Matches of one pattern come
+ * in ascending order, including overlapping ones. *NEXT says where to continue, first
  * START; it becomes LEN when all was seen.  Any thread may call it. */
 size_t sf_many_find(const struct sf_many *many, const uint8_t *data, size_t len,
                     size_t start, size_t end, uint64_t *places, uint32_t *numbers,

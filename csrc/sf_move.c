@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* From here on windows begin with a byte of the bitmap, whatever the size of a page. */
+/* From here on windows begin with a byte of the bitmap, for every page size. */
 #define WHOLE_BYTES (8u * SF_MAX_PAGE)
 
 /* What one worker does at a time. */
@@ -44,8 +44,8 @@ static void sum_pages(const struct sf_move *move, const struct item *item,
     }
 }
 
-/* Set in BITS what is written, and show it to the watch: present pages that are zero
- * all the same may stay holes. */
+/* Set in BITS what is written, and show it to the watch: present pages that contain
+ * only zeros may stay holes. */
 static void choose_pages(const struct sf_move *move, const struct item *item,
                          uint64_t offset, const uint8_t *buf, uint8_t *bits)
 {

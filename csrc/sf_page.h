@@ -1,6 +1,6 @@
 /* Page predicates: zero test, bitmap runs and counts.  Pure, cannot fail.
  *
- * A bitmap here is canonical whatever wrote it: page k is bit k % 8 of byte k / 8. */
+ * A bitmap here is always canonical: page k is bit k % 8 of byte k / 8. */
 #ifndef SF_PAGE_H
 #define SF_PAGE_H
 
@@ -13,7 +13,7 @@ struct sf_run {
 
 bool sf_page_is_zero(const void *p, size_t len);
 
-/* Find the first run of set bits at or after FROM; false when there is none. */
+/* Find the first run of set bits at or after FROM; false if there is no such run. */
 bool sf_page_next_run(const uint8_t *bitmap, uint64_t npages, uint64_t from,
                       struct sf_run *run);
 

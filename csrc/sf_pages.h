@@ -1,7 +1,7 @@
 /* Where the pages of one RAM block lie in a mapped-ram file, and moving some of them.
  *
- * Page k of the block stands at OFFSET + k * PAGE_SIZE if its bit is set; under a
- * clear bit the file may hold anything and the page is zero. */
+ * Page k of the block is at OFFSET + k * PAGE_SIZE if its bit is set; if its bit is
+ * clear, the page is zero and the file may hold anything there. */
 #ifndef SF_PAGES_H
 #define SF_PAGES_H
 

@@ -15,7 +15,7 @@ struct sf_parcel {
     uint8_t *data_bits;  /* pages to write */
     uint8_t *fill_bits;  /* pages that may be overwritten with zeros */
     uint8_t *punch_bits; /* pages to turn into holes */
-    uint64_t last_used;  /* these two for whoever keeps parcels open */
+    uint64_t last_used;  /* these two are for callers that keep parcels open */
     uint32_t place;
     bool has_data;
     bool has_punch;
@@ -42,7 +42,7 @@ enum sf_status sf_queue_drain(struct sf_queue *queue, unsigned timeout_ms,
                               struct sf_err *err);
 /* Bytes written so far. */
 uint64_t sf_queue_written(const struct sf_queue *queue);
-/* Drop what is still queued, join, free.  NULL is allowed. */
+/* Drop the queue's rest, join the threads, free. NULL is allowed. */
 void sf_queue_finish(struct sf_queue *queue);
 
 #endif

@@ -25,7 +25,7 @@ enum {
 
 struct block {
     uint64_t length;
-    uint8_t *named; /* one bit a page, or NULL; not ours */
+    uint8_t *named; /* one bit a page, or NULL; borrowed */
     uint32_t name_hash;
     uint32_t name_length;
     char name[256];
@@ -137,7 +137,7 @@ static uint32_t find_block(const struct sf_scan *scan, const char *name,
     return NO_BLOCK;
 }
 
-/* The word stands at P; AVAIL bytes are there.  On success *AT is the position after
+/* The word is at P; AVAIL bytes are there.  On success *AT is the position after
  * the name, or 0 when more bytes are needed. */
 static enum sf_status select_block(struct sf_scan *scan, const uint8_t *p, size_t avail,
                                    uint64_t flags, size_t *at, uint32_t *block,
@@ -193,7 +193,7 @@ static enum sf_status parse_body(const struct sf_scan *scan, const uint8_t *p,
         }
         if (p[at] != 0) {
             return sf_err_set(err, SF_E_FORMAT, scan->offset + at,
-                              "zero page with fill byte 0x%02x, which QEMU refuses",
+                              "a zero page has fill byte 0x%02x, which QEMU refuses",
                               p[at]);
         }
         record->kind = SF_RECORD_ZERO;
@@ -216,7 +216,7 @@ static enum sf_status parse_body(const struct sf_scan *scan, const uint8_t *p,
         }
         if (record->length > scan->page_size) {
             return sf_err_set(err, SF_E_FORMAT, scan->offset + at + 1,
-                              "XBZRLE delta of %u bytes is longer than a page",
+                              "an XBZRLE delta of %u bytes is longer than a page",
                               record->length);
         }
         at += XBZRLE_HEAD;
@@ -273,9 +273,10 @@ static enum sf_status parse(struct sf_scan *scan, const uint8_t *p, size_t avail
     case FLAG_XBZRLE:
         break;
     case FLAG_COMPRESS_PAGE:
-        return sf_err_set(err, SF_E_UNSUPPORTED, scan->offset,
-                          "page compressed by QEMU's `compress` capability (removed in "
-                          "QEMU 9.1); load and save it again with QEMU 9.0 or older");
+        return sf_err_set(
+            err, SF_E_UNSUPPORTED, scan->offset,
+            "a page was compressed by QEMU's `compress` capability (removed in "
+            "QEMU 9.1); load and save it again with QEMU 9.0 or older");
     default:
         return sf_err_set(err, SF_E_FORMAT, scan->offset,
                           "RAM word with flags 0x%llx, which no page record has",
@@ -458,8 +459,7 @@ enum sf_status sf_xbzrle_apply(uint8_t *page, uint32_t page_size, const uint8_t 
                                uint32_t length, uint64_t offset, struct sf_err *err)
 {
     if (!walk_delta(NULL, page_size, delta, length)) {
-        return sf_err_set(err, SF_E_FORMAT, offset,
-                          "XBZRLE delta breaks its own rules");
+        return sf_err_set(err, SF_E_FORMAT, offset, "an XBZRLE delta is not valid");
     }
     (void)walk_delta(page, page_size, delta, length);
     return SF_OK;

@@ -45,10 +45,10 @@ enum sf_status sf_scatter_start(struct sf_scan *scan, struct sf_file *target,
 enum sf_status sf_scatter_feed(struct sf_scatter *scatter, const uint8_t *buf,
                                size_t len, size_t *used, bool *done,
                                struct sf_err *err);
-/* Write out what is still open; AGAIN until all is written. */
+/* Write out everything that is still open; AGAIN until all is written. */
 enum sf_status sf_scatter_flush(struct sf_scatter *scatter, unsigned timeout_ms,
                                 struct sf_err *err);
-/* Drop what is unwritten, join, free.  NULL is allowed. */
+/* Drop unwritten data, join the threads, free. NULL is allowed. */
 void sf_scatter_finish(struct sf_scatter *scatter);
 
 #endif

@@ -16,7 +16,7 @@ struct sf_table;
 enum sf_status sf_table_new(uint64_t count, struct sf_table **out, struct sf_err *err);
 void sf_table_free(struct sf_table *table);
 uint64_t *sf_table_entries(struct sf_table *table);
-/* The first run of entries at or after FROM that differ; false when there is none. */
+/* The first run of entries at or after FROM that differ; false if none differ. */
 bool sf_table_next_difference(const struct sf_table *left, const struct sf_table *right,
                               uint64_t from, struct sf_run *run);
 /* Count the numbers that are not zero, and copy them to OUT unless that is NULL. */

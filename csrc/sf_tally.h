@@ -9,8 +9,8 @@
 
 struct sf_tally;
 
-/* With KEY: sums into TABLES.  Without: where pages lie into INDEXES.  Either has one a
- * block, the other may be NULL; all is borrowed. */
+/* With KEY it puts sums into TABLES, without KEY the places of pages into INDEXES. The
+ * one in use has an entry for each block, the other may be NULL; all is borrowed. */
 enum sf_status sf_tally_new(struct sf_scan *scan, uint32_t page_size,
                             struct sf_table **tables, struct sf_index **indexes,
                             const uint64_t *key, struct sf_tally **out,

@@ -36,7 +36,8 @@ struct search {
     size_t width; /* bytes a character */
     size_t span;  /* bytes that make a text */
     size_t tail;  /* where the run that touches the end begins; LEN if none does */
-    size_t at;    /* where to go on: behind what is no text, or at the beginning */
+    size_t
+        at; /* where to continue: behind bytes that are not text, or at the beginning */
 };
 
 struct run {

@@ -174,13 +174,14 @@ static void ring_move(struct ring *ring, bool write, struct sf_chunk *chunks,
             taken += (unsigned)n;
         } else if (n == 0 || errno != EINTR) {
             if (taken < count) {
-                /* What it does not take, whatever the reason, is taken back: the caller
-                 * moves that.  What it has must still end. */
+                /* Requests that the kernel does not take, for any reason, are taken
+                 * back: the caller moves them. Requests that it has must still end. */
                 atomic_fetch_sub_explicit(ring->tail, count - taken,
                                           memory_order_relaxed);
                 count = taken;
             } else if (n < 0) {
-                /* It does not wait, either: the ends are seen in memory all the same.
+                /* It does not wait, either: the ends become visible in memory without
+                 * that.
                  */
                 (void)nanosleep(&moment, NULL);
             }
@@ -194,7 +195,8 @@ enum sf_status sf_uring_pool_new(struct sf_uring_pool **out, struct sf_err *err)
     struct ring *ring = ring_new();
     if (ring == NULL) {
         return sf_err_set(err, SF_E_UNSUPPORTED, SF_NO_OFFSET,
-                          "this kernel has no io_uring for us: %s", strerror(errno));
+                          "this kernel does not let savefmt use io_uring: %s",
+                          strerror(errno));
     }
     struct sf_uring_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL) {

@@ -1,8 +1,8 @@
 /* Many transfers at once through the kernel's io_uring, spoken to without a library.
  *
  * One thread uses a ring at a time; the pool hands rings to as many threads as come.
- * Whatever goes wrong with a chunk is no more than bytes not moved: the caller moves
- * the rest in the ordinary way and learns from that what is the matter. */
+ * If anything goes wrong with a chunk, its bytes are just not moved: the caller moves
+ * the rest in the ordinary way and gets the error from that. */
 #ifndef SF_URING_H
 #define SF_URING_H
 

@@ -97,7 +97,7 @@ class _Package(ModuleType):
             super().__setattr__(name, value)
 
 
-if not TYPE_CHECKING:  # type checkers shall not take it as leave to use any name
+if not TYPE_CHECKING:  # type checkers must not conclude that any name is allowed
 
     def __getattr__(name: str) -> object:
         """Load a public name at its first use, so that ``import savefmt`` stays cheap."""

@@ -1,4 +1,4 @@
-"""One image: is it sound?  Findings with stable codes (format.md 11)."""
+"""Check whether an image is sound: findings with stable codes (format.md 11)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ _CODES: list[tuple[type[SavefmtError], str, str]] = [
     (TruncatedError, "image.truncated", f"get a complete copy of the file; {_REST}"),
     (CorruptError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
     (FormatError, "image.corrupt", f"get another copy; do not load this one; {_REST}"),
-    (UnsupportedError, UNSUPPORTED, "that says nothing against it: QEMU itself may load it"),
+    (
+        UnsupportedError,
+        UNSUPPORTED,
+        "this does not mean that the image is damaged: QEMU itself may load it",
+    ),
 ]
 
 
@@ -103,18 +107,14 @@ def check(
     io : IOOptions
         How pages are read.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
     CheckReport
         Its findings; what stops the check early is a finding too.
 
-    Raises
-    ------
-    NotASaveImageError
-        If it is none.
-    ImageIOError
+    Raises ------ NotASaveImageError If it is not a save image. ImageIOError
         What the operating system refused.
     """
     source = find_source(path)
@@ -254,13 +254,13 @@ class _Checker:
         counted = (f"{count} pages of {name!r}" for name, count in mark.lost.items())
         lost = [*counted, *([f"{mark.unlisted} bytes in unknown blocks"] * bool(mark.unlisted))]
         lost += [] if mark.devices_whole else ["device sections"]
-        said = f"lost: {', '.join(lost)}" if lost else "what of it is lost is not known"
+        said = f"lost: {', '.join(lost)}" if lost else "nothing tells how much of it is lost"
         self._note(
             "image.salvaged",
             Severity.WARNING,
             f"salvaged from a damaged image; {said}",
             None,
-            "the guest finds zeros where its memory is lost, so do not go on with its work",
+            "the guest finds zeros where its memory is lost, so do not let it continue its work",
         )
 
     def _envelope(self) -> None:
@@ -307,8 +307,8 @@ class _Checker:
             return
         lack = self._lack()
         advice = (
-            "the stream is whole, so the guest can be had; but it may have run on since, and "
-            "changed its disks"
+            "the stream is whole, so the guest can be restored; but it may have run on since, "
+            "and changed its disks"
             if lack is None
             else f"save the guest again; libvirt refuses this file: {lack}"
         )
@@ -334,9 +334,9 @@ class _Checker:
             if error or one.code in (_EMPTY, _OTHER_MACHINE):
                 return one.message
         if end is None:
-            return "its end was not seen, which --full looks for"
+            return "its end was not checked; --full does that"
         if head.ram is None:
-            return "no RAM is in its stream"
+            return "its stream has no RAM"
         return end.missing if end.ram_end is not None else "RAM has no END section"
 
     def _capabilities(self) -> None:
@@ -354,9 +354,9 @@ class _Checker:
             self._note(
                 "stream.ignore-shared",
                 Severity.WARNING,
-                "mapped-ram together with x-ignore-shared",
+                "the image uses mapped-ram together with x-ignore-shared",
                 configuration.offset,
-                "QEMU loads that from 11.0 on",
+                "QEMU loads such an image from release 11.0 on",
             )
         if not configuration.machine.isprintable():
             self._note(
@@ -374,7 +374,7 @@ class _Checker:
             self._note(
                 "stream.end-unseen",
                 Severity.NOTE,
-                "a quick check does not unpack the image, so it did not see the end",
+                "a quick check does not unpack the image, so it did not see the end of the stream",
                 None,
                 "--full does",
             )
@@ -399,7 +399,8 @@ class _Checker:
             self._note(
                 "mappedram.stale",
                 Severity.NOTE,
-                f"at least {stale} bytes of old page content lie under clear bits",
+                f"at least {stale} bytes of old page content are left in the file, on pages "
+                "whose bits are clear",
                 None,
                 "normal after a live save; `savefmt convert -O sparse` leaves them out",
             )
@@ -434,10 +435,11 @@ class _Checker:
         self._note(
             "ram.main-absent",
             Severity.ERROR,
-            f"no page of the guest's memory ({min(memory)!r}) has content: it is not in this image",
+            f"no page of the guest's memory ({min(memory)!r}) has content: the memory is not "
+            "in this image",
             None,
-            "a guest that ran on this very file does that when it is saved onto it; look for "
-            "another copy, or the image that it was cloned from",
+            "this happens when a guest that runs on this file is saved onto it; look for "
+            "another copy, or for the image that the guest was cloned from",
         )
 
     def _stale_bytes(self) -> int:
@@ -477,7 +479,7 @@ class _Checker:
             self._note(
                 "ram.multifd-capture",
                 Severity.ERROR,
-                "the pages went through other multifd channels and are not here",
+                "the pages went through other multifd channels and are not in this file",
                 None,
                 "save the guest to a file instead of capturing a socket",
             )
@@ -492,7 +494,7 @@ class _Checker:
                 Severity.NOTE if unsent.reason else Severity.WARNING,
                 str(unsent),
                 None,
-                "QEMU keeps what the new guest has there"
+                "QEMU keeps the content that the new guest has there"
                 if unsent.reason
                 else "QEMU sends every page, so whole records are missing from the file: get "
                 "another copy; `savefmt salvage` writes an image that says what is lost",
@@ -511,7 +513,7 @@ class _Checker:
                 Severity.NOTE,
                 "RAM has no END section, as in background snapshots",
                 end.eof,
-                "QEMU loads it all the same",
+                "QEMU loads it anyway",
             )
         if end.description is None:
             self._note(
@@ -525,9 +527,9 @@ class _Checker:
             self._note(
                 "stream.unknown-sections",
                 Severity.NOTE,
-                f"{end.missing}, so what follows it cannot be told apart",
+                f"{end.missing}, so the sections after it cannot be told apart",
                 end.eof,
-                "QEMU needs no help there",
+                "QEMU knows these lengths itself",
             )
             return
         names = {section.idstr for section in end.sections}
@@ -552,7 +554,8 @@ class _Checker:
             self._note(
                 "vmdescription.extra",
                 Severity.WARNING,
-                f"{len(extra)} described sections do not occur, {idstr!r} {instance} for one",
+                f"the vmdescription describes {len(extra)} sections that are not in the "
+                f"stream, for example {idstr!r} {instance}",
                 end.description.offset,
                 "the image may be forged or damaged",
             )

@@ -1,4 +1,4 @@
-"""Two images: the same guest?  Blind to layout, codec and envelope."""
+"""Tell whether two images hold the same guest, in any layout, codec and envelope."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def compare(
     io : IOOptions
         How they are read.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def _compare_blocks(images: list[SaveImage], states: list[GuestState]) -> list[B
 
 
 def _with_fields(images: list[SaveImage], section: SectionDifference) -> SectionDifference:
-    """Tell which fields of a section differ, where both can be taken apart."""
+    """Tell which fields of a section differ, if both sections can be decoded."""
     if section.reason != "content":
         return section
     trees = []

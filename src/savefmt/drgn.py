@@ -26,8 +26,8 @@ def program(image: SaveImage, *, symbols: Literal["memory"] | None = None) -> dr
     Returns
     -------
     drgn.Program
-        With the guest's memory and the registers of its vCPUs.  Without `symbols` it has none:
-        ``load_debug_info([vmlinux], main=True)`` comes next.
+        With the guest's memory and the registers of its vCPUs.  Without `symbols` the program
+        has no symbols: call ``load_debug_info([vmlinux], main=True)`` next.
 
     Raises
     ------

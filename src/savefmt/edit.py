@@ -28,7 +28,7 @@ def dump_xml(path: StrPath, *, cookie: bool = False) -> bytes:
     Returns
     -------
     bytes
-        As it stands in the image, without the NUL.
+        As it is in the image, without the NUL.
 
     Raises
     ------
@@ -105,13 +105,13 @@ def set_xml(
             )
         if not image.is_own_file:
             raise ConversionError(
-                "the image is part of another file, which is left as it is; take it out with "
-                "`savefmt convert` first",
+                "the image is part of another file, which savefmt does not change; take it "
+                "out with `savefmt convert` first",
                 path=path,
             )
         if expected is not None and expected != (old.cookie if cookie else old.xml):
             raise ImageChangedError(
-                "the image has another document by now than the one that was edited; begin anew",
+                "the document in the image has changed since it was read for editing; begin again",
                 path=path,
             )
         changes: list[str] = []

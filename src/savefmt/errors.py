@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by what the caller can do about it."""
+"""The errors, sorted by what the caller can do about them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SavefmtError(Exception):
 
 
 class OutputWarning(UserWarning):
-    """A file stands whole under its name, and something that comes after that failed."""
+    """The file is complete under its name, but a later step failed."""
 
 
 class FormatError(SavefmtError, ValueError):
@@ -61,11 +61,11 @@ class TruncatedError(FormatError, EOFError):
 
 
 class CorruptError(FormatError):
-    """Fields contradict each other or leave their range."""
+    """Fields contradict each other or are out of range."""
 
 
 class UnsupportedError(SavefmtError):
-    """Sound, but beyond this release: a version, a capability, a codec."""
+    """The input is sound, but this release does not support its version, capability or codec."""
 
 
 class MissingPackageError(UnsupportedError):
@@ -84,7 +84,7 @@ class MissingPackageError(UnsupportedError):
     def __init__(self, what: str, package: str, extra: str | None = None) -> None:
         named = package if extra is None else f"'savefmt[{extra}]'"
         super().__init__(
-            f"{what} needs the package {package}, which is not here: {_install()} {named}"
+            f"{what} needs the package {package}, which is not installed: {_install()} {named}"
         )
 
 
@@ -112,11 +112,11 @@ class ImageChangedError(SavefmtError):
 
 
 class AddressError(SavefmtError, LookupError):
-    """Nothing that the image holds lies at an address of the guest."""
+    """The image holds no memory at an address of the guest."""
 
 
 class LostMemoryError(AddressError):
-    """What lies at an address of the guest is among what a damaged image has lost."""
+    """The memory at an address of the guest is lost in a damaged image."""
 
 
 class ClosedImageError(SavefmtError, ValueError):

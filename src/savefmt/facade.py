@@ -1,4 +1,4 @@
-"""What most callers begin with: to open an image, or to ask what it is."""
+"""The functions that most callers begin with: open an image, or ask what it is."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def open(
     offset : int
         Where in the file the image begins.
     shared : mapping of str to str or os.PathLike, optional
-        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
-        idstr.
+        Files with the RAM blocks that were left out of the image (x-ignore-shared), by idstr.
     io : IOOptions
         How its pages are read.
     strict : bool
         False opens unfinished images too and collects oddities in `findings`.
     index : str or os.PathLike, optional
-        A file that keeps the index of a sequential image from one reading to the next,
-        or ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and
-        made anew when it is not that of this image.
+        A file that keeps the index of a sequential image from one reading to the next, or
+        ``"auto"`` for one in the user's cache folder.  Made when needed; ignored and made again
+        when it belongs to another image.
     places : mapping of str to int, optional
-        Guest-physical addresses of RAM blocks, by idstr: they count more than what the
-        image and the rules of its machine say.
+        Guest-physical addresses of RAM blocks, by idstr: they override what the image and the
+        rules of its machine say.
     salvage : bool
         Take what can be read of a damaged image; `SaveImage.rescue` tells what is lost.
     bad : str or os.PathLike, optional
-        A GNU ddrescue map file, for `salvage`: what could not be copied is not read.
+        A GNU ddrescue map file, for `salvage`: savefmt does not read what ddrescue could not
+        copy.
     unproven : bool
         For `salvage`: take what was unpacked of damaged compressed data, too.
 

@@ -1,10 +1,11 @@
-"""Frozen dataclasses that cost next to nothing to define.
+"""Frozen dataclasses that are quick to define.
 
 The standard library writes the methods of every dataclass as text and compiles them, which
-takes 0.4 ms a class, and 6 ms before the first: together that was a quarter of ``savefmt info``.
-Ours share methods written once.  What is rarely asked for comes, when it is, from the standard
-library's dataclass of the same fields: so `dataclasses.fields`, `asdict`, `replace` and
-`inspect.signature` work as on any other.
+takes 0.4 ms a class, and 6 ms before the first: together that was a quarter of ``savefmt
+info``. The classes here share methods that were written once.  Rarely used features come from
+the standard library's dataclass of the same fields when they are first used. So
+`dataclasses.fields`, `asdict`, `replace` and `inspect.signature` work as on any other
+dataclass.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class _Options(dict[str, object]):
 
 
 def _make(cls: type) -> Any:
-    """Make a class anew, with slots for its annotations and the methods above."""
+    """Make a new class, with slots for the annotations and with the methods above."""
     if cls.__bases__ != (object,):
         raise TypeError(f"{cls.__name__}: a frozen dataclass of ours has no base class")
     content = {
@@ -161,7 +162,7 @@ if not TYPE_CHECKING:
         return _make
 
     def field(**options):
-        """Tell of a field what `dataclasses.field` wants to be told."""
+        """Return the arguments for `dataclasses.field` that describe a field."""
         return _Options(options)
 
     def replace(value, /, **changes):

@@ -1,4 +1,4 @@
-"""Opening a save image, and what one can ask of it."""
+"""An open save image, and all that callers can ask it."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class SaveImage:
     Attributes
     ----------
     source, filename, state : Source, str or os.PathLike, FileState
-        Where the image is, the file that it is in, and what that was when it was opened.
+        Where the image is, its file, and the state of that file when it was opened.
     places : dict of str to int
         Where the caller, or a memory dump, says that blocks lie.
     dump : Dump or None
-        What a memory dump is that is shown as an image.
+        The memory dump that is shown as an image.
     envelope : Envelope or None
         None for a bare stream.
     packing, stored_offset : Packing, int
@@ -86,15 +86,15 @@ class SaveImage:
     stream_offset : int
         Where the stream begins, counting plain bytes from there on.
     layout, head : Layout, StreamHead
-        As the stream says, whatever the envelope does; and the stream up to its block list.
+        What the stream says, even if the envelope differs; and the stream up to its block list.
     findings : list of Finding
-        Oddities met on the way; filled only without `strict`.
+        Oddities found while reading; filled only without `strict`.
     ending : StreamEnd or None
         Where the stream ends and what is behind RAM, once it was walked to its end.
     rescue : Rescue or None
         What is lost of an image that was opened with `salvage`.
     mark, base : ThinMark and SaveImage, or None
-        What a thin image says of its base, and that itself where it is followed.
+        What a thin image says about its base, and the base itself if it is opened.
     """
 
     def __init__(
@@ -200,8 +200,8 @@ class SaveImage:
         codec = self.packing.single
         if codec is None or (self.envelope is not None and self.packing.codec != "raw"):
             raise UnsupportedError(
-                "a mapped-ram stream that is compressed behind its envelope: its offsets cannot "
-                "hold; decompress it to where it was written",
+                "this is a mapped-ram stream that is compressed behind its envelope, so its "
+                "file offsets are wrong; decompress it to the offset where it was written",
                 offset=self.stream_offset,
             )
         pieces = self.file.chunks(0, self.length, self._io)
@@ -328,7 +328,7 @@ class SaveImage:
 
     @property
     def codec(self) -> str:
-        """``raw`` or what compresses the stream, whatever compresses the file as a whole."""
+        """``raw`` or the codec of the stream; the file as a whole may have another one."""
         return self.packing.codec
 
     @property
@@ -501,7 +501,7 @@ class SaveImage:
         from savefmt.reading.memory import GuestMemory
 
         self.require_ram()
-        # Should two threads come at once, both get the same.
+        # Two threads that come at the same time get the same object.
         kept: GuestMemory = self.__dict__.setdefault(
             "memory", GuestMemory(self, self._io, self._index)
         )

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded at their first use, so that a part of it stays cheap."""
+"""Names of a package that are loaded at their first use, so that other parts load quickly."""
 
 from __future__ import annotations
 

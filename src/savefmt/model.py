@@ -99,8 +99,8 @@ class IOOptions:
 class RamBlock:
     """One RAMBlock of the guest, as the stream lists it.
 
-    `present` counts the pages whose content the image holds, `zero` those known
-    to be zero; both are None where only a full read could tell.
+    `present` counts the pages whose content the image holds, `zero` the pages known to be zero.
+    Both are None if only a full read could tell.
     """
 
     idstr: str
@@ -174,7 +174,7 @@ class Damage:
     Attributes
     ----------
     offset, end : int
-        In the file, from its first byte to behind its last.
+        In the file: the offset of its first byte, and the offset behind its last byte.
     kind : str
         ``cut`` (the file ends there), ``damaged`` (what is there breaks the format),
         ``unreadable`` (the system refused to read it), ``listed`` (a ddrescue map says so) or
@@ -294,12 +294,12 @@ class Snapshot:
     date : float
         When it was made, seconds since the epoch.
     clock : int
-        How long the guest had run then, in nanoseconds.
+        How long the guest had run at that time, in nanoseconds.
     state_length : int
         Bytes of the guest's state; 0 for a snapshot of the disk alone.
     complete : bool or None
-        Whether all of the state is there; None where there is none or it cannot be told
-        quickly.
+        Whether all of the state is there; None without a state, or if finding out takes a full
+        read.
     """
 
     identity: str
@@ -360,19 +360,19 @@ class ImageSummary:
     snapshot : Snapshot or None
         The snapshot of a disk image in which it is.
     sections_proved : bool
-        Whether the stream was walked to its end.  Otherwise `sections` are what stands at
-        the end of the file, which may be the rest of an older and longer image.
+        Whether the stream was walked to its end.  Otherwise `sections` are those at the end of
+        the file, which may be the rest of an older and longer image.
     base : str or None
         The image that the memory of a thin one lies in.
     shared : tuple of str
         Blocks that were filled in from files of their own.
     dump : str or None
-        What it is, where it is a memory dump and no image; offsets are then those of a stream
-        that was made up around it.
+        The kind of memory dump, if the file is one and not an image; offsets then belong to a
+        stream that savefmt makes up around the dump.
     salvage : Salvage or None
         What was recovered, where the image was opened to salvage it.
     salvaged : SalvageMark or None
-        What was lost when the image was written, where it was salvaged from a damaged one.
+        What was lost when the image was written, if it was salvaged from a damaged one.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Descriptors that need not be ready: others may have made them non-blocking.
+"""Descriptors that may not be ready: another program may have made them non-blocking.
 
 O_NONBLOCK belongs to the open file and not to a process.  Any program that has the same
 terminal or pipe sets it for all of them.
@@ -75,7 +75,7 @@ def write_some(
     data : bytes or memoryview
         What to write.
     name : str
-        Of what lies behind the descriptor, for errors.
+        The name of what is behind the descriptor, for errors.
     await_room : callable
         Returns when another try makes sense.
 

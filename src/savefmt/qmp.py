@@ -89,14 +89,14 @@ class Monitor:
             self._line.start()
             greeting = self._line.next(end)
             if "QMP" not in greeting:
-                raise ValueError("its first words are no greeting")
+                raise ValueError("its first words are not a greeting")
             self.greeting = greeting
             self._answer(self._send("qmp_capabilities", {}), "qmp_capabilities", end)
         except (TimeoutError, BlockingIOError, Empty) as error:
             self.silent = True
             raise MonitorError(
-                f"nobody greeted in QMP within {timeout:g} s; another client may hold this "
-                "socket, or it speaks something else, such as TLS",
+                f"no greeting in QMP came within {timeout:g} s; another client may hold this "
+                "socket, or the program behind it speaks something else, such as TLS",
                 path=self.name,
             ) from error
         except (OSError, EOFError, ValueError) as error:
@@ -177,7 +177,7 @@ class Monitor:
         if isinstance(error := message.get("error"), dict):
             raise CommandError(f"QEMU refuses {command}: {error.get('desc')}", path=self.name)
         if "return" not in message:
-            raise ValueError("its answer is none")
+            raise ValueError("its answer is not valid")
         return message["return"]
 
     @contextmanager
@@ -236,7 +236,7 @@ class Monitor:
 class _Line:
     """A connected socket, with a thread that reads it and one that writes.
 
-    So Ctrl-C ends our waiting for an answer, and tears no message apart.
+    So Ctrl-C ends the wait for an answer, and never cuts a message into two.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -267,7 +267,9 @@ class _Line:
     def _write(self) -> None:
         while (item := self._outgoing.get()) is not None:
             data, fd = item
-            with contextlib.suppress(OSError):  # who waits for the answer is told
+            with contextlib.suppress(
+                OSError
+            ):  # the thread that waits for the answer gets the error
                 if fd is None:
                     self._socket.sendall(data)
                 else:
@@ -277,7 +279,7 @@ class _Line:
                         os.close(fd)
 
     def send(self, data: bytes, fd: int | None = None) -> None:
-        """Send bytes, with a descriptor beside them, which is closed."""
+        """Send bytes together with a descriptor, and close the descriptor."""
         self._outgoing.put((data, fd))
 
     def next(self, end: float | None) -> Message:

@@ -1,6 +1,6 @@
-"""What can be put right in an image without touching the guest in it: each by name, on request.
+"""Repairs of an image that do not change the guest in it: each has a name, and runs on request.
 
-Nothing is written before the image, as it would be, was checked and found better.
+Nothing is written before the repaired image was checked and found better.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from savefmt.writing.output import OutputFile, check_target
 from savefmt.writing.volumes import same_content
 
 ALL = "all"
-"""Stands for everything that can be repaired, but for what only who saved the guest can judge."""
+"""The name for every repair except the one that only the person who saved the guest can judge."""
 
 _TO_BE_NAMED = frozenset({Repair.MAGIC})
 
@@ -72,14 +72,14 @@ def repair(
     target : str or os.PathLike, optional
         Leave the image as it is, and write this file.
     fixes : iterable of str
-        Values of `Repair`, or ``all`` for those that are offered but ``magic``, which has to be
-        named; none lists them.
+        Values of `Repair`, or ``all`` for every repair that is offered except ``magic``, which
+        must be named. An empty `fixes` only lists the repairs.
     overwrite : bool
         Replace the target.
     dry_run : bool
-        Tell, and write nothing.
+        Only tell what would be done, and write nothing.
     io, progress
-        For reading the image, which is read whole before and after.
+        For reading the image: it is read completely before and after the repair.
 
     Returns
     -------
@@ -98,12 +98,15 @@ def repair(
     source = find_source(path)
     if source.is_part:
         raise ConversionError(
-            "only a file of its own is repaired; take the image out with `savefmt convert` first",
+            "savefmt repairs only an image that is a file of its own; take the image out with "
+            "`savefmt convert` first",
             path=path,
         )
     name = os.fspath(source.path)
     if target is not None and _is_same(name, target):
-        raise ConversionError("leave DST out to repair the image where it stands", path=target)
+        raise ConversionError(
+            "DST is the image itself; leave DST out to repair the image in place", path=target
+        )
     fixes = frozenset(fixes)
     if target is not None:
         check_target(target, overwrite=overwrite)
@@ -195,7 +198,7 @@ def _why_not(wanted: Repair, before: CheckReport) -> str:
     if wanted is Repair.MAGIC and _INCOMPLETE in codes:
         return codes[_INCOMPLETE].advice
     if wanted is Repair.TRAILING and _TRAILING in codes:
-        return "what is no file of its own, or a device, keeps its length"
+        return "an image on a device, or inside another file, cannot be made shorter"
     return "nothing of that kind is wrong, or nothing shows what is right"
 
 
@@ -207,8 +210,8 @@ def _require_better(
     for one in after.findings:
         if one.repair in made or (one.severity is Severity.ERROR and one.code not in errors):
             raise ConversionError(
-                f"the image would be no better for it, and was left as it is: {one.message} "
-                f"[{one.code}]",
+                "the repair would not make the image better, so the image was left as it is: "
+                f"{one.message} [{one.code}]",
                 path=path,
             )
 

@@ -1,4 +1,4 @@
-"""What the commands tell of their work: frozen values, made once and passed on."""
+"""The results of the commands: frozen values, made once and passed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from savefmt.model import CheckLevel, Finding, ImageSummary, Layout, PageRun, Re
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found; `summary` is None where not even the head could be read."""
+    """What `check` found; `summary` is None if even the head could not be read."""
 
     path: str
     level: CheckLevel
@@ -67,10 +67,10 @@ class ExportReport:
     """What `export` did: lengths in bytes, counts in pages.
 
     `compat` is the layout of an ELF core, `vmcoreinfo` where that was found (``device``,
-    ``memory``), `memory_length` all of the guest's memory in the result, pages of zeros
-    included, `data_pages` those that are not; `files` are the names in a folder of
-    blocks.  `findings` tell what is doubtful about the result, and `cloned_length` counts
-    pages that it shares with the image.
+    ``memory``), `memory_length` all of the guest's memory in the result, including pages of
+    zeros, `data_pages` the other pages; `files` are the names in a folder of blocks. `findings`
+    are doubts about the result, and `cloned_length` counts the bytes of pages that it shares
+    with the image.
     """
 
     source: str
@@ -113,7 +113,7 @@ class BlockDifference:
 class FieldDifference:
     """A field of a device that differs: its path, and both values as text.
 
-    A value is None where only the other image has such a field.
+    A value is None if only the other image has that field.
     """
 
     path: str
@@ -125,7 +125,7 @@ class FieldDifference:
 class SectionDifference:
     """A device section that differs; `reason` as in `BlockDifference`.
 
-    `fields` is empty where the sections cannot be taken apart.
+    `fields` is empty if the sections cannot be decoded.
     """
 
     idstr: str
@@ -136,7 +136,7 @@ class SectionDifference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Outcome of `compare`; empty tuples mean the same guest, but for `lost` pages.
+    """Result of `compare`; empty tuples mean the same guest, except for `lost` pages.
 
     These are lost in one image or the other, both damaged, and were not compared.
     """
@@ -335,7 +335,7 @@ class HostReport:
     memory_available, memory_needed : int or None
         Bytes of the host and of the guest.
     findings : tuple of Finding
-        What stands in the way.
+        What prevents the image from loading.
     """
 
     path: str
@@ -388,7 +388,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class NeedsReport:
-    """What a guest needs besides its image.
+    """What a guest needs in addition to its image.
 
     Attributes
     ----------

@@ -163,14 +163,14 @@ def test_without_matplotlib_the_extra_is_named(
     outcome = run("bench", str(tmp_path), *QUICK, "--plot", str(tmp_path / "plot.png"))
 
     assert outcome.code == 1
-    assert "bench --plot needs the package matplotlib, which is not here" in outcome.err
+    assert "bench --plot needs the package matplotlib, which is not installed" in outcome.err
 
 
 def test_a_full_disk_is_refused(run: Run, tmp_path: Path) -> None:
     outcome = run("bench", str(tmp_path), "--size", "1024T")
 
     assert outcome.code == 1
-    assert "10 % of the disk stay free; --fill allows more" in outcome.err
+    assert "10 % of the disk must stay free; --fill allows more" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -188,11 +188,11 @@ def test_errors_are_json_too(run: Run, tmp_path: Path) -> None:
         (["--size", "1K"], "--size must be 1M at least"),
         (["--repeat", "0"], "--repeat must be 1 to 1000"),
         (["--threads", "1,0"], "0 cannot be measured"),
-        (["--engine", "steam"], "'steam' is none of psync, io_uring"),
+        (["--engine", "steam"], "'steam' is not one of psync, io_uring"),
         (["--window", "3M"], "power of 2"),
         (["--window", "2K"], "power of 2 from 4K to 64M"),
-        (["--jobs", "0"], "no number of guests from 1 to 64"),
-        (["--runtime", "99999"], "no number of seconds from 0 to 86400"),
+        (["--jobs", "0"], "not a number of guests from 1 to 64"),
+        (["--runtime", "99999"], "not a number of seconds from 0 to 86400"),
         (["--compare", "a", "b"], "or two reports to --compare"),
         (["--size", "1M", "--pattern", "some.save"], "which has its own"),
     ],

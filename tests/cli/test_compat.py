@@ -161,7 +161,7 @@ def test_check_asks_a_socket(run: Run, tmp_path: Path, short_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--host"], "not run unasked"),
+        (["--host"], "without being asked"),
         (["--qemu-binary", "/bin/false"], "does not answer like QEMU"),
         (["--qmp", "/nowhere/qmp"], "no such socket"),
     ],

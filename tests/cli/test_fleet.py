@@ -140,7 +140,7 @@ def test_a_list_or_a_journal_without_an_end(tmp_path: Path, run: Run) -> None:
     with journal.open("wb") as file:
         file.truncate(17 << 20)
     told = run("fleet", "report", str(journal), "-o", str(tmp_path / "page.html"))
-    assert (told.code, "line 1 is none of savefmt fleet" in told.err) == (1, True)
+    assert (told.code, "line 1 was not written by savefmt fleet" in told.err) == (1, True)
 
 
 def test_a_cell_of_csv_is_no_formula(tmp_path: Path, run: Run) -> None:

@@ -113,7 +113,9 @@ def test_a_manifest_on_standard_input(
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         outcome = run("hash", image, "--check", "-")
         assert outcome.code == code
-    assert outcome.err.startswith("savefmt: standard input: no manifest: ")
+    assert outcome.err.startswith(
+        "savefmt: standard input: this is not a manifest of savefmt hash: "
+    )
 
 
 def test_a_name_of_ten_megabytes(run: Run, tmp_path: Path) -> None:
@@ -152,14 +154,14 @@ def test_names_of_files(run: Run, words: list[str]) -> None:
         ("a" + ".a" * 300_000 + " = 1", "longer than 64 KiB"),
         ("a" + ".a" * 30_000 + " = 1", "a line has more than 1 KiB"),
         ("a = " + "[\n" * 20_000, "nests too deep"),
-        ("timeout = " + "\n[" * 1, "this is no TOML"),
+        ("timeout = " + "\n[" * 1, "this is not valid TOML"),
         ("timeout = 0x" + "f" * 900, "must be a number of seconds"),
         ("timeout = " + "9" * 900, "must be a number of seconds"),
-        ("\x1b[31m = 1", "this is no TOML"),
+        ("\x1b[31m = 1", "this is not valid TOML"),
         ('"\\u001b[31m" = 1', "there is no setting"),
         ('"\\u202e" = 1', "there is no setting"),
-        ('readers = ["\\u001b[31m"]', "is no reader"),
-        ("\0", "this is no TOML"),
+        ('readers = ["\\u001b[31m"]', "is not a reader"),
+        ("\0", "this is not valid TOML"),
     ],
 )
 def test_settings(
@@ -233,7 +235,7 @@ def test_an_editor_that_is_no_command(
     outcome = run("xml", "edit", str(path))
 
     assert outcome.code == 1
-    assert "$EDITOR is no command" in outcome.err
+    assert "$EDITOR is not a command" in outcome.err
     assert list(tmp_path.glob("savefmt-*")) == []
 
 

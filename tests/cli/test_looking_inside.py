@@ -94,9 +94,9 @@ def test_what_comes_before_a_hole_is_shown(folder: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("read", "--block", "nope", "0", "1"), "no RAM block 'nope'; there are: pc.ram,"),
+        (("read", "--block", "nope", "0", "1"), "no RAM block 'nope'; it has: pc.ram,"),
         (("read", "--block", "pc.bios", "64K", "1"), "'pc.bios' ends at 0x10000"),
-        (("read", "--virtual", "0", "1", "--cr3", "0x1000"), "does not page"),
+        (("read", "--virtual", "0", "1", "--cr3", "0x1000"), "does not use paging"),
         (("regs", "--cpu", "9"), "the image has no vCPU 9, only 0, 1, 2"),
         (("devices", "nope"), "no device section 'nope'"),
         (("vtop", "0x100000000"), "needs more than 32 bits"),
@@ -120,7 +120,9 @@ def test_pipes_are_refused_with_advice(command: str, tmp_path: Path, run: Run) -
     shown = run(command, str(tmp_path / "pipe"), *words)
 
     assert shown.code == 1
-    assert "block device; images are read by seeking, so write it to a file first" in shown.err
+    assert (
+        "block device; savefmt reads an image by seeking, so write it to a file first" in shown.err
+    )
 
 
 def test_without_a_description_one_line_says_so(folder: Path, run: Run) -> None:
@@ -130,7 +132,7 @@ def test_without_a_description_one_line_says_so(folder: Path, run: Run) -> None:
         assert shown.code == 0
         assert len(shown.err.splitlines()) == 1
         assert (
-            "the lengths of 30 sections are told nowhere; they were found by their footers"
+            "nothing tells the lengths of 30 sections; savefmt found their ends by their footers"
             in shown.err
         )
     assert "cpu/0 (version 12" in run("devices", path).out
@@ -176,5 +178,5 @@ def test_an_index_never_overwrites_an_image(folder: Path, tmp_path: Path, run: R
     shown = run("read", path, "--physical", "0", "1", "--index", path)
 
     assert shown.code == 1
-    assert "no index of savefmt" in shown.err
+    assert "not an index of savefmt" in shown.err
     assert os.stat(path).st_size == length

@@ -70,7 +70,7 @@ def test_what_lacks_is_told(
     outcome = run(*(image if word == "IMAGE" else word for word in words.split()))
 
     named = package if extra is None else f"'savefmt[{extra}]'"
-    told = f"{what} needs the package {package}, which is not here: pip install {named}"
+    told = f"{what} needs the package {package}, which is not installed: pip install {named}"
     assert outcome.code in (1, 2)
     assert told in outcome.err
     assert outcome.out == ""

@@ -107,7 +107,7 @@ def test_others_open_the_image_with_it(
     ("place", "words"),
     [
         (["nonsense"], "BLOCK=ADDRESS"),
-        ([f"{RAM}=x"], "is no number"),
+        ([f"{RAM}=x"], "is not a number"),
         (["@/nowhere/at/all"], "cannot be read"),
         ([f"{RAM}=1G", f"{RAM}=2G"], f"'{RAM}' is named twice"),
         ([f"{RAM}=1G", f"{RAM}=1G"], f"'{RAM}' is named twice"),

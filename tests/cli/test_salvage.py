@@ -571,5 +571,5 @@ def test_a_checksum_alone_that_is_wrong_loses_nothing_for_sure(run: Run, tmp_pat
     assert "which nothing proves" in run("info", str(rest)).out
     report = savefmt.check(rest, level=savefmt.CheckLevel.FULL)
     [finding] = [one for one in report.findings if one.code == "image.salvaged"]
-    assert finding.message == "salvaged from a damaged image; what of it is lost is not known"
+    assert finding.message == "salvaged from a damaged image; nothing tells how much of it is lost"
     assert savefmt.Severity.ERROR not in {one.severity for one in report.findings}

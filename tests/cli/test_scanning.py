@@ -204,7 +204,7 @@ def test_failures_are_one_line(words: list[str], run: Run, tmp_path: Path, image
 
     fails(run(command, str(tmp_path / "none"), *rest), "No such file")
     if command != "os":
-        fails(run(command, image, *rest, "--block=nix"), "no RAM block 'nix'; there are: pc.ram")
+        fails(run(command, image, *rest, "--block=nix"), "no RAM block 'nix'; it has: pc.ram")
     if command not in ("strings", "os"):
         outcome = run(command, image, *rest, "--block=nix", "-j")
         assert valid(command, outcome.out)["error"]["type"] == "AddressError"

@@ -111,7 +111,7 @@ def test_every_form(name: str, target: str, unpack: Unpack, tmp_path: Path) -> N
     assert after.image.layout == ("mapped-ram" if target == "sparse" else "sequential")
     number = NUMBERS[target].to_bytes(4, "little") if before.envelope else b""
     assert after.envelope == before.envelope[:28] + number + before.envelope[32:]
-    wrong = "the envelope named the wrong layout; it now tells the right one"
+    wrong = "the envelope named the wrong layout; it now names the right one"
     assert (wrong in report.changes) == facts.get("mislabelled", False)
 
 

@@ -96,7 +96,7 @@ def test_notes_are_those_of_the_vcpus(tmp_path: Path) -> None:
 def test_a_guest_without_vmcoreinfo_is_refused(tmp_path: Path) -> None:
     with (
         savefmt.open(load.unpack("guest/q35-16m", tmp_path)) as image,
-        pytest.raises(UnsupportedError, match="is it a Linux guest"),
+        pytest.raises(UnsupportedError, match="does the guest run Linux"),
     ):
         program(image)
 

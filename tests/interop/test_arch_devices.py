@@ -172,7 +172,7 @@ def test_nothing_is_placed_wrongly(row: Row, tmp_path: Path) -> None:
 
     with savefmt.open(tmp_path / "image") as image:
         if row.absent is None:
-            with pytest.raises(savefmt.UnsupportedError, match=r"not known.*--place"):
+            with pytest.raises(savefmt.UnsupportedError, match=r"does not know.*--place"):
                 _ = image.guest.physical.map
             return
         memory_map = image.guest.physical.map

@@ -125,7 +125,7 @@ def test_what_it_saves_is_an_ordinary_image(
     save(again, qmp=waiting.socket, afterwards=Afterwards.KEEP_PAUSED)
 
     assert savefmt.compare(saved.path, again).blocks == ()
-    with pytest.raises(ConversionError, match="ordinary already"):
+    with pytest.raises(ConversionError, match="nothing to detach"):
         instant.detach(again, tmp_path / "detached")
     with LiveGuest(tmp_path, linux_arguments(linux_guest), name="other", incoming=True) as other:
         restore(again, qmp=other.socket, running=False)

@@ -114,7 +114,7 @@ def test_fio_runs_the_job_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\nrw=write", "$HOME", "a;b", " ", "a`b`", 'a"b'])
 def test_a_job_file_names_no_path_that_fio_would_change(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UnsupportedError, match="no fio job can name"):
+    with pytest.raises(UnsupportedError, match="fio job cannot name"):
         fio.job_file(str(tmp_path / name), [])
 
 

@@ -206,8 +206,8 @@ def test_what_else_differs_from_the_baseline_is_said(report: BenchReport, tmp_pa
     )
 
     assert compared.notes[-2:] == (
-        "the baseline has none of these settings with as many bytes",
-        "the baseline is of another kernel 6.1.0",
+        "the baseline has no run with these settings and the same number of bytes",
+        "the baseline was measured with another kernel 6.1.0",
     )
 
 

@@ -349,7 +349,7 @@ def test_what_stops_the_check_is_a_finding_too(tmp_path: Path) -> None:
             "unknown stream format 9; formats 0 (raw) to 6 (sparse) can be read, so a newer "
             "libvirt may have written this image",
             28,
-            "that says nothing against it: QEMU itself may load it",
+            "this does not mean that the image is damaged: QEMU itself may load it",
             Repair.FORMAT,
         ),
     )

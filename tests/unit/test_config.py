@@ -81,10 +81,10 @@ def test_the_environment(tmp_path: Path) -> None:
         ('bypass_cache = "yes"', "true or false"),
         ('missing = "maybe"', "prefer, require"),
         ('readers = "libvirt=1"', "must be a list"),
-        ('readers = ["xen=4"]', "no reader"),
+        ('readers = ["xen=4"]', "not a reader"),
         ("timeout = 0.5", "seconds"),
-        ("timeout 5", "no TOML"),
-        ("x = \udcff", "no TOML"),
+        ("timeout 5", "not valid TOML"),
+        ("x = \udcff", "not valid TOML"),
     ],
 )
 def test_wrong_files_are_refused(user: str, message: str, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_wrong_files_are_refused(user: str, message: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["SAVEFMT_COLOUR", "SAVEFMT_parallel", "SAVEFMT_"])
 def test_unknown_variables_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="means nothing"):
+    with pytest.raises(ConfigError, match="is not a setting"):
         read(tmp_path, **{name: "1"})
 
 

@@ -433,7 +433,7 @@ def test_without_configuration_it_stays_sequential(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (make_stream().replace(b"QEVM\0\0\0\3", b"QEVM\0\0\0\2"), "obsolete"),
-        (make_stream(commands=[(7, bytes(4))]), "packed inside"),
+        (make_stream(commands=[(7, bytes(4))]), "holds another stream"),
     ],
 )
 def test_what_is_beyond_us(data: bytes, message: str, tmp_path: Path) -> None:

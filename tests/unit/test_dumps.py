@@ -104,8 +104,8 @@ def test_nothing_that_qemu_loads_is_made_of_it(tmp_path: Path) -> None:
         (CORES["core"][:-1], CorruptError, "not in the file: .* get a complete copy"),
         (CORES["core"][:100], CorruptError, "damaged ELF headers|not in the file"),
         (make_core([(0, LOW), (0, HIGH)]), UnsupportedError, "core of a process"),
-        (make_core([(512, LOW)]), UnsupportedError, "not made of pages"),
-        (make_core([(0, LOW[:-5])]), UnsupportedError, "not made of pages"),
+        (make_core([(512, LOW)]), UnsupportedError, "does not consist of whole pages"),
+        (make_core([(0, LOW[:-5])]), UnsupportedError, "does not consist of whole pages"),
         (make_core([]), UnsupportedError, "holds no memory"),
         (
             make_core([(8192 * number, page(number)) for number in range(1100)]),
@@ -130,7 +130,7 @@ def test_what_is_refused(
 def test_in_another_file_it_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(512) + DUMPS[kind])
-    with pytest.raises(NotASaveImageError, match="read as a file of its own"):
+    with pytest.raises(NotASaveImageError, match="reads it as an uncompressed file"):
         savefmt.open(path, offset=512)
 
 

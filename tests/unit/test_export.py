@@ -96,9 +96,9 @@ def layout(request: pytest.FixtureRequest) -> str:
         ({"format": "raw", "start": 5}, "multiple of the page size"),
         ({"format": "raw", "length": 0}, "multiple of the page size"),
         ({"format": "raw", "length": 4097}, "multiple of the page size"),
-        ({"format": "raw", "start": 1 << 40}, "no memory lies"),
-        ({"start": 1 << 40}, "no memory lies"),
-        ({"format": "lime", "start": 1 << 40}, "no memory lies"),
+        ({"format": "raw", "start": 1 << 40}, "there is no memory at"),
+        ({"start": 1 << 40}, "there is no memory at"),
+        ({"format": "lime", "start": 1 << 40}, "there is no memory at"),
         ({"format": "vmcoreinfo"}, "no VMCOREINFO"),
     ],
 )

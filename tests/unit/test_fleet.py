@@ -265,9 +265,9 @@ def test_files_that_are_no_journal(folder: Path) -> None:
     wrong = [json.dumps(values | change) + "\n" for change in changed]
     for text in (*wrong, "text\n", "[1]\n", "{}\n", "[" * 100_000 + "\n"):
         path.write_text(text)
-        with pytest.raises(ConversionError, match="line 1 is none of"):
+        with pytest.raises(ConversionError, match="line 1 was not written by"):
             Journal(path, resume=True)
-        with pytest.raises(ConversionError, match="line 1 is none of"):
+        with pytest.raises(ConversionError, match="line 1 was not written by"):
             list(read_journal(path))
         assert path.read_text() == text
     with pytest.raises(ConversionError, match="the file exists"):

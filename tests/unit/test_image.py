@@ -180,7 +180,7 @@ def test_probe_names_the_damaged_file(tmp_path: Path) -> None:
         (make_stream()[:60], TruncatedError, "ends inside"),
         (b"LibvirtQemudSave", TruncatedError, "libvirt header"),
         (make_envelope()[:-1], TruncatedError, "domain XML"),
-        (make_envelope(), TruncatedError, "in front of the stream"),
+        (make_envelope(), TruncatedError, "before the stream begins"),
         (make_envelope() + b"no stream", CorruptError, "no stream begins behind the"),
         (make_envelope(format=5) + make_stream(), CorruptError, "says zstd, but .* sequential"),
         (make_envelope() + compress("xz", make_stream()), CorruptError, "compressed with xz"),

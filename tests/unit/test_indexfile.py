@@ -193,7 +193,7 @@ def test_a_file_asked_for_must_be_writable(image: Path, tmp_path: Path) -> None:
 def test_other_files_are_left_alone(image: Path) -> None:
     before = image.read_bytes()
 
-    with pytest.raises(ConversionError, match="no index"):
+    with pytest.raises(ConversionError, match="not an index"):
         read(image, image)
 
     assert image.read_bytes() == before

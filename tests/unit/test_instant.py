@@ -162,7 +162,7 @@ def test_thin_images_do_not_stand_on_one_another(tmp_path: Path) -> None:
     grown = length + len(new) - len(old)
     looped.write_bytes(data[: at - 4] + grown.to_bytes(4, "big") + data[at:])
 
-    with pytest.raises(ConversionError, match="no mapped-ram image"):
+    with pytest.raises(ConversionError, match="not a mapped-ram image"):
         SaveImage(looped)
 
 

@@ -326,7 +326,7 @@ def test_an_engine_wanted_by_name_must_be_there(
     monkeypatch.setattr(File, "engine", "psync")
     with (
         image.open("rb") as plain,
-        pytest.raises(UnsupportedError, match="no io_uring for us") as caught,
+        pytest.raises(UnsupportedError, match="not let savefmt use io_uring") as caught,
     ):
         File(plain.fileno(), path=image, engine="io_uring")
     assert caught.value.path == image

@@ -203,7 +203,7 @@ def test_disks_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 
     assert LOOKER.look(disk(tmp_path / "good")) == (HERE, "")
     assert LOOKER.look(disk(tmp_path / "absent")) == (MISSING, "")
-    assert LOOKER.look(disk(tmp_path / "raw")) == (MISSING, "this is no qcow2 disk image")
+    assert LOOKER.look(disk(tmp_path / "raw")) == (MISSING, "this is not a qcow2 disk image")
     assert LOOKER.look(disk(tmp_path)) == (MISSING, "this is a folder")
     assert list(layers_of(disk(tmp_path / "pipe"))) == []
     presence, reason = LOOKER.look(disk(tmp_path / "absent", optional=True))
@@ -275,7 +275,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (Kind.NETWORK, "other", MISSING, "does not know"),
         (Kind.NETWORK, "../network/default", MISSING, "does not know"),
         (Kind.BRIDGE, "br0", HERE, ""),
-        (Kind.BRIDGE, "eth0", MISSING, "no bridge"),
+        (Kind.BRIDGE, "eth0", MISSING, "not a bridge"),
         (Kind.BRIDGE, "br9", MISSING, ""),
         (Kind.INTERFACE, "eth0", HERE, ""),
         (Kind.INTERFACE, "../net/eth0", MISSING, ""),
@@ -290,13 +290,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (Kind.VOLUME, "fast/v1", UNKNOWN, "active"),
         (Kind.VOLUME, "slow/v1", MISSING, "the pool slow"),
         (Kind.SECRET, "u-1", UNKNOWN, "virsh"),
-        (Kind.PAGES, "2048 KiB", MISSING, "31 are free, and 32 needed"),
+        (Kind.PAGES, "2048 KiB", MISSING, "31 are free, and 32 are needed"),
         (Kind.PAGES, "1048576 KiB", MISSING, "no pages of that size"),
         (Kind.PAGES, "of the default size", UNKNOWN, ""),
         (Kind.REMOTE, "rbd://ceph/pool/img", UNKNOWN, ""),
         (Kind.DEVICE, "/dev/null", HERE, ""),
-        (Kind.DEVICE, "/etc/passwd", MISSING, "no device"),
-        (Kind.FOLDER, "/etc/passwd", MISSING, "no folder"),
+        (Kind.DEVICE, "/etc/passwd", MISSING, "not a device"),
+        (Kind.FOLDER, "/etc/passwd", MISSING, "not a folder"),
         (Kind.FOLDER, "/etc", HERE, ""),
         (Kind.PLACE, "/etc/log", HERE, ""),
         (Kind.PLACE, "/none/log", MISSING, "the folder"),
@@ -404,7 +404,7 @@ def test_an_emulator_that_is_not_to_be_run(tmp_path: Path) -> None:
 
     emulators = [need for need in report(path, None).needs if need.use == "emulator"]
     assert [(e.name, e.presence) for e in emulators] == [("/bin/sh", UNKNOWN)]
-    assert "not run unasked" in emulators[0].reason
+    assert "without being asked" in emulators[0].reason
 
 
 def test_a_bare_stream(tmp_path: Path) -> None:

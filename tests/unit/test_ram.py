@@ -221,7 +221,7 @@ def mapped_bytes(length: int, *header: int, total: int = 0x4000) -> bytes:
         (mapped_bytes(0x4000, 1, 0x1000, 45, 0x1000), CorruptError, "overlaps"),
         (mapped_bytes(0x4000, 1, 0x1000, 0x2000, 0x1000), CorruptError, "overlaps"),
         (mapped_bytes(0x4000, 1, 0x1000, 1, 0x1000), CorruptError, "before"),
-        (mapped_bytes(0x4000, 1, 0x2000, 46, 0x2000), CorruptError, "not 4096"),
+        (mapped_bytes(0x4000, 1, 0x2000, 46, 0x2000), CorruptError, "pages of 4096"),
         (mapped_bytes(0x4000, 1, 0x1000, 0, 0), CorruptError, "no page area"),
         (mapped_bytes(0x3800, 1, 0x1000, 46, 0x1000), CorruptError, "whole pages"),
     ],
@@ -242,7 +242,7 @@ def test_blocks_of_different_page_sizes() -> None:
     first = mapped_bytes(0x4000, 1, 0x1000, 46, 0x1000, total=0x8000)[:0x5000]
     second = entry("b", 0x4000) + struct.pack(">IQQQ", 1, 0x2000, 0x5100, 0x6000)
 
-    with pytest.raises(CorruptError, match="not 4096"):
+    with pytest.raises(CorruptError, match="pages of 4096"):
         read_block_list(file_cursor((first + second).ljust(0x10000, b"\0")), mapped=True)
 
 

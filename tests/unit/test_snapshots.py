@@ -217,7 +217,7 @@ def test_what_is_no_snapshot_is_named(tmp_path: Path) -> None:
     for name, what in (("none", "disk alone"), ("twin", "by its ID: 2, 3")):
         with pytest.raises(NotASaveImageError, match=what):
             state(put(tmp_path, twins), name)
-    with pytest.raises(NotASaveImageError, match="no qcow2 disk image"):
+    with pytest.raises(NotASaveImageError, match="not a qcow2 disk image"):
         state(put(tmp_path, STREAM))
     with pytest.raises(NotASaveImageError, match="qcow2. without internal snapshots"):
         savefmt.open(put(tmp_path, Disk().build({})))

@@ -241,7 +241,7 @@ def test_full_section_has_no_parts() -> None:
     pass_payload(stream, first)
     stream.finish_section(first)
 
-    with pytest.raises(CorruptError, match="never started"):
+    with pytest.raises(CorruptError, match="without a START"):
         stream.next_item()
 
 

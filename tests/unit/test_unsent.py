@@ -214,7 +214,7 @@ def test_through_a_pipe_nothing_tells_why(
     with path.open() as file:
         monkeypatch.setattr("sys.stdin", file)
         [line] = changes(Path("-"), tmp_path)
-    assert "1 of 8 pages of 'pc.ram' never came, the first is page 2: nothing tells why" in line
+    assert "1 of 8 pages of 'pc.ram' never came, the first is page 2: the source was a pipe" in line
 
 
 def resident() -> int:

@@ -107,7 +107,7 @@ def test_any_form_into_any_other(
     assert savefmt.check(volume, level=CheckLevel.FULL).ok
     told = [line for line in report.changes if "virsh restore will fail" in line]
     assert bool(told) == (form == "zstd")
-    assert any("what the device held is gone" in line for line in report.changes)
+    assert any("what the device held before is gone" in line for line in report.changes)
 
 
 def test_zeros_that_were_sent_as_pages(volume: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def refused(image: Path, volume: Path, match: str, **options: object) -> None:
 
 
 def test_without_force(image: Path, volume: Path) -> None:
-    refused(image, volume, "a block device, which keeps nothing of what it holds; --force")
+    refused(image, volume, "a block device, which loses all that is on it; --force")
 
 
 def make(kind: str, volume: Path) -> None:
@@ -294,7 +294,7 @@ def test_the_source_itself(image: Path, volume: Path, tmp_path: Path) -> None:
     node = tmp_path / "node"
     os.mknod(node, status.st_mode, status.st_rdev)
     before = content(volume)
-    with pytest.raises(ConversionError, match="not replaced where it stands"):
+    with pytest.raises(ConversionError, match="cannot be replaced in place"):
         savefmt.convert(volume, volume, codec="zstd", overwrite=True)
     with pytest.raises(ImageChangedError):
         savefmt.convert(volume, node, codec="zstd", overwrite=True)
@@ -417,4 +417,4 @@ def test_on_the_command_line(image: Path, volume: Path) -> None:
     assert (done.returncode, "--force" in done.stderr) == (1, True)
     done = subprocess.run([*command, "-F", "--verify"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "what the device held is gone" in done.stdout
+    assert "what the device held before is gone" in done.stdout

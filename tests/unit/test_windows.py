@@ -71,7 +71,7 @@ def test_blocks_can_be_chosen(tmp_path: Path) -> None:
     with ExitStack() as stack:
         image = opened(stack, tmp_path, "mapped", BLOCKS)
         assert list(Memory(image, ["rom"]).lengths) == ["rom"]
-        with pytest.raises(AddressError, match="no RAM block 'rim'; there are: ram, empty, rom"):
+        with pytest.raises(AddressError, match="no RAM block 'rim'; it has: ram, empty, rom"):
             Memory(image, ["rim"])
 
 

@@ -49,7 +49,7 @@ def test_variables(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_rules(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no file of rules"):
+    with pytest.raises(ValueError, match="not a file of rules"):
         compile_rules(tmp_path)
     with pytest.raises(SavefmtError):
         compile_rules(tmp_path / "missing")

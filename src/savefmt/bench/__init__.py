@@ -1,4 +1,4 @@
-"""Measure what a disk gives for save images: timed runs with a record of the environment."""
+"""Measure how fast a disk is for save images: timed runs with a record of the environment."""
 
 from __future__ import annotations
 

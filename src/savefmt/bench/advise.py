@@ -1,4 +1,4 @@
-"""From figures to settings: the least effort that comes close to the best rate."""
+"""From results to settings: the cheapest setting whose rate is close to the best."""
 
 from __future__ import annotations
 

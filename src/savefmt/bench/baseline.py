@@ -135,7 +135,7 @@ def compare_with(baseline: Baseline, report: BenchReport) -> BenchReport:
     )
     notes = list(report.notes)
     if all(m.baseline_ratio is None for m in measurements):
-        notes.append("the baseline has none of these settings with as many bytes")
+        notes.append("the baseline has no run with these settings and the same number of bytes")
     now = {name: getattr(report.facts, name) for name in _FACTS}
     now = _traits(report.path, {"pattern": report.options.pattern}, now)
     others = [
@@ -144,5 +144,5 @@ def compare_with(baseline: Baseline, report: BenchReport) -> BenchReport:
         if value != now[name]
     ]
     if others:
-        notes.append(f"the baseline is of another {', '.join(others)}")
+        notes.append(f"the baseline was measured with another {', '.join(others)}")
     return replace(report, measurements=measurements, notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""fio in the same run: what the disk gives to a program that does nothing else."""
+"""fio in the same run: the rate of the disk for a program that does nothing else."""
 
 from __future__ import annotations
 
@@ -198,7 +198,9 @@ def job_file(path: str, sections: Iterable[tuple[BenchSetting, int, int]]) -> st
     """
     path = os.path.abspath(path)
     if not path.isprintable() or set(path) & _SPECIAL or path != path.strip():
-        raise UnsupportedError("no fio job can name this path; rename it", path=path)
+        raise UnsupportedError(
+            "a fio job cannot name this path; rename the file or folder", path=path
+        )
     is_folder = os.path.isdir(path)
     place = path.replace(":", "\\:")
     lines = [

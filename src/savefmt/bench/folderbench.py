@@ -43,11 +43,14 @@ class FolderBench:
         self._blocks = pattern_blocks(options.pattern, options.length)
         self._length = data_length(self._blocks)
         if not self._length:
-            raise UnsupportedError("no page of the pattern holds data", path=options.pattern)
+            raise UnsupportedError(
+                "the pattern image has no page with data; choose another image",
+                path=options.pattern,
+            )
         largest = max(block.page_size for block in self._blocks)
         if min(options.windows) < largest:
             raise UnsupportedError(
-                f"no window may be smaller than a page of the pattern, {largest} bytes",
+                f"a window must be at least as large as a page of the pattern, {largest} bytes",
                 path=options.pattern,
             )
         self._stream_length = self._length // PIECE * PIECE

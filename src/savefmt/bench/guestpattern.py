@@ -1,4 +1,4 @@
-"""Which pages of a made-up guest hold data, and where they lie in its file."""
+"""Which pages of a made-up guest hold data, and where they are in its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure a disk by reading an image that lies on it."""
+"""Measure a disk by reading an image on it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,13 @@ class ImageBench:
             self._stretch = _longest_stretch(image)
             self.target = Subject(path, True, self._mapped, image.envelope is not None)
         if not self._length:
-            raise UnsupportedError("no page of the image holds data", path=path)
+            raise UnsupportedError(
+                "the image has no page with data; choose another image", path=path
+            )
         if min(options.windows) < largest:
             raise UnsupportedError(
-                f"no window may be smaller than a page of the image, {largest} bytes", path=path
+                f"a window must be at least as large as a page of the image, {largest} bytes",
+                path=path,
             )
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 

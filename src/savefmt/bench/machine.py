@@ -1,4 +1,4 @@
-"""The machine that figures come from: processor, memory, file system, disk."""
+"""The machine that was measured: processor, memory, file system, disk."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def fio_job(path: StrPath, options: BenchOptions | None = None) -> str:
     Raises
     ------
     UnsupportedError
-        If fio cannot: the image has no long stretch of data, or its path is none for fio.
+        If fio cannot run: the image has no long stretch of data, or fio cannot use its path.
     """
     with _work(os.fspath(path), options or BenchOptions()) as (work, granted, _):
         return work.fio_job(granted)
@@ -123,8 +123,10 @@ def _granted(
     notes = []
     if True in options.direct and not work.grants(direct=True):
         if False not in options.direct:
-            raise UnsupportedError("the file system has no direct I/O; --direct=off", path=path)
-        notes.append("the file system has no direct I/O: buffered only")
+            raise UnsupportedError(
+                "the file system does not support direct I/O; use --direct=off", path=path
+            )
+        notes.append("the file system does not support direct I/O: only buffered I/O was measured")
         options = replace(options, direct=(False,))
     if "io_uring" in options.engines:
         try:
@@ -132,7 +134,7 @@ def _granted(
         except UnsupportedError:
             if "psync" not in options.engines:
                 raise
-            notes.append("this kernel has no io_uring for us: psync only")
+            notes.append("this kernel does not let savefmt use io_uring: only psync was measured")
             options = replace(options, engines=("psync",))
     return options, notes
 
@@ -141,17 +143,21 @@ def _doubts(options: BenchOptions, measurements: Sequence[Measurement]) -> Itera
     """Say why figures may tell little of the disk."""
     length = max(m.length // m.jobs for m in measurements)
     if length < _ENOUGH * max(options.threads) * max(options.windows):
-        yield f"some runs move less than {_ENOUGH} windows for each thread: mostly their start"
+        yield (
+            f"some runs move fewer than {_ENOUGH} windows for each thread: they measure mostly "
+            "their start"
+        )
     if count := sum(m.different for m in measurements):
         yield (
             f"runs of one setting differ by more than {DIFFERENT} times in {count} of "
-            f"{len(measurements)} lines, marked !: the disk may have two speeds, and the median be "
-            "of neither"
+            f"{len(measurements)} lines, marked !: the disk may have two speeds, and the "
+            "median may match neither"
         )
     if options.runtime and (count := sum(m.steady is not True for m in measurements)):
         yield (
-            f"{count} of {len(measurements)} settings did not come to rest (five runs within 20 %, "
-            "without a trend): take a longer --runtime, or a --size that no cache of the disk holds"
+            f"{count} of {len(measurements)} settings did not become steady (five runs within "
+            "20 %, without a trend): take a longer --runtime, or a --size that no cache of "
+            "the disk holds"
         )
 
 

@@ -91,7 +91,7 @@ def _feed(writer: int, length: int) -> None:
 
 
 def _drain(reader: int, file: File, length: int) -> Iterator[int]:
-    """Be the helper: fill a page-aligned piece, write it out, begin anew."""
+    """Do the work of libvirt's helper: fill a page-aligned piece, write it, begin again."""
     with mmap.mmap(-1, PIECE) as piece, memoryview(piece) as view:
         for at in range(0, length, PIECE):
             filled = 0

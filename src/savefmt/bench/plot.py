@@ -152,7 +152,7 @@ def _draw_line(panel: Any, line: Sequence[Measurement], shift: float, **style: s
 
 
 def _shift(number: int, count: int) -> float:
-    """Set lines side by side, lest one hide the other."""
+    """Set lines side by side, so that none hides another."""
     return float(2 ** (_ROOM * (number - (count - 1) / 2) / count))
 
 

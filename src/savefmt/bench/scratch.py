@@ -1,4 +1,4 @@
-"""Files without a name, which vanish with the process however it ends."""
+"""Files without a name, which disappear with the process in every case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEEP = 10
 """Percent of a disk that stay free unless told otherwise."""
 
 _IN_MEMORY = ("ramfs", "tmpfs")
-"""File systems whose room is the host's memory, whatever they say."""
+"""File systems that keep their files in the host's memory, whatever they report."""
 
 _LOOK = 1 << 30
 """Bytes whose pages are looked up at once: a file may be larger than memory."""
@@ -96,8 +96,8 @@ def require_space(folder: StrPath, length: int, *, fill: bool) -> None:
     if length > free - keep:
         usable = max(free - keep, 0) >> 20
         raise ImageIOError(
-            f"a run takes {-(-length >> 20)} MiB and only {usable} MiB may be used"
-            + ("" if fill else f", since {_KEEP} % of the disk stay free; --fill allows more"),
+            f"a run needs {-(-length >> 20)} MiB, and only {usable} MiB may be used"
+            + ("" if fill else f", since {_KEEP} % of the disk must stay free; --fill allows more"),
             errno=errno.ENOSPC,
             path=folder,
         )
@@ -137,8 +137,8 @@ def cached_pages(fd: int) -> int | None:
     Returns
     -------
     int or None
-        None where it cannot be told.  The kernel calls all pages cached of a file that
-        is neither ours nor ours to write.
+        None if it cannot be known. For a file that this user neither owns nor may write, the
+        kernel reports all pages as cached.
     """
     length = os.fstat(fd).st_size
     total = 0

@@ -11,8 +11,8 @@ from typing import NoReturn
 def entry() -> NoReturn:
     """Be the console script.
 
-    A fifth of a short run went into looking for garbage where there is none: among what
-    gets loaded, and once more at the end.
+    A short run spent a fifth of its time on the search for garbage where there is none: among
+    what gets loaded, and once more at the end.
     """
     # While modules load there is nothing to clean up, so Ctrl-C may end us at once.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,4 +1,4 @@
-"""Case notes: a line for each command that read evidence, with what proves what it read."""
+"""Case notes: a line for each command that read evidence, with hashes that prove what it read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CaseNotes:
         self._inputs: list[NotedFile] = []
         self._outputs: list[NotedFile] = []
         if any(map(self._is_notes, [*_inputs(args), *_outputs(args)])):
-            usage_error(args, "--case-notes wants a file of its own")
+            usage_error(args, "--case-notes needs a file of its own")
         self._lines = AddedLines(args.case_notes, head=_HEAD)
         self._before = {path: _status_of(path) for path in _files(_outputs(args))}
         self._printed, self._sum = 0, sha256()
@@ -210,7 +210,7 @@ def _identity(found: NotedFile) -> _Identity:
 
 
 def _status_of(path: str) -> _Identity | None:
-    """Tell what a name stands for at the moment."""
+    """Tell which file a name leads to at the moment."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""The round trip through the user's editor, apart because only one command pays for it."""
+"""The round trip through the user's editor, which only one command needs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(draft: Path) -> int:
         try:
             command = shlex.split(os.environ.get(variable, ""))
         except ValueError as error:
-            raise UnsupportedError(f"${variable} is no command: {error}") from error
+            raise UnsupportedError(f"${variable} is not a command: {error}") from error
         if command:
             break
     else:

@@ -1,4 +1,4 @@
-"""Documents that a user hands in: from a file or standard input, of a bounded length."""
+"""Documents from the user: from a file or standard input, of limited length."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def document(path: str, kind: str) -> bytes:
     with _opened(path) as file:
         text = file.read(MAX_DATA_LENGTH + 1)
     if len(text) > MAX_DATA_LENGTH:
-        raise CorruptError(f"this is no {kind}: it is longer than 64 MiB", path=shown(path))
+        raise CorruptError(f"this is not a {kind}: it is longer than 64 MiB", path=shown(path))
     return text
 
 
@@ -81,7 +81,7 @@ def lines_of(path: str) -> Iterator[Iterator[str]]:
 
 
 def names_of(path: str) -> Iterator[str]:
-    """Yield the names that stand in a file, one a line; empty lines are passed by.
+    """Yield the names in a file, one a line; empty lines are skipped.
 
     Raises
     ------
@@ -101,12 +101,12 @@ def names_of(path: str) -> Iterator[str]:
 
 
 def texts_of(path: str) -> list[str]:
-    """Read the texts that stand in a file, one a line, with their ends.
+    """Read the texts in a file, one a line, with their line ends.
 
     Raises
     ------
     ValueError
-        If they are too many to look for at once, or there is none.
+        If there are too many to look for at once, or none.
     OSError
         If it cannot be read.
     """

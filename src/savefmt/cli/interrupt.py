@@ -1,4 +1,4 @@
-"""Ctrl-C while a guest is in our hands."""
+"""Ctrl-C while savefmt controls a guest."""
 
 from __future__ import annotations
 

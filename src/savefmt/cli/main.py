@@ -1,4 +1,4 @@
-"""`main()`: build the parser, run one command, turn what happens into an exit code."""
+"""`main()`: build the parser, run one command, turn the outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
-    """Run a command to an exit code, whatever ends it; `notes` gets what it wants noted."""
+    """Run a command and return its exit code, whatever ends it; `notes` gets its notes."""
     try:
         with _ended_by_signals(), _unwrapped():
             code = _run(argv, notes)
@@ -237,8 +237,9 @@ def _ended_by_signals() -> Iterator[None]:
     old = {}
     try:
         for number, default in defaults.items():
-            # nohup and shells without job control hand down an ignored signal, which stays
-            # so, and a test runner may have its own handler.  (Until now, ours is the default.)
+            # nohup and shells without job control pass on an ignored signal, which stays
+            # ignored, and a test runner may have its own handler.  (Until now, ours is the
+            # default.)
             if signal.getsignal(number) in (default, signal.SIG_DFL):
                 old[number] = signal.signal(number, end)
     except ValueError:  # not in the main thread: then no signals
@@ -246,8 +247,8 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        # Once a signal has come the process is about to end.  The interpreter puts back all
-        # handlers but those that ignore, and nothing shall cut its last steps short.
+        # After a signal the process is about to end. The interpreter restores all handlers
+        # except those that ignore a signal, and nothing must cut its last steps short.
         for number, handler in old.items():
             signal.signal(number, signal.SIG_IGN if ending else handler)
 

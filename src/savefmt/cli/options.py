@@ -1,4 +1,4 @@
-"""Options that several commands share; each command declares its own beside its work."""
+"""Options that several commands share; each command declares its own options in its module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def common_options(parser: argparse.ArgumentParser, *, top: bool = False) -> Non
     parser : argparse.ArgumentParser
         The parser of ``savefmt`` itself or of one command.
     top : bool
-        Set the defaults; a command's own parser must not undo what stood before it.
+        Set the defaults; a command's own parser must not undo options that stand before the
+        command.
     """
     group = parser.add_argument_group("common options")
     unset = argparse.SUPPRESS
@@ -73,7 +74,7 @@ def source_options(
     also, writes
         As for `evidence_options`.
     damaged : bool
-        Offer to take what can be read of a damaged one.
+        Offer to read what is left of a damaged image.
     """
     evidence_options(parser, *names, *also, writes=writes)
     _source_group(parser.add_argument_group("where the image is"), "")
@@ -375,7 +376,7 @@ def number(text: str) -> int:
     """Read an address or a length: decimal, ``0x``, or with a unit K, M, G or T."""
     match = re.fullmatch(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([KMGT]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at most 64 bits")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at most 64 bits")
     digits, unit = match.groups()
     value = int(digits, 16 if digits[:2] in ("0x", "0X") else 10)
     value <<= 10 * " KMGT".index(unit or " ")
@@ -501,7 +502,7 @@ def processes_of(args: argparse.Namespace) -> list[int] | None:
 
 
 def index_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--index``, for commands that read here and there in an image.
+    """Add ``--index``, for commands that read single places of an image.
 
     Parameters
     ----------
@@ -536,7 +537,7 @@ def window_argument(text: str) -> int:
 def threads_argument(text: str) -> int:
     """Parse a number of threads, as an option's type."""
     if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= 64):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 64")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 64")
     return int(text)
 
 
@@ -545,7 +546,7 @@ def _descriptor(text: str) -> int:
     import fcntl
 
     if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise argparse.ArgumentTypeError(f"{text!r} is no file descriptor")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file descriptor")
     try:
         copy = fcntl.fcntl(int(text), fcntl.F_DUPFD_CLOEXEC, 3)
         access = fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_ACCMODE
@@ -573,7 +574,7 @@ def block_options(parser: argparse._ActionsContainer) -> None:
 
 
 def refuse_mixing(args: argparse.Namespace) -> None:
-    """Refuse whatever else would go where an image goes, to standard output.
+    """Refuse other output on standard output if the image goes there.
 
     Parameters
     ----------

@@ -166,8 +166,8 @@ class Parser(argparse.ArgumentParser):
         option = word.partition("=")[0]
         if option == "--salvage":
             self.error(
-                "this command takes no damaged image: write what can be read of it with "
-                "`savefmt salvage` first, and use that"
+                "this command does not take a damaged image: write what can be read of it "
+                "with `savefmt salvage` first, and use the result"
             )
         hint = option_meant_by(option, self._option_string_actions)
         self.error(f"there is no option {option}{hint}")
@@ -207,7 +207,7 @@ class Parser(argparse.ArgumentParser):
 def file_argument(
     parser: argparse._ActionsContainer,
     *names: str,
-    dash: str = "this must be a file: - stands for a pipe, which cannot be read here and there",
+    dash: str = "this must be a file: - stands for a pipe, which cannot be read at any place",
     **kwargs: Any,
 ) -> None:
     """Add an argument that shells complete as a file name.

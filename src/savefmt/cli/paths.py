@@ -1,4 +1,4 @@
-"""Arguments that name files: the dash, and names that stand for descriptors."""
+"""Arguments that name files: the dash, and names of descriptors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_argument(*, dash: str) -> Callable[[str], str]:
         if not text:
             raise argparse.ArgumentTypeError("the name of a file is empty")
         if text == "-" and dash:
-            raise argparse.ArgumentTypeError(f"{dash}; a file of that name is ./-")
+            raise argparse.ArgumentTypeError(f"{dash}; write ./- for a file of that name")
         _refuse_closed(text)
         return text
 

@@ -48,7 +48,7 @@ def show_plan(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 
 def tell_of_version(request: SaveRequest, ui: Ui) -> None:
-    """Say that it is save version 3 to whoever gets it without having named it."""
+    """Say that the result has save version 3 if the user did not ask for that version."""
     if request.save_version is None and request.form == "3":
         ui.remark(
             "save version 3, which no released libvirt loads; --save-version, or the setting "

@@ -87,7 +87,8 @@ class ProgressBar:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
-        # Unasked-for plain lines would fill a log; a terminal gets its bar unasked.
+        # A terminal gets a bar by default; a log gets lines only on request, or they would fill
+        # it.
         self._bar = bar and (terminal or at_once)
         self._terminal = terminal
         self._color = color
@@ -223,7 +224,8 @@ class ProgressBar:
             console=rich.console.Console(
                 stderr=True, force_terminal=True, no_color=not self._color
             ),
-            # Redrawn from the callback: no thread of ours beside the C core's.
+            # Redrawn from the callback, so that no thread is needed besides those of the C
+            # core.
             auto_refresh=False,
             transient=True,
         )

@@ -1,4 +1,4 @@
-"""What every command says at its end of a damaged image that it read with ``--salvage``."""
+"""What every command says at its end about a damaged image, read with ``--salvage``."""
 
 from __future__ import annotations
 

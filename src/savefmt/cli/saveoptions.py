@@ -122,7 +122,7 @@ def ignore_option(parser: argparse._ActionsContainer) -> None:
 
 def _channels(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of channels")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of channels")
     return int(text)
 
 

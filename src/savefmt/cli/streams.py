@@ -1,4 +1,4 @@
-"""Standard input, output and error as savefmt uses them: nothing is lost, nothing mixed up."""
+"""Standard input, output and error as savefmt uses them: nothing is lost or mixed up."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _ERRORS = "savefmt.lossless"
 def settle() -> None:
     """Take over the standard streams of this process.
 
-    Writes wait where a descriptor is not ready; an error names the stream.  A stream that the
-    process was started without cannot be used, and its number goes to no other file.
+    Writes wait where a descriptor is not ready; an error names the stream.  If the process was
+    started without a stream, that stream cannot be used, and no other file gets its number.
     """
     # The wrong way round, so that each use fails.  By turns: open() takes the lowest number.
     for fd, access in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
@@ -89,7 +89,7 @@ class _Input(_Descriptor):
 
 
 class _Output(_Descriptor):
-    """Waits for whoever reads."""
+    """Waits for the reader."""
 
     def writable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What was meant by a word that is none of ours."""
+"""Suggestions for a word that savefmt does not know."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-# Names that other programs give to what our commands do.
+# Names that other programs have for what savefmt's commands do.
 _COMMANDS = {
     "cat": "read",
     "cmp": "compare",

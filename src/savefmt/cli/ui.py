@@ -1,4 +1,4 @@
-"""What the user sees: results on standard output, talk on standard error."""
+"""What the user sees: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 

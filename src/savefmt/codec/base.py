@@ -22,7 +22,7 @@ SLICE_LENGTH = 256 << 10
 """Compressed bytes that a decoder gets at a time: enough for speed, and so few that even
 bzip2 answers Ctrl-C at once."""
 
-_MOST_MEMORY = 128 << 20  # what `zstd -dc` accepts unasked; xz -9 needs 65 MiB
+_MOST_MEMORY = 128 << 20  # what `zstd -dc` accepts by default; xz -9 needs 65 MiB
 _LEAST_MEMORY = 68 << 20
 _MEMORY_RATIO = 64
 
@@ -48,17 +48,17 @@ def memory_limit(length: int | None) -> int:
 class Border(bytes):
     """An empty piece that a reader hands out behind each member.
 
-    All plain bytes before it are proven: the member's checksum was right.  What follows may
-    be another member, or bytes that are none of the codec's, such as what a block device
-    held before.  Those are no error until somebody needs more plain bytes.
+    All plain bytes before it are proven: the member's checksum was right.  What follows may be
+    another member, or bytes that do not belong to the codec, such as what a block device held
+    before. Such bytes are an error only when somebody needs more plain bytes.
 
     Attributes
     ----------
     offset : int
         Where in the file the member ended.
     failure : SavefmtError or None
-        What to raise for whoever needs more; None where the file ends or another member
-        may follow.
+        What to raise if more bytes are needed; None if the file ends or another member may
+        follow.
     """
 
     offset: int
@@ -94,7 +94,7 @@ def read_in_turn(
     while True:
         member = read_one()
         if behind is not None:
-            # What fails at once behind a whole member may be none of ours.
+            # Bytes that fail at once behind a whole member may not belong to the codec.
             try:
                 first = next(member, b"")
             except (FormatError, UnsupportedError) as error:
@@ -227,15 +227,15 @@ class Codec(ABC):
         Parameters
         ----------
         pieces : iterator of bytes or memoryview
-            The compressed bytes up to the end of the file, in pieces of any length; each
-            need stay valid only until the next is asked for.
+            The compressed bytes up to the end of the file, in pieces of any length; each must
+            stay valid until the next one is asked for.
         offset : int
-            Where in the file they begin, for the errors: those count compressed bytes.
+            Where in the file they begin. Errors use it: they count compressed bytes.
         threads : int
-            How many members to decompress at a time, where their lengths can be told;
-            neither the bytes nor the errors depend on it.
+            How many members to decompress at a time, if their lengths are known. The bytes and
+            the errors do not depend on it.
         length : int, optional
-            Of the file, which bounds the memory that decoding may take.
+            The length of the file, which limits the memory that decoding may take.
 
         Returns
         -------
@@ -244,7 +244,7 @@ class Codec(ABC):
             asked for, and a `Border` behind each member.  Closing it ends its threads.  It
             raises `TruncatedError` where a member ends too soon, `CorruptError` where one
             is damaged, and `UnsupportedError` where decoding would take too much memory.
-            Behind a whole member it ends at what is none.
+            Behind a whole member it ends if no other member follows.
         """
 
     @abstractmethod
@@ -291,8 +291,8 @@ class Codec(ABC):
         Returns
         -------
         Segments or None
-            None where there are none, they are too long, or the data are not sound: then
-            only reading them in order can tell.
+            None if there are none, if they are too long, or if the data are not sound: then
+            only reading in order can find them.
         """
         from savefmt.codec.boundaries import NoBoundaryError
 
@@ -321,5 +321,5 @@ class Codec(ABC):
             parts.append(bytes(piece))
             total += len(piece)
             if total > length:
-                break  # a lie, and maybe a bomb
+                break  # the length is wrong, and the file may be a decompression bomb
         return b"".join(parts)

@@ -1,7 +1,6 @@
 """What is needed to tell where members end without decoding them.
 
-Nothing that is told so is proof: whoever relies on it decodes all the same, within what
-was told.
+These lengths prove nothing: a caller that relies on them decodes anyway, within these lengths.
 """
 
 from __future__ import annotations

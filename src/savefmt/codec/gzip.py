@@ -47,7 +47,7 @@ class GzipCodec(MemberCodec):
                 text = bytearray(source.read(1, what))
                 while text[-1]:
                     if len(text) > self._LONGEST_TEXT:
-                        raise CorruptError(f"{what} has an endless name", offset=start)
+                        raise CorruptError(f"{what} has a name that does not end", offset=start)
                     text += source.read(1, what)
                 header += text
         if flags & self._HEADER_CRC:
@@ -106,9 +106,9 @@ class _GzipCompressor:
 def measure_gzip(read: Read, start: int) -> tuple[int, int]:
     """Measure a gzip member whose extra field tells how long it is.
 
-    Two conventions are known: subfield ``IG`` of mgzip and pgzip, whose four bytes are the
-    length of the member, and ``BC`` of bgzip, whose two bytes are that less one (The SAM
-    Format Specification, section 4.1).
+    There are two conventions: the subfield ``IG`` of mgzip and pgzip has four bytes with the
+    length of the member. The subfield ``BC`` of bgzip has two bytes with that length minus one
+    (The SAM Format Specification, section 4.1).
 
     Parameters
     ----------

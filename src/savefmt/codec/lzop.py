@@ -1,4 +1,4 @@
-"""lzop: a reader of our own for the container, and a writer that drives the program.
+"""lzop: savefmt's own reader for the container, and a writer that runs the program.
 
 No library knows the container; `lzallright` decodes its blocks.
 """
@@ -60,13 +60,13 @@ def read_header(source: Cursor) -> tuple[int, int]:
     head = source.peek(len(MAGIC))
     if not MAGIC.startswith(head):
         raise CorruptError(
-            f"no lzop header at compressed offset {start:#x}, "
-            "where the file must end or one must begin",
+            f"there is no lzop header at compressed offset {start:#x}, where the file must end "
+            "or a header must begin",
             offset=start,
         )
     source.read(len(MAGIC), what)
 
-    # A checksum over all that is read here follows, and which one the flags tell.
+    # A checksum over all that is read here follows; the flags tell its kind.
     seen = bytearray()
 
     def number(length: int) -> int:
@@ -91,7 +91,7 @@ def read_header(source: Cursor) -> tuple[int, int]:
     if version < _OLDEST_VERSION or needed > _NEWEST_VERSION:
         raise UnsupportedError(
             f"{what} is of version {version:#x} and needs {needed:#x}; "
-            f"{_OLDEST_VERSION:#x} to {_NEWEST_VERSION:#x} are known",
+            f"{_OLDEST_VERSION:#x} to {_NEWEST_VERSION:#x} can be read",
             offset=start,
         )
     if method not in _METHODS:
@@ -156,7 +156,9 @@ def _read_blocks(source: Cursor, flags: int, delta: int) -> Iterator[Bytes]:
         packed: Bytes = window[:packed_length] if whole else source.read(packed_length, what)
         for checksum, value in zip(packed_sums, expected_packed, strict=False):
             if checksum(packed) != value:
-                raise CorruptError(f"{what} has a wrong checksum when compressed", offset=start)
+                raise CorruptError(
+                    f"{what} has a wrong checksum of its compressed bytes", offset=start
+                )
         plain = packed
         if not stored:
             try:

@@ -15,8 +15,8 @@ _MAX_COMPLAINT = 2000
 class LzopWriter:
     """A `savefmt.codec.base.Writer` that pipes through the lzop program.
 
-    One loop in the caller's thread feeds the child and takes its output as either is
-    ready, so that neither can block the other for good.
+    One loop in the caller's thread feeds the child and takes its output, whichever is ready, so
+    that neither can block the other forever.
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ class MemberCodec(Codec):
     def _garbage(self, offset: int) -> CorruptError:
         return CorruptError(
             f"no {self.noun} begins at compressed offset {offset:#x}, "
-            "where the file must end or another one follow",
+            "where the file must end or another one must follow",
             offset=offset,
         )
 

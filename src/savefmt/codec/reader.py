@@ -134,9 +134,9 @@ class _Batch:
 class MemberReader:
     """Reads members in parallel as long as their lengths can be told, then in turn.
 
-    What was told is trusted only as far as it proves right: a batch of members that does
-    not decode to its end, within the plain length it told, is decoded anew in the ordinary
-    way, and so is all behind it.  Hence bytes and errors are those of that way.
+    The stated lengths are trusted only as far as they prove right. If a batch of members does
+    not decode to its end within its stated plain length, it is decoded again in the ordinary
+    way, and everything behind it as well. So bytes and errors are those of the ordinary way.
 
     Memory is bounded: `_MOST_UNDER_WAY` bytes, and the batch being gathered.
 
@@ -179,8 +179,8 @@ class MemberReader:
     def _pool(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor
 
-        # glibc hands memory back to the kernel, and gets it cleared anew, at every turn; once
-        # something large was freed it keeps twice as much.  That saves a tenth of the time.
+        # glibc returns memory to the kernel, and gets it back cleared, at every turn. Once
+        # something large was freed, it keeps twice as much. That saves a tenth of the time.
         bytes(_KEPT_BY_GLIBC // 2)
         return ThreadPoolExecutor(self._threads, "savefmt-unpack")
 

@@ -1,4 +1,4 @@
-"""Every codec there is, by name, by number and by magic.
+"""All codecs, by name, by number and by magic.
 
 A reader takes what the program's own decoder takes, within bounds on memory, and a writer's
 output is read by that program (format.md 2.5).  Codec libraries are imported on first use

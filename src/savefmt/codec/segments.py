@@ -1,7 +1,7 @@
-"""Where compressed data can be entered midway, found without unpacking any of them.
+"""Places where decompression can start, found without unpacking any data.
 
-zstd frames and xz blocks tell their lengths, plain and compressed, and so do lzop's blocks
-and some gzip members.  A bzip2 file tells nothing of the kind.
+zstd frames, xz blocks, lzop blocks and some gzip members state their lengths, plain and
+compressed. A bzip2 file does not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Segments:
     unpack : callable
         Unpacks one of them.
     head : bytes
-        What must stand in front of a segment to make it a file.
+        The bytes that make a file of a segment when they are put in front of it.
 
     Attributes
     ----------
@@ -99,8 +99,8 @@ class Segments:
         plain = self._unpack(data, length, offset)
         if len(plain) != length:
             raise CorruptError(
-                f"the {self._codec} data at compressed offset {offset:#x} have another length "
-                f"than the {length} bytes they tell",
+                f"the {self._codec} data at compressed offset {offset:#x} do not have the "
+                f"length that they state, {length} bytes",
                 offset=offset,
             )
         return plain

@@ -19,9 +19,9 @@ _SLICE_LENGTH = 256 << 10  # compressed between two looks at the stop sign
 class MemberWriter:
     """A `savefmt.codec.base.Writer` for formats whose members may follow each other.
 
-    The bytes are cut into members of equal length whatever the number of threads, so
-    the output is always the same.  Memory is bounded: besides the member being filled,
-    at most `threads` + 1 wait or are compressed.
+    The bytes are cut into members of equal length whatever the number of threads, so the output
+    is always the same.  Memory is limited: one member is being filled, and at most `threads` +
+    1 others wait or are being compressed.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class MemberWriter:
         ``open_compressor(length)`` starts a member of so many plain bytes.  Its
         ``compress`` must release the interpreter lock for threads to be of use.
     errors : tuple of types
-        What the compressor raises, for want of memory say.
+        What the compressor raises, for example when memory runs out.
     member_length : int
         Plain bytes in each member but the last.
     threads : int

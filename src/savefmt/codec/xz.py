@@ -29,7 +29,7 @@ class XzCodec(MemberCodec):
     levels = range(10)
     default_level = 3
     noun = "xz stream"
-    member_length = 1 << 20  # what a read here and there decodes; 2 % more output than with 2 MiB
+    member_length = 1 << 20  # what a random read decodes; 2 % more output than with 2 MiB
     most_threads = 2  # 23 MiB each, from level 3 on
     most_readers = 3  # 5 MiB for each
     frugal = 10 << 20  # xz -6 needs 9 MiB
@@ -69,7 +69,8 @@ class XzCodec(MemberCodec):
 
         decompressor = self._decompressor(memory_limit(None))
         parts: list[bytes] = []
-        missing = length + 1  # one too many tells a lie, and lets the check be verified
+        # One byte more than stated: it shows a wrong length, and lets the checksum be verified.
+        missing = length + 1
         try:
             piece = decompressor.decompress(data, missing)
             while piece:
@@ -97,7 +98,7 @@ class XzCodec(MemberCodec):
             return UnsupportedError(
                 f"the xz stream near compressed offset {offset:#x} needs more than "
                 f"{memory >> 20} MiB of memory to decode, too much for a file of this length; "
-                "compress it anew with `xz -3`",
+                "compress it again with `xz -3`",
                 offset=offset,
             )
         return super()._failure(reason, offset, memory)

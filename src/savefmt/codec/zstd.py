@@ -32,7 +32,7 @@ class ZstdCodec(MemberCodec):
     frugal = 8 << 20
 
     def begins(self, head: bytes) -> bool:
-        """Tell whether compressed data may begin like this, be it with a skippable frame."""
+        """Tell whether compressed data may begin like this; a skippable frame may come first."""
         skippable = head[:1] != b"" and head[0] >> 4 == 5 and _SKIPPABLE.startswith(head[1:4])
         return skippable or super().begins(head)
 
@@ -74,13 +74,13 @@ class ZstdCodec(MemberCodec):
         if "too much memory" in reason:
             return UnsupportedError(
                 f"{where} needs a window of more than {memory >> 20} MiB to decode, too much "
-                "for a file of this length; compress it anew without --ultra and --long",
+                "for a file of this length; compress it again without --ultra and --long",
                 offset=offset,
             )
         if "Dictionary mismatch" in reason:
             return UnsupportedError(
                 f"{where} needs a dictionary, which neither libvirt nor savefmt can supply; "
-                "compress it anew without one",
+                "compress it again without one",
                 offset=offset,
             )
         return super()._failure(reason, offset, memory)
@@ -98,7 +98,7 @@ class ZstdCodec(MemberCodec):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a zstd frame tells of itself.
+    """What the header of a zstd frame says about the frame.
 
     Attributes
     ----------
@@ -135,13 +135,13 @@ def measure_zstd(read: Read, start: int, *, most_blocks: int) -> Frame:
     Raises
     ------
     NoBoundaryError
-        If it has more blocks, wants a dictionary, or is none.
+        If it has more blocks, needs a dictionary, or is not a frame.
     """
     head = read(8, start)
     if head[0] >> 4 == 5 and head[1:4] == _SKIPPABLE:
         return Frame(8 + int.from_bytes(head[4:], "little"), 0, 0)
     flags = head[4]
-    if head[:4] != _MAGIC or flags & 3:  # the latter tell of a dictionary
+    if head[:4] != _MAGIC or flags & 3:  # the latter name a dictionary
         raise NoBoundaryError
     single = flags >> 5 & 1
     size_length = (single, 2, 4, 8)[flags >> 6]

@@ -1,7 +1,7 @@
 """Which releases of QEMU know which system registers of Arm's processors, without KVM.
 
-A stream lists the registers of each vCPU, and a QEMU refuses a list with one that it does not know,
-whatever the machine type.
+A stream lists the registers of each vCPU. A QEMU refuses the list if it does not know one of
+them, for every machine type.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _KNOWN_TO: tuple[tuple[set[Release], str], ...] = (
 """Registers that not all of these know, by the numbers that QEMU prints."""
 
 FORM = 0
-"""Stands for the form in which QEMU 11.1 writes the list itself: 10.0 aborts at it."""
+"""Marks the form in which QEMU 11.1 writes the list: QEMU 10.0 aborts when it reads that form."""
 
 KNOWN_TO = {int(word, 16): known for known, words in _KNOWN_TO for word in words.split()}
 KNOWN_TO[FORM] = {QEMU_11}

@@ -1,4 +1,4 @@
-"""What a QEMU says of itself over QMP (format.md 10.2)."""
+"""What a QEMU says about itself over QMP (format.md 10.2)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def ask(monitor: Monitor) -> QemuAnswers:
     try:
         return _ask(monitor)
     except (KeyError, TypeError, AttributeError) as error:
-        raise MonitorError("its answers are not those of a QEMU", path=monitor.name) from error
+        raise MonitorError(
+            "the program behind this socket does not answer like QEMU", path=monitor.name
+        ) from error
 
 
 def _ask(monitor: Monitor) -> QemuAnswers:
@@ -180,7 +182,7 @@ def _run(binary: str, accelerator: str, fd: int) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(fd,),
-            start_new_session=True,  # Ctrl-C is for us; the end below is for it
+            start_new_session=True,  # Ctrl-C reaches savefmt alone, which then ends this process
         )
     except OSError as error:
         reason = error.strerror or str(error)

@@ -224,7 +224,9 @@ def load(
         if _is_setting(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             if name not in _BY_NAME or variable != _BY_NAME[name].variable:
-                raise ConfigError(f"the environment sets {variable}, which means nothing")
+                raise ConfigError(
+                    f"the environment sets {variable}, which is not a setting of savefmt; unset it"
+                )
             values[name] = _checked(name, _BY_NAME[name].read(text), variable)
             origins[name] = variable
     return Config(values, origins)
@@ -257,17 +259,17 @@ def _read_file(path: Path, must_exist: bool) -> dict[str, object]:
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
     if len(text) > _MAX_LENGTH:
-        raise ConfigError("this is no file of settings: it is longer than 64 KiB", path=path)
+        raise ConfigError("this is not a settings file: it is longer than 64 KiB", path=path)
     if max(map(len, text.splitlines()), default=0) > _MAX_LINE_LENGTH:
-        raise ConfigError("this is no file of settings: a line has more than 1 KiB", path=path)
+        raise ConfigError("this is not a settings file: a line has more than 1 KiB", path=path)
     import tomllib  # most people have no settings
 
     try:
         return tomllib.loads(text.decode())
     except RecursionError as error:
-        raise ConfigError("this is no file of settings: it nests too deep", path=path) from error
+        raise ConfigError("this is not a settings file: it nests too deeply", path=path) from error
     except ValueError as error:  # of TOML, of UTF-8, of a number with too many digits
-        raise ConfigError(f"this is no TOML: {error}", path=path) from error
+        raise ConfigError(f"this is not valid TOML: {error}", path=path) from error
 
 
 def _checked(name: str, value: object, where: str) -> Value:

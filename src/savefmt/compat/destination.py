@@ -1,4 +1,4 @@
-"""What a name stands for that an image shall be written to."""
+"""What kind of target a name is, for an image that is to be written."""
 
 from __future__ import annotations
 

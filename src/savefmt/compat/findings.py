@@ -19,14 +19,15 @@ _SEVERITIES = {
 
 
 def reader_findings(traits: Traits, readers: Sequence[Reader]) -> Iterator[Finding]:
-    """Tell what stands between an image and some readers.
+    """Tell what prevents some readers from loading an image.
 
     Parameters
     ----------
     traits : Traits
         Of the image.
     readers : sequence of Reader
-        Each is judged alone, but for a libvirt and the QEMU that it starts.
+        Each is judged alone, except that a libvirt is judged together with the QEMU that it
+        starts.
 
     Yields
     ------

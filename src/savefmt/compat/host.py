@@ -76,7 +76,7 @@ def probe_host(image: SaveImage, traits: Traits, question: HostQuestion) -> Host
     Returns
     -------
     HostReport
-        What stands in the way is among its findings.
+        Its findings tell what prevents the image from loading.
 
     Raises
     ------
@@ -133,7 +133,8 @@ def _judge_libvirt(traits: Traits, host: _Host) -> Iterator[Finding]:
             yield Finding(
                 "host.program",
                 Severity.ERROR,
-                f"the program {traits.form.codec}, which libvirt decompresses with, is not here",
+                f"the program {traits.form.codec}, which libvirt decompresses with, is not "
+                "installed on this host",
                 advice=f"install {traits.form.codec}, or savefmt convert -O raw",
             )
 
@@ -171,7 +172,8 @@ def trusted_emulator(image: SaveImage) -> str:
     Parameters
     ----------
     image : SaveImage
-        Whoever wrote it chose that name, so a script of theirs must not be run.
+        The writer of the image chose the name of the QEMU, so savefmt must not run a script by
+        that name.
 
     Returns
     -------
@@ -193,12 +195,12 @@ def trusted_emulator(image: SaveImage) -> str:
         )
     path = os.path.realpath(name)
     if not os.path.exists(path):
-        raise NoSuchEmulatorError(f"the QEMU that the image names, {name}, is not here")
+        raise NoSuchEmulatorError(f"the QEMU that the image names, {name}, is not on this host")
     if not is_trusted_emulator(path):
         raise ConversionError(
-            f"the image names {name} as its QEMU, which is not run unasked: it is not "
-            "called like a QEMU, or others than root could have changed it; name one with "
-            "--qemu-binary"
+            f"the image names {name} as its QEMU, and savefmt does not run that program "
+            "without being asked: its name is not that of a QEMU, or users other than root "
+            "could have changed it; name a QEMU with --qemu-binary"
         )
     return path
 
@@ -246,7 +248,10 @@ def _judge_versions(image: SaveImage, binary: str, timeout: float) -> Iterator[F
     try:
         table = read_state_table(binary, timeout=timeout)
         sections = image.devices.sections if image.sections is not None else ()
-    except (MonitorError, FormatError):  # it does not tell; the check itself says what is wrong
+    except (
+        MonitorError,
+        FormatError,
+    ):  # the image does not tell; the check itself says what is wrong
         return
     for idstr, reason in unloadable(sections, table):
         advice = "use another release of QEMU"
@@ -258,7 +263,7 @@ def _judge_processor(image: SaveImage, host: _Host) -> Iterator[Finding]:
         yield Finding(
             "host.kvm",
             Severity.ERROR,
-            "the guest ran with KVM, which cannot be had here",
+            "the guest ran with KVM, which is not available on this host",
             advice="restore it on a host with KVM, as a user who may open /dev/kvm",
         )
     elif host.cpu_lack:
@@ -275,7 +280,7 @@ def _judge_memory(image: SaveImage, host: _Host) -> Iterator[Finding]:
             "host.memory",
             Severity.WARNING,
             f"the guest has {host.needed} bytes of memory and this host {host.available} free",
-            advice="make room first, or the host swaps or kills something",
+            advice="free memory first, or the host may swap or kill a process",
         )
 
 

@@ -1,4 +1,4 @@
-"""The device state of QEMU programs, kept in the user's cache folder: asking takes a start."""
+"""The device state of QEMU programs, kept in the user's cache: asking means starting them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def kept_state_table(binary: str, status: os.stat_result) -> StateTable:
     same = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     try:
         path = cache_folder() / f"{'-'.join(f'{number:x}' for number in same)}{_SUFFIX}"
-    except SavefmtError:  # without a cache folder it works all the same
+    except SavefmtError:  # it works without a cache folder, too
         return read_state_table(binary)
     if (kept := _load(path)) is not None:
         return kept

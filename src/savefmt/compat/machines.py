@@ -1,4 +1,4 @@
-"""Machine types: in which releases of QEMU each of them can be had."""
+"""Machine types: which releases of QEMU have each of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _VENDORS = (
 )
 
 ONLY_OWN_TYPES = frozenset({"RHEL"})
-"""Distributions whose QEMU has none of QEMU's own machine types with a version."""
+"""Distributions whose QEMU lacks all of QEMU's own versioned machine types."""
 
 AGEING_SINCE = Release(10, 1)
 """From here on age alone removes a type (QEMU include/hw/boards.h, 10.1)."""
@@ -107,7 +107,7 @@ class Standing(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine type taken apart.
+    """The parts of a machine type's name.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Machine:
     family : str
         The name without its version.
     version : Release or None
-        None where the name has none; with a `vendor`, in its own counting.
+        None if the name has none; with a `vendor`, a version of that vendor.
     vendor : str
         The distribution whose own type it is, empty for QEMU's.
     """
@@ -142,7 +142,7 @@ class Machine:
 
     @property
     def may_be_arm(self) -> bool:
-        """Whether it is none of x86, POWER or s390x by its name."""
+        """Whether its name does not belong to x86, POWER or s390x."""
         return not self.name.startswith(("pc", "isapc", "microvm", "pseries", "s390"))
 
     @property
@@ -213,7 +213,7 @@ def lack_of_type(machine: Machine, system: str) -> str | None:
         return f"the machine type {machine.name} is {machine.vendor}'s own"
     if machine.vendor == "RHEL" and machine.version is not None:
         too_new = machine.version[:2] > Release.parse(number)[:2]
-        return f"the machine type {machine.name} came later" if too_new else ""
+        return f"the machine type {machine.name} is newer" if too_new else ""
     if vendor in ONLY_OWN_TYPES and machine.version is not None:
         return f"{vendor}'s QEMU has only machine types of its own, not {machine.name}"
     return None

@@ -1,4 +1,4 @@
-"""What goes wrong between a libvirt and a QEMU that are both right by themselves."""
+"""What goes wrong between a libvirt and a QEMU, although each of them works correctly."""
 
 from __future__ import annotations
 
@@ -135,6 +135,6 @@ DIRECT_IO_STAYS = next(pitfall for pitfall in PITFALLS if pitfall.key == "direct
 
 
 def met(key: str, libvirt: Release, qemu: Release) -> Pitfall | None:
-    """Return the pitfall of a name that lies between two releases, None where there is none."""
+    """Return the pitfall with a name if it applies to two releases, else None."""
     here = (p for p in PITFALLS if p.key == key and p.meets(libvirt, qemu))
     return next(here, None)

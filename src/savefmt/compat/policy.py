@@ -50,7 +50,7 @@ class SaveRequest:
     missing : Missing
         Fall back, or refuse.
     readers : tuple of Reader
-        Who shall be able to load the result.
+        The readers that must be able to load the result.
     """
 
     save_version: str | None = None
@@ -129,7 +129,7 @@ def plan_save(
     Returns
     -------
     SavePlan or Refusal
-        The same for the same arguments, wherever and whenever it is asked.
+        The same result for the same arguments, on every host and at any time.
     """
     refusal = _contradiction(request)
     if refusal is not None:
@@ -249,7 +249,7 @@ _REFUSED_DIRECT = Refusal(
 
 
 def _objection(request: SaveRequest, form: Form) -> str | None:
-    """Ask the readers; the machine type is none of our choosing here."""
+    """Ask the readers; this code cannot choose the machine type."""
     traits = Traits(form, Machine.parse("none"))
     for reader in request.readers:
         for obstacle in obstacles(traits, reader):
@@ -303,7 +303,7 @@ def _sequential_plan(
     if request.bypass_cache and not direct:
         if request.missing is Missing.REQUIRE:
             return _REFUSED_DIRECT if target.kind is DestinationKind.FILE else _NO_CACHE_THERE
-        notes.append("through the page cache: the target grants no direct I/O")
+        notes.append("through the page cache: the target does not support direct I/O")
     return SavePlan(
         form=request.form,
         version=version,

@@ -1,4 +1,4 @@
-"""Facts about released libvirt and QEMU: what came when, what went when, and who says so."""
+"""Facts about released libvirt and QEMU: when features came and went, with sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Release(NamedTuple):
             If it is something else.
         """
         if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", text):
-            raise ConversionError(f"{text!r} is no release; write it like 9.0.0")
+            raise ConversionError(f"{text!r} is not a release; write it like 9.0.0")
         return cls(*map(int, text.split(".")))
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Reader:
         for program in PROGRAMS:
             if name == program:
                 return cls(program, Release.parse(number))
-        raise ConversionError(f"{text!r} is no reader; write libvirt=9.0.0 or qemu=8.2.2")
+        raise ConversionError(f"{text!r} is not a reader; write libvirt=9.0.0 or qemu=8.2.2")
 
     @property
     def name(self) -> str:
@@ -373,7 +373,7 @@ def was_released(reader: Reader) -> bool:
 
 
 def fact(program: Program, key: str) -> Fact:
-    """Return the fact of that name; KeyError if there is none."""
+    """Return the fact with that name; KeyError if there is no such fact."""
     return _BY_KEY[program, key]
 
 

@@ -33,7 +33,7 @@ def has_compressed_pages(image: SaveImage) -> bool:
     Parameters
     ----------
     image : SaveImage
-        Its first page records are looked at, in whatever codec it is.
+        Its first page records are read, through any codec.
 
     Returns
     -------

@@ -20,9 +20,9 @@ BLOCK_SECTION = "block"
 class Weight(enum.Enum):
     """How much an obstacle weighs."""
 
-    ASIDE = "loads, and something is worth knowing"
-    NEED = "loads where something else is given"
-    RISK = "loads, and may turn out other than it was"
+    ASIDE = "loads, and there is something to know"
+    NEED = "loads if something else is there, too"
+    RISK = "loads, but the guest may differ from the saved one"
     BLOCK = "does not load"
 
 
@@ -104,14 +104,14 @@ def _format(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 
 
 def _pair(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
-    """What matters of the QEMU that a libvirt starts; its own verdict stands beside."""
+    """What matters about the QEMU that a libvirt starts; that QEMU has a verdict of its own."""
     if reader.starts is None:
         return
     plain = not traits.form.mapped and traits.form.codec == "raw"
     rules = (
         ("too-old", True, _no),
         ("raw-file", plain, _need),
-        # Distributions mend what they ship: some have the remedy in a release before.
+        # Distributions fix what they ship: some have the fix in an earlier release.
         ("threads", traits.without_ht, _risk if reader.system else _no),
         ("no-save", True, _aside),
         ("direct-io", traits.form.mapped, _aside),
@@ -134,14 +134,14 @@ def _video(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
 def _unknown_release(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     newest = NEWEST[reader.program]
     if reader.release[:2] > newest[:2]:
-        yield _risk("release", f"it is not known here: these tables end with {newest}")
+        yield _risk("release", f"savefmt does not know it: its tables end with {newest}")
     elif not was_released(reader):
         yield _risk("release", "there was no such release")
 
 
 def _label(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
     if traits.form.mislabelled:
-        yield _no("label", "the header names another layout than the stream has")
+        yield _no("label", "the header names a layout that is not that of the stream")
 
 
 def _extras(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
@@ -176,7 +176,7 @@ def _machine(traits: Traits, reader: Reader) -> Iterator[Obstacle]:
             gone = gone_in(machine)
             yield _need(
                 "machine",
-                f"the machine type {machine.name} is deprecated and goes with QEMU {gone}",
+                f"the machine type {machine.name} is deprecated and will be removed in QEMU {gone}",
             )
         case Standing.UNVERSIONED:
             yield _risk(

@@ -69,7 +69,7 @@ def read_state_table(binary: str, *, timeout: float = 10.0) -> StateTable:
 
 
 def parse_state_table(document: Mapping[str, Any]) -> StateTable:
-    """Take the table apart that QEMU printed; `AttributeError` where it is another thing."""
+    """Read the table that QEMU printed; `AttributeError` if it is something else."""
     names: dict[str, str] = {}
     versions: dict[str, tuple[int, int]] = {}
     for kind, entry in document.items():
@@ -99,7 +99,7 @@ def section_name(idstr: str, known: Container[str] = ()) -> str:
     Returns
     -------
     str
-        The longest known end of the idstr, else what stands behind its last slash.
+        The longest known end of the idstr, else what follows its last slash.
     """
     name = idstr
     while name not in known and "/" in name:

@@ -1,4 +1,4 @@
-"""What of an image decides who can load it."""
+"""The properties of an image that decide who can load it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Traits:
     form : Form
         What a conversion can change.
     machine : Machine
-        As the stream names it, or else the XML; an empty name where neither does.
+        As the stream names it, or else the XML; an empty name if neither names it.
     configured : bool
         Whether the stream has a configuration section.
     capabilities : frozenset of str
@@ -85,11 +85,12 @@ class Traits:
     without_ht : bool
         Whether the processor had several cores or threads in a socket, and not the feature ht.
     virtio_video : bool
-        Whether the primary video device is virtio, of which x86 has two, and nothing tells which.
+        Whether the primary video device is virtio and nothing tells which of the two on x86 it
+        is.
     registers : frozenset of int
         System registers of Arm's vCPUs, as far as they are known.
     cuts : tuple of (int, int)
-        Where in the decompressed file command 11 stands: start and end.
+        Where in the decompressed file command 11 is: start and end.
     """
 
     form: Form
@@ -195,7 +196,7 @@ def _machine_name(image: SaveImage) -> str:
 def find_switchover(
     image: SaveImage, machine: Machine, io: IOOptions, progress: OnProgress | None
 ) -> tuple[tuple[int, int], ...]:
-    """Tell where command 11 stands in the decompressed file, if that can matter."""
+    """Tell where command 11 is in the decompressed file, if that can matter."""
     if image.layout is Layout.MAPPED_RAM:
         return tuple(
             (command.offset, command.offset + len(command.pack()))

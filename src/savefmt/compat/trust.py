@@ -1,4 +1,4 @@
-"""Which programs are run unasked."""
+"""Which programs savefmt runs without being asked."""
 
 from __future__ import annotations
 

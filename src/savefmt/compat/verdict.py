@@ -58,7 +58,7 @@ def helping(
     traits : Traits
         Of the image.
     reader : Reader
-        Who shall load it.
+        The reader that is to load it.
     goal : callable
         `loadable` or `unconditional`.
 
@@ -121,16 +121,16 @@ def best_form(
     *,
     goal: Callable[[Traits, Iterable[Reader]], bool] = loadable,
 ) -> Form | None:
-    """Return the nearest form that all readers load, None where there is none.
+    """Return the nearest form that all readers load, None if there is no such form.
 
     Parameters
     ----------
     traits : Traits
         Of the image.
     readers : sequence of Reader
-        All of them shall load it.
+        All of them must load it.
     allowed : callable
-        Tells whether a form suits what else was asked for.
+        Tells whether a form satisfies the other options.
     goal : callable
         `loadable`, or `unconditional` for more.
 

@@ -1,4 +1,4 @@
-"""Which pages of a sequential source came, and what a conversion says of the others."""
+"""Which pages a sequential source contained, and what a conversion says about the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Came:
         Yields
         ------
         str
-            One for each block and reason, but for what x-ignore-shared leaves out as a whole.
+            One for each block and reason, except for blocks that x-ignore-shared leaves out as
+            a whole.
         """
         mapped = layout is Layout.MAPPED_RAM
         result = "they are zeros in the result" if mapped else "the result lacks them, too"
@@ -52,10 +53,10 @@ class Came:
 
     def _unsent(self, source: SaveImage | PipeImage) -> list[Unsent]:
         if not isinstance(source, SaveImage):
-            reason = "nothing tells why of what came through a pipe"
+            reason = "the source was a pipe, so nothing tells why"
             return count_unsent(self.blocks.blocks, self._gaps(), reason)
         if source.rescue is not None:
-            return []  # it tells itself what is lost
+            return []  # a rescue reports its losses itself
         left_out = frozenset(source.memory.left_out)
         found = explain_unsent(source, self._gaps())
         return [unsent for unsent in found if unsent.block not in left_out]

@@ -1,4 +1,4 @@
-"""`savefmt.convert`: choose the form, write beside the target, verify, seal, rename."""
+"""`savefmt.convert`: choose the form, write a nameless file, verify, sync, give it its name."""
 
 from __future__ import annotations
 
@@ -64,11 +64,10 @@ def convert(
 ) -> ConversionReport:
     """Write a guest's image in another form.
 
-    The target appears under its name only when it is complete and on the disk; on any
-    failure nothing is left of it.  A block device is written where it stands, and begins
-    with zeros after a failure.  Where source and target are the same file, it is
-    changed in place, if that is a matter of one sector, or a new file takes its name,
-    owner, mode and attributes.
+    The target appears under its name only when it is complete and on the disk; on any failure
+    nothing is left of it.  A block device is written directly, and begins with zeros after a
+    failure. If source and target are the same file, a change of one sector is made in place.
+    For any other change, a new file takes its name, owner, mode and attributes.
 
     Parameters
     ----------
@@ -86,21 +85,21 @@ def convert(
     bare : bool
         Leave libvirt's envelope out.
     overwrite : bool
-        Replace an existing target, be it the source itself.
+        Replace an existing target, also if it is the source itself.
     verify : bool
         Read the result back and compare all pages and devices with the source's.
     dry_run : bool
         Plan and check only.
     readers : sequence of Reader
-        Choose what is left open so that each of them loads the result, and leave out of
-        the stream what they do not know.
+        Choose what is left open so that each of them loads the result, and leave out the parts
+        of the stream that they do not know.
     align : int
-        What page areas of a mapped-ram result are aligned to in the file: a power of two,
-        1 MiB at least, which QEMU has; 2 MiB suits huge pages.
+        The alignment of page areas of a mapped-ram result in the file: a power of two, at least
+        1 MiB, which QEMU uses; 2 MiB suits huge pages.
     io : IOOptions
         Threads, window, direct I/O, clones.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
@@ -183,8 +182,8 @@ def _check_align(align: int) -> None:
 def _refuse_thin(source: SaveImage | PipeImage) -> None:
     if isinstance(source, SaveImage) and source.base is not None:
         raise ConversionError(
-            "a thin image, whose XML and stream go with its base; savefmt detach makes an "
-            "ordinary image of it",
+            "this is a thin image, whose XML and stream depend on its base; savefmt detach "
+            "makes an ordinary image of it",
             path=source.filename,
         )
 
@@ -226,7 +225,8 @@ class Conversion:
         alike = self._keeps_stream()
         if alike and self.verify_key is not None:
             raise ConversionError(
-                "no page is written in place, so none needs verification; leave it out",
+                "a change in place writes no page, so there is nothing to verify; leave "
+                "verification out",
                 path=self._target,
             )
         if alike and form.envelope == source.envelope:
@@ -236,7 +236,7 @@ class Conversion:
                 "the target is the source itself; --force changes it in place", path=self._target
             )
         if alike:
-            self.notes.append("nothing but the header, in place")
+            self.notes.append("only the header was changed, in place")
         if dry_run:
             return self.dry_run()
         with Original(self._target, source.state) as original:
@@ -297,7 +297,7 @@ class Conversion:
         except NeedContentError:
             if not isinstance(self._source, SaveImage):
                 raise
-            # A live stream with deltas: what it holds can be told by a second pass only.
+            # A live stream with deltas: only a second pass can tell its content.
             self._sum_apart = True
             return self._to_file()
 
@@ -425,7 +425,7 @@ class Conversion:
         return replace(outcome, end=appenders[-1].offset)
 
     def _verify(self, output: ImageOutput, outcome: Outcome) -> str:
-        """Read the result back and compare it with what the source held."""
+        """Read the result back and compare it with the source."""
         from savefmt.reading.digests import read_state
         from savefmt.reading.memory import combine
 
@@ -485,7 +485,7 @@ class Conversion:
         if outcome is not None and outcome.data_pages == 0:
             changes.append("no page of the source has content")
         if label and form.envelope is not None:
-            changes.append("the envelope named the wrong layout; it now tells the right one")
+            changes.append("the envelope named the wrong layout; it now names the right one")
         return ConversionReport(
             source=str(source.source if isinstance(source, SaveImage) else source.filename),
             target=self._target,

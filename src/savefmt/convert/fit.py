@@ -1,4 +1,4 @@
-"""A request that some readers can load the result of."""
+"""A request for a result that some readers can load."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def fit(
     if not readers:
         return Fitted(request, (), ())
     if not isinstance(source, SaveImage) or request.codec == DISCARD:
-        raise ConversionError("fitting an image for a reader takes a file on either side")
+        raise ConversionError(
+            "an image can be fitted for a reader only if source and target are files, not pipes"
+        )
     from savefmt.compat.releases import paired
     from savefmt.compat.traits import examine
     from savefmt.compat.verdict import best_form
@@ -119,8 +121,8 @@ def _why_none(traits: Traits, readers: Sequence[Reader], allowed: Callable[[Form
         ]
 
     nearest = min(map(reasons, filter(allowed, forms_of(traits.form))), key=len, default=[])
-    why = "; ".join(nearest) or "what else was asked for leaves no form at all"
-    return f"nothing this image could be converted to can be loaded there: {why}"
+    why = "; ".join(nearest) or "the other options leave no form to choose"
+    return f"no form that this image can have can be loaded there: {why}"
 
 
 def kept(piece: bytes | memoryview, offset: int, cuts: Cuts) -> Iterator[bytes | memoryview]:

@@ -25,7 +25,7 @@ from savefmt.writing.imagefile import ImageOutput
 _COPY_LENGTH = 1 << 20
 
 Pieces = Iterator[bytes | None]
-"""A stream in order; None stands for all page records."""
+"""A stream in order; None means all page records."""
 
 
 class SequentialForm:
@@ -40,9 +40,9 @@ class SequentialForm:
     names : mapping of bytes to bytes, optional
         Other names for some of its blocks.
     mark : ThinMark, optional
-        What the description shall tell besides.
+        What the description is to say in addition.
     patches : sequence of (int, bytes), optional
-        Bytes to put in the place of as many behind the RAM, by place in the source,
+        Bytes that replace bytes of the same number behind the RAM, by place in the source,
         ascending.
     """
 

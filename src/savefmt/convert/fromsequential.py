@@ -92,7 +92,7 @@ class MappedWriter(Onlooker):
         self.scatter: Scatter | None = None
 
     def _write(self, data: bytes | memoryview) -> None:
-        """Write what is not pages; sections may be many and small, so gather them."""
+        """Write everything except pages; sections may be many and small, so gather them."""
         self._gathered += data
         if len(self._gathered) >= _GATHERED_LENGTH:
             self._flush()
@@ -111,7 +111,7 @@ class MappedWriter(Onlooker):
         if configuration is None:
             raise ConversionError(
                 "the stream has no configuration section (a machine type before 2.4), which "
-                "is where mapped-ram must be announced; it has to stay sequential"
+                "must announce mapped-ram; the image has to stay sequential"
             )
         if IGNORE_SHARED in configuration.capabilities:
             raise ConversionError(
@@ -124,7 +124,7 @@ class MappedWriter(Onlooker):
         self._write(STREAM_HEADER + changed.pack())
 
     def command(self, command: Command) -> None:
-        """Copy a command, unless it makes no sense in front of fixed pages."""
+        """Copy a command, except one that is useless in a mapped-ram stream."""
         if command.number in _RETURN_PATH_COMMANDS or command.advice is not None:
             return
         if command.offset in self._dropped:
@@ -295,7 +295,7 @@ def copy_stream(
 def copy_stored(
     source: SaveImage, sink: Sink, io: IOOptions, key: SumKey | None, meter: Meter
 ) -> Outcome | None:
-    """Send a compressed stream on without compressing it anew, once it is known to be sound.
+    """Pass a compressed stream on without compressing it again, once it is known to be sound.
 
     Parameters
     ----------

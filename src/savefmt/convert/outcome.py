@@ -1,4 +1,4 @@
-"""What a conversion hands on, so that its result can be verified."""
+"""What a conversion passes on so that its result can be verified."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class PipeImage:
     Parameters
     ----------
     fd : int
-        Stays the caller's.
+        The caller closes it.
     name : str
         For error messages.
     """

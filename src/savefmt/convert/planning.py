@@ -97,13 +97,13 @@ class TargetForm:
     envelope : Envelope or None
         None for a bare stream.
     changes : tuple of str
-        What differs from the source, in words, but for layout and codec.
+        What differs from the source, in words, except layout and codec.
     cuts : tuple of (int, int)
         Stretches of the decompressed source that are left out: start and end.
     names : tuple of (str, str)
         Old and new names of some blocks, for a mapped-ram result.
     align : int
-        What page areas of a mapped-ram result are aligned to.
+        The alignment of page areas of a mapped-ram result.
     """
 
     layout: Layout
@@ -135,7 +135,7 @@ def choose_form(
     envelope : Envelope or None
         Of the source.
     layout : Layout
-        Of the source's stream, whatever its envelope says.
+        The layout of the source's stream, even if its envelope says something else.
     codec : str
         Of the source.
 

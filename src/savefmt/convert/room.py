@@ -1,4 +1,4 @@
-"""How long a result will be, for a target that cannot grow: as far as that can be known."""
+"""How long a result will be, as far as that can be known, for a target that cannot grow."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def volume_notes(codec: str, target: StrPath) -> list[str]:
     if codec not in _STRICT or not is_volume(target):
         return []
     return [
-        f"virsh restore will fail from this device: libvirt hands {codec} all that is on it, "
-        "and it refuses what lies behind the image; raw and sparse can be restored from there"
+        f"virsh restore will fail from this device: libvirt gives {codec} the whole device, "
+        f"and {codec} refuses the bytes behind the image; raw and sparse images can be "
+        "restored from a device"
     ]
 
 

@@ -48,7 +48,7 @@ def file_names(names: Sequence[str], suffix: str = ".bin") -> list[str]:
 
 
 def whole_blocks(image: SaveImage, findings: list[Finding]) -> list[MemorySegment]:
-    """Return all blocks whose content the image holds, as if each began at address 0."""
+    """Return all blocks whose content the image holds, each as beginning at address 0."""
     found = []
     for number, block in enumerate(image.head.blocks.blocks):
         if block.ignored:

@@ -27,7 +27,7 @@ from savefmt.native.pages import Watch
 from savefmt.writing.output import OutputFile
 
 _ALIGN = 4096
-# QEMU dumps what is RAM to it: not flash, nor memory that outlives the machine.
+# QEMU dumps what it counts as RAM: no flash, and no memory that outlives the machine.
 _NOT_DUMPED = re.compile(r"(system|virt|sbsa)\.flash\d|memnvdimm\d+")
 
 
@@ -72,12 +72,12 @@ def notes_of(
         return form, (), b""
     first = cpus[0]
     make: Callable[[Any], Sequence[CoreNote]]
-    if isinstance(first, X86Registers):  # all tools take 64 bits, whatever mode it is in
+    if isinstance(first, X86Registers):  # all tools take 64 bits, in every mode of the vCPU
         form, make = CoreForm(x86.EM_X86_64, 64, "little"), x86.notes
     elif isinstance(first, CpuRegisters):
         row = ARCHES[first.architecture]  # which of an AArch64 processor may be arm
         if row.form is None or row.notes is None:
-            raise UnsupportedError(f"ELF cores of {row.name} are not known")
+            raise UnsupportedError(f"savefmt writes no ELF cores of {row.name} guests")
         form, make = row.form(first), row.notes
     else:
         form, make = arm64.form(first), arm64.notes
@@ -99,8 +99,8 @@ def _form_without_cpus(image: SaveImage) -> CoreForm:
     if names == {"x86_64"}:
         return CoreForm(x86.EM_X86_64, 64, "little")
     raise UnsupportedError(
-        "the vCPUs cannot be read, so nothing tells which ELF core this would be; "
-        "--format raw and --format blocks need none"
+        "the vCPUs cannot be read, so nothing tells which kind of ELF core to write; -O raw "
+        "and -O blocks do not need the vCPUs"
     )
 
 
@@ -126,7 +126,7 @@ def plan_core(
     segments : sequence of MemorySegment
         Ascending.
     mappings : sequence of VirtualRange
-        Virtual addresses to offer besides the guest-physical ones.
+        Virtual addresses to offer in addition to the guest-physical ones.
     findings : list of Finding
         Receives doubts.
 
@@ -184,7 +184,9 @@ def _lies_there(image: SaveImage, told: vmcoreinfo.Announced | None) -> bool:
 
 def _refuse_empty(segments: Sequence[MemorySegment]) -> None:
     if not segments:
-        raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
+        raise ConversionError(
+            "there is no memory at these addresses; savefmt memmap shows where it is"
+        )
 
 
 def _refuse_too_high(form: CoreForm, segments: Sequence[MemorySegment], end: int) -> None:
@@ -192,7 +194,7 @@ def _refuse_too_high(form: CoreForm, segments: Sequence[MemorySegment], end: int
     if form.bits == 32 and max(segments[-1].end, end) > 1 << 32:
         raise UnsupportedError(
             "this guest's ELF core has 32 bits, and its memory lies beyond 4 GiB; "
-            "--length takes a part, --format lime all"
+            "--length exports a part of it, -O lime all of it"
         )
 
 
@@ -271,7 +273,7 @@ def _find_vmcoreinfo(
     def read(address: int, length: int) -> bytes:
         parts = list(view.pieces(address, length))
         if sum(part[2] for part in parts) != length:
-            raise AddressError(f"no memory at guest-physical address {address:#x}")
+            raise AddressError(f"there is no memory at guest-physical address {address:#x}")
         return b"".join(output.file.read(count, offset) for _, offset, count in parts)
 
     def seen(hits: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -348,7 +350,10 @@ def _qemu_form(
     """Return how QEMU marks the core, and what makes its notes."""
     arch, first = image.guest.arch, cpus[0]
     if arch.form is None or arch.notes is None:
-        raise UnsupportedError(f"QEMU's own layout is not known for {arch.name} guests")
+        raise UnsupportedError(
+            f"savefmt does not know QEMU's own layout for {arch.name} guests; use the "
+            "universal layout"
+        )
     _refuse_mixed(cpus)
     form, make = arch.form(first), arch.notes
     if isinstance(first, X86Registers) and form.machine == x86.EM_386:

@@ -64,7 +64,7 @@ class ElfClass:
         return head + _padded(name) + _padded(note.content)
 
     def pack_program(self, item: ProgramHeader) -> bytes:
-        """Return a program header, without flags and alignment: QEMU has none either."""
+        """Return a program header, without flags and alignment, as QEMU writes it."""
         length = item.length
         if self.bits == 64:
             return self.program.pack(
@@ -111,8 +111,8 @@ def head_length(elf: ElfClass, count: int) -> int:
 def pack_head(form: CoreForm, headers: Sequence[ProgramHeader]) -> bytes:
     """Return header and program headers in the layout that all readers take.
 
-    The program headers follow the ELF header and there are no sections, but for the one
-    that a count beyond 16 bits needs.
+    The program headers follow the ELF header. There are no sections, except the one that a
+    count beyond 16 bits needs.
 
     Parameters
     ----------

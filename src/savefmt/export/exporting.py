@@ -74,7 +74,7 @@ def export(
     io : IOOptions
         Threads, window, direct I/O.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
@@ -267,7 +267,10 @@ class _Export:
     def _vmcoreinfo(self, dry_run: bool) -> ExportReport:
         found = vmcoreinfo.find(self._image, self._findings)
         if found is None:
-            raise ConversionError("the guest's memory has no VMCOREINFO: no Linux, or none booted")
+            raise ConversionError(
+                "the guest's memory has no VMCOREINFO: the guest does not run Linux, or Linux "
+                "has not booted yet"
+            )
         if not dry_run:
             with OutputFile(self._target, overwrite=self._overwrite) as output:
                 output.file.write(found.text, 0)

@@ -40,8 +40,8 @@ def kernel_mappings(image: SaveImage, findings: list[Finding]) -> list[VirtualRa
     tables = image.guest.space().tables
     if not any(root.kernel for root in tables.roots()):
         raise UnsupportedError(
-            "--kernel-va needs a guest whose first vCPU pages, and whose kernel has addresses "
-            f"of its own; this one's paging is {tables.mode!r}"
+            "--kernel-va needs a guest whose first vCPU uses paging and whose kernel has "
+            f"addresses of its own; the paging of this guest is {tables.mode!r}"
         )
     walk = Walk(tables, kernel=True)
     skipped = _ESPFIX if isinstance(tables, X86PageTables) else range(0)
@@ -56,7 +56,7 @@ def kernel_mappings(image: SaveImage, findings: list[Finding]) -> list[VirtualRa
             Finding(
                 "export.page-tables",
                 Severity.WARNING,
-                f"{walk.lost} page tables of the kernel lie where no memory is",
+                f"{walk.lost} page tables of the kernel are at addresses without memory",
             )
         )
     return found

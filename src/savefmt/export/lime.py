@@ -34,7 +34,9 @@ def plan_lime(segments: Sequence[MemorySegment]) -> Plan:
         If there is nothing to write.
     """
     if not segments:
-        raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
+        raise ConversionError(
+            "there is no memory at these addresses; savefmt memmap shows where it is"
+        )
     at = 0
     placed, pieces = [], []
     for item in segments:

@@ -1,4 +1,4 @@
-"""Pages of an image to their places in another file, in one pass and in parallel."""
+"""Write the pages of an image to their places in another file, in one parallel pass."""
 
 from __future__ import annotations
 

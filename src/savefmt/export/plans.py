@@ -39,9 +39,9 @@ class Plan:
     length : int
         Of the file.
     pieces : tuple of (int, bytes)
-        What else stands in it, and where.
+        The other content of the file, and its offsets.
     aligned : bool
-        Whether pages lie on page borders, so that direct I/O can write them.
+        Whether pages begin at page boundaries, so that direct I/O can write them.
     cpus : int
         vCPUs whose registers it has.
     watch : Watch or None
@@ -49,7 +49,7 @@ class Plan:
     finish : callable
         Called when the pages are in.
     head : callable
-        Makes what `finish` writes, of VMCOREINFO that was found otherwise.
+        Makes what `finish` writes, from a VMCOREINFO that was found in another way.
     """
 
     placed: tuple[Placed, ...]

@@ -47,7 +47,9 @@ def plan_raw(
         end = last if window.stop >= 1 << 64 else window.stop
     kept = [item for item in segments if item.end <= end]
     if not kept:
-        raise ConversionError("no memory lies in these addresses; savefmt memmap shows where it is")
+        raise ConversionError(
+            "there is no memory at these addresses; savefmt memmap shows where it is"
+        )
     beyond = len(segments) - len(kept)
     if beyond:
         findings.append(

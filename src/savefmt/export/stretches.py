@@ -1,4 +1,4 @@
-"""What lies where: from the memory map to stretches of whole pages."""
+"""From the memory map to stretches of whole pages."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def find_segments(
             Finding(
                 "export.unplaced",
                 Severity.WARNING,
-                f"nothing tells where the guest sees {names}; the export lacks it, and --place "
-                "says where it lies",
+                f"nothing tells where the guest sees {names}, so the export lacks it; give its "
+                "address with --place",
             )
         )
     if has_virtio_pmem(image):
@@ -135,8 +135,8 @@ def note_lost(image: SaveImage, findings: list[Finding]) -> None:
             Finding(
                 "export.lost",
                 Severity.WARNING,
-                f"{lost} pages are lost; where they were the export has nothing, or zeros where "
-                "its format has no gaps",
+                f"{lost} pages are lost; in their place the export has a gap, or zeros if its "
+                "format has no gaps",
                 None,
                 "--lost FILE lists them",
             )

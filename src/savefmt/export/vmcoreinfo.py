@@ -76,7 +76,7 @@ def announced(image: SaveImage, findings: list[Finding]) -> Announced | None:
 
 
 def read_note(read: Read, place: Announced) -> bytes | None:
-    """Return the note whole, as it lies in memory, None where it makes no sense."""
+    """Return the whole note as it is in memory, None if it makes no sense."""
     try:
         data = read(place.address, place.length)
     except (AddressError, UnsupportedError):
@@ -119,7 +119,7 @@ def notes_in(places: Iterable[tuple[int, bytes]]) -> Iterator[VmcoreInfo]:
     Parameters
     ----------
     places : iterable of (int, bytes)
-        Guest-physical address, and what lies there.
+        Guest-physical address, and the bytes there.
 
     Yields
     ------
@@ -138,7 +138,7 @@ def find_in(stretches: Iterable[tuple[int, bytes]], page_size: int) -> Iterator[
     Parameters
     ----------
     stretches : iterable of (int, bytes)
-        Guest-physical address, at the start of a page, and what lies there.
+        Guest-physical address, at the start of a page, and the bytes there.
     page_size : int
         Bytes a page.
 
@@ -218,7 +218,7 @@ def too_many(count: int) -> Finding:
     return Finding(
         "export.vmcoreinfo",
         Severity.WARNING,
-        f"{count} pages and more begin as VMCOREINFO does; the rest was not looked at",
+        f"{count} pages or more begin like a VMCOREINFO; the rest was not searched",
     )
 
 
@@ -235,7 +235,7 @@ def find(image: SaveImage, findings: list[Finding]) -> VmcoreInfo | None:
     Returns
     -------
     VmcoreInfo or None
-        None where the guest has none.
+        None if the guest has none.
     """
     told = from_device(image.guest.physical.read, announced(image, findings))
     if told is not None:
@@ -254,7 +254,7 @@ def _contents(image: SaveImage) -> Iterator[tuple[int, bytes]]:
             first = max(run.first * size, -(-item.offset // size) * size)
             last = min((run.first + run.count) * size, item.offset + item.length)
             for offset in range(first, last, _PIECE):
-                # A text longer than a page may lie across two pieces.
+                # A text longer than a page may be in two pieces.
                 length = min(_PIECE + MAX_NOTE, last - offset)
                 data = image.memory.read(item.block, offset, length)
                 yield item.start + offset - item.offset, data

@@ -1,1 +1,1 @@
-"""Many images at once: found, worked on by processes of their own, and journaled."""
+"""Many images at once: find them, process them in separate processes, keep a journal."""

@@ -31,9 +31,9 @@ class Cluster:
     address : str
         Of the scheduler, such as ``tcp://10.0.0.5:8786``.
     limits : Limits
-        Of each try; a worker that is lost costs a try elsewhere, too.
+        The limits of each try; another try after the loss of a worker counts, too.
     everywhere : bool
-        Names stand for what each host of a worker finds under them, and is read there.
+        Each host of a worker finds the names in its own files, and reads them there.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class Cluster:
         except TimeoutError as error:
             self.close()
             raise ImageIOError(
-                f"no worker came to the scheduler in {PATIENCE:g} s", path=address
+                f"no worker connected to the scheduler within {PATIENCE:g} s", path=address
             ) from error
         except BaseException:
             self.close()
@@ -69,7 +69,7 @@ class Cluster:
         self._client.close()
 
     def find(self, names: Iterable[str]) -> Iterator[Target]:
-        """Yield what names stand for: here, or on each host.
+        """Yield the images that names lead to: here, or on each host.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class Cluster:
 
     def gone(self, why: str = "the scheduler is gone") -> ImageIOError:
         """Return the error for a run that cannot go on."""
-        return ImageIOError(f"{why}; --resume goes on with a journal", path=self._address)
+        return ImageIOError(f"{why}; continue a journal with --resume", path=self._address)
 
 
 _OWN = threading.local()

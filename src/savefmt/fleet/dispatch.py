@@ -44,7 +44,7 @@ class Workers(Protocol):
 
 
 def batches(jobs: Iterable[Job]) -> Iterator[Batch]:
-    """Put small images together, those of each host apart; a large one goes alone."""
+    """Group small images, separately for each host; a large image goes alone."""
     begun: dict[str, list[Job]] = {}
     lengths: Counter[str] = Counter()
     for job in jobs:

@@ -1,4 +1,4 @@
-"""The journal of a run: one line an image, whole after any end, to go on from."""
+"""The journal of a run: one line an image, whole after any end, so that a run can continue."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Journal:
     Raises
     ------
     ConversionError
-        If a line is none of a journal, a new journal's file is there already, or another run
-        is adding to it.
+        If a line does not belong to a journal, if the file of a new journal exists already, or
+        if another run is adding to it.
     ImageIOError
         What the operating system refused.
     """
@@ -53,7 +53,7 @@ class Journal:
         try:
             self._fd = os.open(path, mode | (0 if resume else os.O_CREAT | os.O_EXCL), 0o600)
         except FileExistsError as error:
-            raise ConversionError("the file exists; --resume goes on with it", path=path) from error
+            raise ConversionError("the file exists; --resume continues it", path=path) from error
         except OSError as error:
             raise ImageIOError.from_os(error, path=path) from error
         try:
@@ -130,7 +130,7 @@ def read_journal(path: StrPath) -> Iterator[FleetRecord]:
     Raises
     ------
     ConversionError
-        If a line is none of a journal.
+        If a line does not belong to a journal.
     ImageIOError
         What the operating system refused.
     """
@@ -156,7 +156,9 @@ def _lines(file: BinaryIO, path: StrPath) -> Iterator[tuple[FleetRecord, bytes]]
         try:
             yield FleetRecord.from_line(line), line
         except ValueError as error:
-            raise ConversionError(f"line {number} is none of savefmt fleet", path=path) from error
+            raise ConversionError(
+                f"line {number} was not written by savefmt fleet", path=path
+            ) from error
 
 
 def _key(record: FleetRecord) -> Key:

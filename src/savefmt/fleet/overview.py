@@ -1,4 +1,4 @@
-"""What a whole run says: counts, and the images that want somebody's eye."""
+"""The summary of a run: counts, and the images that somebody should look at."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def survey(path: StrPath) -> Overview:
         key=lambda record: (-_GRAVITY[record.verdict], record.path, record.host),
     )
     if _digest(path) != digest:
-        raise ConversionError("the journal grew while it was read; wait for its run", path=path)
+        raise ConversionError(
+            "the journal grew while it was read; wait until its run has ended", path=path
+        )
     verdicts = [outcome for outcome in Outcome if counts.verdicts[outcome]]
     return Overview(
         path=os.fspath(path),

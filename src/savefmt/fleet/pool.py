@@ -1,4 +1,4 @@
-"""Processes of this host that do jobs: none is lost when one of them dies or hangs."""
+"""Processes of this host that do jobs: no job is lost when a process dies or hangs."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Done:
 
 
 class Engine(Protocol):
-    """What finds images and does jobs, in whatever order."""
+    """Finds images and does jobs, in any order."""
 
     def find(self, names: Iterable[str]) -> Iterator[Target]:
-        """Yield what the names stand for."""
+        """Yield the images that the names lead to."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Yield each job when it is over."""
@@ -119,7 +119,7 @@ class ProcessPool:
         self._selector.close()
 
     def find(self, names: Iterable[str]) -> Iterator[Target]:
-        """Yield what names stand for on this host, as `find_targets` does."""
+        """Yield the images that names lead to on this host, as `find_targets` does."""
         return find_targets(names)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
@@ -288,8 +288,8 @@ class _Worker:
             except subprocess.TimeoutExpired:
                 self.answers.close()
                 return (
-                    "its worker cannot be ended: the system holds it, as where a disk or a "
-                    "server does not answer"
+                    "its worker cannot be ended: it waits in the kernel, for example for a "
+                    "disk or a server that does not answer"
                 )
         self.answers.close()
         if code == OUT_OF_MEMORY:

@@ -1,4 +1,4 @@
-"""What is told of one image of many: a line of the journal."""
+"""The result for one image of many: a line of the journal."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Job:
     verb : str
         One of `VERBS`.
     target : Target
-        The image; a file that was found in a folder and is none is passed over.
+        The image; a file that was found in a folder and is not an image is skipped.
     options : dict
-        What else the verb takes; values that JSON can hold.
+        Further options of the verb; values that JSON can hold.
     """
 
     verb: str
@@ -76,7 +76,7 @@ class Told:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Read what JSON made of one, by whatever version of savefmt."""
+        """Read a record from JSON that any version of savefmt wrote."""
         found: dict[str, Any] = {n: values[n] for n in cls.__match_args__ if n in values}
         lists = {name: tuple(values[name]) for name in ("reasons", "remedy")}
         return cls(**{**found, **lists, "verdict": Outcome(values["verdict"])})

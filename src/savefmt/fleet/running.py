@@ -14,7 +14,7 @@ from savefmt.fleet.records import FleetRecord, Job, Outcome, Told
 def run(
     jobs: Iterable[Job], engine: Engine, version: str, journal: Journal | None = None
 ) -> Iterator[FleetRecord]:
-    """Do jobs, and tell of each image as it ends.
+    """Do jobs, and yield a record of each image as it ends.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def run(
     Yields
     ------
     FleetRecord
-        In the order in which they end; targets with `trouble` last.  A file that was found in
-        a folder and is no image has none.
+        In the order in which they end; targets with `trouble` last.  A file that was found in a
+        folder and is not an image has no record.
     """
     troubled: list[Job] = []
 

@@ -1,4 +1,4 @@
-"""From what the caller names to files: folders are gone through, patterns matched."""
+"""From the caller's names to files: folders are searched, patterns matched."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def find_targets(names: Iterable[str]) -> Iterator[Target]:
     ----------
     names : iterable of str
         Files, folders and patterns such as ``/srv/*.save``.  In folders, links are not
-        followed, hidden files are passed over, and so is what is no regular file.
+        followed; hidden files and everything except regular files are skipped.
 
     Yields
     ------
@@ -100,7 +100,7 @@ def _inside(folder: str, base: str) -> Iterator[Target]:
 
 
 def identity_of(path: str) -> tuple[int, ...]:
-    """Return what tells whether a file changed, on all hosts alike; empty if it cannot be told.
+    """Return what shows whether a file changed, the same on all hosts; empty if not known.
 
     Inode, size, and time of change in nanoseconds.
     """

@@ -1,4 +1,4 @@
-"""What a worker does with one image; what it tells is plain values."""
+"""What a worker does with one image; its answers are plain values."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _hash(path: str, options: dict[str, Any]) -> Told:
 
 @contextmanager
 def _placed(path: str, options: dict[str, Any]) -> Iterator[SaveImage]:
-    """Open an image with what is said of its blocks; others may have more."""
+    """Open an image with the options about its blocks; other images may have other blocks."""
     with SaveImage(path, io=_IO) as image:
         if said := options.get("places", {}):
             own = {listed.idstr for listed in image.head.blocks.blocks}

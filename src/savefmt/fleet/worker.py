@@ -1,7 +1,7 @@
 """A process that works on images: jobs come on standard input, answers leave on standard output.
 
-One line of JSON each.  So nothing from an image ever is anything but a text, and the process
-ends with its input, whatever became of who started it.
+Each is one line of JSON. So data from an image is never more than text. The process ends with
+its input, even if the process that started it has died.
 """
 
 from __future__ import annotations

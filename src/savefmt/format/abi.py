@@ -1,9 +1,8 @@
 """What an edit of the domain XML may not change, since the saved guest would notice.
 
-The tables hold what libvirt's own check of ABI stability compares (as of 11.3),
-element by element; what is not in them libvirt ignores, and so do we.  libvirt compares
-devices of a kind by their order, disks and controllers by the order that it sorts them
-into.
+The tables hold what libvirt's own check of ABI stability compares (as of 11.3), element by
+element. libvirt ignores everything else, and savefmt does, too.  libvirt compares devices of a
+kind by their order, disks and controllers by the order that it sorts them into.
 """
 
 from __future__ import annotations
@@ -228,7 +227,7 @@ def _name_of(kind: str, facts: dict[str, str], number: int) -> str:
 
 
 def _facts(node: _Node, spec: str) -> dict[str, str]:
-    """Look up facts; what is not there is an empty text."""
+    """Look up facts; a missing fact is an empty text."""
     facts: dict[str, str] = {}
     for word in spec.split():
         key, _, default = word.partition("=")

@@ -51,8 +51,8 @@ class Configuration:
     page_bits: int | None
     uuid: bytes | None
     offset: int
-    # The section cut into its head and its subsections, each under its name: what
-    # is not edited is written again byte for byte.
+    # The section is cut into its head and its subsections, each under its name. What is not
+    # edited is written again byte for byte.
     _pieces: tuple[tuple[str, bytes], ...] = field(repr=False)
 
     @classmethod
@@ -81,7 +81,9 @@ class Configuration:
         head.u8("configuration")
         length = head.u32("machine type")
         if length > MAX_MACHINE_LENGTH:
-            raise CorruptError(f"machine type of {length} bytes", offset=offset + 1)
+            raise CorruptError(
+                f"the machine type is {length} bytes long, which is too long", offset=offset + 1
+            )
         machine = decode_name(head.read(length, "machine type"))
         pieces = {"": bytes(head.kept)}
         capabilities: tuple[str, ...] = ()
@@ -93,9 +95,15 @@ class Configuration:
             name = decode_name(piece.counted("configuration subsection"))
             version = piece.u32(name)
             if name in pieces:
-                raise CorruptError(f"configuration subsection {name!r} twice", offset=at)
+                raise CorruptError(
+                    f"the configuration has the subsection {name!r} twice", offset=at
+                )
             if version != 1:
-                raise UnsupportedError(f"subsection {name!r} version {version}", offset=at)
+                raise UnsupportedError(
+                    f"the configuration has the subsection {name!r} in version {version}, "
+                    "which this release does not know",
+                    offset=at,
+                )
             if name == PAGE_BITS_SUBSECTION:
                 page_bits = _page_bits(piece)
             elif name == CAPABILITIES_SUBSECTION:
@@ -103,13 +111,17 @@ class Configuration:
             elif name == UUID_SUBSECTION:
                 uuid = piece.read(16, name)
             else:
-                raise UnsupportedError(f"configuration subsection {name!r}", offset=at)
+                raise UnsupportedError(
+                    f"the configuration has the subsection {name!r}, which this release does "
+                    "not know",
+                    offset=at,
+                )
             pieces[name] = bytes(piece.kept)
         return cls(machine, capabilities, page_bits, uuid, offset, tuple(pieces.items()))
 
     @property
     def raw(self) -> bytes:
-        """The section as it stands in the stream, marker included."""
+        """The section as it is in the stream, including its marker."""
         return b"".join(piece for _, piece in self._pieces)
 
     @property
@@ -139,7 +151,7 @@ class Configuration:
         name : str
             The capability.
         on : bool
-            Whether it shall be listed.
+            Whether to list it.
 
         Returns
         -------
@@ -158,7 +170,7 @@ class Configuration:
         elif CAPABILITIES_SUBSECTION in pieces:
             pieces[CAPABILITIES_SUBSECTION] = _pack_capabilities(names)
         else:
-            # QEMU's place for it: after the page bits, before the UUID.
+            # QEMU puts it here: after the page bits, before the UUID.
             order = list(pieces)
             place = order.index(PAGE_BITS_SUBSECTION if PAGE_BITS_SUBSECTION in order else "") + 1
             order.insert(place, CAPABILITIES_SUBSECTION)
@@ -171,7 +183,10 @@ def _page_bits(cursor: Cursor) -> int:
     at = cursor.tell()
     bits = cursor.u32(PAGE_BITS_SUBSECTION)
     if not MIN_PAGE_SIZE <= 1 << min(bits, 32) <= MAX_PAGE_SIZE:
-        raise CorruptError(f"target page of 2**{bits} bytes", offset=at)
+        raise CorruptError(
+            f"the configuration names target pages of 2**{bits} bytes, which no guest has",
+            offset=at,
+        )
     return bits
 
 
@@ -179,7 +194,9 @@ def _capabilities(cursor: Cursor) -> tuple[str, ...]:
     at = cursor.tell()
     count = cursor.u32("capability count")
     if count > MAX_CAPABILITIES:
-        raise CorruptError(f"{count} capabilities", offset=at)
+        raise CorruptError(
+            f"the configuration lists {count} capabilities, which is too many", offset=at
+        )
     names = tuple(decode_name(cursor.counted("capability")) for _ in range(count))
     if len(set(names)) < count:
         raise CorruptError("a capability is listed twice", offset=at)

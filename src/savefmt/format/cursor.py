@@ -42,8 +42,8 @@ class Cursor(ABC):
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
-        # Unread bytes lie in `_rest`, then in `_ahead`: a peek across a border keeps
-        # a copy of the old piece's tail and the new piece itself, uncopied.
+        # Unread bytes are in `_rest`, then in `_ahead`: a peek across a border keeps a copy of
+        # the old piece's tail, and the new piece without a copy.
         self._rest = _NOTHING
         self._ahead = _NOTHING
 
@@ -62,7 +62,7 @@ class Cursor(ABC):
         return self._offset
 
     def window(self) -> memoryview:
-        """Return the unread bytes at hand, after fetching more if there are none.
+        """Return the unread bytes of the window, after fetching more if there are none.
 
         Returns
         -------
@@ -429,7 +429,7 @@ class ChunkCursor(Cursor):
                 if chunk:
                     return memoryview(chunk)
         except Exception as error:
-            self._failure = error  # for whoever comes here once more
+            self._failure = error  # for the next caller
             raise
         return _NOTHING
 
@@ -463,7 +463,7 @@ class ChunkCursor(Cursor):
 
 
 class LookaheadError(UnsupportedError):
-    """What lies ahead is too long to be held in memory."""
+    """The bytes ahead are too many to hold in memory."""
 
 
 class _HeldCursor(Cursor):

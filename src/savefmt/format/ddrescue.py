@@ -34,13 +34,15 @@ def bad_parts(text: str) -> list[tuple[int, int]]:
     rows = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
     if not rows or len(rows[0]) not in (2, 3) or not _NUMBER.fullmatch(rows[0][0]):
         raise CorruptError(
-            "no GNU ddrescue map file; its first line is a position and a sign, as ddrescue "
-            "writes it beside its copy"
+            "this is not a GNU ddrescue map file, which ddrescue writes next to its copy, and "
+            "whose first line is a position and a sign"
         )
     found = []
     for row in rows[1:]:
         if len(row) != 3 or row[2] not in _SIGNS or not all(map(_NUMBER.fullmatch, row[:2])):
-            raise CorruptError(f"no line of a GNU ddrescue map file: {' '.join(row)[:80]!r}")
+            raise CorruptError(
+                f"this is not a line of a GNU ddrescue map file: {' '.join(row)[:80]!r}"
+            )
         start, length = (int(word, 0) if "x" in word.lower() else int(word) for word in row[:2])
         if row[2] != _COPIED:
             found.append((start, start + length))

@@ -99,11 +99,11 @@ class Struct:
         return tuple(value for value in self.values(name) if isinstance(value, Struct))
 
     def number(self, name: str) -> int | None:
-        """Return the first number under a name, None if there is none."""
+        """Return the first number under a name, None if there is no number."""
         return next(iter(self.numbers(name)), None)
 
     def data(self, name: str) -> bytes | None:
-        """Return the first bytes under a name, None if there are none."""
+        """Return the first bytes under a name, None if there are no bytes."""
         return next((value for value in self.values(name) if isinstance(value, bytes)), None)
 
     def typed(self, type_name: str) -> Iterator[Field]:
@@ -161,7 +161,7 @@ def _with_elements(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def decode(entry: Mapping[str, Any], payload: bytes | memoryview) -> Struct:
-    """Take a payload apart.
+    """Decode a payload.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def decode(entry: Mapping[str, Any], payload: bytes | memoryview) -> Struct:
 
 
 def decode_start(entry: Mapping[str, Any], payload: bytes | memoryview) -> Struct:
-    """Take apart what is known of a payload; the rest is one more field, ``rest``.
+    """Decode the known part of a payload; the rest is one more field, ``rest``.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ class _Decoder:
         return _scalar(kind, self._take(size))
 
     def _list(self, entry: Mapping[str, Any], kind: str, size: int, depth: int) -> Value:
-        """Take a list apart where the description tells all of its elements, else keep bytes."""
+        """Decode a list if the description has all of its elements, else keep the bytes."""
         inner = _Decoder(self._take(size))
         inner._count = self._count
         elements = list(_objects(entry.get(_ELEMENTS)))
@@ -332,7 +332,9 @@ class _Decoder:
 
     def _expect_mark(self, mark: int) -> None:
         if self._take(1)[0] != mark:
-            raise CorruptError("a list that is not as described", offset=self.at - 1)
+            raise CorruptError(
+                "a list is not as the vmdescription describes it", offset=self.at - 1
+            )
 
     def _take(self, count: int) -> memoryview:
         if count > len(self._payload) - self.at:
@@ -381,7 +383,7 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
 def _number(entry: Mapping[str, Any], key: str) -> int:
     value = entry.get(key)
     if type(value) is not int or value < 0:
-        raise CorruptError(f"vmdescription has {value!r} as {key}")
+        raise CorruptError(f"the vmdescription has {value!r} as {key}")
     return value
 
 

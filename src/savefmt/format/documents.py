@@ -1,4 +1,4 @@
-"""The two documents behind an envelope's header, told by how they begin and end (format.md 2)."""
+"""The two documents behind an envelope's header, found by beginning and end (format.md 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_cookie(data: bytes) -> bool:
 
 
 def find_cookie(data: bytes, told: int) -> int | None:
-    """Find the cookie in what lies between header and stream; see `Envelope.cookie_place`."""
+    """Find the cookie in the data between header and stream; see `Envelope.cookie_place`."""
     if told and data[told - 1 : told] == b"\0" and is_cookie(data[told:]):
         return told
     xml, _, rest = data.partition(b"\0")

@@ -35,7 +35,7 @@ class Domain:
     machine : str or None
         Machine type, such as ``pc-q35-9.2``.
     emulator : str or None
-        Path of the QEMU binary.  The image's author chose it: never run it unasked.
+        Path of the QEMU binary.  The image's author chose it: never run it without being asked.
     memory_kib : int or None
         Memory at boot, in KiB.
     """
@@ -274,7 +274,7 @@ def kibibytes(number: str, unit: str | None) -> int | None:
 
 
 def integer(text: str | None) -> int | None:
-    """Read a number as libvirt writes it, decimal or hexadecimal; None where it is none."""
+    """Read a number as libvirt writes it, decimal or hexadecimal; None if it is not a number."""
     if text is None or not re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text.strip()):
         return None
     return int(text, 16 if text.strip().startswith("0x") else 10)

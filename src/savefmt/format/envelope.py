@@ -238,7 +238,7 @@ class Envelope:
 
     @property
     def stream_format(self) -> int:
-        """The format that counts: version 1 means raw whatever its field says."""
+        """The effective format: version 1 means raw, and ignores the field."""
         return self.format if self.version > 1 else 0
 
     @property
@@ -253,16 +253,16 @@ class Envelope:
 
     @property
     def cookie(self) -> bytes | None:
-        """The cookie XML without its NUL, None if there is none."""
+        """The cookie XML without its NUL, None if there is no cookie."""
         if not self.cookie_offset:
             return None
         return self.data[self.cookie_offset :].partition(b"\0")[0]
 
     @property
     def cookie_place(self) -> int | None:
-        """Where in `data` a cookie stands, whatever `cookie_offset` says.
+        """Where in `data` a cookie is, without regard to `cookie_offset`.
 
-        0 where there is none, None where the documents do not tell.
+        0 if there is none, None if the documents do not tell.
         """
         return find_cookie(self.data, self.cookie_offset)
 
@@ -475,7 +475,7 @@ class Envelope:
                 Severity.ERROR,
                 "the cookie begins before the XML has ended",
                 at + xml_end,
-                "write the XML anew, whole and without the cookie",
+                "write the whole XML again, without the cookie",
             )
         elif xml_end == end:
             yield Finding(
@@ -483,7 +483,7 @@ class Envelope:
                 Severity.WARNING,
                 "no NUL ends the XML",
                 at + xml_end,
-                "write the XML anew with the same content",
+                "write the XML again with the same content",
             )
         if self.cookie is not None:
             cookie_end = self.cookie_offset + len(self.cookie)
@@ -494,7 +494,7 @@ class Envelope:
                     Severity.WARNING,
                     "no NUL ends the cookie",
                     at + cookie_end,
-                    "write the XML anew with the same content",
+                    "write the XML again with the same content",
                 )
         for start, stop in gaps:
             if (place := _first_nonzero(self.data[start:stop])) is not None:
@@ -508,14 +508,14 @@ class Envelope:
 
 
 def wrong_cookie(told: int, right: int, *, at: int = 0) -> Finding:
-    """Say that the header tells of a cookie where there is none, or of none where there is one."""
+    """Report a header that names a cookie that is not there, or does not name the one that is."""
     place = f"it begins at {right} behind the header" if right else "there is none"
     return Finding(
         "envelope.cookie-offset",
         Severity.ERROR if told else Severity.WARNING,
-        f"the header tells of a cookie at {told}, but {place}"
+        f"the header names a cookie at {told}, but {place}"
         if told
-        else f"the header tells of no cookie, but {place}",
+        else f"the header names no cookie, but {place}",
         at + NUMBER_OFFSETS["cookie"],
         "libvirt takes the CPU model of the running guest from the cookie",
         Repair.COOKIE,
@@ -551,8 +551,8 @@ def _check_lengths(length: int, cookie_offset: int, at: int) -> None:
         )
     if cookie_offset > length:
         raise CorruptError(
-            f"the cookie is said to begin at {cookie_offset}, behind all {length} bytes of data; "
-            "do not give this image to libvirt, which would crash",
+            f"by the header, the cookie begins at {cookie_offset}, behind all {length} bytes "
+            "of data; do not give this image to libvirt, which would crash",
             offset=at + NUMBER_OFFSETS["cookie"],
         )
 

@@ -16,7 +16,7 @@ def field_differences(left: Struct, right: Struct) -> Iterator[FieldDifference]:
     Parameters
     ----------
     left, right : Struct
-        The same section of two images, taken apart.
+        The same section of two images, decoded.
 
     Yields
     ------

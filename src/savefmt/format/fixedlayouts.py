@@ -1,7 +1,7 @@
 """Sections whose layout has not changed in years, for streams that do not describe it.
 
-Each device is told in one line: ``name:type``, with ``*count`` for an array
-(format.md 7.5, 8.2, 9.2).
+Each device is described in one line: ``name:type``, with ``*count`` for an array (format.md
+7.5, 8.2, 9.2).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _LAYOUTS = {
     ("mch", 1): "parent_obj:pci",
     ("I440FX", 3): "parent_obj:pci",
 }
-# These tell nothing of how they end.
+# The end of these is not known.
 _OPEN = frozenset({"mc146818rtc", "globalstate", "mch", "I440FX"})
 
 _FIELD = re.compile(r"(\S+):(\w+?)(?:/(\d+))?(?:\*(\d+))?")

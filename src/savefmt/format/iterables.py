@@ -1,4 +1,4 @@
-"""Section payloads that tell their own end (format.md 3.7).
+"""Section payloads that show their own end (format.md 3.7).
 
 Each function consumes one payload and checks no more than it needs to find the end.
 """
@@ -40,7 +40,7 @@ def _dirty_bitmap(cursor: Cursor) -> None:
         if flags & 0x01:
             return
         if not flags & 0x70:
-            raise CorruptError(f"dirty-bitmap chunk of no kind, flags {flags:#x}", offset=at)
+            raise CorruptError(f"a dirty-bitmap chunk has the unknown flags {flags:#x}", offset=at)
         if flags & 0x08:
             cursor.counted("dirty-bitmap node")
         if flags & 0x04:
@@ -62,7 +62,9 @@ def _block(cursor: Cursor) -> None:
             if not flags & 0x08:
                 cursor.skip(1 << 20, "block migration data")
         elif not flags & 0x06:
-            raise CorruptError(f"block migration word of no kind, flags {flags:#x}", offset=at)
+            raise CorruptError(
+                f"a block migration word has the unknown flags {flags:#x}", offset=at
+            )
         if flags & 0x02:
             return
 
@@ -88,7 +90,9 @@ def _s390_storage_attributes(cursor: Cursor) -> None:
                 if cursor.peek(1) == _FOOTER:
                     return
             case _:
-                raise CorruptError(f"storage attributes word, flags {flags:#x}", offset=at)
+                raise CorruptError(
+                    f"a storage attributes word has the unknown flags {flags:#x}", offset=at
+                )
 
 
 def _virtio_mem_early(cursor: Cursor) -> None:
@@ -99,7 +103,11 @@ def _virtio_mem_early(cursor: Cursor) -> None:
     region = cursor.u64("virtio-mem region")
     block = cursor.u64("virtio-mem block")
     if block == 0 or region % block:
-        raise CorruptError(f"virtio-mem region {region:#x} in blocks of {block:#x}", offset=at)
+        raise CorruptError(
+            f"a virtio-mem region of {region:#x} bytes does not consist of blocks of "
+            f"{block:#x} bytes",
+            offset=at,
+        )
     cursor.skip(4 + 8, "virtio-mem node")
     cursor.skip(8 * -(-(region // block) // 64), "virtio-mem bitmap")
 
@@ -133,4 +141,4 @@ _BY_DEVICE: Mapping[str, Callable[[Cursor], None]] = {
     "vfio": _vfio,
     "virtio-mem-device-early": _virtio_mem_early,
 }
-"""By what stands behind the bus path."""
+"""By the name behind the bus path."""

@@ -56,16 +56,29 @@ class MappedRamHeader:
             One that QEMU would load; 1 MiB alignment is no condition.
         """
         if len(data) < cls.WIRE.size:
-            raise TruncatedError("mapped-ram header cut short", offset=at + len(data))
+            raise TruncatedError(
+                "the file ends inside a mapped-ram header; it was cut short, so get a "
+                "complete copy",
+                offset=at + len(data),
+            )
         version, page_size, bitmap_offset, pages_offset = cls.WIRE.unpack_from(data)
         if version != cls.VERSION:
-            raise UnsupportedError(f"mapped-ram header version {version}", offset=at)
+            raise UnsupportedError(
+                f"a mapped-ram header has version {version}, which this release does not know",
+                offset=at,
+            )
         if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE or page_size.bit_count() != 1:
-            raise CorruptError(f"pages of {page_size} bytes", offset=at + 4)
+            raise CorruptError(
+                f"a mapped-ram header names pages of {page_size} bytes, which no guest has",
+                offset=at + 4,
+            )
         if (bitmap_offset == 0) != (pages_offset == 0):
-            raise CorruptError("a bitmap without pages, or pages without a bitmap", offset=at + 12)
+            raise CorruptError(
+                "a mapped-ram header names a bitmap without pages, or pages without a bitmap",
+                offset=at + 12,
+            )
         if pages_offset % page_size:
-            message = f"pages at {pages_offset:#x}, which is no page boundary"
+            message = f"the pages begin at {pages_offset:#x}, which is not a page boundary"
             raise CorruptError(message, offset=at + 20)
         return cls(page_size, bitmap_offset, pages_offset)
 
@@ -139,11 +152,11 @@ def place_all(
     blocks : iterable of Placeable
         In the order of the list.
     at : int
-        Where the first entry stands in the file: behind the MEM_SIZE word.
+        Where the first entry is in the file: behind the MEM_SIZE word.
     page_size : int
         Target page size.
     align : int
-        What page areas are aligned to.
+        The alignment of page areas.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a domain XML names that lies outside of an image: disks, networks, devices of a host."""
+"""What a domain XML names outside of an image: disks, networks, devices of a host."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def _pci(address: dict[str, str]) -> str:
 
 
 def _hex(text: str | None, width: int) -> str:
-    """Read a number as libvirt writes it; empty where it is none."""
+    """Read a number as libvirt writes it; empty if it is not a number."""
     number = integer(text)
     return "" if number is None else f"{number:0{width}x}"
 

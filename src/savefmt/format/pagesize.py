@@ -1,9 +1,9 @@
 """The target page size of a sequential stream, from its first page records (format.md 4.5).
 
-Every page comes at least once, in the order of addresses, so neighbouring records are one
-page apart, and behind the content of a page stands the next record's word.  A guest that
-writes words of its own into its pages can make a wrong size look possible, yet never the
-right one impossible: of all sizes that fit, the one that most neighbours are apart is taken.
+Every page comes at least once, in the order of addresses. So neighbouring records are one page
+apart, and the next record's word follows the content of a page. A guest can write such words
+into its pages. That can make a wrong size look possible, but never the right size impossible.
+Of all sizes that fit, the most frequent distance between neighbours is taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""qcow2 disk images, as far as the guests in their internal snapshots go."""
+"""qcow2 disk images, as far as needed for the guests in their internal snapshots."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ class Qcow2:
         """Read the header of a file of `length` bytes."""
         head = read(min(_HEADER_LENGTH, length), 0).ljust(_HEADER_LENGTH, b"\0")
         if head[:4] != MAGIC:
-            raise NotASaveImageError("no qcow2 disk image, and nothing else has snapshots")
+            raise NotASaveImageError(
+                "this is not a qcow2 disk image, and nothing else has snapshots; leave "
+                "--snapshot out"
+            )
         values = cls.WIRE.unpack_from(head)
         _, version, bits, disk, crypt, _, _, count, table, features, compression = values
         if version == 1:
@@ -89,14 +92,22 @@ class Qcow2:
                 "guest's memory instead"
             )
         if version not in (2, 3):
-            raise UnsupportedError(f"a disk image of qcow version {version}", offset=4)
+            raise UnsupportedError(
+                f"this is a disk image of qcow version {version}, which this release does not read",
+                offset=4,
+            )
         if version < _FEATURES_FROM:
             features = compression = 0
         smallest = _EXTENDED_BITS if features & _EXTENDED_L2 else _CLUSTER_BITS[0]
         if count and not smallest <= bits <= _CLUSTER_BITS[-1]:
-            raise CorruptError(f"clusters of 2^{bits} bytes", offset=20)
+            raise CorruptError(
+                f"the disk image has clusters of 2^{bits} bytes, which QEMU does not allow",
+                offset=20,
+            )
         if count > MAX_SNAPSHOTS:
-            raise CorruptError(f"{count} snapshots, where QEMU allows 65536", offset=60)
+            raise CorruptError(
+                f"the disk image claims {count} snapshots, and QEMU allows 65536", offset=60
+            )
         if count and table + 40 * count > length:
             raise TruncatedError(f"the snapshot table is not in the file; {_CUT_SHORT}", offset=64)
         if not features & _COMPRESSION_TYPE:
@@ -241,7 +252,9 @@ def read_snapshots(qcow: Qcow2, read: Read, length: int) -> list[SnapshotEntry]:
         head = wire.unpack(take(wire.size, at))
         l1, l1_count, id_length, name_length, seconds, nanoseconds, clock, small, extra = head
         if extra > _LARGEST_EXTRA:
-            raise CorruptError(f"{extra} bytes of extra data about a snapshot", offset=at)
+            raise CorruptError(
+                f"a snapshot claims {extra} bytes of extra data, which is too many", offset=at
+            )
         rest = take(extra + id_length + name_length, at + wire.size)
         state = int.from_bytes(rest[:8], "big") if extra >= 8 else small
         disk = int.from_bytes(rest[8:16], "big") if extra >= 16 else qcow.disk_length
@@ -273,9 +286,9 @@ class StateMap:
     Attributes
     ----------
     length : int
-        Of all of it; what is nowhere reads as zeros.
+        The whole length; parts without a place read as zeros.
     plain : list of (int, int, int)
-        What lies as it is: offset in the state, length, offset in the file.
+        Uncompressed clusters: offset in the state, length, offset in the file.
     packed : list of (int, int, int)
         Compressed clusters: offset in the state, length and offset in the file.
     """
@@ -294,8 +307,8 @@ def whole_state(qcow: Qcow2, entry: SnapshotEntry) -> SnapshotEntry:
 def map_state(qcow: Qcow2, entry: SnapshotEntry, read: Read, length: int) -> StateMap:
     """Find the clusters of a snapshot's state in a file of `length` bytes.
 
-    The state stands behind the disk's last byte, as if the disk went on there.  No byte of
-    the file may be used twice: so what the state holds is no longer than the file.
+    The state follows the disk's last byte, as if the disk continued there. No byte of the file
+    may be used twice, so the state holds no more bytes than the file.
     """
     if qcow.obstacle:
         raise UnsupportedError(qcow.obstacle)
@@ -368,7 +381,7 @@ def _l2_tables(
 
 
 def _covered(qcow: Qcow2) -> int:
-    """Return how many bytes one L2 table tells of."""
+    """Return how many bytes one L2 table describes."""
     return qcow.entries << qcow.cluster_bits
 
 
@@ -400,7 +413,9 @@ def _clusters(qcow: Qcow2, table: array[int], base: int) -> Iterator[tuple[int, 
             continue
         place = word & _OFFSET_MASK
         if place % cluster:
-            raise CorruptError(f"a cluster at {place:#x}, which is no boundary", offset=place)
+            raise CorruptError(
+                f"a cluster begins at {place:#x}, which is not a cluster boundary", offset=place
+            )
         if not place:
             continue
         if qcow.extended:

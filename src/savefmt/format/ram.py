@@ -230,10 +230,15 @@ def read_block_list(
     total = total_word & ~_MEM_SIZE_MASK
     if total > MAX_TOTAL_LENGTH:
         raise UnsupportedError(
-            f"guest memory of {total:#x} bytes; this release goes up to 16 TiB", offset=at
+            f"the guest has {total:#x} bytes of memory, and this release reads up to 16 TiB",
+            offset=at,
         )
     if mapped and postcopy is not None:
-        raise UnsupportedError("mapped-ram and postcopy-ram in one stream", offset=at)
+        raise UnsupportedError(
+            "the stream uses mapped-ram and postcopy-ram together, which this release does "
+            "not read",
+            offset=at,
+        )
 
     reader = _ListReader(cursor, total, mapped, ignore_shared, postcopy, page_size)
     offset = cursor.tell()
@@ -294,7 +299,7 @@ class _ListReader:
         while listed < self._total:
             at = self._cursor.tell()
             if len(blocks) == MAX_BLOCKS:
-                raise CorruptError(f"more than {MAX_BLOCKS} RAM blocks", offset=at)
+                raise CorruptError(f"the stream lists more than {MAX_BLOCKS} RAM blocks", offset=at)
             block = self._entry(left=self._total - listed)
             if block.name in blocks:
                 raise CorruptError(f"RAM block {block.idstr!r} is listed twice", offset=at)
@@ -307,7 +312,7 @@ class _ListReader:
         offset = cursor.tell()
         name = cursor.counted("the RAM block list")
         if not name:
-            raise CorruptError("RAM block without a name", offset=offset)
+            raise CorruptError("a RAM block has no name", offset=offset)
         idstr = decode_name(name)
         at = cursor.tell()
         used_length = cursor.u64("the RAM block list")
@@ -346,10 +351,13 @@ class _ListReader:
         if self.page_size is None:
             self.page_size = header.page_size
         if header.page_size != self.page_size:
-            message = f"RAM block {idstr!r} in pages of {header.page_size}, not {self.page_size}"
+            message = (
+                f"RAM block {idstr!r} has pages of {header.page_size} bytes, and the stream "
+                f"has pages of {self.page_size} bytes"
+            )
             raise CorruptError(message, offset=at + 4)
         if header.ignored and not self._ignore_shared:
-            message = f"RAM block {idstr!r} has no page area, and the stream ignores no memory"
+            message = f"RAM block {idstr!r} has no page area, and the stream leaves no memory out"
             raise CorruptError(message, offset=at + 12)
         # QEMU counts from the beginning of its file, and the bitmap follows the header.
         if header.bitmap_offset == self._cursor.tell() + self._cursor.origin:
@@ -380,7 +388,9 @@ class _ListReader:
         at = self._cursor.tell()
         backing = self._cursor.u64("the RAM block list")
         if backing.bit_count() != 1 or not backing & self._backing_sizes:
-            raise CorruptError(f"RAM block backed by pages of {backing} bytes", offset=at)
+            raise CorruptError(
+                f"a RAM block is backed by pages of {backing} bytes, which no host has", offset=at
+            )
         return backing
 
 

@@ -1,7 +1,7 @@
-"""The mark of an image that was salvaged: that memory is lost, and how much.
+"""The mark of an image that was salvaged: memory is lost, and how much.
 
-Like that of a thin image it is a member of the vmdescription, which QEMU skips and every copy of
-the image keeps.
+Like the mark of a thin image, it is a member of the vmdescription. QEMU skips it, and every
+copy of the image keeps it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MOST_BLOCKS = 4096
 
 
 def put_mark(mark: SalvageMark, description: Description | None) -> Description:
-    """Return a description with a mark in it; made anew where there was none."""
+    """Return a description with a mark in it; a new description if there was none."""
     return Description.with_member(description, _KEY, asdict(mark))
 
 
 def find_mark(description: Description | None) -> SalvageMark | None:
-    """Read the mark of a stream; None where there is none that makes sense."""
+    """Read the mark of a stream; None if it has no mark that makes sense."""
     value = description.document.get(_KEY) if description is not None else None
     if not isinstance(value, dict) or not _sensible(value):
         return None

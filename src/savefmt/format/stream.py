@@ -113,7 +113,7 @@ class Command:
         return Advice(int.from_bytes(self.data[:8], "big"), int.from_bytes(self.data[8:], "big"))
 
     def pack(self) -> bytes:
-        """Return the item as it stands in the stream."""
+        """Return the item as it is in the stream."""
         head = (ItemType.COMMAND << 32 | self.number << 16 | len(self.data)).to_bytes(5, "big")
         return head + self.data
 
@@ -152,7 +152,7 @@ class SectionHead:
         return self.kind in (ItemType.START, ItemType.FULL)
 
     def pack(self) -> bytes:
-        """Return the head as it stands in the stream, up to the payload."""
+        """Return the head as it is in the stream, up to the payload."""
         head = (self.kind << 32 | self.section_id).to_bytes(5, "big")
         if not self.announces:
             return head
@@ -265,13 +265,14 @@ class ItemReader:
             cursor.skip(FOOTER_LENGTH)
             return footer
         if footer[:1] not in (b"", bytes([ItemType.FOOTER])):
-            message = f"byte {footer[0]:#04x} where the footer of the {head} belongs"
+            message = f"byte {footer[0]:#04x} is where the footer of the {head} belongs"
             raise CorruptError(message, offset=offset)
         section_id = int.from_bytes(
             cursor.read(FOOTER_LENGTH, f"the footer of the {head}")[1:], "big"
         )
         raise CorruptError(
-            f"footer of section {section_id}, but the {head} is section {head.section_id}",
+            f"this is the footer of section {section_id}, but the {head} is section "
+            f"{head.section_id}",
             offset=offset,
         )
 
@@ -282,10 +283,13 @@ class ItemReader:
         if not name:
             raise CorruptError(f"unknown command {number}", offset=offset)
         if lengths is not None and length not in lengths:
-            raise CorruptError(f"command {name} with {length} bytes of data", offset=offset)
+            raise CorruptError(
+                f"command {name} has {length} bytes of data, which is a wrong length", offset=offset
+            )
         if number == _PACKAGED:
             raise UnsupportedError(
-                "a stream packed inside the stream, as postcopy sends to a live destination",
+                "the stream holds another stream, as postcopy sends it to a live destination; "
+                "this release does not read that",
                 offset=offset,
             )
         if number in _NEVER_IN_FILES:
@@ -309,7 +313,10 @@ class ItemReader:
                 offset=offset,
             )
         if len(self._announced) > MAX_SECTIONS:
-            raise UnsupportedError(f"more than {MAX_SECTIONS} sections", offset=offset)
+            raise UnsupportedError(
+                f"the stream has more than {MAX_SECTIONS} sections, and this release reads no more",
+                offset=offset,
+            )
         known_id = self._ids.setdefault((idstr, instance_id), section_id)
         if known_id != section_id:
             message = f"{idstr!r} instance {instance_id} has two ids: {known_id} and {section_id}"
@@ -330,7 +337,9 @@ class ItemReader:
         section_id = int.from_bytes(data[1:], "big")
         start = self.started(section_id)
         if start is None:
-            raise CorruptError(f"{kind.name} of section {section_id}, never started", offset=offset)
+            raise CorruptError(
+                f"{kind.name} of section {section_id} comes without a START", offset=offset
+            )
         return SectionHead(offset, kind, section_id, start.idstr, start.instance_id, start.version)
 
     def _warn(self, code: str, message: str, offset: int, advice: str) -> None:

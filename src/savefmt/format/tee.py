@@ -35,7 +35,7 @@ class Tee(Cursor):
         return self._cursor.tell()
 
     def window(self) -> memoryview:
-        """Return the unread bytes at hand."""
+        """Return the unread bytes of the window."""
         return self._cursor.window()
 
     def advance(self, count: int) -> None:

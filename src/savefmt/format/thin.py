@@ -1,7 +1,7 @@
-"""The mark of a thin image: which image its memory lies in.
+"""The mark of a thin image: which image holds its memory.
 
 A thin image is a stream without the pages that QEMU maps from another image, its base.  The
-mark is a member of the vmdescription, which QEMU skips and every copy of the file keeps.
+mark is a member of the vmdescription. QEMU skips it, and every copy of the file keeps it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ThinMark:
     blocks: tuple[tuple[str, str], ...]
 
     def put_into(self, description: Description | None) -> Description:
-        """Return a description with this mark in it; made anew where there was none."""
+        """Return a description with this mark in it; a new description if there was none."""
         value = {
             "path": self.path,
             "length": self.length,
@@ -70,7 +70,7 @@ class ThinMark:
         value = description.document[_KEY]
         if not isinstance(value, dict) or not _sensible(value):
             raise CorruptError(
-                "the mark of a thin image makes no sense; make it again with savefmt clone",
+                "the mark of a thin image makes no sense; make the image again with savefmt clone",
                 offset=description.offset,
             )
         blocks = tuple((str(own), str(base)) for own, base in value["blocks"])

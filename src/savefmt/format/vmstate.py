@@ -39,13 +39,13 @@ class Description:
     Attributes
     ----------
     document : dict
-        The parsed JSON; of duplicate keys the first counts.
+        The parsed JSON; the first of duplicate keys counts.
     raw : bytes
-        The JSON as it stands in the file.
+        The JSON as it is in the file.
     offset : int
         Of the mark byte before it.
     sections : mapping of (str, int) to int
-        Payload length by idstr and instance, for each section with a certain one.
+        Payload length by idstr and instance, for each section whose length is certain.
     """
 
     document: dict[str, Any] = field(repr=False)
@@ -80,7 +80,7 @@ class Description:
                     parse_constant=_no_constant,
                 )
             except json.JSONDecodeError as error:
-                message = f"vmdescription is no JSON: {error.msg}"
+                message = f"the vmdescription is not valid JSON: {error.msg}"
                 raise CorruptError(message, offset=start + error.pos) from error
             except ValueError as error:
                 raise CorruptError("vmdescription holds an absurd number") from error
@@ -106,7 +106,10 @@ class Description:
         cursor.skip(1)
         length = cursor.u32("vmdescription length")
         if length > MAX_JSON_LENGTH:
-            raise UnsupportedError(f"vmdescription of {length} bytes", offset=offset + 1)
+            raise UnsupportedError(
+                f"the vmdescription claims {length} bytes, and this release reads no longer one",
+                offset=offset + 1,
+            )
         return cls.parse(cursor.read(length, "vmdescription"), offset)
 
     @property
@@ -131,7 +134,7 @@ class Description:
         Parameters
         ----------
         description : Description or None
-            Without one, it is made anew.
+            None makes a new one.
         key, value : str, object
             The member.
 
@@ -210,8 +213,8 @@ class Description:
 def find_ahead(cursor: Cursor) -> Description | None:
     """Find the next thing that may be a description behind an EOF mark.
 
-    JSON has no control characters and its mark is one, so no two such things overlap:
-    the time this takes grows with the bytes looked at, whatever they are.
+    JSON has no control characters and its mark is one, so two descriptions never overlap. The
+    time grows only with the number of bytes, whatever they are.
 
     Parameters
     ----------
@@ -239,7 +242,7 @@ def find_ahead(cursor: Cursor) -> Description | None:
 
 
 def _text_ahead(cursor: Cursor, length: int) -> bytes:
-    """Peek at the JSON of that length behind the next mark; b"" if there is none."""
+    """Peek at the JSON of that length behind the next mark; b"" if there is no such JSON."""
     text = b""
     known = 1
     while len(text) < length:
@@ -298,7 +301,7 @@ def text_at_end(pread: Callable[[int, int], bytes], end: int) -> bytes:
         last_control = len(piece.rstrip(_JSON_BYTES)) - 1
         if last_control < 0:
             continue
-        # The length's first byte is that character or stands before it.
+        # The length's first byte is that character, or comes before it.
         if last_control < _HEAD_LENGTH - 1 and len(tail) < end:
             more = min(_HEAD_LENGTH, end - len(tail))
             tail = _pread_all(pread, more, end - len(tail) - more) + tail
@@ -347,7 +350,7 @@ def _no_constant(name: str) -> None:
 
 def _section_lengths(document: object) -> dict[tuple[str, int], int]:
     if not isinstance(document, dict):
-        raise CorruptError("vmdescription is no JSON object")
+        raise CorruptError("the vmdescription is not a JSON object")
     lengths: dict[tuple[str, int], int] = {}
     for device in _objects(document.get("devices")):
         name = device.get("name")
@@ -372,7 +375,7 @@ def _length(vmsd: dict[str, Any], depth: int) -> int | None:
     for entry in _objects(vmsd.get("fields")):
         if entry.get("type") == "capability":  # an array has the size of its first (6.3)
             return None
-        # The size covers whatever a struct nests, subsections included.
+        # The size covers everything inside a struct, including its subsections.
         count = _number(entry, "array_len") if "array_len" in entry else 1
         total += _number(entry, "size") * count
     for subsection in _objects(vmsd.get("subsections")):
@@ -405,7 +408,7 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
 def _number(entry: dict[str, Any], key: str) -> int:
     value = entry.get(key)
     if type(value) is not int or not 0 <= value <= MAX_SECTION_LENGTH:
-        raise CorruptError(f"vmdescription has {value!r} as {key}")
+        raise CorruptError(f"the vmdescription has {value!r} as {key}")
     return value
 
 
@@ -457,7 +460,7 @@ def _with_subsection(text: str, configuration: _Span, entry: str) -> str:
     if CAPABILITIES_SUBSECTION not in names:
         if not entry:
             return text
-        # QEMU's place for it: after the page bits, before the UUID.
+        # QEMU puts it here: after the page bits, before the UUID.
         if PAGE_BITS_SUBSECTION in names:
             at = entries[names.index(PAGE_BITS_SUBSECTION)].end
             return f"{text[:at]}, {entry}{text[at:]}"

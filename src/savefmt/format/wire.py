@@ -1,4 +1,4 @@
-"""What stands on the wire: marks of items, flags of RAM words, names, limits."""
+"""The stream's constants: marks of items, flags of RAM words, names, limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 from typing import Literal
 
 PAGE_SIZES = (4 << 10, 8 << 10, 16 << 10, 64 << 10, 1 << 10, 2 << 10, 32 << 10, 512, 256)
-"""Target pages of all guests that QEMU has had, the commonest first; AVR had the smallest."""
+"""Target page sizes of all guests that QEMU has had, most common first; AVR had the smallest."""
 
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = min(PAGE_SIZES), max(PAGE_SIZES)
 

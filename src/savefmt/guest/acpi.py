@@ -1,4 +1,4 @@
-"""What QEMU's ACPI tables say of memory (ACPI specification 6.5, 5.2.6, 5.2.16 and 5.2.25)."""
+"""What QEMU's ACPI tables say about memory (ACPI specification 6.5, 5.2.6, 5.2.16 and 5.2.25)."""
 
 from __future__ import annotations
 

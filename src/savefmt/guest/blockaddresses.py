@@ -9,7 +9,7 @@ from savefmt.model import PhysicalRange
 
 
 class BlockAddresses:
-    """Guest-physical addresses of what lies in the blocks.
+    """Guest-physical addresses of offsets in the blocks.
 
     Parameters
     ----------

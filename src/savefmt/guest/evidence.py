@@ -1,4 +1,4 @@
-"""Which architecture and which machine a guest is: what several parts of the image say."""
+"""The architecture and the machine of a guest, by what several parts of the image say."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from savefmt.guest.needs import GuestSource, read_hardware
 from savefmt.model import Finding, Section, Severity
 
 _FIELDS_NAMED = 4
-_HINT = "its blocks can still be read by name, and --place says where they lie"
+_HINT = "its blocks can still be read by name; --place tells savefmt where they are"
 
 
 @dataclass(frozen=True, slots=True)
 class Clue:
     """What one part of the image says: `words` for messages, `names` of architectures.
 
-    No names at all stand for an architecture that is not in the table.  `subject` is the
-    block or section whose name says it.
+    No names at all mean an architecture that is not in the table. `subject` is the block or
+    section whose name shows it.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class MachineEvidence:
         left = frozenset(ARCHES)
         for clue in self.clues:
             if clue.kind == "vCPUs" and not clue.names:
-                raise UnsupportedError(f"{clue.words}, an architecture that is not known here")
+                raise UnsupportedError(f"{clue.words}, an architecture that savefmt does not know")
             left &= clue.names
         if not left:
             said = "; ".join(clue.words for clue in self.clues)
@@ -82,8 +82,8 @@ class MachineEvidence:
         Raises
         ------
         CorruptError, UnsupportedError
-            As for `names`; and if the machine is not known, or only one part of the image
-            speaks for it.
+            As for `names`; also if the machine is not known, or if only one part of the image
+            shows it.
         """
         try:
             names = self.names
@@ -101,8 +101,9 @@ class MachineEvidence:
         ]
         if not fitting or len(self.clues) < 2 or (self.machine and not named):
             raise UnsupportedError(
-                f"where machine type {self.machine or '(not recorded)'!r}"
-                f"{self._of_arch(names)} has its memory is not known; {_HINT}"
+                "savefmt does not know where machine type "
+                f"{self.machine or '(not recorded)'!r}{self._of_arch(names)} has its memory; "
+                f"{_HINT}"
             )
         kinds = ", ".join(dict.fromkeys(clue.kind for clue in self.clues))
         return fitting[0], f"{fitting[0].name} of {'/'.join(sorted(names))}, by {kinds}"
@@ -153,7 +154,7 @@ def weigh(
                 "memmap.machine",
                 Severity.WARNING,
                 f"the domain XML says machine type {hardware.machine}, the stream "
-                f"{source.machine}; the stream counts",
+                f"{source.machine}; savefmt believes the stream",
             )
         )
     return MachineEvidence(machine, tuple(clues), frozenset(there))
@@ -186,7 +187,7 @@ def _from_vcpus(
 
 
 def _from_notes(source: GuestSource) -> list[Clue]:
-    """Look for what a memory dump tells of its vCPUs."""
+    """Look for what a memory dump tells about its vCPUs."""
     if source.dump is None or source.dump.vcpus is None:
         return []
     return [Clue("vCPUs", "the dump has notes of x86_64 vCPUs", frozenset({"x86_64"}))]

@@ -1,9 +1,9 @@
 """Features of an x86 processor that a guest has switched on, from its control registers.
 
-An image without a domain XML does not name the model of its processor, but a processor
-without these features cannot go on with the guest.  The bits are those of Intel's Software
-Developer's Manual, volume 3, sections 2.2.1, 2.5 and 2.6, and AMD's volume 2, section 3.1.7;
-the names are QEMU's.
+An image without a domain XML does not name the model of its processor, but a processor without
+these features cannot continue the guest.  The bits are those of Intel's Software Developer's
+Manual, volume 3, sections 2.2.1, 2.5 and 2.6, and AMD's volume 2, section 3.1.7; the names are
+QEMU's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def features_in_use(source: GuestSource) -> tuple[str, ...]:
 
 
 def processor_wanted(source: GuestSource) -> Hardware:
-    """Return what the domain XML says, and the features in use that it does not speak of.
+    """Return what the domain XML says, and the features in use that it does not mention.
 
     Parameters
     ----------

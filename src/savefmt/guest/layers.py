@@ -10,7 +10,7 @@ from savefmt.frozen import replace
 from savefmt.model import PhysicalRange
 
 HOLE = ""
-"""Block name of a range that hides what lies below it and shows nothing."""
+"""Block name of a range that hides the ranges below it and has no memory."""
 
 Layer = tuple[int, PhysicalRange]
 """Height, and the range; of two equally high ones the earlier in the list wins."""

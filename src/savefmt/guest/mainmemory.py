@@ -24,7 +24,7 @@ from savefmt.guest.needs import GuestSource, read_tree
 from savefmt.model import Finding, PhysicalRange, Severity
 
 _CMOS_LIMIT = 1 << 40
-"""The CMOS has no room for more; what lies above 4 GiB is counted from 0 again there."""
+"""The CMOS has no room for more; it counts memory above 4 GiB from 0 again."""
 
 
 class MainMemory(NamedTuple):
@@ -35,7 +35,7 @@ class MainMemory(NamedTuple):
     pieces : list of PhysicalRange
         In no order.
     window : int or None
-        Where memory that is plugged begins; None where that is not known.
+        Where plugged memory begins; None if that is not known.
     """
 
     pieces: list[PhysicalRange]
@@ -152,7 +152,7 @@ class MainMemoryFinder:
         Returns
         -------
         MainMemory
-            Without the part of which nothing tells where it lies.
+            Main memory, without the part whose address is not known.
         """
         rules = self._rules
         length = sum(block.used_length for block in main)
@@ -197,7 +197,7 @@ class MainMemoryFinder:
         """Return where the part behind the hole begins, None if nothing tells (format.md 9.3)."""
         if self._rules.pci_window == 0 or not has_amd_hole(self._machine):
             return self._rules.high
-        if plugged:  # these lie right behind main memory
+        if plugged:  # these are directly behind main memory
             return ABOVE_1T if min(plugged) >= ABOVE_1T else ABOVE_4G
         hardware = self._hardware
         most = max(hardware.max_memory or length, length)
@@ -205,7 +205,7 @@ class MainMemoryFinder:
         if most > length:
             top = round_up(top + most - length + hardware.slots * GIB, GIB)
         fits = top + self._rules.pci_window - 1 < HYPERTRANSPORT
-        # The firmware's table lies among the pages, which may all have to be read for it.
+        # The firmware's table is among the pages, and finding it may take reading all of them.
         if (fits and hardware.machine is not None) or (length <= low and not self._others):
             return ABOVE_4G
         told = {each.start for each in affinities(self._source)}
@@ -230,7 +230,11 @@ def require_main(main: Sequence[ListedBlock], free: Sequence[ListedBlock]) -> No
         names = ", ".join(repr(block.idstr) for block in free)
         raise UnsupportedError(
             "none of the RAM blocks is known to be main memory"
-            + (f"; it may be among {names}, and --place says where they lie" if free else "")
+            + (
+                f"; it may be among {names}, and --place tells savefmt where they are"
+                if free
+                else ""
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""All that page tables map, to tell at which virtual addresses physical memory is seen."""
+"""Everything that page tables map, to find the virtual addresses of physical memory."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ class ReverseMap:
         found = sorted(islice(walk.mappings(), MAPPINGS_LIMIT), key=attrgetter("physical"))
         self.complete = walk.complete and len(found) < MAPPINGS_LIMIT
         self.damaged = walk.damaged
-        # Long and short ranges apart: a kernel maps all memory by large pages and some
-        # of it again by small ones, and each list is searched back by its longest range.
+        # Long and short ranges have lists of their own: a kernel maps all memory by large
+        # pages, and some of it again by small ones, and each list is searched back by its
+        # longest range.
         lists: dict[int, list[VirtualRange]] = {}
         for mapping in found:
             lists.setdefault(mapping.length.bit_length(), []).append(mapping)

@@ -1,4 +1,4 @@
-"""Where the RAM blocks lie in the guest's physical address space (format.md 9)."""
+"""Where the RAM blocks are in the guest's physical address space (format.md 9)."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class _Builder:
             else:
                 self.unplaced.setdefault(idstr, "not visible to the guest as it was saved")
 
-    # --- main memory, and what is plugged ---
+    # --- main memory, and plugged memory ---
 
     def _place_memory(self, rules: MachineRules) -> None:
         free = self._free_blocks(rules)

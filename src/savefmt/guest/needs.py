@@ -26,7 +26,7 @@ class BlockReader(Protocol):
 
 
 class DeviceReader(Protocol):
-    """Finds device sections and takes them apart."""
+    """Finds device sections and decodes them."""
 
     @property
     def incomplete(self) -> str | None:
@@ -34,13 +34,13 @@ class DeviceReader(Protocol):
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """All that can be told apart."""
+        """All sections that can be told apart."""
 
     def find(self, idstr: str, instance_id: int = 0) -> Section | None:
         """Return the section with this name."""
 
     def tree(self, section: Section) -> Struct:
-        """Take its payload apart."""
+        """Decode its payload."""
 
 
 class Losses(Protocol):
@@ -62,7 +62,7 @@ class GuestSource(Protocol):
 
     @property
     def dump(self) -> Dump | None:
-        """What a memory dump is that is shown as an image."""
+        """The memory dump that is shown as an image."""
 
     @property
     def rescue(self) -> Losses | None:
@@ -88,7 +88,7 @@ class GuestSource(Protocol):
 def read_tree(
     source: GuestSource, idstr: str, instance_id: int = 0, findings: list[Finding] | None = None
 ) -> Struct | None:
-    """Take a device section apart, if it is there and sound.
+    """Decode a device section, if it is there and sound.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def read_tree(
 
 
 def read_hardware(source: GuestSource, findings: list[Finding]) -> Hardware:
-    """Return what the domain XML says, or nothing where there is none that is legible."""
+    """Return what the domain XML says; empty if there is none, or if it cannot be read."""
     if source.envelope is None:
         return Hardware()
     try:

@@ -1,6 +1,6 @@
 """The one page-table walk: from a virtual address to a guest-physical one, and over all of them.
 
-An architecture tells how its tables are entered and what an entry means, in `guest.arch`.
+Each architecture defines, in `guest.arch`, where its tables begin and what an entry means.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class PageTable(NamedTuple):
     rights : int
         What the entries above allow.
     first, last : int
-        The entries that exist, where those are not all; `last` -1 stands for the last one.
+        The entries that exist, if those are not all; `last` -1 means the last one.
     state : int
-        What else the architecture carries down.
+        Further state that the architecture passes down.
     """
 
     name: str
@@ -86,13 +86,13 @@ class Root(NamedTuple):
     Attributes
     ----------
     virtual : int
-        The address that the first of the entries stands for.
+        The address that the first of the entries maps.
     top : PageTable or Page
         Where the walk begins.
     entries : range
         Which entries of the table count.
     kernel : bool
-        Whether programs cannot have these addresses, by the architecture's rules.
+        Whether the architecture's rules keep these addresses from programs.
     """
 
     virtual: int
@@ -148,7 +148,7 @@ class PageTables:
     Parameters
     ----------
     mode : str
-        The kind of paging in a word or two; ``none`` where there is none.
+        The kind of paging in a word or two; ``none`` without paging.
     read : callable
         Reads guest-physical memory.
 
@@ -187,7 +187,7 @@ class PageTables:
     def leaf(self, table: PageTable) -> Leaf | None:
         """Return what makes `decode` needless for the entries of a table, if it is so simple.
 
-        All its pages have the length that an entry of the table stands for.
+        All its pages have the length that an entry of the table maps.
         """
         return None
 
@@ -266,7 +266,7 @@ def check_canonical(address: int, bits: int, mode: str) -> None:
     """Refuse an address of 64 bits whose upper ones do not repeat bit `bits` - 1."""
     top = address >> bits - 1
     if top not in (0, (1 << 65 - bits) - 1):
-        raise AddressError(f"{address:#x} is no canonical address in {mode} paging")
+        raise AddressError(f"{address:#x} is not a canonical address in {mode} paging")
 
 
 def halves(top: PageTable, bits: int) -> Iterator[Root]:

@@ -30,7 +30,7 @@ _BARS = {
     "erst.exchange": 1,
 }
 _BARS_OF = {("vmware_vga", "vga.vram"): 1}
-# Devices all of whose blocks, whatever their names, lie behind one register.
+# Devices with all of their blocks, of any name, behind one register.
 _SHARED_MEMORY = {"ivshmem-plain": 2}
 
 LOOSE = {"vmsvga.fifo": ("vmware_vga", 2)}
@@ -100,7 +100,7 @@ def capabilities(config: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def msix_vectors(capability: bytes) -> int:
-    """Return how many vectors the capability of that kind tells of."""
+    """Return how many vectors the capability of that kind states."""
     return (int.from_bytes(capability[2:4], "little") & 0x7FF) + 1
 
 
@@ -123,7 +123,7 @@ def find_memory(
     Returns
     -------
     (int, str) or str
-        Guest-physical address and how it is known, else why there is none.
+        Guest-physical address and how it is known, else why there is no address.
     """
     names = {s.idstr.rpartition("/")[2] for s in source.devices.sections if _path(s) == path}
     number = _ROM if name.endswith(".rom") else _bar_of(names, name)
@@ -135,7 +135,7 @@ def find_memory(
 def _find_behind(
     source: GuestSource, path: str, number: int, length: int, findings: list[Finding]
 ) -> tuple[int, str] | str:
-    """Find what lies behind a register of a device."""
+    """Find the memory behind a register of a device."""
     config = read_config(source, path, findings)
     if config is None:
         return NO_DEVICE
@@ -191,7 +191,7 @@ def find_loose(
     Returns
     -------
     (int, str) or str
-        Guest-physical address and how it is known, else why there is none.
+        Guest-physical address and how it is known, else why there is no address.
     """
     paths = {_path(s) for s in source.devices.sections if s.idstr.rpartition("/")[2] == device}
     if len(paths) != 1:

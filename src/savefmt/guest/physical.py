@@ -34,14 +34,14 @@ class PhysicalMemory:
         return [item.start for item in self.map.ranges]
 
     def find(self, address: int) -> PhysicalRange | None:
-        """Return the range that an address lies in, None where there is none."""
+        """Return the range that contains an address, None if there is no such range."""
         number = bisect_right(self._starts, address) - 1
         if number < 0 or address >= self.map.ranges[number].end:
             return None
         return self.map.ranges[number]
 
     def pieces(self, address: int, length: int) -> Iterator[tuple[PhysicalRange, int, int]]:
-        """Take a range of addresses apart.
+        """Split a range of addresses.
 
         Parameters
         ----------
@@ -62,7 +62,7 @@ class PhysicalMemory:
         while address < end:
             found = self.find(address)
             if found is None:
-                raise AddressError(f"no memory at guest-physical address {address:#x}")
+                raise AddressError(f"there is no memory at guest-physical address {address:#x}")
             count = min(end, found.end) - address
             yield found, found.offset + address - found.start, count
             address += count

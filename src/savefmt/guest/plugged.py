@@ -1,4 +1,4 @@
-"""Memory that was plugged: virtio-mem and DIMMs, as far as the image proves where they lie."""
+"""Plugged memory: virtio-mem and DIMMs, as far as the image proves their addresses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def find_virtio_mem(source: GuestSource, findings: list[Finding]) -> dict[str, V
                 Finding(
                     "memmap.virtio-mem",
                     Severity.WARNING,
-                    f"{section.idstr!r} is not as expected",
+                    f"the state of {section.idstr!r} is not as expected, so its memory is not "
+                    "placed",
                 )
             )
             continue
@@ -98,11 +99,11 @@ def place_dimms(
     hardware : Hardware
         What the domain XML says.
     blocks : sequence of ListedBlock
-        All that is neither main memory nor known to be a device's.
+        All blocks that are neither main memory nor known to belong to a device.
     window : int or None
-        Where memory that is plugged begins; None where that is not known.
+        Where plugged memory begins; None if that is not known.
     findings : list of Finding
-        Receives what nothing tells.
+        Receives findings about memory whose place is not known.
 
     Returns
     -------
@@ -141,7 +142,8 @@ def place_dimms(
                 "memmap.dimm",
                 Severity.WARNING,
                 f"{slots} of {names} {'are DIMMs' if slots > 1 else 'is a DIMM'}, and nothing "
-                "tells the address; none of them is placed, and --place says where they lie",
+                "tells the address; none of them is placed, and --place tells savefmt where "
+                "they are",
             )
         )
     reason = SOMEWHERE if 0 < len(loose) <= slots else NOBODYS

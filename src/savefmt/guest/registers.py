@@ -34,7 +34,7 @@ def find_arch(source: GuestSource) -> GuestArch:
     evidence = evidence_of(source)
     names = evidence.names
     if not any(clue.kind == "vCPUs" for clue in evidence.clues):
-        raise UnsupportedError("the stream holds no vCPU that could be told apart")
+        raise UnsupportedError("no vCPU can be found in the stream")
     (name,) = names
     return ARCHES[name]
 
@@ -66,7 +66,7 @@ def read_registers(source: GuestSource) -> tuple[Registers, ...]:
             read_qemu_note(cpu, note, long_mode=long_mode) for cpu, note in enumerate(notes)
         )
     if arch.read is None:
-        raise UnsupportedError(f"registers of {arch.name} are not read")
+        raise UnsupportedError(f"savefmt does not read the registers of {arch.name}")
     cpus = _sections(source, "cpu")
     apics: list[Section | None] = list(_sections(source, "apic"))
     if len(apics) != len(cpus):

@@ -65,11 +65,11 @@ class AddressSpace:
             If the vCPU is in a mode that gives no meaning to the tables.
         """
         if arch.tables is None:
-            raise UnsupportedError(f"page tables of {arch.name} are not read")
+            raise UnsupportedError(f"savefmt does not read the page tables of {arch.name}")
         return cls(arch.tables(registers, _keep_tables(read_table or read), root), read)
 
     def translate(self, address: int) -> Translation:
-        """Walk to the page of a virtual address; AddressError where there is none."""
+        """Walk to the page of a virtual address; AddressError if there is no page."""
         return self.tables.translate(address)
 
     def pieces(self, address: int, length: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Pages that no record of a sequential stream names, and what may explain that.
 
-The first pass of a save sends every page, pages of zeros as well.  So a page without a record is
-missing from the file, but for the memory that QEMU leaves out on purpose.
+The first pass of a save sends every page, including pages of zeros. So a page without a record
+is missing from the file, except in memory that QEMU leaves out on purpose.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class _Excuses:
         self._in_base = {own for own, _ in mark.blocks} if mark is not None else set()
         try:
             self._hinted = any(map(self._hints, source.devices.sections))
-            from savefmt.guest.plugged import find_virtio_mem  # which takes devices apart
+            from savefmt.guest.plugged import find_virtio_mem  # which decodes devices
 
             self._plugged = find_virtio_mem(source, [])
             self._resizable = {

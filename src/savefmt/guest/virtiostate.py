@@ -1,4 +1,4 @@
-"""The state of virtio devices, which no vmdescription takes apart (format.md 7.4)."""
+"""The state of virtio devices, which no vmdescription describes (format.md 7.4)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _bits(cursor: Cursor, count: int) -> Iterator[int]:
 
 
 def _skip_common(cursor: Cursor) -> bool:
-    """Pass what all virtio devices behind PCI have; False where this is none."""
+    """Skip what all virtio devices behind PCI have; False if this is not such a device."""
     if cursor.read(len(VIRTIO_VERSION)) != VIRTIO_VERSION:
         return False
     config = cursor.peek(_PCI_SPACE)

@@ -1,4 +1,4 @@
-"""Guests that run on an image's own pages, which nobody loads."""
+"""Guests that run directly on an image's pages, without loading them."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ def mappable(image: SaveImage) -> tuple[MappedBlock, ...]:
         )
     if not image.is_own_file:
         raise ConversionError(
-            "the image does not lie in its file as it is, so QEMU cannot map it; take it out with "
-            "savefmt prepare or savefmt convert",
+            "the file does not hold the bytes of the image as they are, so QEMU cannot map "
+            "it; take it out with savefmt prepare or savefmt convert",
             path=image.path,
         )
     found = [
@@ -83,8 +83,8 @@ def mappable(image: SaveImage) -> tuple[MappedBlock, ...]:
     ]
     if not found:
         raise ConversionError(
-            "no block of this image can be mapped: none is main memory or has a back end of its "
-            "own, and lies on a page border",
+            "no block of this image can be mapped: none of them is main memory (or has a back "
+            "end of its own) and begins at a page boundary",
             path=image.path,
         )
     return tuple(sorted(found, key=lambda block: -block.length))
@@ -213,7 +213,7 @@ def _refuse_replaced(monitor: Monitor, blocks: Sequence[MappedBlock], path: str)
     try:
         maps = _maps(pid) if pid is not None else None
     except OSError:
-        return  # not ours to see: QEMU's word must do
+        return  # savefmt may not see it, so it believes QEMU
     if maps is None:
         return
     status = os.stat(path)

@@ -1,4 +1,4 @@
-"""Many guests of one image: a thin stream each, and what starts it."""
+"""Many guests from one image: each gets a thin stream, and a script or XML that starts it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def clone(
     Raises
     ------
     ConversionError
-        If the image is none that a guest can run on.
+        If a guest cannot run on the image.
     """
     began = time.monotonic()
     with SaveImage(image, io=io) as saved:
@@ -125,11 +125,11 @@ def clone_for_libvirt(
     Raises
     ------
     ConversionError
-        If the image is none that such a guest can run on.
+        If such a guest cannot run on the image.
     """
     began = time.monotonic()
     if uuid is not None and count != 1:
-        raise ConversionError("one UUID cannot be that of several guests; leave it out")
+        raise ConversionError("several guests cannot have the same UUID; leave it out")
     with SaveImage(image, io=io) as saved:
         envelope, elements = _domain(saved)
         _refuse_numa(elements)
@@ -157,7 +157,7 @@ def clone_for_libvirt(
         return _report(saved, blocks, guests, stream, began, remarks)
 
 
-_UNNOTED = "the file system keeps no note that the image is needed: take care not to change it"
+_UNNOTED = "the file system cannot record that the image is needed: take care not to change it"
 
 
 def _prepare(image: SaveImage, count: int) -> tuple[MappedBlock, ...]:
@@ -294,8 +294,8 @@ def _domain(image: SaveImage) -> tuple[Envelope, list[Element]]:
 def _refuse_numa(elements: Sequence[Element]) -> None:
     if any(element.path == ("domain", "cpu", "numa", "cell") for element in elements):
         raise ConversionError(
-            "the guest has NUMA nodes, for each of which libvirt makes a back end of its own "
-            "that nothing can take the place of; savefmt clone without --libvirt can"
+            "the guest has NUMA nodes, and libvirt makes a back end for each of them, which a "
+            "clone cannot replace; leave --libvirt out"
         )
 
 
@@ -315,7 +315,8 @@ def _main_memory(blocks: Sequence[MappedBlock]) -> MappedBlock:
 def _refuse_unwritable(*texts: str) -> None:
     """Refuse what no XML can hold."""
     for text in texts:
-        if not text.isprintable():  # nor is a surrogate, which stands for a byte of no UTF-8
+        # A surrogate, which stands for a byte that is not UTF-8, is not printable either.
+        if not text.isprintable():
             raise ConversionError(
                 f"libvirt's XML cannot hold the name {text!a}; take printable characters"
             )

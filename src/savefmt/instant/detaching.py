@@ -74,7 +74,9 @@ def detach(
         if saved.base is not None:
             changes.append(f"memory taken from {os.fspath(saved.base.filename)}")
         if not changes:
-            raise ConversionError("nothing ties this image to another; it is ordinary already")
+            raise ConversionError(
+                "this image does not depend on another image, so there is nothing to detach"
+            )
         request = ConversionRequest(Layout.MAPPED_RAM, None, None, False, False)
         form = choose_form(request, envelope, saved.layout, saved.codec)
         form = replace(form, names=renamed, changes=(*form.changes, *changes))

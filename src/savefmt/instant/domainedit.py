@@ -1,4 +1,4 @@
-"""Changes to a domain XML, as text: what is not changed stays byte for byte."""
+"""Changes to a domain XML, as text: everything else stays the same, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMANDLINE, _ARG = f"{NAMESPACE} commandline", f"{NAMESPACE} arg"
 class Span:
     """An element: its path with namespaces, and where it begins, its content ends, it ends.
 
-    `inner_end` is None for one that is closed where it begins.
+    `inner_end` is None for an element that is closed in its start tag.
     """
 
     path: tuple[str, ...]

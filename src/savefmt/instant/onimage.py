@@ -95,7 +95,7 @@ def restore_on_image(
     Raises
     ------
     ConversionError
-        If the image is none that a guest can run on.
+        If a guest cannot run on the image.
     MigrationError
         If QEMU maps another file, or maps this one so that harm would come of it.
     MonitorError

@@ -26,7 +26,7 @@ def instant_command(
     copy : str, optional
         A copy of the image that the guest may write.
     devices : bool
-        Add the devices that the XML tells of.
+        Add the devices that the XML names.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def instant_command(
     Raises
     ------
     ConversionError
-        If the image is none that a guest can run on.
+        If a guest cannot run on the image.
     """
     refuse_unmappable(image)
     blocks = mappable(image)
@@ -81,7 +81,7 @@ def _with_backends(
     for word in words:
         if word[0] != "-object" or not word[1].startswith("memory-backend-"):
             yield word
-        if word[0] == "-machine":  # behind it, where the main memory's own back end stood
+        if word[0] == "-machine":  # behind it, in the place of the main memory's own back end
             for block in blocks:
                 yield "-object", backend(block, path, shared=shared)
 

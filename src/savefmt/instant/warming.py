@@ -1,4 +1,4 @@
-"""What a guest will touch first, brought into the page cache before it asks: and which that was."""
+"""Read into the page cache what a guest will touch first, and record what it touched."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def write_order(path: StrPath, ranges: Iterable[Range]) -> None:
 
 
 def read_order(path: StrPath, blocks: Sequence[MappedBlock]) -> list[Range]:
-    """Read what `write_order` wrote; what lies in none of the blocks is left out.
+    """Read what `write_order` wrote; places outside of all blocks are left out.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What a Linux guest's own memory tells of it, by the types and symbols that its kernel keeps."""
+"""What a Linux guest's memory tells about it, by the types and symbols that its kernel keeps."""

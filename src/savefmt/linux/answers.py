@@ -81,7 +81,7 @@ def ask(image: SaveImage, answer: str = "summary", pids: Collection[int] = ()) -
     answer : str
         A key of `ANSWERS`.
     pids : collection of int
-        Processes to tell of; all by default.
+        The processes to report; all by default.
 
     Returns
     -------

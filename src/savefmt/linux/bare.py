@@ -71,7 +71,7 @@ def open_bare(image: SaveImage, text: bytes | None = None) -> drgn.Program:
     try:
         with open(file, "wb", closefd=False) as output:
             output.write(core)
-        # By name: drgn would close a descriptor of ours once more, when the program goes.
+        # By name: drgn would close savefmt's descriptor a second time, when the program ends.
         result.set_core_dump(f"/proc/self/fd/{file}")
     finally:
         os.close(file)
@@ -91,7 +91,7 @@ def _find_text(image: SaveImage, findings: list[Finding]) -> bytes:
     info = vmcoreinfo.find(image, findings)
     if info is None:
         raise UnsupportedError(
-            "no VMCOREINFO is in the guest's memory, and drgn needs it; is it a Linux guest?",
+            "no VMCOREINFO is in the guest's memory, and drgn needs it; does the guest run Linux?",
             path=image.path,
         )
     return info.text

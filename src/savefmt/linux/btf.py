@@ -1,6 +1,6 @@
-"""BTF, the types that a Linux kernel keeps of itself in memory: records, names, references.
+"""BTF: the types that a Linux kernel describes in its memory, as records, names and references.
 
-Nothing of it is believed: each offset and each reference is checked before it is followed.
+Nothing in it is trusted: each offset and each reference is checked before it is followed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Record(NamedTuple):
     value : int
         Its size, or the number of the type that it refers to.
     at : int
-        Where what follows it begins.
+        Where the data behind it begins.
     """
 
     kind: Kind
@@ -153,7 +153,7 @@ class Btf:
             kind = info >> 24 & 31
             extra = sizes[kind]
             if extra < 0:
-                raise CorruptError(f"a type of unknown kind {kind}", offset=at)
+                raise CorruptError(f"a type has the unknown kind {kind}", offset=at)
             if count == MAX_TYPES:
                 raise CorruptError(f"more than {MAX_TYPES} types", offset=at)
             count += 1
@@ -168,7 +168,7 @@ class Btf:
             return self.base.text(offset)
         start = offset - self._first_string
         if not 0 <= start < len(self._strings):
-            raise CorruptError(f"a name at {offset:#x}, outside of the strings")
+            raise CorruptError(f"the name at {offset:#x} is outside of the strings")
         end = self._strings.find(b"\0", start, start + _MAX_NAME)
         if end < 0:
             raise CorruptError(f"the name at {offset:#x} does not end")
@@ -196,7 +196,7 @@ class Btf:
             return self.base.record(number)
         place = number - self._first
         if not 0 <= place < len(self._offsets) or not number:
-            raise CorruptError(f"a type {number}, where there are {self.count}")
+            raise CorruptError(f"type {number} is named, and there are {self.count}")
         at = self._offsets[place]
         name, info, value = _RECORD.unpack_from(self._types, at)
         kind = Kind(info >> 24 & 31)
@@ -334,7 +334,7 @@ def _sections(data: bytes) -> tuple[bytes, bytes]:
     if whole is None:
         raise CorruptError("no BTF begins here")
     if whole > len(data):
-        raise CorruptError(f"BTF of {whole} bytes, of which {len(data)} are there")
+        raise CorruptError(f"the BTF is {whole} bytes long, and {len(data)} bytes of it are there")
     _, _, _, length, types_at, types, strings_at, strings = _HEADER.unpack_from(data)
     types_at, strings_at = types_at + length, strings_at + length
     return data[types_at : types_at + types], data[strings_at : strings_at + strings]

@@ -1,4 +1,4 @@
-"""Types of drgn made of BTF, each when it is asked for."""
+"""drgn types made from BTF, each at its first use."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TypeFinder:
         }
 
     def find(self, kinds: Any, name: str) -> drgn.Type | None:
-        """Return a type by its name, None where this BTF has none."""
+        """Return a type by its name, None if this BTF does not have it."""
         for kind in kinds:
             number = self.btf.find(self._kinds.get(kind, ()), name)
             if number is not None:
@@ -114,10 +114,12 @@ class TypeFinder:
             self._depth += 1
             try:
                 if self._depth > _DEPTH:
-                    raise CorruptError(f"type {number} needs itself, or too many others")
+                    raise CorruptError(
+                        f"type {number} depends on itself, or on too many other types"
+                    )
                 found = self._made[number] = self._make(number)
             except (ValueError, TypeError, OverflowError) as error:
-                raise CorruptError(f"type {number} cannot be: {error}") from error
+                raise CorruptError(f"type {number} is not valid: {error}") from error
             finally:
                 self._depth -= 1
         return found
@@ -126,7 +128,7 @@ class TypeFinder:
         record = self.btf.record(number)
         make = self._MAKERS.get(record.kind)
         if make is None:
-            raise CorruptError(f"type {number} is no type but a {record.kind.name.lower()}")
+            raise CorruptError(f"type {number} is not a type but a {record.kind.name.lower()}")
         return make(self, number, record)
 
     def _integer(self, number: int, record: Record) -> drgn.Type:

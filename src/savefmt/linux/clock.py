@@ -57,7 +57,7 @@ def _keeper(kernel: Kernel) -> Any:
 
 
 def host(kernel: Kernel) -> Host:
-    """Tell of the system as a whole.
+    """Describe the system as a whole.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def host(kernel: Kernel) -> Host:
     Returns
     -------
     Host
-        What is not told is None, or empty.
+        Unknown values are None, or empty.
     """
     names = dict.fromkeys(("nodename", "domainname", "version", "machine"), "")
     space = kernel.variable("init_uts_ns")

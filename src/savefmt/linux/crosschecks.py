@@ -1,4 +1,4 @@
-"""Checks of the kernel's lists against each other: what hides from one is in another."""
+"""Checks of the kernel's lists against each other: what is hidden from one may be in another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a Linux guest, as values."""
+"""Facts about a Linux guest, as values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free pages that each processor keeps at hand: the allocator does not mark them as free."""
+"""Free pages that each processor keeps for itself: the allocator does not mark them as free."""
 
 from __future__ import annotations
 

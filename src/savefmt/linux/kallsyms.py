@@ -1,7 +1,7 @@
-"""The kernel's table of symbols, found in its image by the shape that it has.
+"""The kernel's table of symbols, found in its image by its shape.
 
-Names are packed: 256 tokens stand for what is frequent, and each name is a length and so many
-tokens.  Where the addresses lie, and how they are written, has changed with the releases:
+Names are packed: 256 tokens stand for frequent strings, and each name is a length and that many
+tokens. The place and the form of the addresses have changed with the releases:
 
 ========  ======================================================================
 before    addresses, count, names, markers, tokens
@@ -30,7 +30,7 @@ from operator import add, gt
 from savefmt.errors import CorruptError
 
 DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
-"""Ten tokens that stand in every table, for every kernel has digits in its names."""
+"""Ten tokens that are in every table, since every kernel has digits in its names."""
 
 REACH = 24 << 20
 """How far names and addresses may lie from the tokens."""
@@ -81,7 +81,7 @@ class Symbols:
             yield self._addresses[number], name[0], name[1:]
 
     def get(self, name: str) -> int | None:
-        """Return the address of a symbol, None where there is none of this name."""
+        """Return the address of a symbol, None if there is no symbol of this name."""
         number = self._by_name.get(name)
         return None if number is None else self._addresses[number]
 
@@ -130,7 +130,7 @@ def find(image: bytes, base: int, known: dict[str, int]) -> Symbols | None:
 
 
 class _Table:
-    """One candidate; raises CorruptError, or what reading past the end does, if it is none."""
+    """One candidate; raises CorruptError, or an error of reading past the end, if it is wrong."""
 
     def __init__(
         self, image: bytes, base: int, start: int, index_at: int, tokens: list[str]
@@ -182,7 +182,8 @@ class _Table:
         first = self._skip(at, min(count, 2 * _MARK) // _MARK, end)
         if first is None:
             return None
-        for code in "IQ":  # the markers' first: cheap, and wrong for whatever else looks like names
+        # The first markers are a cheap test: other bytes that look like names fail it.
+        for code in "IQ":
             if self._image.find(array(code, first).tobytes(), at, end) >= 0:
                 break
         else:
@@ -242,7 +243,8 @@ class _Table:
                 continue
             if sum(address >> 63 for address in addresses) < self._count // 2:
                 continue
-            # Those of 7 are in the order of the source, and end with what lies before it.
+            # Those of Linux 7 are in the order of the source, and end with what comes before
+            # it.
             falls = sum(map(gt, addresses, addresses[1:]))
             if falls <= self._count // 16:
                 return Symbols(self._names, addresses)

@@ -174,7 +174,7 @@ class Kernel:
                 raise drgn.FaultError(str(error), address) from error
 
         program.add_memory_segment(KERNEL_HALF, KERNEL_HALF, read, physical=False)
-        # At the end: what is loaded besides comes first.
+        # At the end, so that types and symbols that are loaded in addition come first.
         last = {"enable_index": -1}
         program.register_symbol_finder("savefmt", self._symbol_for_drgn, **last)
         program.register_type_finder("savefmt", self._type_for_drgn, **last)
@@ -310,11 +310,11 @@ class Kernel:
     # --- reading ---
 
     def word(self, address: int) -> int:
-        """Return the pointer at an address of the kernel; AddressError where there is none."""
+        """Return the pointer at an address of the kernel; AddressError if no memory is there."""
         return int.from_bytes(self.memory.read(address, 8), "little")
 
     def variable(self, name: str) -> drgn.Object | None:
-        """Return a variable, None where this kernel has none of that name or does not tell."""
+        """Return a variable, None if this kernel does not have it or does not tell its address."""
         try:
             return self.program[name]
         except LookupError:

@@ -36,11 +36,11 @@ class Anchors:
     Attributes
     ----------
     text : bytes
-        Its VMCOREINFO, empty where there is none.
+        Its VMCOREINFO, empty if there is none.
     symbols : dict of str to int
-        Addresses that it tells.
+        Addresses in it.
     numbers : dict of str to int
-        Other numbers that it tells.
+        Other numbers in it.
     """
 
     text: bytes
@@ -57,7 +57,7 @@ class Anchors:
                 numbers[name.decode()] = int(digits, 0)
             except ValueError:
                 continue
-        # Not its own address, but that of what it points at.
+        # Not its own address, but the address that it points to.
         numbers["mem_section"] = symbols.pop("mem_section", 0)
         return cls(text, symbols, numbers)
 
@@ -91,7 +91,7 @@ class KernelMemory:
         cpus = self.image.guest.cpus
         if not cpus or not isinstance(cpus[0], X86Registers | Arm64Registers):
             raise UnsupportedError(
-                "Linux guests of x86-64 and AArch64 are read, and no others", path=self.image.path
+                "savefmt reads Linux guests of x86-64 and AArch64 only", path=self.image.path
             )
         told = anchors.symbols.get("_stext")
         for cpu in cpus:
@@ -104,7 +104,8 @@ class KernelMemory:
                         continue
                     return anchor, cpu, root
         raise UnsupportedError(
-            "the page tables of no vCPU lead to a Linux kernel; is it one?", path=self.image.path
+            "no vCPU has page tables that lead to a Linux kernel; does the guest run Linux?",
+            path=self.image.path,
         )
 
     @property
@@ -150,7 +151,7 @@ class KernelMemory:
         return page
 
     def read_sparse(self, address: int, length: int) -> bytes:
-        """Read memory of the kernel; what is not mapped reads as zeros."""
+        """Read memory of the kernel; unmapped memory reads as zeros."""
         parts = []
         end = address + length
         while address < end:
@@ -175,7 +176,7 @@ class KernelMemory:
         Yields
         ------
         (int, bytes)
-            Ascending.  What is not mapped reads as zeros.
+            Ascending.  Unmapped memory reads as zeros.
         """
         start = self.anchor & -(2 * MIB)
         end = start + _AHEAD

@@ -93,7 +93,7 @@ def _describe(kernel: Kernel, task: Task, area: Any) -> MemoryArea:
 
 
 def area_path(kernel: Kernel, task: Task, area: Any) -> str:
-    """Return what lies in an area: a file, or what the kernel calls it."""
+    """Return what an area maps: a file, or the kernel's name for it."""
     if area.vm_file.value_():
         file = area.vm_file[0]
         path, deleted = file_path(kernel, file.f_path, file.f_inode[0].read_())

@@ -1,4 +1,4 @@
-"""Types and symbols of kernel modules, which lie beside their code."""
+"""Types and symbols of kernel modules, which are next to their code in memory."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ def open_kernel(image: SaveImage) -> Kernel:
     Raises
     ------
     UnsupportedError
-        If there is none, or it keeps too little of itself in memory; the message says what helps.
+        If there is no Linux, or if it keeps too little of itself in memory; the message says
+        what helps.
     CorruptError
         If what it keeps is damaged.
     MissingPackageError

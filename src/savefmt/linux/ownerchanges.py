@@ -1,4 +1,4 @@
-"""What changed between two saves of a guest, by whose the pages are."""
+"""What changed between two saves of a guest, by the owners of the pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture of memory by whose the pages are: one page a pixel, along a curve of Hilbert.
+"""A picture of memory by the owners of its pages: one page a pixel, along a Hilbert curve.
 
 Neighbours in memory are neighbours in the picture, in both directions.
 """

@@ -1,4 +1,4 @@
-"""Files of which pages are in memory, and what these hold."""
+"""Files with pages in memory, and the content of these pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose each page of memory is, by what the kernel keeps of it."""
+"""The owner of each page of memory, by the kernel's own records."""
 
 from __future__ import annotations
 

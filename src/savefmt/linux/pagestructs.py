@@ -1,4 +1,4 @@
-"""``struct page``, of which the kernel has one for each page: what each says of its page."""
+"""The kernel's ``struct page`` for each page of memory, and what it says about that page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PageStructs:
         structure = kernel.program.type("struct page")
         self.size: int = drgn.sizeof(structure)
         if self.size % 8 or not 32 <= self.size <= 256:
-            raise UnsupportedError(f"a struct page of {self.size} bytes")
+            raise UnsupportedError(f"struct page has {self.size} bytes, which no kernel has")
         self.head_at = self._offset(structure, "compound_head", "compound_info")
         self.mapping_at = self._offset(structure, "mapping")
         self.index_at = self._offset(structure, "index", "__folio_index", "share")
@@ -91,7 +91,7 @@ class PageStructs:
         return (address - self.base) // self.size
 
     def read(self, first: int, count: int) -> bytes:
-        """Return so many of them; what is not there reads as zeros."""
+        """Return that many of them; missing ones read as zeros."""
         return self._kernel.memory.read_sparse(self.base + first * self.size, count * self.size)
 
     # --- what they say ---
@@ -159,7 +159,7 @@ class PageStructs:
         number : int
             Of the page.
         word : int
-            What stands at `head_at`.
+            The word at `head_at`.
 
         Returns
         -------

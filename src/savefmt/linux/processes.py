@@ -49,7 +49,7 @@ class Task:
     Attributes
     ----------
     pid, name : int and str
-        What others tell of it.
+        What other structures say about it.
     content : drgn.Object
         Its ``task_struct``, read.
     address : int
@@ -92,7 +92,7 @@ def tasks(kernel: Kernel, only: Only = None) -> Iterator[Task]:
 
 
 def read_task(kernel: Kernel, item: Any) -> Task | None:
-    """Read a process, None where it makes no sense."""
+    """Read a process, None if it makes no sense."""
     try:
         content = item.read_()
         memory = content.mm[0].read_() if content.mm.value_() else None
@@ -304,8 +304,8 @@ def compare_with_numbers(kernel: Kernel, listed: set[int]) -> None:
                     note(
                         kernel,
                         "hidden-process",
-                        f"process {task.pid} ({task.name}) has a number, and is not in the list "
-                        "of processes: it may hide",
+                        f"process {task.pid} ({task.name}) is in the table of process numbers "
+                        "and not in the list of processes: it may be hidden",
                     )
     except error_types():
         note(kernel, "tree-damaged", "the table of process numbers cannot be read")

@@ -1,7 +1,7 @@
-"""The memory of processes, gone through by their own addresses.
+"""The memory of processes, read by their own addresses.
 
-What is neighbours there is rarely neighbours in physical memory, so a text or a pattern that
-goes over the border of two pages is found here and nowhere else.
+Pages that are neighbours there are rarely neighbours in physical memory. So only here can a
+text or a pattern be found that crosses the border of two pages.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Space:
 
 
 class ProcessMemory(Memory):
-    """The memory of processes; each stands for a block, and addresses for offsets.
+    """The memory of processes: each process is used like a block, and its addresses like offsets.
 
     Parameters
     ----------
@@ -112,8 +112,8 @@ class ProcessMemory(Memory):
         missing = sorted(set(pids) - found)
         if missing:
             raise AddressError(
-                f"no process {missing[0]} with memory of its own; `savefmt linux IMAGE ps` lists "
-                "all",
+                f"there is no process {missing[0]} with memory of its own; `savefmt linux "
+                "IMAGE ps` lists all",
                 path=kernel.image.path,
             )
 
@@ -166,14 +166,14 @@ class ProcessMemory(Memory):
         return tuple(physical for physical, _ in self._spaces[block].parts(offset, offset + 1))
 
     def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
-        """Return where a stretch lies; None unless it lies in one piece."""
+        """Return where a stretch is; None if it is not in one piece."""
         parts = list(islice(self._spaces[stretch.block].parts(stretch.start, stretch.end), 2))
         whole = len(parts) == 1 and parts[0][1] == stretch.length
         return (parts[0][0],) if whole else None
 
 
 class ProcessPlaces(Places):
-    """Addresses of what lies in the memory of processes.
+    """Addresses of places in the memory of processes.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class ProcessPlaces(Places):
         self._memory = memory
         if memory.lost_tables or memory.lost_length:
             self.problem = (
-                f"lost of the memory of processes: {memory.lost_length // PAGE} pages, and "
+                f"of the memory of processes, {memory.lost_length // PAGE} pages are lost, and "
                 f"{memory.lost_tables} page tables with all that they map"
             )
 
@@ -195,7 +195,7 @@ class ProcessPlaces(Places):
         return self._memory.physical(block, offset)
 
     def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
-        """Return where a stretch lies; None unless it lies in one piece."""
+        """Return where a stretch is; None if it is not in one piece."""
         return self._memory.physical_of(stretch)
 
     def virtual(self, block: str, offset: int, physical: Sequence[int]) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ def process_memory(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Sockets, by the files that they are, and those that no process has open."""
+"""Sockets: those that processes have open as files, and those that no process has open."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Variables of the kernel that BTF has no types for: those it has are per-CPU ones.
+"""Types of kernel variables that BTF lacks, since it has per-CPU variables only.
 
-The rest of the table says what the scripts of analysts and the helpers of drgn ask for.
+The table has the variables that scripts of analysts and the helpers of drgn ask for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Walks through what the kernel links: each ends, whatever the links say."""
+"""Walks through the kernel's linked structures: each walk ends, whatever the links say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def note(kernel: Kernel, code: str, message: str) -> None:
     """
     kernel.doubts += 1
     if kernel.doubts > _MOST_DOUBTS:
-        raise CorruptError("too much of it is damaged", path=kernel.image.path)
+        raise CorruptError(
+            "too much of what the kernel keeps in memory is damaged", path=kernel.image.path
+        )
     finding = Finding(f"linux.{code}", Severity.WARNING, message)
     if len(kernel.findings) < _MOST_FINDINGS and finding not in kernel.findings:
         kernel.findings.append(finding)
@@ -295,7 +297,7 @@ def text_at(kernel: Kernel, address: int, limit: int = NAME_LIMIT) -> str:
 
 
 def decode(data: bytes) -> str:
-    """Return text of the guest; what is none stays visible."""
+    """Return text of the guest; bytes that are not text stay visible."""
     return data.decode("utf-8", "backslashreplace")
 
 
@@ -314,7 +316,7 @@ def name_parts(kernel: Kernel, entry: Any, root: int) -> tuple[list[str], Any]:
     entry : drgn.Object
         ``struct dentry *``.
     root : int
-        The dentry to end at, besides one that is its own parent.
+        The dentry to end at; a dentry that is its own parent also ends the path.
 
     Returns
     -------

@@ -56,9 +56,9 @@ class Laid:
     Parameters
     ----------
     image : SaveImage
-        Stays the caller's.
+        The caller closes it.
     plan : Plan
-        What lies where; not empty.
+        The plan of the file; not empty.
     find : callable
         Returns the guest's VMCOREINFO; asked when the head of the file is read.
     """
@@ -89,7 +89,7 @@ class Laid:
         return self._plan.head(self._find())
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out`; what no page is laid on is zeros, but for the head."""
+        """Fill `out`; places without a page are zeros, except the head."""
         end = offset + len(out)
         at = offset
         if offset < self._starts[0]:
@@ -135,7 +135,7 @@ def find_vmcoreinfo(image: SaveImage, plan: Plan) -> vmcoreinfo.VmcoreInfo | Non
     Returns
     -------
     VmcoreInfo or None
-        None where the guest has none.
+        None if the guest has none.
     """
     doubts: list[Finding] = []
     told = vmcoreinfo.from_device(image.guest.physical.read, vmcoreinfo.announced(image, doubts))

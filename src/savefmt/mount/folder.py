@@ -88,7 +88,7 @@ def put(top: Folder, path: str, content: Content) -> None:
 
 
 def find(top: Folder, path: str) -> Content | Folder | None:
-    """Return what lies at a path, None where nothing does."""
+    """Return the entry at a path, None if there is none."""
     found: Content | Folder | None = top
     for part in filter(None, path.split("/")):
         found = found.get(part) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Memory in which libfuse gets what a file holds, filled in place."""
+"""Memory that gives libfuse the content of a file, filled in place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reply:
     Attributes
     ----------
     data : memoryview
-        To be filled, all of it, before `give`: it begins with whatever lay there.
+        Must be filled completely before `give`: it begins with old content.
     """
 
     def __init__(self, length: int) -> None:

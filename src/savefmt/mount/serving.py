@@ -1,4 +1,4 @@
-"""The kernel's questions about a mounted folder, and our answers (FUSE)."""
+"""The kernel's requests for a mounted folder, and the answers to them (FUSE)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def serve(
     library = _library()
 
     def mounted() -> None:
-        # This waits until the kernel has our first answer, which the caller is about to give.
+        # This waits until the kernel has the first answer, which the caller is about to give.
         threading.Thread(target=_read_ahead, args=(os.path.abspath(folder),), daemon=True).start()
         ready()
 
@@ -102,7 +102,7 @@ def serve(
     except RuntimeError as error:
         if not answers.mounted:  # else a signal ended it, as it may
             raise ImageIOError(
-                "it could not be mounted; is /dev/fuse there, and may you use it?",
+                "the image could not be mounted; is /dev/fuse there, and may you use it?",
                 errno=errno.EPERM,
                 path=folder,
             ) from error
@@ -205,6 +205,6 @@ def _library() -> Any:
         raise MissingPackageError("savefmt mount", "mfusepy", "mount") from error
     except OSError as error:
         raise UnsupportedError(
-            "savefmt mount needs libfuse3, which is not here: install your system's package"
+            "savefmt mount needs libfuse3, which is not installed: install your system's package"
         ) from error
     return mfusepy

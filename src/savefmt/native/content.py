@@ -1,4 +1,4 @@
-"""What lies in memory that was read: patterns, texts, entropy, and pages that are alike.
+"""The content of memory that was read: patterns, texts, entropy, and equal pages.
 
 The C core works without the interpreter's lock, so threads can do this side by side.
 """
@@ -104,7 +104,7 @@ class ManyTexts:
         call(lib.sf_many_new, array, len(texts), self._owned.cell)
 
     def find(self, data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield what lies in some bytes; any thread may call it.
+        """Yield the matches in some bytes; any thread may call it.
 
         Parameters
         ----------
@@ -150,12 +150,12 @@ def _rarest(value: bytes, mask: bytes) -> tuple[int, int]:
     return one, other
 
 
-# From rather common to very common; what is not here is rare.
+# From rather common to very common; all other bytes are rare.
 _COMMON = bytes([*b"mpfuhgldcnrsaoite ", 0x48, 0x8B, 0x01, 0xFF, 0x00])
 
 
 def text_runs(data: bytes, encoding: str, least: int) -> Iterator[tuple[int, int]]:
-    """Yield where printable characters stand in a row.
+    """Yield the places of rows of printable characters.
 
     Parameters
     ----------

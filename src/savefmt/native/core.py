@@ -138,18 +138,18 @@ def keep(pointer: Any, *owners: Any) -> Any:
 class Owned:
     """An empty cell for a thing of the C core that lives as long as an object of Python.
 
-    The object has it as an attribute, and only then is the maker called, with the cell as
-    its last argument: a signal, whose handler may raise, is served between any two
-    bytecodes, and nothing in between can lose the thing.  It ends with the last reference
-    to this, in one call of C, which joins all threads.  The collector of cycles ends it
-    only after all that might still use it; see ``owned.h``.
+    The object first has the cell as an attribute; then the maker is called, with the cell as
+    its last argument. A signal handler may run, and raise, between any two bytecodes, but it
+    can never lose the thing. The thing ends with the last reference to this object, in one call
+    of C, which joins all threads. The collector of cycles ends it only after everything that
+    might still use it; see ``owned.h``.
 
     Parameters
     ----------
     kind : str
         Name of the struct, which has an ``_own`` in ``owned.h``.
     borrowed : object
-        What the thing points into: stays alive as long as the thing, whatever dies first.
+        The object that the thing points into: it stays alive as long as the thing.
 
     Attributes
     ----------
@@ -193,15 +193,16 @@ def cell(kind: str, *borrowed: Any) -> Any:
     kind : str
         Name of the struct, which has a ``_drop`` in ``sf_cell.h``.
     borrowed : object
-        What the thing points into: stays alive as long as the thing, whatever dies first.
+        The object that the thing points into: it stays alive as long as the thing.
 
     Returns
     -------
     cdata
         A ``struct kind **``.  What it holds is ``cell[0]``.
     """
-    # The cell's memory is held by the one thing that has a finalizer, and what is borrowed
-    # by its end: with a chain of two the collector of cycles might free the inner one first.
+    # The one object with a finalizer holds the cell's memory, and its end holds the borrowed
+    # object: with a chain of two finalizers, the collector of cycles might free the inner one
+    # first.
     end = partial(getattr(lib, f"{kind}_drop"))
     end.borrowed = borrowed  # type: ignore[attr-defined]
     return ffi.gc(ffi.new(f"struct {kind} **"), end)

@@ -23,18 +23,19 @@ from savefmt.native.core import WAIT_MS, Owned, call, cell, ffi, keep, lib
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Bytes that lie here and there in a file or several, with zeros between them.
+    """A view of pieces of one or several files, with zeros between them.
 
     Attributes
     ----------
     length : int
         Of all of it.
     extents : sequence of (int, int, int) or (int, int, int, int)
-        Offset in the view, length, offset in the file, and which file: 0, as without it,
-        is the one that shows the view, 1 the first of `others`.  In order, none touching
-        the next both here and there.
+        Offset in the view, length, offset in the file, and which file: 0, as without it, is the
+        one that shows the view, 1 the first of `others`.  In order; no two neighbours touch
+        both in the view and in the file.
     others : sequence of File
-        Closed with the one that shows the view; none of them shows a view.
+        They are closed together with the file that shows the view, and do not show views
+        themselves.
     """
 
     length: int
@@ -88,7 +89,7 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """Take it from what the operating system tells of a file."""
+        """Make it from the operating system's status of a file."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -123,7 +124,7 @@ class File:
     Raises
     ------
     UnsupportedError
-        If io_uring is wanted by name and the kernel has none for us.
+        If io_uring is requested by name and the kernel does not let this process use it.
     """
 
     def __init__(
@@ -152,8 +153,8 @@ class File:
         if engine not in ("auto", self.engine):
             self.close()
             raise UnsupportedError(
-                "this kernel has no io_uring for us (see /proc/sys/kernel/io_uring_disabled); "
-                "--engine=psync does the same work",
+                "this kernel does not let savefmt use io_uring (see "
+                "/proc/sys/kernel/io_uring_disabled); --engine=psync does the same work",
                 path=path,
             )
 
@@ -225,7 +226,7 @@ class File:
 
     @property
     def status(self) -> os.stat_result:
-        """What the operating system tells of the file now.
+        """The operating system's status of the file at this moment.
 
         Raises
         ------
@@ -263,9 +264,9 @@ class File:
         try:
             yield
         except FormatError:
-            self.require_unchanged()  # which tells more than what it looks like meanwhile
+            self.require_unchanged()  # a file that changed explains the error
             raise
-        if not self._closed:  # what was under way then ends well
+        if not self._closed:  # running transfers then end well
             self.require_unchanged()
 
     def map(self) -> memoryview:

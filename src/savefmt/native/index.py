@@ -1,4 +1,4 @@
-"""Where the pages of a sequential stream lie, in runs."""
+"""Where the pages of a sequential stream are, in runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BlockIndex:
     Parameters
     ----------
     name : bytes
-        The idstr as it stands in the stream.
+        The idstr as it is in the stream.
     count : int
         Pages.
     page_size : int

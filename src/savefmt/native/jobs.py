@@ -145,7 +145,7 @@ def fill_pages(
 ) -> None:
     """Write made-up content for all present pages to several files at once, for measuring.
 
-    No two pages of a file are alike.
+    All pages of a file are different.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class BlockPages:
     Parameters
     ----------
     name : bytes
-        The idstr as it stands in the stream.
+        The idstr as it is in the stream.
     count : int
         Pages.
     page_size : int
@@ -95,7 +95,7 @@ class BlockPages:
         return view
 
     def read(self, file: File, first: int, count: int) -> bytearray:
-        """Read `count` pages from `first` on; clear ones are zeros whatever lies there."""
+        """Read `count` pages from `first` on; a page whose bit is clear reads as zeros."""
         self._require(first, count)
         data = bytearray(count * self.page_size)
         self.read_into(file, first, data)
@@ -141,7 +141,7 @@ class Table:
         return memoryview(ffi.buffer(entries, self.count * 8))
 
     def little_endian(self) -> Iterator[bytes | memoryview]:
-        """Yield all numbers as u64le, piece by piece, whatever the host's order is."""
+        """Yield all numbers as u64le, piece by piece, for every byte order of the host."""
         data = self.data()
         if sys.byteorder == "little":
             yield data

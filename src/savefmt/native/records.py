@@ -48,7 +48,7 @@ _BATCH = 1024
 
 
 class PayloadSource(Protocol):
-    """What a cursor offers: the bytes at hand, and consuming some of them."""
+    """What a cursor offers: the bytes of its window, and a way to consume some of them."""
 
     def window(self) -> memoryview:
         """The unread bytes, none only at the end."""
@@ -203,8 +203,8 @@ class _Taker:
                     path=self._path,
                     offset=cursor.tell(),
                 )
-            # Not left to the garbage collector: CPython dies when it finds an error's
-            # traceback with a memoryview and, unreleased, what cffi made of it.
+            # Not left to the garbage collector: CPython crashes when it finds an error's
+            # traceback with a memoryview and with cffi's unreleased buffer of it.
             with ffi.from_buffer("uint8_t[]", window) as view:
                 self._feed(view, len(window), used, done)
             cursor.advance(used[0])

@@ -1,4 +1,4 @@
-"""What a guest needs besides its image, and what of it this host has."""
+"""What a guest needs in addition to its image, and which of these things this host has."""
 
 from __future__ import annotations
 

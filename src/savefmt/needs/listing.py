@@ -1,4 +1,4 @@
-"""All that a guest needs besides its image: programs, processor, memory, what its XML names."""
+"""What a guest needs besides its image: programs, processor, memory, what its XML names."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def needs(
     io: IOOptions = IOOptions(),
     progress: OnProgress | None = None,
 ) -> NeedsReport:
-    """List what a guest needs besides its image, and what of it is missing here.
+    """List what a guest needs in addition to its image, and which of these things are missing here.
 
     Parameters
     ----------
     source : str, os.PathLike or SaveImage
-        The image.  Whoever wrote it chose the names: they are looked up, and of disks that
-        shall be qcow2 the headers are read.
+        The image.  Its writer chose the names in it: they are looked up, and the headers of
+        qcow2 disks are read.
     look : bool
         Look whether this host has it.
     binary : str, optional
@@ -171,7 +171,7 @@ class _Wanted:
     # What the XML names
 
     def outside(self) -> Iterator[Need]:
-        """Yield what the XML names, and what lies below its disks."""
+        """Yield what the XML names, and the backing files of its disks."""
         envelope = self._image.envelope
         if envelope is None:
             return

@@ -1,7 +1,7 @@
 """Whether this host has a thing that an image names.
 
-Whoever wrote the image chose the names.  They are looked up, never opened but for the first bytes
-of a plain file that shall be a qcow2 disk, and never run.
+The writer of the image chose the names. They are looked up and never run. Only a plain file
+that the XML calls a qcow2 disk is opened, to read its first bytes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Looker:
         }
         way = ways.get(thing.kind)
         if way is None:
-            return Presence.UNKNOWN, "this is not looked for"
+            return Presence.UNKNOWN, "savefmt does not look for this"
         presence, reason = way(thing)
         if presence is Presence.MISSING and thing.optional:
             return Presence.UNKNOWN, f"{reason}; libvirt goes on without it"
@@ -85,7 +85,7 @@ class Looker:
             if head is None:
                 return Presence.UNKNOWN, "it cannot be read by this user"
             if head[:4] != MAGIC:
-                return _missing("this is no qcow2 disk image")
+                return _missing("this is not a qcow2 disk image")
         if thing.writable and status.st_mtime > self.saved + _SOONER:
             return (
                 Presence.HERE,
@@ -98,14 +98,14 @@ class Looker:
         if folder.name not in _names(_HUGE_PAGES):
             if thing.name[0].isdigit():
                 return _missing("this host has no pages of that size")
-            return Presence.UNKNOWN, "this is not looked for"
+            return Presence.UNKNOWN, "savefmt does not look for this"
         try:
             free = int((folder / "free_hugepages").read_text())
         except (OSError, ValueError):
             return Presence.UNKNOWN, "this host does not tell"
         needed = -(-self.memory // (int(thing.name.partition(" ")[0]) << 10))
         if free < needed:
-            return _missing(f"{free} are free, and {needed} needed")
+            return _missing(f"{free} are free, and {needed} are needed")
         return HERE
 
 
@@ -143,7 +143,7 @@ def layers_of(disk: Outside) -> Iterator[Outside]:
 
 
 def _head(path: str) -> bytes | None:
-    """Return the first cluster of a plain file; None where there is none to be read."""
+    """Return the first cluster of a plain file; None if it cannot be read."""
     try:
         # To open a FIFO frees who waits at its other end, and some devices act on it.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -163,7 +163,7 @@ def _head(path: str) -> bytes | None:
 
 def _status(path: str) -> os.stat_result | Answer:
     if not os.path.isabs(path):
-        return Presence.UNKNOWN, "the name is no whole path"
+        return Presence.UNKNOWN, "the name is not an absolute path"
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -181,13 +181,13 @@ def _missing(reason: str) -> Answer:
 def _folder(thing: Outside) -> Answer:
     status = _status(thing.name)
     if isinstance(status, os.stat_result):
-        return HERE if stat.S_ISDIR(status.st_mode) else _missing("this is no folder")
+        return HERE if stat.S_ISDIR(status.st_mode) else _missing("this is not a folder")
     return status
 
 
 def _place(thing: Outside) -> Answer:
     if not os.path.isabs(thing.name):
-        return Presence.UNKNOWN, "the name is no whole path"
+        return Presence.UNKNOWN, "the name is not an absolute path"
     folder = os.path.dirname(thing.name)
     status = _status(folder)
     if isinstance(status, os.stat_result):
@@ -200,7 +200,7 @@ def _device(thing: Outside) -> Answer:
     if isinstance(status, os.stat_result):
         if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             return HERE
-        return _missing("this is no device")
+        return _missing("this is not a device")
     return status
 
 
@@ -261,7 +261,7 @@ def _interface(thing: Outside) -> Answer:
     if thing.name not in _names(_NETWORK_INTERFACES):
         return _missing("")
     if thing.kind is Kind.BRIDGE and "bridge" not in _names(_NETWORK_INTERFACES / thing.name):
-        return _missing("this is no bridge")
+        return _missing("this is not a bridge")
     return HERE
 
 
@@ -271,7 +271,7 @@ def _on_bus(bus: str) -> Callable[[Outside], Answer]:
         if thing.name not in _names(devices):
             return _missing("")
         if bus == "pci" and "iommu_group" not in _names(devices / thing.name):
-            return _missing("it is in no IOMMU group, so VFIO cannot have it")
+            return _missing("it is in no IOMMU group, so VFIO cannot use it")
         return HERE
 
     return look
@@ -280,7 +280,7 @@ def _on_bus(bus: str) -> Callable[[Outside], Answer]:
 def _usb(thing: Outside) -> Answer:
     devices = _BUSES / "usb" / "devices"
     if ":" not in thing.name:
-        return Presence.UNKNOWN, "where it is plugged says nothing about another host"
+        return Presence.UNKNOWN, "nothing tells where another host has it plugged in"
     for device in _names(devices):
         vendor, product = (_word(devices / device / part) for part in ("idVendor", "idProduct"))
         if f"{vendor}:{product}" == thing.name:

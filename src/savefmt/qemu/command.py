@@ -32,10 +32,10 @@ def command_line(image: SaveImage, *, devices: bool = True) -> CommandSkeleton:
     Parameters
     ----------
     image : SaveImage
-        Open.  Whoever wrote it chose what it says: nothing of it is run here, and no file
-        name of it is used.
+        Open.  Its writer chose what it says: nothing from it is run here, and no file name from
+        it is used.
     devices : bool
-        Add the devices that the XML tells of.
+        Add the devices that the XML names.
 
     Returns
     -------

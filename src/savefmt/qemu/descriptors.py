@@ -1,4 +1,4 @@
-"""Files in QEMU's hands: descriptors passed over its socket, and taken back."""
+"""Files that QEMU uses: descriptors passed over its socket, and taken back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def pipe_end(monitor: Monitor, pump: Pump) -> Iterator[str]:
     Yields
     ------
     str
-        The URI; whatever QEMU has not used by the end is taken back.
+        The URI; descriptors that QEMU has not used by the end are taken back.
     """
     monitor.send_fd(pump.far_end)
     monitor.execute("getfd", fdname=_PIPE_NAME)

@@ -1,4 +1,4 @@
-"""What of a device QEMU compares only once it loads: its place behind a controller, its ports."""
+"""Device properties that QEMU compares only while it loads: place behind a controller, ports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ReadConfig = Callable[[str], "bytes | None"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a QEMU tells of the inside of its devices.
+    """What a QEMU tells about the inside of its devices.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ def _number(value: object) -> int:
 
 
 def _of_config(config: bytes) -> dict[str, int]:
-    """Return what a configuration space tells of a device's properties."""
+    """Return what a configuration space tells about a device's properties."""
     found: dict[str, int] = {}
     for kind, body in capabilities(config):
         if kind == MSIX and len(body) >= 4:

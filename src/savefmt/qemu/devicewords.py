@@ -1,7 +1,7 @@
 """QEMU's options for the devices of a libvirt guest, at the addresses that its XML gives.
 
-What a device has on the host is not taken from the XML, whose author chose it: disks, networks and
-channels get stand-ins of the same kind, which a remark names.
+Host files and networks are not taken from the XML, since its author chose them: disks, networks
+and channels get stand-ins of the same kind, and a remark names each stand-in.
 """
 
 from __future__ import annotations

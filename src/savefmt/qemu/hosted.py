@@ -37,7 +37,7 @@ class HostedGuest:
     Attributes
     ----------
     name : str
-        As given to QEMU, ``guest`` where it has none.
+        As given to QEMU, ``guest`` if it has no name.
     machine : str
         Machine type, by its full name.
     status : str

@@ -1,4 +1,4 @@
-"""The image in the making: envelope first, sealed last."""
+"""The image while it is written: the envelope first, its final header last."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _StoppableSink(PipeSink):
         """Return when the pipe takes something, or raise if stopped."""
         while not wait_writable(fd, _POLL_SECONDS):
             if self._stopped.is_set():
-                raise OperationCancelled("stopped while a pipe took nothing", path=self._name)
+                raise OperationCancelled("stopped while the pipe accepted no data", path=self._name)
 
 
 class PipeTarget(ImageTarget):

@@ -1,4 +1,4 @@
-"""One migration of QEMU's, a save or a load, followed to its end."""
+"""One migration of QEMU, a save or a load, watched to its end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What stands between an image and a waiting QEMU, found before anything is loaded.
+"""What prevents a waiting QEMU from loading an image, found before anything is loaded.
 
-QEMU notices some of it itself, after it has begun, and then holds no whole guest; some it
-does not notice at all: RAM of another length in a mapped-ram image (format.md 11), devices
-that the guest has never seen.
+QEMU notices some of these differences itself, but only after it has begun, and then it has no
+whole guest. Others it does not notice at all: RAM of another length in a mapped-ram image
+(format.md 11), devices that the guest has never seen.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def refuse_other_guest(
     ignore : collection of str
         Of `KINDS`: what may differ.
     binary : str, optional
-        The QEMU's program; by default the one behind the monitor, if it may be run unasked.
+        The QEMU's program; by default the one behind the monitor, if savefmt may run it without
+        being asked.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def refuse(differences: list[Finding]) -> None:
         told.append(f"{len(differences) - _TOLD} more, which savefmt check --qmp lists")
     kinds = sorted({kind_of(finding) for finding in differences})
     allowed = " ".join(f"--ignore {kind}" for kind in kinds)
-    raise MigrationError(f"{'. Also: '.join(told)} (load it all the same: {allowed})")
+    raise MigrationError(f"{'. Also: '.join(told)} (to load it anyway: {allowed})")
 
 
 def kind_of(finding: Finding) -> str:
@@ -360,7 +361,7 @@ def _address(place: str) -> str:
 
 
 def _compare_counts(sections: Iterable[Section], target: Target) -> Iterator[Finding]:
-    """Compare how many devices of each kind there are, wherever they are."""
+    """Compare how many devices of each kind there are, without regard to their places."""
     if target.table is None:
         return
     here: Counter[str] = Counter()

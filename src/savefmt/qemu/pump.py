@@ -1,6 +1,6 @@
-"""A thread between QEMU's pipe and an image, beside the one that talks to QEMU.
+"""A thread between QEMU's pipe and an image; another thread talks to QEMU.
 
-It must be another one: at the end of a save QEMU answers no command before the pipe has
+This must be a separate thread: at the end of a save, QEMU does not answer before the pipe has
 taken the rest.
 """
 
@@ -17,7 +17,7 @@ from typing import Protocol
 from savefmt.pipes import wait_readable, wait_writable
 
 PIPE_LENGTH = 1 << 20
-"""Bytes that the pipe shall hold; the kernel may grant less."""
+"""Bytes that the pipe should hold; the kernel may grant less."""
 
 _POLL_SECONDS = 0.1
 
@@ -66,7 +66,7 @@ class Pump:
 
     @property
     def stopped(self) -> bool:
-        """Whether it shall end early."""
+        """Whether it should end early."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
@@ -110,7 +110,7 @@ def from_qemu(sink: Outlet, stopped: threading.Event) -> Iterator[Pump]:
     Parameters
     ----------
     sink : Outlet
-        The thread's from now on.
+        Belongs to the thread from now on.
     stopped : threading.Event
         Set when the thread shall end early.  A sink whose writes may hang must watch it.
 
@@ -177,7 +177,7 @@ def _fill(writer: int, pieces: Iterator[bytes | memoryview], pump: Pump) -> None
             if pump.stopped:
                 return
     except BrokenPipeError:
-        pass  # QEMU has read what it wants, or says itself why not
+        pass  # QEMU has read all it needs, or it reports the reason itself
     finally:
         os.close(writer)
 

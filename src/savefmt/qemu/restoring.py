@@ -148,7 +148,7 @@ def restore(
 
 
 def refuse_unready(monitor: Monitor, guest: HostedGuest, *, resume: bool) -> None:
-    """Refuse a QEMU that does not wait for a guest, or has none that could go on.
+    """Refuse a QEMU that does not wait for a guest, or that has no guest to resume.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def choose_load(
     parallel : int or None
         Channels asked for.
     bypass_cache : bool
-        Whether the page cache shall be kept out of it.
+        Whether to bypass the page cache.
     grants : bool
         Whether the image's file system grants that.
 
@@ -254,7 +254,7 @@ def _cache_note(wanted: bool, direct: bool) -> tuple[str, ...]:
 
 
 def _start_in_file(image: SaveImage) -> int:
-    """Return where in the file QEMU shall begin to read a mapped-ram image.
+    """Return where in the file QEMU is to begin to read a mapped-ram image.
 
     Raises
     ------
@@ -270,7 +270,8 @@ def _start_in_file(image: SaveImage) -> int:
             start = None
     if start is None:
         raise ConversionError(
-            "QEMU cannot load it from inside of this file; take it out first, with savefmt convert",
+            "QEMU cannot load an image from inside another file; take it out first, with "
+            "savefmt convert",
             path=image.path,
         )
     return start + image.stream_offset
@@ -353,7 +354,7 @@ class Load:
             pump: Pump | None = None
             if by_qemu:
                 kinds = ("plain", "direct") if choice.direct else ("plain",)
-                own = own_path(image.file.descriptor)  # the name may lead to another one by now
+                own = own_path(image.file.descriptor)  # the name may lead to another file by now
                 files = file_in_set(monitor, own, _start_in_file(image), os.O_RDONLY, kinds)
                 uri = stack.enter_context(files)
             else:
@@ -384,7 +385,7 @@ class Load:
         try:
             migration.follow(self.monitor, "load", watch)
         except MigrationError:
-            # QEMU tells of a stream that ends, and the pump of what ended it.
+            # QEMU only reports that the stream ended; the pump knows why.
             if pump is not None:
                 pump.check()
             raise

@@ -1,4 +1,4 @@
-"""Save a running guest: plan, envelope, hold, migrate, seal, resume."""
+"""Save a running guest: plan, envelope, pause, migrate, final header, resume."""
 
 from __future__ import annotations
 
@@ -184,8 +184,8 @@ def _state_afterwards(guest: HostedGuest, afterwards: Afterwards) -> str:
 class _Save:
     """One save, with the guest in our hands.
 
-    `notes` says what was done otherwise than asked for, `ram_length` what QEMU counted,
-    `lengths` how long the image is and what it takes on the disk, if it is no pipe.
+    `notes` says what was done differently from the request, and `ram_length` is what QEMU
+    counted. `lengths` is the length of the image and its size on the disk, if it is not a pipe.
     """
 
     monitor: Monitor
@@ -313,9 +313,9 @@ class _Save:
                 return migration.follow(monitor, "save", watch)
         except BaseException as error:
             if pump is not None:
-                pump.stop()  # a QEMU that waits for the pipe answers nobody
+                pump.stop()  # a QEMU that waits for the pipe does not answer
             migration.cancel(monitor)
-            # QEMU tells of a broken pipe, and the pump of what broke it.
+            # QEMU only reports a broken pipe; the pump knows what broke it.
             if pump is not None and isinstance(error, MigrationError):
                 pump.check()
             raise
@@ -325,4 +325,7 @@ class _Save:
         restless = rounds > LIVE_ROUNDS and answer.get("status") == "active"
         if self.live and restless and self._held_since is None:
             self._hold()
-            self.notes.append("the guest was held for the rest: it outran the target")
+            self.notes.append(
+                "the guest was paused for the rest of the save: it changed memory faster than "
+                "the target could take it"
+            )

@@ -1,4 +1,4 @@
-"""QEMU's migration settings: changed for one job, and then as they were."""
+"""QEMU's migration settings: changed for one job, and then restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNLIMITED = 1 << 62
 _NEUTRAL: Mapping[str, object] = {
     "tls-creds": "",  # else QEMU would put TLS on a file
     "mode": "normal",
-    "multifd-compression": "none",  # mapped-ram takes no other
+    "multifd-compression": "none",  # mapped-ram takes no other setting
 }
 
 
@@ -83,7 +83,7 @@ def configured(
         if name in known and known[name] != value
     }
     with contextlib.ExitStack() as back:
-        # Parameters first: QEMU refuses mapped-ram beside some values of theirs.
+        # Parameters first: QEMU refuses mapped-ram together with some of their values.
         back.callback(_set_parameters, monitor, {name: known[name] for name in changed})
         _set_parameters(monitor, changed)
         back.callback(_set_capabilities, monitor, {name: before[name] for name in flipped})

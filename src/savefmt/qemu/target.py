@@ -44,13 +44,13 @@ class TargetCpu:
     count : int
         How many.
     kind : str
-        Their type (QOM); that of what it stands for, where it is an alias.
+        Their type (QOM); for an alias, the type that it stands for.
     models : mapping of str to str
         Types by the names of models, in the same manner.
     flags : mapping of str to bool
-        Features that were asked for and are known to it.
+        Features that were asked about and that it knows.
     socket_cpus : int
-        vCPUs that a socket has room for; 0 where that was not asked or is not told.
+        vCPUs that a socket has room for; 0 if that was not asked or is not known.
     """
 
     count: int
@@ -163,7 +163,7 @@ def _walk(monitor: Monitor, cpus: Collection[str] = ()) -> Iterator[tuple[str, O
 def _places(monitor: Monitor, paths: Iterable[str]) -> dict[str, str] | None:
     """Return the places of PCI functions, as idstrs have them, by path.
 
-    ``query-pci`` has none behind a bridge that no firmware has set up yet.
+    ``query-pci`` lists no devices behind a bridge that the firmware has not set up yet.
     """
 
     def read(path: str, name: str) -> Any:
@@ -271,7 +271,7 @@ def _cpu(
 def _socket_cpus(monitor: Monitor) -> int:
     try:
         listed: list[dict[str, Any]] = monitor.execute("query-hotpluggable-cpus")
-    except CommandError:  # a machine whose processors stand in no sockets
+    except CommandError:  # a machine whose processors are not in sockets
         return 0
     sockets: Counter[int] = Counter()
     for entry in listed:

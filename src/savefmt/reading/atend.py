@@ -1,7 +1,7 @@
-"""What the end of a file shows of device sections, in an instant and without proof.
+"""Device sections by the end of the file: quick, and without proof.
 
-A sequential stream tells where it ends only to whoever walks over all of it.  The end of
-the file shows the end of *a* stream: perhaps that of a longer one that lay here before.
+Only a walk over all of a sequential stream shows where it ends. The end of the file shows the
+end of *a* stream: perhaps of a longer one that was here before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pread = Callable[[int, int], bytes]
 def claimed_sections(
     pread: Pread, start: int, end: int, head: StreamHead
 ) -> tuple[Section, ...] | None:
-    """Find the device sections that stand at the end of an uncompressed sequential image.
+    """Find the device sections at the end of an uncompressed sequential image.
 
     Each must begin where the vmdescription has it, and before the first one RAM must end,
     under the number that it begins with.  Only a description of other pages, or another
@@ -141,7 +141,7 @@ def _walk_back(
 def _section_before(
     pread: Pread, key: SectionKey, length: int, end: int, has_footers: bool
 ) -> Section | None:
-    """Read the section that ends at `end`, None if there is none of that name and length."""
+    """Read the section that ends at `end`, None if no section of that name and length is there."""
     payload = end - length - (FOOTER_LENGTH if has_footers else 0)
     start = payload - _head_length(key[0])
     if start < 0:

@@ -1,4 +1,4 @@
-"""How an image lies in its file."""
+"""How an image is stored in its file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ may want a whole block."""
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an image lies in its file.
+    """How an image is stored in its file.
 
     Attributes
     ----------
@@ -67,10 +67,10 @@ def read_form(
     Parameters
     ----------
     cursor : Cursor
-        At its beginning; left behind an envelope, if one stands there uncompressed.
+        At its beginning; it is moved behind the envelope, if an uncompressed one is there.
     unpack : callable
-        Gives a cursor over the plain bytes of a file that the named codec compressed as a
-        whole; left behind the envelope there.
+        Returns a cursor over the plain bytes of a file that the named codec compressed as a
+        whole; this cursor is then moved behind the envelope.
     name : str or os.PathLike
         Of the file.
     strict : bool
@@ -204,10 +204,13 @@ def _find_codec(cursor: Cursor, envelope: Envelope | None, name: str) -> str:
         )
     if envelope.finished or _find_true_header(cursor) is not None:
         if not head:
-            raise TruncatedError("the file ends in front of the stream", offset=cursor.tell())
+            raise TruncatedError(
+                "the file ends before the stream begins; it was cut short, so get a complete copy",
+                offset=cursor.tell(),
+            )
         raise CorruptError(
             f"no stream begins behind the {envelope.data_length} bytes of XML and padding that "
-            "the header tells of",
+            "the header names",
             offset=cursor.tell(),
         )
     return FORMATS[number] if packed else "raw"  # the stream has not begun

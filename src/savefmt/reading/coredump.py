@@ -16,7 +16,7 @@ _QEMU = b"QEMU\0"
 
 
 def find_segments(fd: int) -> tuple[list[Stretch], Vcpus | None]:
-    """Return what the program headers of an ELF core tell of a guest that is in the file.
+    """Return what the program headers of an ELF core tell about the guest in the file.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def find_segments(fd: int) -> tuple[list[Stretch], Vcpus | None]:
             elf = ELFFile(stream)
             count = elf.num_segments()
             if count > _MOST_SEGMENTS:
-                raise UnsupportedError(f"an ELF core with {count} segments is not read")
+                raise UnsupportedError(f"savefmt does not read an ELF core with {count} segments")
             headers = [segment.header for segment in elf.iter_segments("PT_LOAD")]
             found = [
                 Stretch(int(head["p_paddr"]), int(head["p_filesz"]), int(head["p_offset"]))
@@ -55,7 +55,7 @@ def find_segments(fd: int) -> tuple[list[Stretch], Vcpus | None]:
             vcpus = _vcpus(elf, stream)
         except SavefmtError:
             raise
-        except Exception as error:  # whatever a damaged header makes of the library
+        except Exception as error:  # a damaged header can make the library raise anything
             raise CorruptError(f"damaged ELF headers: {error or type(error).__name__}") from error
     if len(found) > 1 and not any(stretch.address for stretch in found):
         raise UnsupportedError(

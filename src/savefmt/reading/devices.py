@@ -67,7 +67,8 @@ class Devices:
             if self._plain is None:
                 keeper = _Keeper(image.filename, _most_state(image.length))
                 end = self._pass(keeper)
-                # Not before all went well, lest a second try mistake it for its own.
+                # Only after everything went well, so that a second try does not take it for its
+                # own.
                 self._kept = {at: bytes(payload) for at, payload in keeper.kept.items()}
                 return end
             return image.ending or self._pass(SkimVisitor(image.filename))
@@ -91,7 +92,7 @@ class Devices:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """All device sections that can be told apart, with their places."""
+        """All device sections that can be found, with their places."""
         return self.ending.sections
 
     @property
@@ -105,11 +106,11 @@ class Devices:
         return {(section.idstr, section.instance_id): section for section in self.sections}
 
     def find(self, idstr: str, instance_id: int = 0) -> Section | None:
-        """Return the section with this name, None if there is none."""
+        """Return the section with this name, None if there is no such section."""
         return self._by_name.get((idstr, instance_id))
 
     def payload(self, section: Section) -> memoryview:
-        """Return the payload of a section, read-only; KeyError if there is none."""
+        """Return the payload of a section, read-only; KeyError if there is no such section."""
         known = self.find(section.idstr, section.instance_id)
         if known is None or known.offset is None or known.length is None:
             raise KeyError(f"{section.idstr}/{section.instance_id}")
@@ -125,7 +126,7 @@ class Devices:
             return memoryview(self._image.file.read(known.length, known.offset))
 
     def tree(self, section: Section) -> Struct:
-        """Take the device state of a section apart.
+        """Decode the device state of a section.
 
         Parameters
         ----------

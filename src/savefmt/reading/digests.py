@@ -1,4 +1,4 @@
-"""All that makes two images one guest: sums of pages, digests of device sections."""
+"""What makes two images the same guest: sums of pages, digests of device sections."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """A memory dump, shown as a mapped-ram stream of RAM alone.
 
-A temporary file holds what stands around the page areas; these lie in the dump, where they
-are.  Whoever reads the view need not know, and finds a block for each stretch of
-guest-physical addresses.
+A temporary file holds what is around the page areas; the page areas stay in the dump. A reader
+of the view need not know this, and finds a block for each stretch of guest-physical addresses.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from savefmt.native.file import File, View
 from savefmt.reading.spool import Spool
 
 PAGE_SIZE = 4096
-"""Of the blocks, whatever the guest has."""
+"""The page size of the blocks, which may differ from the guest's."""
 _LEAST_BLOCKS = 1024
 _BYTES_A_BLOCK = 256 << 10
 """A dump may have more gaps the longer it is: what is shown takes memory for each of them."""
@@ -33,7 +32,7 @@ _SECTION_ID = 2
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Guest-physical memory that lies in one piece of a dump.
+    """Guest-physical memory that is in one piece in a dump.
 
     Attributes
     ----------
@@ -82,7 +81,7 @@ class Dump:
     places : dict of str to int
         Guest-physical addresses of its blocks, by idstr.
     vcpus : Vcpus or None
-        What it tells of vCPUs, if it does.
+        What it tells about vCPUs, if anything.
     """
 
     kind: str
@@ -92,8 +91,8 @@ class Dump:
     def no_machine(self, path: StrPath) -> UnsupportedError:
         """Say what cannot be done with it."""
         return UnsupportedError(
-            "a memory dump has no devices, so nothing that QEMU loads can be made of it; "
-            "savefmt export takes the memory out",
+            "a memory dump has no devices, so it cannot become an image that QEMU loads; "
+            "savefmt export writes its memory",
             path=path,
         )
 
@@ -107,7 +106,8 @@ def _check(stretch: Stretch, length: int) -> None:
         )
     if stretch.address % PAGE_SIZE or stretch.length % PAGE_SIZE or stretch.end > 1 << 63:
         raise UnsupportedError(
-            f"memory at {stretch.address:#x}, {stretch.length} bytes long, is not made of pages"
+            f"memory at {stretch.address:#x}, {stretch.length} bytes long, does not consist of "
+            "whole pages"
         )
 
 
@@ -147,15 +147,15 @@ def show(
     Parameters
     ----------
     file : File
-        What they lie in; closed with what is returned.
+        The file with them; closed together with the returned view.
     stretches : sequence of Stretch
-        In any order; what is told twice counts once.
+        In any order; duplicates count once.
     kind : str
         What it is, in words.
     io : IOOptions
         How it is read.
     vcpus : Vcpus, optional
-        What the dump tells of them.
+        What the dump tells about vCPUs.
 
     Returns
     -------

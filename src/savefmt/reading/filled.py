@@ -1,8 +1,8 @@
-"""An image whose left-out memory lies in other files, shown as a whole mapped-ram one.
+"""An image whose left-out memory is in other files, shown as a complete mapped-ram image.
 
-QEMU leaves memory out that it shares with others (x-ignore-shared; memory-backend-file with
-share=on).  All but that memory is written to a temporary file, and a view puts the other
-files where the page areas are: whoever reads the view need not know.
+QEMU leaves out memory that it shares with others (x-ignore-shared; memory-backend-file with
+share=on). Everything except that memory is written to a temporary file, and a view puts the
+other files in the place of the page areas. A reader of the view need not know this.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Skeleton(Onlooker):
 
 
 class _Composer:
-    """Writes one image anew, with room for what lies elsewhere."""
+    """Writes an image again, with room for the memory that is in other files."""
 
     def __init__(self, image: StoredImage, shared: Mapping[str, File], spool: Spool) -> None:
         self._image = image
@@ -281,7 +281,7 @@ def _open(path: StrPath, block: ListedBlock, io: IOOptions) -> File:
         file.close()
         raise ConversionError(
             f"this file has {length} bytes, and the RAM block {block.idstr!r} has "
-            f"{block.used_length}; it is another one's",
+            f"{block.used_length}; this file belongs to another block",
             path=path,
         )
     return file

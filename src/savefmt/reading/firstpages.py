@@ -1,4 +1,4 @@
-"""The page size of a stream that does not tell it, from the first pages ahead of the walk."""
+"""The page size of a stream that does not state it, found in the first pages ahead of the walk."""
 
 from __future__ import annotations
 

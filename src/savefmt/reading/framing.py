@@ -1,8 +1,8 @@
-"""Where payloads end whose length is told nowhere, or only behind them.
+"""Ends of payloads whose length the stream does not state, or states only behind them.
 
-A section's footer ends it, and then an item follows.  The way from footer to footer is
-gone on a second cursor, up to the next RAM section or to the EOF mark; where it arrives
-tells whether it was right, and the lengths are known before the walk itself goes there.
+A section ends with a footer, and then another item follows. A second cursor goes from footer to
+footer, up to the next RAM section or to the EOF mark. The place that it reaches shows whether
+it was right, and so the lengths are known before the walk itself gets there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MAX_CANDIDATES = 4
 """Descriptions that are tried: no stream but a forged one shows more than one."""
 
 _EOF_REACH = 256 << 10
-"""How far behind what may be the EOF mark another section still proves that it is none."""
+"""How far behind a possible EOF mark another section still proves that it is not the EOF mark."""
 
 _NUMBERS = Struct(">II")  # instance and version
 

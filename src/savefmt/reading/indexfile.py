@@ -1,15 +1,15 @@
-"""An index kept in a file, so that the next reading of an image need not make it anew.
+"""An index kept in a file, so that the next reading of an image need not make it again.
 
-The file is bound to the image by its length, its time of change, and a digest of its
-first and last bytes, which hold the domain XML, the block list and the device state.  An
-index that belongs to another image, is damaged, or comes from another release is ignored
-and written anew.
+The file is bound to the image by its length, its time of change, and a digest of its first and
+last bytes, which hold the domain XML, the block list and the device state.  An index that
+belongs to another image, is damaged, or comes from another release is ignored and written
+again.
 
-An index says which pages are zeros, and nothing in the image tells whether that is true.
-So it is believed only if this user made it: it must be the user's own file that nobody else
-may write, and its digest is made with a key that only the user can read.  What it says must
-be possible all the same: runs lie inside of their block and of the image, and when a page is
-read its record must be where the index has it.
+An index says which pages are zeros, and nothing in the image tells whether that is true. So it
+is believed only if this user made it: it must be the user's own file that nobody else may
+write, and its digest is made with a key that only the user can read. Its content must also be
+possible: runs are inside of their block and of the image, and when a page is read, its record
+must be where the index has it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from savefmt.writing.cachefolder import cache_folder, cache_key, evict, is_own, 
 from savefmt.writing.output import OutputFile
 
 AUTO = "auto"
-"""Stands for a file in the user's cache folder; a file of that name is ``./auto``."""
+"""Means a file in the user's cache folder; write ``./auto`` for a file of that name."""
 
 _NAME = b"savefmt index"
 _MAGIC = _NAME + b"\x02"
@@ -86,7 +86,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
     Parameters
     ----------
     place : str or os.PathLike
-        The file, or `AUTO`, whose failures are none of the caller's business.
+        The file, or `AUTO`, whose failures the caller never sees.
     image : StoredImage
         A sequential image.
     make : callable
@@ -106,7 +106,7 @@ def kept_index(place: StrPath, image: StoredImage, make: Callable[[], PageIndex]
     except SavefmtError:
         if place != AUTO:
             raise
-        return make()  # without a cache folder it works all the same
+        return make()  # it works without a cache folder, too
     if kept is not None:
         return kept
     index = make()
@@ -179,8 +179,8 @@ def load_index(
     try:
         if not is_own(os.fstat(fd)):
             raise ConversionError(
-                "this index is not your own, or others may write to it, so it is not believed; "
-                "name another file",
+                "this index is not your own, or others may write to it, so savefmt does not "
+                "use it; name another file",
                 path=path,
             )
         return _load_sound(fd, path, key, identity, blocks, page_size, start)
@@ -342,5 +342,6 @@ def _check_place(path: Path) -> None:
                 if file.read(len(_NAME)) == _NAME:
                     return
     raise ConversionError(
-        "this file is no index of savefmt and is left alone; name another one", path=path
+        "this file is not an index of savefmt, so savefmt leaves it alone; name another one",
+        path=path,
     )

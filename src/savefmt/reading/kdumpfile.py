@@ -1,4 +1,4 @@
-"""kdump files, by libkdumpfile: it knows their compressions and their forms."""
+"""kdump files, read by libkdumpfile, which knows their compressions and forms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def rebuild(fd: int, io: IOOptions) -> File:
                 return spool.open(io, end)
             at += _RECORD.size
             if count < 0 or count > length - at or place + count > _MOST_LENGTH:
-                raise CorruptError(f"a piece of {count} bytes for {place:#x}", offset=at)
+                raise CorruptError(
+                    f"a piece of the flattened dump claims {count} bytes for the offset {place:#x}",
+                    offset=at,
+                )
             for done in range(0, count, _PIECE_LENGTH):
                 piece = os.pread(fd, min(_PIECE_LENGTH, count - done), at + done)
                 spool.write(piece, place + done)

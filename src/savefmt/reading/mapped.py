@@ -20,7 +20,7 @@ from savefmt.reading.walk import Onlooker, StreamEnd, Walk
 
 @dataclass(frozen=True, slots=True)
 class MappedStream:
-    """A mapped-ram stream taken apart.
+    """The parts of a mapped-ram stream.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ def read_mapped(
     envelope_order: ByteOrder | None,
     findings: list[Finding] | None,
 ) -> MappedStream:
-    """Read what stands around the page areas.
+    """Read everything around the page areas.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def read_mapped(
     skeleton = _Skeleton()
     end = Walk(cursor, skeleton, findings=findings, length=cursor.end).run()
     if skeleton.ram is None or skeleton.blocks is None:
-        raise CorruptError("a mapped-ram stream without RAM", offset=end.eof)
+        raise CorruptError("the mapped-ram stream has no RAM", offset=end.eof)
     order, pages = _read_bitmaps(file, skeleton.blocks, envelope_order, findings)
     return MappedStream(
         skeleton.blocks,
@@ -103,8 +103,8 @@ class EndMarkers:
         word = cursor.read(len(ram.EOS_WORD), "the end marker of a RAM section")
         if word != ram.EOS_WORD:
             raise CorruptError(
-                f"RAM word {int.from_bytes(word, 'big'):#x} in a mapped-ram stream, "
-                "where only the end marker may stand",
+                f"the mapped-ram stream has RAM word {int.from_bytes(word, 'big'):#x} where "
+                "only the end marker may be",
                 offset=at,
             )
         return iter((cursor.tell(),))
@@ -187,11 +187,12 @@ def bitmap_order(
     Parameters
     ----------
     extents, pread : callable
-        As of `File`: what is no hole between two offsets, and so many bytes at an offset.
+        As methods of `File`: the data between two offsets, without holes, and the bytes at an
+        offset.
     blocks : sequence of ListedBlock
         Of the stream.
     raw : sequence of bytearray
-        The bitmap of each as it stands in the file; empty where it has none.
+        The bitmap of each as it is in the file; empty if it has none.
     envelope : str or None
         Byte order of the envelope.
     """

@@ -1,4 +1,4 @@
-"""The guest's memory by block: reads, runs, sums and the digest, whatever the form."""
+"""The guest's memory by block: reads, runs, sums and the digest, for every form of image."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class ScatterVisitor(SkimVisitor):
 class GuestMemory:
     """Memory of the guest in an image; made by `SaveImage.memory`.
 
-    Mapped-ram images are read straight from the file, uncompressed sequential ones
-    through an index that is made by one pass when first needed.  So are compressed ones
-    that can be entered midway; others, and those with XBZRLE deltas, are spooled once into
-    an unlinked temporary file.  Any thread may read.
+    Mapped-ram images are read straight from the file, uncompressed sequential ones through an
+    index that is made by one pass when first needed.  Compressed images that can be entered
+    midway are read in the same way. Others, and those with XBZRLE deltas, are unpacked once
+    into an unlinked temporary file.  Any thread may read.
 
     Attributes
     ----------
@@ -320,9 +320,9 @@ class GuestMemory:
     def view(self, block: str, offset: int, length: int) -> memoryview:
         """Show a range of a block, without a copy where the law of pages allows it.
 
-        In a mapped-ram image a page whose bit is clear is zeros, whatever lies in its
-        place; so only a range all of whose pages are set can be shown as it lies in the
-        file.  The same holds for what was unpacked to a temporary file.  Anything else is
+        In a mapped-ram image a page whose bit is clear is zeros, whatever its place in the file
+        holds. So only a range with all of its bits set can be shown as it is in the file. The
+        same is true for an image that was unpacked to a temporary file. Anything else is
         copied, as `read` does.  ``numpy.frombuffer`` takes the view as it is.
 
         Parameters

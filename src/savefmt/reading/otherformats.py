@@ -1,4 +1,4 @@
-"""What a file may be that is no save image, and what to do with it then."""
+"""Other kinds of files that are not save images, and what to do with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLATTENED = b"makedumpfile"
 """A kdump file that went through a pipe."""
 _ELF_CORE = 4
 _CORE_ADVICE = "open it with crash or drgn"
-_DUMP_ADVICE = "it is read as a file of its own, uncompressed, and not from a pipe"
+_DUMP_ADVICE = "savefmt reads it as an uncompressed file of its own, not from a pipe"
 _DISK_ADVICE = "name the file with the guest's memory instead"
 _VMWARE_ADVICE = "volatility3 reads it, together with the .vmem file beside it"
 

@@ -1,4 +1,4 @@
-"""The index of a sequential image: where each of its pages lies."""
+"""The index of a sequential image: where each of its pages is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the pages of an image are: one class for each way in which they can lie."""
+"""Where the pages of an image are: one class for each way to store them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SparsePages:
     Parameters
     ----------
     file : File
-        Stays the caller's.
+        The caller closes it.
     blocks : sequence of BlockPages
         In the order of the list.
     """
@@ -74,7 +74,7 @@ class SparsePages:
         self._blocks[block].read_into(self._file, first, out)
 
     def view(self, block: int, offset: int, length: int) -> memoryview | None:
-        """Show a range all of whose pages are held: others are zeros, whatever lies there."""
+        """Show a range if all its pages are set: a clear page is zeros, whatever the file holds."""
         pages = self._blocks[block]
         first = offset // pages.page_size
         count = -(-(offset + length) // pages.page_size) - first
@@ -108,14 +108,14 @@ class _RecordPages:
 
 
 class IndexedPages(_RecordPages):
-    """Pages among the records of a sequential stream, which lies in a file as it is.
+    """Pages among the records of an uncompressed sequential stream.
 
     Parameters
     ----------
     index : PageIndex
         Where they lie; without deltas.
     file : File
-        Stays the caller's.
+        The caller closes it.
     """
 
     def __init__(self, index: PageIndex, file: File) -> None:

@@ -1,4 +1,4 @@
-"""A file as it would be with a few of its bytes changed, or without its end."""
+"""A view of a file with a few of its bytes changed, or without its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain bytes of a stream, in order, out of whatever compression lies around it."""
+"""The plain bytes of a stream, in order, unpacked from any compression around it."""
 
 from __future__ import annotations
 

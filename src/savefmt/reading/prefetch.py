@@ -1,4 +1,4 @@
-"""Run an iterator ahead in a thread: decompression beside scanning and writing."""
+"""Run an iterator ahead in a thread: decompression in parallel with scanning and writing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def prefetch(pieces: Iterator[bytes | memoryview], *, patient: bool = True) -> I
         try:
             room.get()
             for piece in () if stop.is_set() else pieces:
-                # What is bytes already is for keeps, and may be a codec's `Border`.
+                # `bytes` stay valid and need no copy, and a piece may be a codec's `Border`.
                 ahead.put(piece if isinstance(piece, bytes) else bytes(piece))
                 room.get()
                 if stop.is_set():

@@ -41,11 +41,8 @@ class Disk:
     file : File
         The same file, and the caller's.
 
-    Raises
-    ------
-    NotASaveImageError
-        If it is none.
-    CorruptError, TruncatedError, UnsupportedError
+    Raises ------ NotASaveImageError If it is not a qcow2 disk image. CorruptError, TruncatedError,
+    UnsupportedError
         What is wrong with it.
     """
 
@@ -57,7 +54,7 @@ class Disk:
         self._entries = read_snapshots(self._qcow, file.read, file.length)
 
     def open(self, name: str | None, io: IOOptions, *, direct: bool) -> File:
-        """Open the state of the guest in a snapshot, as if it were a file of its own.
+        """Open the state of the guest in a snapshot like a file of its own.
 
         Parameters
         ----------
@@ -101,7 +98,9 @@ class Disk:
         found = [entry for entry in self._entries if entry.name == name]
         found = found or [entry for entry in self._entries if entry.identity == name]
         if not found:
-            raise NotASaveImageError(f"it has no snapshot {name!r}; there are {_names(with_state)}")
+            raise NotASaveImageError(
+                f"the disk image has no snapshot {name!r}; there are {_names(with_state)}"
+            )
         if len(found) > 1:
             identities = ", ".join(entry.identity for entry in found)
             raise NotASaveImageError(

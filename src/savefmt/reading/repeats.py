@@ -1,7 +1,7 @@
-"""Sections that repeat an earlier one byte for byte, passed without being taken apart.
+"""Sections that repeat an earlier one byte for byte are skipped without being decoded.
 
-A live save sends a PART of every iterable device in each round, and most are empty: a
-stream may hold hundreds of thousands that say the same as the one before.
+A live save sends a PART of every iterable device in each round, and most are empty: a stream
+may hold hundreds of thousands that equal the one before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _WINDOW = 64 << 10
 class Repeats:
     """Remembers the last short PART section of each iterable device, and passes equal ones.
 
-    A section is passed only where another remembered one follows it, so a footer that
-    stands by chance in a longer payload is not taken for the end of one.
+    A section is skipped only if another known section follows it. So the bytes of a footer in a
+    longer payload are not taken for its end by chance.
     """
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class Repeats:
         Parameters
         ----------
         head : SectionHead
-            Only that of a PART is noted: no other comes often.
+            Only the head of a PART is noted: no other kind comes often.
         payload : bytes
-            All of it, or `LONGEST` bytes of a longer one, which is not noted.
+            The whole payload, or `LONGEST` bytes of a longer one, which is not noted.
         footer : bytes
-            What ended it; empty in a stream without footers.
+            The footer that ended it; empty in a stream without footers.
         guessed : bool
-            Whether its length is told nowhere.
+            Whether nothing in the stream tells its length.
         """
         if head.kind is ItemType.PART and len(payload) <= LONGEST - _SHORTEST:
             start = head.pack()

@@ -31,7 +31,7 @@ _DUMPS = (ELF, FLATTENED[:4], KDUMP[:4])
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image that a path alone does not name; goes wherever a path of an image goes.
+    """An image that a path alone does not name; it can be used wherever a path of an image can.
 
     Parameters
     ----------
@@ -42,8 +42,7 @@ class Source:
     offset : int
         Where in the file the image begins.
     shared : tuple of (str, str or os.PathLike)
-        Files that RAM blocks lie in which were left out of the image (x-ignore-shared), by
-        idstr.
+        Files with the RAM blocks that were left out of the image (x-ignore-shared), by idstr.
     salvage : bool
         Take what can be read of a damaged image; what is lost is told by it.
     bad : str or os.PathLike, optional
@@ -75,9 +74,9 @@ class Source:
         if self.bad is not None and not self.salvage:
             raise ValueError("a map of bad sectors goes with salvage")
         if self.unproven and not self.salvage:
-            raise ValueError("what is not proven is taken with salvage only")
+            raise ValueError("what is not proven can be taken with salvage only")
         if self.shared and self.salvage:
-            raise ValueError("shared memory is not filled into a damaged image")
+            raise ValueError("shared memory cannot be filled into a damaged image")
         if len(dict(self.shared)) != len(self.shared):
             raise ValueError("a block is named twice, and can be in one file only")
 
@@ -103,7 +102,7 @@ class Source:
 
 
 def find_source(path: StrPath) -> Source:
-    """Take a name apart; ``disk.qcow2:snapshot`` names one where no file is called so."""
+    """Split a name; ``disk.qcow2:snapshot`` names a snapshot if no file has this name."""
     if isinstance(path, Source):
         return path
     name = os.fspath(path)
@@ -126,7 +125,7 @@ def open_file(source: Source, io: IOOptions) -> File:
     UnsupportedError
         If it is neither a regular file nor a block device.
     NotASaveImageError, CorruptError, TruncatedError
-        If what was named is not in it.
+        If the named snapshot is not in it.
     """
     with _opened(source) as fd:
         length = os.lseek(fd, 0, os.SEEK_END)
@@ -239,8 +238,8 @@ def _opened(source: Source) -> Iterator[int]:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise UnsupportedError(
-                "neither a regular file nor a block device; images are read by seeking, so "
-                "write it to a file first",
+                "this is neither a regular file nor a block device; savefmt reads an image by "
+                "seeking, so write it to a file first",
             )
         yield fd
     except SavefmtError as error:

@@ -1,4 +1,4 @@
-"""Unlinked temporary files, for what cannot be read where it lies."""
+"""Unlinked temporary files, for data that cannot be read in its own place."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def refuse_without_room(folder: str, needed: int) -> None:
     Raises
     ------
     ImageIOError
-        With what there is.
+        If the folder has too little room; the message tells how much it has.
     """
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
@@ -149,7 +149,7 @@ def refuse_without_room(folder: str, needed: int) -> None:
 
 
 def write_sparsely(fd: int, piece: memoryview, offset: int) -> None:
-    """Write what is not zero to a file that is."""
+    """Write the bytes that are not zero to a file of zeros."""
     start = 0
     for at in range(0, len(piece), _HOLE_LENGTH):
         if is_zero(piece[at : at + _HOLE_LENGTH]):

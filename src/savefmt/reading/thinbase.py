@@ -1,4 +1,4 @@
-"""Whether the image that a thin one names is still the one it was made of."""
+"""Whether the base of a thin image is still the image that it was made from."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def check_base(mark: ThinMark, base: StoredImage) -> None:
     Raises
     ------
     ConversionError
-        With what differs.
+        If the base differs; the message tells in what.
     """
     if base.layout is not Layout.MAPPED_RAM:
-        raise ConversionError(f"the base of this thin image is no mapped-ram image; {_AGAIN}")
+        raise ConversionError(f"the base of this thin image is not a mapped-ram image; {_AGAIN}")
     status = os.fstat(base.file.descriptor)
     for what, then, now in (
         ("length", mark.length, status.st_size),

@@ -1,7 +1,7 @@
-"""What libvirt's header must say, by what lies behind it.
+"""What libvirt's header must say, judged by the data behind it.
 
-The XML ends in a NUL, so does the cookie behind it, and zeros follow up to the stream, whose
-magic is known.  A header that says anything else is wrong, and they tell what is right.
+The XML and the cookie behind it each end in a NUL, and zeros follow up to the stream, whose
+magic is known. A header that says anything else is wrong, and these data tell what is right.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _right_numbers(
             "format": 0 if mapped else FORMAT_NUMBERS[form],
             "features": FEATURE_MAPPED_RAM if mapped else 0,
         }
-    elif version > 1 or form != "raw":  # version 1 means raw whatever its format says
+    elif version > 1 or form != "raw":  # version 1 means raw and ignores the format
         right[Repair.FORMAT] = {"version": 2, "format": FORMAT_NUMBERS[form]}
     if cookie is not None:
         right[Repair.COOKIE] = {"cookie": cookie}

@@ -1,4 +1,4 @@
-"""The plain bytes of a compressed image, here and there, without unpacking all of it."""
+"""Random reads of the plain bytes of a compressed image, without unpacking all of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Opener = Callable[[int, Callable[[], object]], PlainReader]
 
 
 def open_plain(packing: Packing, file: File, start: int) -> Opener | None:
-    """Find a way to read a compressed stream here and there.
+    """Find a way to read a compressed stream at any place.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def open_plain(packing: Packing, file: File, start: int) -> Opener | None:
 
 
 def open_segments(packing: Packing, file: File, start: int) -> SegmentReader | None:
-    """Return a reader that unpacks segments, None if the stream has none; see `open_plain`."""
+    """Return a reader that unpacks segments, None without segments; see `open_plain`."""
     codec = packing.single
     if codec is None:
         return None
@@ -244,7 +244,7 @@ class LibraryReader:
                 return data
         except SavefmtError:
             raise
-        except Exception as error:  # the libraries raise whatever comes to their mind
+        except Exception as error:  # the libraries raise errors of many kinds
             raise CorruptError(f"damaged {self._codec} data: {error}") from error
 
 
@@ -318,7 +318,7 @@ def read_pages(
     data = bytearray(count * size)
     for run in index.runs(first, first + count):
         if run.kind == "delta":
-            raise CorruptError("the index has deltas, which its head denies")
+            raise CorruptError("the index has deltas, but its head says that it has none")
         if run.kind != "data":
             continue
         step = max(_SPAN_LENGTH // max(run.stride, size), 1)

@@ -1,4 +1,4 @@
-"""Passes over a sequential image, and what becomes of its pages: sums, an index, nothing."""
+"""Passes over a sequential image, and what they make of its pages: sums, an index, nothing."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def pass_over(
     Raises
     ------
     FormatError, UnsupportedError
-        What is wrong with the stream, or with what it is compressed into.
+        If the stream, or the compression around it, is wrong.
     """
     meter.total = image.length
     reached = image.stored_offset
@@ -205,7 +205,7 @@ def pass_over(
 
 
 def _foreign(cursor: PlainCursor, end: int) -> list[Finding]:
-    """Tell of bytes behind the compressed stream; a block device may hold older ones."""
+    """Report bytes behind the compressed stream; a block device may hold older data there."""
     border = cursor.border
     if border is None or border.failure is None or border.offset >= end:
         return []

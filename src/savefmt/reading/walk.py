@@ -1,7 +1,8 @@
 """The walk over a stream, from its magic to its end: the one loop over its items.
 
-Whoever wants something of a stream is a `Visitor`.  Here alone is known where payloads
-end, which size pages have, where the stream ends, and that what follows is nobody's.
+A `Visitor` is anything that reads something from a stream. Only this module knows where
+payloads end, which size pages have, where the stream ends, and that the bytes behind it belong
+to nothing.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ class Walk:
         self._found_by_footer = 0
 
     def read_head(self) -> StreamHead:
-        """Walk to the end of the block list, or of a stream that has none."""
+        """Walk to the end of the block list, or of a stream without one."""
         self._begin()
         while True:
             item = self._reader.next_item()
@@ -371,7 +372,10 @@ class Walk:
 
     def _read_blocks(self, head: SectionHead) -> None:
         if self._ram is not None:
-            raise UnsupportedError("a second START of ram", offset=head.offset)
+            raise UnsupportedError(
+                "the stream has a second START section of ram, which this release does not read",
+                offset=head.offset,
+            )
         if head.version != ram.SECTION_VERSION:
             raise UnsupportedError(
                 f"ram section version {head.version}; QEMU has written version 4 since 2011",
@@ -406,8 +410,8 @@ class Walk:
             self._note(
                 "stream.guessed-length",
                 Severity.NOTE,
-                f"the lengths of {self._found_by_footer} sections are told nowhere; "
-                "they were found by their footers",
+                f"nothing tells the lengths of {self._found_by_footer} sections; savefmt found "
+                "their ends by their footers",
                 item.offset,
                 "compare the result with a second save of the same guest",
             )
@@ -460,8 +464,8 @@ class Walk:
             self._note(
                 "vmdescription.lacking",
                 Severity.WARNING,
-                f"{len(lacking)} sections are not described, {first.idstr!r} "
-                f"{first.instance_id} for one",
+                f"the vmdescription does not describe {len(lacking)} sections of the stream, "
+                f"for example {first.idstr!r} {first.instance_id}",
                 first.offset,
                 "the image may be forged or damaged",
             )

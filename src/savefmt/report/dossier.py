@@ -1,4 +1,4 @@
-"""What is known of one image, each part by itself: a damaged one never hides the others."""
+"""All that is known about one image. Each part is separate: a damaged part never hides others."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ class Dossier:
     path : str
         The image, as `Source` calls it.
     length, digest : int, str
-        Of the file that it lies in, with whatever else is there: bytes and SHA-256, which is
-        empty where it was not made.
+        Bytes and SHA-256 of the file that holds the image, including everything else in that
+        file; the SHA-256 is empty if it was not computed.
     check : CheckReport
-        Its findings; its summary is None where not even the head could be read.
+        Its findings; its summary is None if even the head could not be read.
     compat, resources, memory_map, cpus, devices, stats, painting, system, linux, hashes
         What the rooms of these names say, or `Missing`.
     """
@@ -150,7 +150,7 @@ def gather(
     io : IOOptions
         How pages are read.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------

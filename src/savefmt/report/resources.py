@@ -1,4 +1,4 @@
-"""What a host must have for a restore, by the domain XML."""
+"""What a host must have for a restore, according to the domain XML."""
 
 from __future__ import annotations
 

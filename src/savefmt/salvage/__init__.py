@@ -1,1 +1,1 @@
-"""Damaged images: what of them can be read, shown as a sound image that lacks some pages."""
+"""Damaged images: their readable parts, shown as a sound image that lacks some pages."""

@@ -1,7 +1,7 @@
 """The block list of a damaged mapped-ram stream, as far as it can be read.
 
-Each entry stands behind the pages of the one before, so a file that was cut short has lost
-the entries of all blocks behind the cut, their names included.
+Each entry follows the pages of the entry before it. So a file that was cut short has lost the
+entries of all blocks behind the cut, including their names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LEAST_ROOM = 1 << 20
 def read_sound_entries(
     source: Readable, at: int, *, ignore_shared: bool, origin: int
 ) -> BlockList | None:
-    """Read entries up to the first that makes no sense.
+    """Read entries up to the first invalid one.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def read_sound_entries(
 
 
 def has_moved(source: Readable, blocks: BlockList, begins: bytes, ends: bytes) -> bool:
-    """Tell whether what follows the last entry's pages stands at another place than its own.
+    """Tell whether what follows the last entry's pages is at a wrong place.
 
     Then bytes are missing among these pages, or too many: a copy that passed over bad sectors
     has put everything behind them elsewhere.
@@ -92,9 +92,9 @@ def has_moved(source: Readable, blocks: BlockList, begins: bytes, ends: bytes) -
     source : Readable
         The file.
     blocks : BlockList
-        As far as it could be read.
+        The part that could be read.
     begins, ends : bytes
-        What stands behind the last block's pages, and what ends RAM.
+        The bytes behind the last block's pages, and the bytes that end RAM.
     """
     if sum(block.used_length for block in blocks.blocks) < blocks.total:
         return any(_moved_headers(source, blocks))
@@ -115,7 +115,7 @@ def _moved_headers(source: Readable, blocks: BlockList) -> Iterator[bool]:
     assert start is not None
     mark = _VERSION + blocks.page_size.to_bytes(8, "big")
     for at in _places_of(source, mark, start + HEADER_LENGTH):
-        # A header says where it stands: its bitmap follows it.
+        # A header shows its own place: its bitmap follows it.
         own = int.from_bytes(source.pread(8, at + len(mark)), "big") - HEADER_LENGTH
         if blocks.end + _LEAST_HEAD <= own <= blocks.end + _MOST_HEAD:
             yield own != at
@@ -140,7 +140,7 @@ def _entry(source: Readable, at: int, ignore_shared: bool, origin: int) -> Liste
     if header.bitmap_offset == cursor.tell() + origin:
         header = header.moved(-origin)
     if source.bad.overlap(at, cursor.tell()) or not name:
-        raise UnsupportedError("an entry that cannot be read", offset=at)
+        raise UnsupportedError("the entry cannot be read", offset=at)
     return ListedBlock(
         decode_name(name),
         name,

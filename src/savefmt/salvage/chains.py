@@ -1,9 +1,9 @@
-"""Records that may not be what they seem, where whole records were cut out of a stream.
+"""Records that may be wrong because whole records were cut out of a stream.
 
-What was cut out begins and ends anywhere: the record in front may have got the end of another
-page's content, and the one behind a part of another's address.  And most records do not name
-their block, they continue that of the record before: if a name was cut out, the rest of its block
-seems to continue the one before.
+A cut begins and ends anywhere: the record in front of it may have the end of another page's
+content, and the record behind it a part of another address. Most records do not name their
+block, but continue the block of the record before. If the cut took a name, the rest of its
+block seems to continue the block before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a damaged image, and what could be had of it all the same."""
+"""What is wrong with a damaged image, and what could still be recovered from it."""
 
 from __future__ import annotations
 

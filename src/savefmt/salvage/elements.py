@@ -24,17 +24,17 @@ class Element:
     Attributes
     ----------
     start, end : int
-        Where it stands in the file.
+        Where it is in the file.
     flag : int
         Its kind; 0 for a bare word.
     block : int or None
-        Number of its block; None where it continues one that is not known.
+        Number of its block; None if it continues an unknown block.
     address : int
         Of its page in the block.
     named : bool
         Whether it names its block.
     body : int
-        Where the file goes on behind word and name.
+        Where the file continues, behind word and name.
     """
 
     start: int
@@ -52,7 +52,7 @@ class Element:
 
     @property
     def is_page(self) -> bool:
-        """Whether it tells of a page."""
+        """Whether it belongs to a page."""
         return self.flag in (_ZERO, _PAGE, _DELTA)
 
     @property
@@ -67,7 +67,7 @@ class Element:
 
 
 class Elements:
-    """Takes payloads apart.
+    """Splits payloads into elements.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Elements:
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def parse(self, data: bytes, base: int, block: int | None) -> Iterator[Element]:
-        """Yield what stands in `data`, which lies at `base`, as far as it is there whole.
+        """Yield the complete elements in `data`, which is at `base`.
 
         Parameters
         ----------
@@ -126,12 +126,14 @@ class Elements:
             if at >= len(data) or len(name) < data[at]:
                 return None
             if name not in self._numbers:
-                raise CorruptError("a page of no known block", offset=start)
+                raise CorruptError("a page belongs to no known block", offset=start)
             block = self._numbers[name]
             at += 1 + len(name)
         length = self.longest if block is None else self.lengths[block]
         if address + self.page_size > length:
-            raise CorruptError(f"a page at {address:#x}, beyond its block", offset=start)
+            raise CorruptError(
+                f"a page at {address:#x} is beyond the end of its block", offset=start
+            )
         body = at
         if flag == _ZERO:
             at += 1
@@ -142,7 +144,7 @@ class Elements:
         if at > len(data):
             return None
         if flag == _ZERO and data[body:at] != ZERO_FILL:
-            raise CorruptError("a page of zeros with another fill byte", offset=start)
+            raise CorruptError("a page of zeros has another fill byte", offset=start)
         return Element(start, base + at, flag, block, address, named, base + body)
 
     def may_go_on(self, data: bytes, at: int) -> bool:

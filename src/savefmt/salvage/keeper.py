@@ -44,9 +44,9 @@ class RecordKeeper:
     Attributes
     ----------
     elements : Elements
-        What takes payloads of this stream apart.
+        Splits payloads of this stream into elements.
     at : int
-        Where the first record stands that is not kept yet.
+        Where the first record is that is not kept yet.
     records : int
         Page records that were kept.
     void : list of set of int
@@ -100,7 +100,7 @@ class RecordKeeper:
         self._stage = _FOOTER
 
     def _open(self) -> None:
-        """Begin another section: as it stands there, unless nobody saw its head."""
+        """Begin another section: with its own head, unless the head is lost."""
         if self._resumed:
             self._splice.put((ItemType.PART << 32 | self._ram.section_id).to_bytes(5, "big"))
         else:
@@ -108,7 +108,7 @@ class RecordKeeper:
         self._stage = _PAYLOAD
 
     def resume(self, landing: Landing, footer: bytes) -> None:
-        """Go on behind damage; from here on deltas are against what is not known.
+        """Continue behind damage; from here on deltas refer to unknown pages.
 
         Parameters
         ----------

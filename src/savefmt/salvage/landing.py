@@ -1,10 +1,11 @@
-"""Where the records of a stream go on behind a damaged part of it.
+"""Where the records of a stream continue behind a damaged part.
 
-A wrong guess would put one page's content into another's place, so a place counts only where a
-chain of records stands: three or more in ascending order that reach over more than two pages, or
-one with a whole page that ends in the end marker and the footer of RAM.  A guest may hold records
-itself, in the pages of a file that it reads; but no page can hold a whole page's record, and
-what it holds of shorter ones ends with it, because the head of the next record breaks it off.
+A wrong guess would put one page's content into another's place. So a place counts only if a
+chain of records is there: three or more in ascending order that cover more than two pages, or
+one with a whole page that ends in the end marker and the footer of RAM. A guest may hold
+records itself, in the pages of a file that it reads. But no page can hold a whole page's
+record, and a chain of shorter records in a page ends with that page, because the head of the
+next record interrupts it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Lander:
         self._pattern = _candidates(elements.longest, elements.page_size)
 
     def find(self, offset: int) -> Landing | None:
-        """Return the first place at or behind an offset; None where there is none."""
+        """Return the first place at or behind an offset; None if there is no such place."""
         length = self._source.length
         overlap = _WORD
         while offset < length and self.tries < _MOST_TRIES:
@@ -127,7 +128,7 @@ class Lander:
         return None
 
     def _chain(self, offset: int) -> Iterator[Element]:
-        """Yield what stands from here on, section after section."""
+        """Yield what follows, section after section."""
         size = self._elements.page_size
         block: int | None = None
         while True:

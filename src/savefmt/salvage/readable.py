@@ -1,4 +1,4 @@
-"""What can be read of a file, in smaller pieces around the places that cannot."""
+"""The readable parts of a file, in smaller pieces around the unreadable places."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Readable:
     Parameters
     ----------
     file : File
-        Stays the caller's.
+        The caller closes it.
     bad : iterable of (int, int)
         Parts known to be bad, from their start to before their end; they are not read.
 

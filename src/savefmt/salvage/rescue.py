@@ -1,4 +1,4 @@
-"""A damaged image, opened as if it were a sound one that lacks some pages."""
+"""A damaged image, opened like a sound one that lacks some pages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _RAN = (
     "those that are lost"
 )
 _CUT_OUT = (
-    "no damage is to be seen, but QEMU sends every page: whole records are missing from the file"
+    "no damage is visible, but QEMU sends every page: whole records are missing from the file"
 )
 _CONTENT = (
     "an uncompressed stream has no checksums: damage that lies inside of one page alone cannot "
@@ -75,8 +75,9 @@ _PLACES = (
     "be seen"
 )
 _TAKEN = (
-    "what was unpacked of the damaged part before that was noticed was taken, as --unproven asks "
-    "for: its checksum is wrong or was not reached, so any page of it may differ from the guest's"
+    "the image has what was unpacked of the damaged part before the damage was noticed, as "
+    "--unproven asks for: its checksum is wrong or was not reached, so any page of it may "
+    "differ from the guest's"
 )
 _UNPROVEN = (
     "the checksum of the last compressed part is lost with its end: damage to what was unpacked "
@@ -364,7 +365,7 @@ def open_salvaged(source: Source, io: IOOptions, expected: Expected | None = Non
         start = _find_start(readable)
         if isinstance(start, _Start):
             return _salvage(readable, task, start)
-    # An envelope that makes no sense is left out: the image begins at its stream.
+    # An invalid envelope is left out: the image then begins at its stream.
     source = replace(source, offset=source.offset + start.end)
     with located(source.path), _opened(source, io, bad) as readable:
         rescue = _salvage(readable, replace(task, source=source), _Start(0, None))
@@ -395,20 +396,20 @@ def read_map(path: StrPath) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where the stream begins, and what stands before it."""
+    """Where the stream begins, and what is before it."""
 
     offset: int
     envelope: Envelope | None
 
 
 def _find_start(source: Readable) -> _Start | Damage:
-    """Find where the stream begins; where its envelope makes no sense, tell how far that goes."""
+    """Find where the stream begins; if its envelope is invalid, tell how long that is."""
     head = source.pread(HEAD_LENGTH, 0)
     message = "what stands in front of the stream makes no sense, and was left out"
     if is_envelope(head):
         right = find_true_header(source.pread, source.length)
         if right is not None and any(one.repair is Repair.LENGTH for one in right.findings):
-            raise right.error  # what is salvaged begins with the file's own header
+            raise right.error  # the salvaged image begins with the file's own header
         cursor = FileCursor(source.pread, 0, source.length)
         try:
             return _Start(0, Envelope.read(cursor))
@@ -464,9 +465,9 @@ def _refuse_unproven(unpacking: Unpacking, plain: File, codec: str) -> None:
     """Say why there is not even a head, where the first checksum covers it and is wrong."""
     if unpacking.damages and (unpacking.bad.overlap(0, 1) or not plain.length):
         raise CorruptError(
-            f"the {codec} data are damaged, and one checksum covers all from their beginning to "
-            f"there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven takes "
-            "what was unpacked all the same"
+            f"the {codec} data are damaged, and one checksum covers all from their beginning "
+            f"to there, so nothing of it is proven: {unpacking.damages[0].message}; --unproven "
+            "takes what was unpacked anyway"
         )
 
 

@@ -160,7 +160,7 @@ class SequentialSalvage:
         try:
             end = self._walk.run()
             if self._keeper.sink is None:
-                raise CorruptError("the stream ends and no RAM came", offset=end.eof)
+                raise CorruptError("the stream ends without RAM", offset=end.eof)
             self._finish(end)
             return
         except (FormatError, UnsupportedError) as error:

@@ -171,8 +171,9 @@ class SparseSalvage:
                     bitmap_end,
                     block.next_offset or bitmap_end,
                     "damaged",
-                    f"what follows the pages of {block.idstr!r} does not stand where it should: "
-                    "bytes are missing among them, or too many, so all of them are given up",
+                    f"what follows the pages of {block.idstr!r} is not where it should be: "
+                    "there are too few or too many bytes among these pages, so all of them "
+                    "are given up",
                 )
             if shifted or bitmap_end > self._source.length:  # and so is all that is behind
                 self.lost.append(Ranges([(0, block.page_count)]))
@@ -206,7 +207,7 @@ class SparseSalvage:
             return self._order or "little"
 
     def _raw_bitmap(self, block: ListedBlock) -> bytearray | None:
-        """Return a bitmap as it stands in the file, None where it cannot be read."""
+        """Return a bitmap as it is in the file, None if it cannot be read."""
         if block.header is None or block.ignored:
             return bytearray()
         start, end = block.header.bitmap_offset, block.header.bitmap_offset + block.bitmap_length
@@ -228,7 +229,7 @@ class SparseSalvage:
             start = base + run.first * size
             end = start + run.count * size
             for _ in self._pieces(start, end):
-                pass  # what is bad shows when it is read
+                pass  # damage shows when it is read
             gone = [*self._source.bad.within(start, end)]
             if end > self._source.length:
                 gone.append((max(start, self._source.length), end))

@@ -1,4 +1,4 @@
-"""A file put together anew: parts of another one, and bytes that were lost or must differ."""
+"""A file made of parts of another one, and of bytes that were lost or must differ."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Splice:
         self.length = mark.length
 
     def take_back(self, count: int) -> None:
-        """Take away the last bytes, which were kept from the file in one piece."""
+        """Remove the last bytes, which came from the file in one piece."""
         at, length, place = self._extents.pop()
         if length > count:
             self._extents.append((at, length - count, place))

@@ -1,8 +1,8 @@
 """The plain bytes of a damaged compressed stream, as far as they are proven.
 
-A decoder may hand out nonsense before it notices damage, so behind the last checksum nothing
-counts; where the file only ends too early, all that was unpacked does.  Behind damage it goes
-on with the next part that can be unpacked alone: a segment, a member, a block of bzip2.
+A decoder may return wrong bytes before it notices damage, so no bytes behind the last checksum
+count. If the file only ends too early, all unpacked bytes count. Behind damage it continues
+with the next part that can be unpacked alone: a segment, a member, a block of bzip2.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Unpacking:
         return min(_SMALL_STEP, behind - at)
 
     def _after(self, reached: int, proven: int, failure: SavefmtError) -> int | None:
-        """Give up what is not proven; return where another member begins."""
+        """Give up bytes that are not proven; return where another member begins."""
         cut = isinstance(failure, TruncatedError)
         at = failure.offset if failure.offset is not None else reached
         if not cut and self._at > proven and not self._unproven:

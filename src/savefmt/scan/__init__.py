@@ -1,1 +1,1 @@
-"""What lies in the guest's memory: search, strings, hashes, statistics, pictures, its system."""
+"""The content of the guest's memory: search, strings, hashes, statistics, pictures, its system."""

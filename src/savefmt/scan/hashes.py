@@ -1,7 +1,7 @@
-"""Hashes of the guest's memory, blind to how an image keeps it.
+"""Hashes of the guest's memory, the same for every form of image.
 
-Two images of one guest agree, whatever layout and codec: pages that are zero, and pages
-that an image does not hold, are zeros.
+Two images of one guest agree, in every layout and codec: pages of zeros, and pages that an
+image does not hold, count as zeros.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def hash_factory(algorithm: str) -> Callable[[], Hash]:
     Raises
     ------
     ValueError
-        If it is none of them.
+        If it is not one of them.
     UnsupportedError
         If its library is not installed.
     """
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        raise ValueError(f"algorithm {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
     try:
         if algorithm == "blake3":
             from blake3 import blake3
@@ -102,7 +102,7 @@ def hash_memory(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Yields
     ------
@@ -270,7 +270,7 @@ class Manifest:
         self._passed: dict[str, str] = {}
 
     def take(self, label: str) -> str | None:
-        """Return the hash of this name, None where there is none.
+        """Return the hash of this name, None if there is no such hash.
 
         Names are asked for in the order of an image, which is that of the manifest if
         the image lists its blocks as the first one did.  Those passed over are kept.
@@ -324,7 +324,7 @@ def check_manifest(
     Raises
     ------
     ValueError
-        If the manifest is none.
+        If it is not a manifest.
     """
     for one in hash_memory(
         image, manifest.algorithm, pages=manifest.pages, io=io, progress=progress

@@ -55,7 +55,7 @@ class CoreInfo:
 
 
 def read_banner(hit: Hit) -> Banner | None:
-    """Read the banner that begins here, if it is one: ``Linux version %s`` is none."""
+    """Read the banner that begins here, if it is one: ``Linux version %s`` is not."""
     found = _BANNER_TEXT.match(hit.data + hit.after)
     if found is None:
         return None

@@ -94,9 +94,9 @@ def find_header(
     Parameters
     ----------
     read : callable
-        Returns the page at an address, None where there is none.
+        Returns the page at an address, None if there is no page.
     address : int
-        Virtual, or an offset in a block where the kernel lies in one piece.
+        Virtual, or an offset in a block if the kernel is in one piece there.
 
     Returns
     -------

@@ -135,7 +135,7 @@ def literal(data: bytes, name: str | None = None, *, ignore_case: bool = False) 
     Raises
     ------
     ValueError
-        If they are none or too many.
+        If there are none or too many.
     """
     # In ASCII a letter's case is one bit.
     mask = bytes(
@@ -155,8 +155,8 @@ def text(
         If the encoding has no such characters, or is not known.
     """
     if encoding not in ENCODINGS:
-        raise ValueError(f"encoding {encoding!r} is none of {', '.join(ENCODINGS)}")
-    # Arguments that are no valid UTF-8 stand for the bytes that they are.
+        raise ValueError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
+    # Arguments that are not valid UTF-8 mean their bytes.
     errors = "surrogateescape" if encoding == "utf-8" else "strict"
     try:
         data = words.encode(encoding, errors)
@@ -289,7 +289,7 @@ def regex(words: str, *, ignore_case: bool = False) -> Regex:
     except re2.error as error:
         reason = error.args[0] if error.args else ""
         reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(f"{words!r} is no regular expression of RE2: {reason}") from error
+        raise ValueError(f"{words!r} is not a regular expression of RE2: {reason}") from error
     found = compiled.search(bytes(2 * MATCH_LIMIT))
     return Regex(words, compiled, found is not None and found.end() > found.start())
 

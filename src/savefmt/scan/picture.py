@@ -107,7 +107,7 @@ def draw(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def draw(
     ConversionError
         If the target exists, or the images cannot be compared.
     ValueError
-        If palette or width make no sense.
+        If palette or width are not valid.
     """
     if dry_run:
         _, canvas = _prepare(image, palette, against, width, blocks, io, progress)
@@ -212,10 +212,10 @@ def _prepare(
     io: IOOptions,
     progress: OnProgress | None,
 ) -> tuple[Memory, _Canvas]:
-    """Refuse what makes no sense; return what to paint, and what on."""
+    """Refuse invalid requests; return what to paint, and on what."""
     library()
     if palette not in PALETTES:
-        raise ValueError(f"palette {palette!r} is none of {', '.join(PALETTES)}")
+        raise ValueError(f"palette {palette!r} is not one of {', '.join(PALETTES)}")
     if (palette == "changed") != (against is not None):
         raise ValueError("the palette 'changed' goes with an image to compare with")
     memory = Memory(image, blocks, io=io, progress=progress)
@@ -344,7 +344,7 @@ def _paint_data(memory: Memory, canvas: _Canvas, meter: Meter) -> None:
 
 
 def _paint_table(canvas: _Canvas, name: str, table: Table) -> None:
-    """Colour what is not zero; a piece at a time, since a guest may have many pages."""
+    """Colour the pages that are not zero; a piece at a time, since a guest may have many pages."""
     with table.data() as data, data.cast("Q") as sums:
         for at in range(0, len(sums), 1 << 16):
             piece = sums[at : at + (1 << 16)]
@@ -366,7 +366,8 @@ def _paint_entropy(memory: Memory, canvas: _Canvas) -> None:
         content = bytes(window.content)
         found = bytearray(entropies(content, size))
         for number, units in enumerate(found):
-            # Next to no entropy is not zero: all bytes alike, or one that is not.
+            # A page with almost no entropy need not be a page of zeros: all of its bytes are
+            # equal, or all but one.
             if not units and content.count(0, number * size, (number + 1) * size) != size:
                 found[number] = 1
         return Window(window.stretch, window.stretch.start, b""), bytes(found)

@@ -1,4 +1,4 @@
-"""The values that going through memory gives."""
+"""The results of searches and statistics of memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Hit:
     offset, length : int
         Where in the block, in bytes.
     physical, virtual : tuple of int
-        Addresses at which the guest sees the first byte; virtual ones where asked for.
+        Addresses at which the guest sees the first byte; virtual ones on request.
     data, before, after : bytes
-        What matched, and what stands around it.
+        The bytes that matched, and the bytes around them.
     """
 
     pattern: str
@@ -102,7 +102,7 @@ class BlockStats:
     histogram : tuple of int
         Pages by their entropy: from 0 to below 1 bit, from 1 to below 2, and so on to 8.
     lost : int
-        Pages whose content a damaged image does not tell; they are in no other count.
+        Pages whose content is lost in a damaged image; no other count includes them.
     """
 
     idstr: str

@@ -34,7 +34,7 @@ def _reverse(space: AddressSpace) -> ReverseMap:
 
 
 class Places:
-    """Addresses of what lies in the blocks: physical ones, and virtual ones on request.
+    """Addresses of places in the blocks: physical ones, and virtual ones on request.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Places:
         return self._placement.addresses(block, offset)
 
     def physical_of(self, stretch: Stretch) -> tuple[int, ...] | None:
-        """Return where the guest sees a stretch; None unless it sees it in one piece."""
+        """Return where the guest sees a stretch; None if it does not see it in one piece."""
         return self._placement.addresses_of(stretch.block, stretch.start, stretch.end)
 
     def virtual(self, block: str, offset: int, physical: Sequence[int]) -> tuple[int, ...]:
@@ -103,10 +103,10 @@ def search(
 ) -> Iterator[Hit]:
     """Look for patterns in all of memory.
 
-    Bytes and hexadecimal patterns are told wherever they lie, overlapping matches too; a
-    regular expression is, once it matched, tried again from the end of the match.  Pages
-    that the image does not hold are zeros.  A match may cross pages, and begin or end in
-    zeros that are not in the file; it never crosses the end of a block.
+    Bytes and hexadecimal patterns are found at every place, including overlapping matches.
+    After a match, a regular expression is tried again from the end of the match.  Pages that
+    the image does not hold are zeros.  A match may cross pages, and begin or end in zeros that
+    are not in the file; it never crosses the end of a block.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def search(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Yields
     ------
@@ -139,7 +139,7 @@ def search(
     AddressError
         If there is no such block.
     ValueError
-        If there is no pattern, or a number makes no sense.
+        If there is no pattern, or a number is not valid.
     """
     if not patterns:
         raise ValueError("nothing to look for")
@@ -201,7 +201,7 @@ def _named(found: Found, name: str) -> Iterator[tuple[int, int, str]]:
 def _found(
     memory: Memory, patterns: Sequence[Matcher], context: int
 ) -> Iterator[tuple[Window, Mapping[int, Found]]]:
-    """Yield windows in which something was found, with what each pattern found."""
+    """Yield windows with matches, together with the matches of each pattern."""
     reach = max(pattern.reach for pattern in patterns)
     zeros = any(pattern.fits_zeros for pattern in patterns)
     # What begins in zeros before the data can end in it, and the reverse.

@@ -1,4 +1,4 @@
-"""A sheet with pictures of memory: what stands around the pixels, so that they can be read."""
+"""A sheet with pictures of memory: the labels around the pixels that make them readable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Panel:
     name : str
         Of the block.
     heading : str
-        What stands above it.
+        The text above it.
     columns : int
         Squares in a row.
     count : int
@@ -45,7 +45,7 @@ class Panel:
     pages : int
         Pages that a square stands for.
     label : callable
-        Returns what stands beside the row that begins with this square, if anything.
+        Returns the text next to the row that begins with this square, if any.
     """
 
     name: str
@@ -111,9 +111,9 @@ class Sheet:
     picture : Picture
         What `lay_out` said.
     colors : dict of int to color
-        The palette; what it lacks is white.
+        The palette; missing colours are white.
     title : str
-        What stands on top.
+        The text on top.
     """
 
     def __init__(self, picture: Picture, colors: dict[int, Color], title: str) -> None:
@@ -195,7 +195,7 @@ class Sheet:
             top += _LINE
 
     def note(self, left: int, top: int, text: str) -> None:
-        """Write on a ground of its own, wherever it is."""
+        """Write on a background of its own, at any place."""
         box = self._pen.textbbox((left + 2, top + 1), text, font=self._font)
         self._pen.rectangle((left, top, box[2] + 1, box[3] + 1), fill=WHITE)
         self._text(left + 2, top + 1, text)

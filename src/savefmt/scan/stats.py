@@ -1,4 +1,4 @@
-"""What a guest's pages are like: zero, alike or unique, orderly or random."""
+"""Statistics of a guest's pages: zero, equal or unique, orderly or random."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def stats(
 ) -> MemoryStats:
     """Count pages of all kinds, in two passes.
 
-    Pages are held for alike when their sums under a random key are: two different ones
-    are taken for the same with a chance below 2**-60.
+    Pages count as equal if their sums under a random key are equal. Two different pages have
+    equal sums with a probability below 2**-60.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def stats(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Returns
     -------

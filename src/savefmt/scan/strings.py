@@ -60,7 +60,7 @@ def strings(
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Yields
     ------
@@ -140,7 +140,7 @@ def string_lines(
 
 def _refuse_nonsense(least: int, encoding: str) -> None:
     if encoding not in TEXT_ENCODINGS:
-        raise ValueError(f"encoding {encoding!r} is none of {', '.join(TEXT_ENCODINGS)}")
+        raise ValueError(f"encoding {encoding!r} is not one of {', '.join(TEXT_ENCODINGS)}")
     if not 1 <= least <= PIECE_LENGTH:
         raise ValueError(f"a text has 1 to {PIECE_LENGTH} characters at least, not {least}")
 

@@ -1,8 +1,8 @@
 """Going through the guest's memory: one way for every form of image, in bounded memory.
 
-Memory is taken in windows: stretches of a block with what stands around them.  They come
-in the order of the blocks and of the places in these, whatever the order of the pages in
-the file; a page that was sent more than once is seen as it was in the end.
+Memory is read in windows: stretches of a block together with the bytes around them. They come
+in the order of the blocks and of the places in these, not in the order of the pages in the
+file. A page that was sent more than once has its last content.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch with its content, and what stands around it as far as that was asked for.
+    """A stretch with its content, and with as many bytes around it as were requested.
 
     Attributes
     ----------
     stretch : Stretch
-        What this window stands for; no two windows of a walk share a byte of it.
+        The stretch of this window; no two windows of a walk share a byte of it.
     base : int
         Where in the block `data` begins, at or before the stretch.
     data : bytes
@@ -100,7 +100,7 @@ class Memory:
     io : IOOptions
         Threads.
     progress : callable, optional
-        Told of the work done; returning False cancels.
+        Called with the work done so far; it cancels by returning False.
 
     Attributes
     ----------
@@ -130,9 +130,10 @@ class Memory:
         for name in blocks or ():
             if name not in known:
                 raise AddressError(
-                    f"no RAM block {name!r}; there are: {', '.join(known)}", path=image.path
+                    f"the image has no RAM block {name!r}; it has: {', '.join(known)}",
+                    path=image.path,
                 )
-        # Before threads ask for them, and while there is somebody to tell.
+        # Before threads ask for them, and while progress can be reported.
         image.memory.prepare(Meter(progress, image.length, "finding pages"))
         wanted = [name for name in known if blocks is None or name in blocks]
         held = [name for name in wanted if self._is_held(name)]
@@ -210,7 +211,7 @@ class Memory:
         Yields
         ------
         Window
-            At most `WINDOW_LENGTH` bytes each, without what stands around them.
+            At most `WINDOW_LENGTH` bytes each, not counting the bytes around them.
         """
         return self.each(lambda window: window, reach)
 
@@ -248,7 +249,7 @@ class Memory:
         size = self.page_size
         base = max(place.start - reach.lead, 0) // size * size
         end = min(-(-(place.end + reach.tail) // size) * size, self.lengths[place.block])
-        if (rescue := self.image.rescue) is not None:  # what is lost beside it is no zeros
+        if (rescue := self.image.rescue) is not None:  # lost bytes next to it are not zeros
             lost = rescue.lost_bytes
             base = max([base, *(last for _, last in lost(place.block, base, place.start - base))])
             end = min([end, *(at for at, _ in lost(place.block, place.end, end - place.end))])

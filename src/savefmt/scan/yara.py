@@ -44,7 +44,7 @@ def compile_rules(*paths: StrPath, variables: Mapping[str, str] | None = None) -
     UnsupportedError
         If YARA-X is not installed.
     ValueError
-        If these are no rules, or there are none.
+        If these are not rules, or there are none.
     ImageIOError
         If a file cannot be read.
     """
@@ -89,7 +89,9 @@ def _files(paths: Iterable[StrPath]) -> Iterator[StrPath]:
             if name.endswith(_SUFFIXES)
         )
         if not found:
-            raise ValueError(f"{os.fspath(path)}: no file of rules ({', '.join(_SUFFIXES)})")
+            raise ValueError(
+                f"{os.fspath(path)}: this is not a file of rules ({', '.join(_SUFFIXES)})"
+            )
         yield from found
 
 
@@ -120,9 +122,9 @@ def search_rules(
 ) -> Iterator[Hit]:
     """Look for the strings of rules that hold.
 
-    A rule is asked about each window of 1 MiB and what follows it, as YARA asks about
-    the pieces of a process: `filesize` and counts of strings concern a window, and
-    strings that stand far apart may be in two.  Only stretches of data are looked at.
+    A rule sees each window of 1 MiB and what follows it, as YARA sees the pieces of a process:
+    `filesize` and counts of strings concern a window, and strings far from each other may be in
+    two windows.  Only stretches of data are looked at.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A file to which whole lines are added, and nothing else ever happens."""
+"""A file to which savefmt only ever adds whole lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from savefmt.writing.cachefolder import is_own
 from savefmt.writing.places import Place
 
 _LONGEST = 16 << 20
-"""Bytes of a line that is read; what is longer is none of ours."""
+"""Bytes of a line that is read; a longer line was not written by savefmt."""
 
 
 class AddedLines:
@@ -51,7 +51,7 @@ class AddedLines:
 
     def _require(self, head: bytes) -> None:
         if not stat.S_ISREG(self.status.st_mode):
-            raise ConversionError("this is no regular file", path=self.path)
+            raise ConversionError("this is not a regular file", path=self.path)
         if os.pread(self._fd, len(head), 0) not in (b"", head):
             raise ConversionError(
                 "this file holds something else and is left alone; name another one",
@@ -73,12 +73,12 @@ class AddedLines:
                 yield line
 
     def add(self, line: bytes) -> None:
-        """Add a line by one write, which no other process comes between, and sync it.
+        """Add a line by one write, so that no other process can write into it, and sync it.
 
         Raises
         ------
         ImageIOError
-            If it could not be added whole; the next one begins a line of its own all the same.
+            If it could not be added completely; the next one still begins a line of its own.
         """
         try:
             length = self.status.st_size

@@ -1,4 +1,4 @@
-"""What a file carries beside its content: owner, mode, access lists, extended attributes."""
+"""What a file has besides its content: owner, mode, access lists, extended attributes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _give(fd: int, user: int, group: int) -> bool:
 def _copy_extended(source: int, target: int) -> Iterator[str]:
     try:
         names = os.listxattr(source)
-    except OSError:  # the file system has none
+    except OSError:  # the file system has no attributes
         return
     for name in names:
         if name in _OF_CONTENT:

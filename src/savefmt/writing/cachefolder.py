@@ -1,4 +1,4 @@
-"""The user's own folder for what can be made anew, and the key that marks it as ours."""
+"""The user's own folder for files that can be made again, and the key that marks them."""
 
 from __future__ import annotations
 
@@ -48,11 +48,14 @@ def cache_key() -> bytes:
         try:
             return _read_key(path)
         except FileNotFoundError:
-            # Should two processes come at once, the later one reads what the first wrote.
+            # If two processes come at the same time, the later one reads what the first one
+            # wrote.
             with contextlib.suppress(FileExistsError), OutputFile(path, overwrite=False) as output:
                 output.file.write(os.urandom(_KEY_LENGTH), 0)
                 output.commit()
-    raise ImageIOError("the key comes and goes", path=path)
+    raise ImageIOError(
+        "the key appears and disappears again; find the process that removes it", path=path
+    )
 
 
 def _read_key(path: Path) -> bytes:
@@ -68,7 +71,10 @@ def _read_key(path: Path) -> bytes:
     except OSError as error:
         raise ImageIOError.from_os(error, path=path) from error
     if len(key) != _KEY_LENGTH:
-        reason = "this key is none, or not yours alone; remove it, and it is made anew"
+        reason = (
+            "this key is not valid, or others can read or change it; remove it, and savefmt "
+            "makes a new one"
+        )
         raise ImageIOError(reason, path=path)
     return key
 

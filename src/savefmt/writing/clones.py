@@ -1,4 +1,4 @@
-"""Pages that a target shares with its source, where the file system can: nothing is copied.
+"""Pages that a target shares with its source without a copy, if the file system can.
 
 Each block is tried in three ways: its ranges are cloned (``FICLONERANGE``: XFS, btrfs and
 others), or the server of a network file system copies them, or the engine does.
@@ -170,7 +170,7 @@ class CannotShareError(Exception):
 
 
 def share_rest(source: File, start: int, target: File, offset: int) -> int:
-    """Bring all of a file from an offset on into another one, cloned but for a torn block.
+    """Bring all of a file from an offset on into another one: cloned, except an incomplete block.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def _present_length(block: BlockPages) -> int:
 def _share(
     source: File, block: BlockPages, target: File, offset: int, tick: Callable[[], None]
 ) -> bool:
-    """Clone a block, or let a server copy it; False where neither can be done."""
+    """Clone a block, or let a server copy it; False if neither is possible."""
     if source.start != 0:  # its offsets are not those of the file
         return False
     try:

@@ -65,7 +65,7 @@ def copy_extents(
 
 
 def _extents(fd: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of what is not a hole."""
+    """Yield start and end of each piece that is not a hole."""
     end = 0
     while end < length:
         try:

@@ -1,7 +1,7 @@
-"""Change a file where it stands: one sector of it, or a new file in its place.
+"""Change a file in place: one sector of it, or a new file that replaces it.
 
-A disk writes a sector whole or not at all, and a name leads to the old file or to the new
-one.  Anything between could be torn by a crash.
+A disk writes a sector completely or not at all, and a name leads to the old file or to the new
+one. A crash could leave any other change half done.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECTOR_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Bytes that change: where, what is there, and what shall be, which is as long."""
+    """Bytes that change: their place, the old bytes, and as many new bytes."""
 
     offset: int
     old: bytes
@@ -56,7 +56,7 @@ def copy_changed(
     *,
     length: int | None = None,
 ) -> None:
-    """Make a fresh file equal to another one but for some bytes, sharing all it can.
+    """Make a new file equal to another one except some bytes, sharing as much as possible.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ def copy_changed(
     changes : sequence of Change
         What differs.
     meter : Meter
-        Told of the bytes copied, if any are.
+        Counts the copied bytes, if there are any.
     length : int, optional
-        Where it shall end.
+        The new length.
 
     Raises
     ------
@@ -125,7 +125,7 @@ class Original:
     Raises
     ------
     ImageChangedError
-        If the name leads to another file by now, or the file was written to.
+        If the name leads to another file now, or if the file was written to.
     ImageIOError
         If it may not be written, or another process changes it.
     """
@@ -169,19 +169,19 @@ class Original:
         self.place.close()
 
     def require_unchanged(self) -> None:
-        """Refuse to touch what is not the file that was read.
+        """Refuse to change a file that is not the one that was read.
 
         Raises
         ------
         ImageChangedError
-            If the name leads to another file by now, or the file was written to.
+            If the name leads to another file now, or if the file was written to.
         """
         named = self.place.status()
         states = [named and FileState.of(named), FileState.of(os.fstat(self.descriptor))]
         if states != [self._state, self._state]:
             raise ImageChangedError(
-                "the image was replaced or changed since it was read, and is left alone; "
-                "look at it, and begin anew",
+                "the image was replaced or changed since it was read, and is left alone; look "
+                "at it, and begin again",
                 path=self.place.path,
             )
 
@@ -191,9 +191,9 @@ class Original:
         Parameters
         ----------
         old, new : bytes
-            What is there, and what shall be; equally long.
+            The old and the new bytes, of equal length.
         meter : Meter
-            Told of the bytes copied, if any are.
+            Counts the copied bytes, if there are any.
 
         Returns
         -------
@@ -218,9 +218,9 @@ class Original:
         changes : sequence of Change
             All or none of them are made.
         meter : Meter
-            Told of the bytes copied, if any are.
+            Counts the copied bytes, if there are any.
         length : int, optional
-            Where the file shall end.
+            The new length of the file.
 
         Returns
         -------
@@ -263,10 +263,10 @@ class Original:
         os.fsync(self.descriptor)
 
     def successor(self, *, direct: bool = False, engine: str = "auto") -> OutputFile:
-        """Begin the file that shall take the place of this one; it ends with `supersede`."""
+        """Begin the file that is to replace this one; `supersede` ends it."""
         if stat.S_ISBLK(os.fstat(self.descriptor).st_mode):
             raise ConversionError(
-                "an image on a block device is not replaced where it stands; convert it into a "
+                "an image on a block device cannot be replaced in place; convert it into a "
                 "file, change that, and write it back",
                 path=self.place.path,
             )
@@ -290,7 +290,7 @@ class Original:
 
 
 def _lock(fd: int, path: StrPath) -> None:
-    """Keep other changes out; a file system without locks has to do without."""
+    """Keep other changes out, if the file system has locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Images that somebody relies on: a guest runs on one's pages, or a thin image needs it."""
+"""Images in use: a guest runs on an image's pages, or a thin image needs them."""
 
 from __future__ import annotations
 

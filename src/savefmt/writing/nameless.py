@@ -1,4 +1,4 @@
-"""Files without a name, which vanish with the process however it ends."""
+"""Files without a name, which disappear with the process in every case."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def own_path(fd: int) -> str:
 
 
 def open_nameless(folder: StrPath) -> int:
-    """Open a file that never gets a name, wherever the file system is.
+    """Open a file that never gets a name, on any file system.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def open_nameless(folder: StrPath) -> int:
     except OSError as error:
         if error.errno not in _UNKNOWN:
             raise
-    import tempfile  # late: seldom needed
+    import tempfile  # imported here, because it is rarely needed
 
     fd, name = tempfile.mkstemp(prefix=".savefmt-", dir=folder)
     os.unlink(name)

@@ -1,4 +1,4 @@
-"""A folder of files that appears, or changes, at one stroke."""
+"""A folder of files that appears, or changes, in one step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OutputFolder:
         self._others: set[str] = set()  # what else the old folder holds
         self._linked: set[str] = set()  # those of the others that both folders hold
         self._hidden: str | None = None
-        self._aside: str | None = None  # the old folder's name for the time being
+        self._aside: str | None = None  # the old folder's temporary name
         self._place = Place.open(target)
         unfinished.begin(self)
         try:
@@ -132,7 +132,7 @@ class OutputFolder:
         try:
             self.notes += copy_attributes(old, self._fd)
             self._others = {name for name in os.listdir(old) if name not in self._names}
-            # A file can be in both, and so is never without its name.
+            # A file can be in both folders, so it never lacks its name.
             self._linked = _link_files(old, self._fd, self._others)
         finally:
             os.close(old)
@@ -149,7 +149,7 @@ class OutputFolder:
         with contextlib.suppress(NotImplementedError):
             exchange(hidden, place.name, place.folder)
             return
-        # The next best: for a moment there is none, and never a mixed one.
+        # The second best way: for a moment there is no folder, but never a mixed one.
         self._aside = place.hidden_name()
         try:
             rename_new(place.name, self._aside, place.folder)

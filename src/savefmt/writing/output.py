@@ -24,7 +24,7 @@ from savefmt.writing.places import Place, rename_new
 class OutputFile:
     """Written without a name and with mode 0600; `commit` gives it the name, all else nothing.
 
-    Where the file system has no files without a name it gets a hidden one beside its
+    If the file system has no files without a name, the file gets a hidden name next to its
     target, which `abort` removes.
 
     Parameters

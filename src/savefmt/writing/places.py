@@ -1,4 +1,4 @@
-"""Where a target lies: a folder that is held open, and a name in it.
+"""Where a target is: a folder that is held open, and a name in it.
 
 From here on nothing is found by its path again.  What happens to the folders above cannot
 lead a target elsewhere, and a symbolic link is followed only where the kernel would follow
@@ -84,7 +84,7 @@ class Place:
                 os.close(folder)
 
     def status(self) -> os.stat_result | None:
-        """Tell what stands under the name, None for nothing."""
+        """Tell what has the name, None for nothing."""
         try:
             return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -101,7 +101,7 @@ class Place:
             If it exists without `overwrite`, or is no regular file.
         """
         status = self.status()
-        # A link of the kernel's own, such as /dev/stdout, leads to what has no name.
+        # A link of the kernel, such as /dev/stdout, may lead to a file without a name.
         special = _is_special(self.path) if status is None else not stat.S_ISREG(status.st_mode)
         if status is not None and stat.S_ISBLK(status.st_mode):
             raise ConversionError(
@@ -117,7 +117,7 @@ class Place:
             raise ConversionError("the target exists; --force replaces it", path=self.path)
 
     def hidden_name(self) -> str:
-        """Make up a name for the time being, which no other file has."""
+        """Make up a temporary name that no other file has."""
         token = os.urandom(8).hex()
         stem = os.fsencode(self.name)[: _NAME_LIMIT - len(token) - 10]
         return f".{os.fsdecode(stem)}.savefmt-{token}"
@@ -133,8 +133,8 @@ class Place:
         Returns
         -------
         str or None
-            What is in doubt, if anything: the target stands whole by now, so nothing
-            that happens here is a failure.
+            What is in doubt, if anything: the target is complete at this point, so nothing that
+            happens here is a failure.
         """
         try:
             try:
@@ -201,7 +201,7 @@ def _own_path(path: str, folder: int | None) -> str:
 
 
 def _read_link(name: str, folder: int, path: StrPath) -> str | None:
-    """Return where a symbolic link leads, None if there is none under this name."""
+    """Return where a symbolic link leads, None if no link has this name."""
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:

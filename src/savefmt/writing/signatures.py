@@ -1,4 +1,4 @@
-"""What lies on a block device, as libblkid tells it: the library by which udev and mount judge."""
+"""What is on a block device, as libblkid tells: udev and mount judge by that library, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIBRARY = "libblkid.so.1"
 _SUPERBLOCKS = (1 << 3) | (1 << 5) | (1 << 7) | (1 << 9)
 """BLKID_SUBLKS_ of UUID, TYPE, USAGE and MAGIC."""
 _PARTITIONS = 1 << 3
-"""BLKID_PARTS_MAGIC: tell of a table, and where it lies."""
+"""BLKID_PARTS_MAGIC: report a table, and where it is."""
 _SHARED_USES = frozenset({"raid"})
 """Members of something larger (LVM, md RAID and others): their content is not theirs alone."""
 _SHARED_TYPES = frozenset({"zfs_member", "VMFS_volume_member", "bcache", "ceph_bluestore"})
@@ -52,7 +52,7 @@ def find_signatures(fd: int) -> tuple[Signature, ...]:
 
 
 def wipe_signatures(fd: int) -> None:
-    """Remove whatever a device is taken for, as ``wipefs --all`` does.
+    """Remove all signatures from a device, as ``wipefs --all`` does.
 
     What an image leaves of it would otherwise be found by udev and mount.
     """

@@ -1,6 +1,6 @@
-"""What is being written, so that nothing of it stays behind when the process ends.
+"""Files that are being written, so that none of them is left when the process ends.
 
-A second Ctrl-C may cut short what removes a half-made file; then this does it at the exit.
+A second Ctrl-C may interrupt the removal of a half-made file; then this removes it at the exit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def end(work: Unfinished) -> None:
 
 
 def abort_all() -> None:
-    """Remove whatever was begun and has not ended."""
+    """Remove everything that was begun and has not ended."""
     for work, process in tuple(_WORKS.items()):
         if process == os.getpid():
             with contextlib.suppress(Exception):

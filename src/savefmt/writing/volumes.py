@@ -1,4 +1,4 @@
-"""A block device as a target: it stays under its name, and what it held is gone at once."""
+"""A block device as a target: it keeps its name, and its old content is lost at once."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def require_apart(source: StrPath, target: StrPath) -> None:
     Raises
     ------
     ConversionError
-        If they are not apart.
+        If they share storage.
     """
-    if not is_volume(target):  # a file is replaced, and whoever reads the old one keeps it
+    if not is_volume(target):  # a file is replaced, and its readers keep the old one
         return
     try:
         one, other = _identity(os.stat(source)), _identity(os.stat(target))
-    except OSError:  # whoever opens them says what is wrong
+    except OSError:  # the code that opens them says what is wrong
         return
     if one in (other, *_made_of(other)) or other in _made_of(one):
         raise ConversionError(
-            f"what is written to this device is written to {os.fspath(source)}, too, which is "
-            "read; name another target",
+            f"what is written to this device would also be written to {os.fspath(source)}, "
+            "which is read; name another target",
             path=target,
         )
 
@@ -123,10 +123,10 @@ def check_volume(path: StrPath, *, overwrite: bool) -> None:
 class OutputVolume:
     """A block device that gets an image; takes the place of an `OutputFile`.
 
-    Nothing is written before the device is known to be nobody's else: no file system of it
-    is mounted, it has no partitions, and no other program holds it.  The kernel keeps others
-    from mounting it meanwhile.  There is no name to give in the end: unless it is committed,
-    the device begins with zeros, which no reader takes for an image.
+    Nothing is written before it is known that nobody else uses the device: none of its file
+    systems is mounted, it has no partitions, and no other program holds it. Meanwhile the
+    kernel keeps others from mounting it. A device does not get a name in the end. Instead, it
+    begins with zeros until it is committed, and no reader takes zeros for an image.
 
     Parameters
     ----------
@@ -147,11 +147,11 @@ class OutputVolume:
     Raises
     ------
     ConversionError
-        If it is somebody's, or `overwrite` was not said.
+        If the device is in use, or `overwrite` is not set.
     ImageIOError
         What the operating system refused.
     UnsupportedError
-        If what lies there cannot be told.
+        If it cannot be known what is on the device.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class OutputVolume:
 
     def _begin(self) -> None:
         self._begun = True
-        self.notes.append("written where it stands: what the device held is gone")
+        self.notes.append("written directly to the device: what the device held before is gone")
         from savefmt.writing.signatures import wipe_signatures
 
         wipe_signatures(self._fd)
@@ -311,7 +311,7 @@ def _close(fd: int) -> None:
 def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
     status = os.fstat(fd)
     if not stat.S_ISBLK(status.st_mode):
-        raise ConversionError("this was a block device, and is none any more", path=path)
+        raise ConversionError("this was a block device, and it is not one any more", path=path)
     if fcntl.ioctl(fd, _READ_ONLY, bytes(4)) != bytes(4):
         raise ConversionError("this device is read-only", path=path)
     number = status.st_rdev
@@ -340,7 +340,7 @@ def _require_free(fd: int, path: StrPath, *, overwrite: bool) -> None:
             path=path,
         )
     if not overwrite:
-        told = f"holds {kinds}" if kinds else "keeps nothing of what it holds"
+        told = f"holds {kinds}" if kinds else "loses all that is on it"
         raise ConversionError(
             f"the target is a block device, which {told}; --force overwrites it", path=path
         )
@@ -357,7 +357,7 @@ def _is_locked(fd: int) -> bool:
 
 
 def _system(number: int) -> Path:
-    """What the kernel tells of a device."""
+    """What the kernel tells about a device."""
     from pathlib import Path
 
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")

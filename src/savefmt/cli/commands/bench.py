@@ -264,13 +264,15 @@ def _check(args: argparse.Namespace) -> None:
 
 def _engine(text: str) -> str:
     if text not in ENGINES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(ENGINES)}")
     return text
 
 
 def _whole(text: str, least: int, most: int, unit: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 8 and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit} from {least} to {most}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of {unit} from {least} to {most}"
+        )
     return int(text)
 
 
@@ -285,7 +287,7 @@ def _jobs(text: str) -> int:
 def _window(text: str) -> int:
     length = number(text)
     if not 4096 <= length <= 64 << 20 or length.bit_count() != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no power of 2 from 4K to 64M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a power of 2 from 4K to 64M")
     return length
 
 

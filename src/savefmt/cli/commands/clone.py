@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     if args.libvirt and args.qemu_binary:
         usage_error(args, "--qemu-binary is for scripts; libvirt takes its emulator from the XML")
     if args.uuid and args.count != 1:
-        usage_error(args, "one UUID cannot be that of several guests")
+        usage_error(args, "several guests cannot have the same UUID")
     io = IOOptions(threads=args.threads)
     if args.libvirt:
         report = clone_for_libvirt(
@@ -110,11 +110,11 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 4096")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 4096")
     return int(text)
 
 
 def _uuid(text: str) -> str:
     if not _UUID.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no UUID")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a UUID")
     return text

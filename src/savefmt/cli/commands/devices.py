@@ -77,7 +77,10 @@ def _show(devices: Devices, args: argparse.Namespace, ui: Ui) -> ExitCode:
     for doubt in render_devices.doubts(devices):
         ui.remark(f"{args.image}: {doubt}")
     if args.section is not None and not chosen:
-        raise savefmt.UnsupportedError(f"no device section {args.section!r}", path=args.image)
+        raise savefmt.UnsupportedError(
+            f"the image has no device section {args.section!r}; savefmt devices IMAGE lists all",
+            path=args.image,
+        )
     code = ExitCode.GOOD
     shown: list[DeviceValues | DamagedValues] = []
     for section in chosen:

@@ -217,7 +217,7 @@ def documents() -> Documents:
 
 
 def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
-    """Go through all images, then tell of the run."""
+    """Go through all images, then report on the run."""
     from savefmt.cli.render.fleet import Summary
     from savefmt.cli.render.plain import many
     from savefmt.fleet import running
@@ -261,7 +261,11 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     if args.target and suffix not in (".jsonl", *_TABLES):
         usage_error(args, "-o names a FILE.jsonl, FILE.csv or FILE.parquet")
     if args.resume and suffix == ".jsonl":
-        usage_error(args, "--resume goes on with its own file; -o beside it names a table")
+        usage_error(
+            args,
+            "--resume continues its own journal, so with it -o can name a table only (.csv or "
+            ".parquet)",
+        )
     if args.scheduler and args.jobs:
         usage_error(args, "--jobs is for this host; the scheduler knows its workers")
     if args.everywhere and not args.scheduler:

@@ -123,7 +123,9 @@ def _check(args: argparse.Namespace, ui: Ui) -> ExitCode:
             except ValueError as error:
                 if isinstance(error, SavefmtError):
                     raise
-                raise FormatError(f"no manifest: {error}", path=shown(args.check)) from error
+                raise FormatError(
+                    f"this is not a manifest of savefmt hash: {error}", path=shown(args.check)
+                ) from error
 
     if ui.json:
         ui.stream("checks", check_values(results()))

@@ -88,7 +88,7 @@ def _mount(args: argparse.Namespace, ui: Ui, ready: Callable[[], None]) -> None:
         top = build(image, files, search=not args.quick, left_out=left_out)
         modified = os.stat(args.image).st_mtime_ns
         if image.rescue is not None:
-            # From here on nobody reads zeros for what is lost.
+            # From here on lost memory is an error and no longer reads as zeros.
             image.memory.refuse = image.rescue.refuse_lost
             tell_lost(args, ui, ExitCode.GOOD)
             args.rescued = []  # told once

@@ -125,11 +125,11 @@ def _reader(image: SaveImage, args: argparse.Namespace) -> Callable[[int, int], 
         return image.guest.space(args.cpu, args.cr3).read
     known = {block.idstr: block.used_length for block in image.head.blocks.blocks}
     if args.block not in known:
-        raise AddressError(f"no RAM block {args.block!r}; there are: {', '.join(known)}")
+        raise AddressError(f"the image has no RAM block {args.block!r}; it has: {', '.join(known)}")
 
     def read(offset: int, length: int) -> bytes:
         if offset + length > known[args.block]:
-            raise AddressError(f"{args.block!r} ends at {known[args.block]:#x}")
+            raise AddressError(f"the RAM block {args.block!r} ends at {known[args.block]:#x}")
         return image.memory.read(args.block, offset, length)
 
     return read

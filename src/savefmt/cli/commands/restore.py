@@ -121,7 +121,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None and not args.print_command:
         usage_error(
-            args, "into which QEMU? --qmp names its socket; `virsh restore` is for libvirt's"
+            args,
+            "give the socket of the QEMU that is to load the image with --qmp; use `virsh "
+            "restore` for a guest of libvirt",
         )
     if args.resume and (args.print_command or args.instant or args.running is False):
         usage_error(args, "--resume lets a guest run, so it goes with --qmp and without --paused")
@@ -129,9 +131,13 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
         if getattr(args, name) and not args.instant:
             usage_error(args, f"--{name.replace('_', '-')} goes with --instant")
     if args.record and (args.warm or args.order):
-        usage_error(args, "what is read ahead hides what the guest touches; record without it")
+        usage_error(
+            args,
+            "--record goes without --warm and --order: what is read ahead hides what the "
+            "guest touches",
+        )
     if args.instant and (args.parallel or args.bypass_cache):
-        usage_error(args, "with --instant nothing is loaded that --parallel or --bypass-cache help")
+        usage_error(args, "--parallel and --bypass-cache go without --instant, which loads nothing")
     if args.print_command:
         skeleton = _command(args)
         if args.qemu_binary is not None:

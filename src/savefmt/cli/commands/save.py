@@ -95,7 +95,9 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
 
     if args.qmp is None:
         usage_error(
-            args, "whose guest? --qmp names the socket of its QEMU; `virsh save` is for libvirt's"
+            args,
+            "give the socket of the guest's QEMU with --qmp; use `virsh save` for a guest of "
+            "libvirt",
         )
     if args.dry_run:
         return show_plan(args, ui)

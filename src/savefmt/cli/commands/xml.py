@@ -169,7 +169,7 @@ def run_edit(args: argparse.Namespace, ui: Ui) -> ExitCode:
                 return ExitCode.GOOD
         return ExitCode.FAILED
     finally:
-        # Also after Ctrl-C: what was typed is the one thing here that cannot be redone.
+        # Also after Ctrl-C: the typed text is the only thing here that cannot be made again.
         if applied or draft.read_bytes() == old:
             draft.unlink()
         else:

@@ -1,4 +1,4 @@
-"""What is said of a damaged image that was salvaged."""
+"""What the commands print about a damaged image that was salvaged."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class DeviceValues(TypedDict):
 
 
 class DamagedValues(TypedDict):
-    """A device that could not be taken apart."""
+    """A device that could not be decoded."""
 
     idstr: str
     instance_id: int
@@ -96,7 +96,7 @@ def device_lines(section: Section, tree: Struct, described: bool, limit: int) ->
     tree : Struct
         Its fields.
     described : bool
-        Whether the stream itself says what they are.
+        Whether the stream itself describes them.
     limit : int
         Bytes to show of an opaque field.
 
@@ -169,7 +169,7 @@ def device_values(section: Section, tree: Struct, described: bool, limit: int) -
 
 
 def damaged_values(section: Section, error: FormatError) -> DamagedValues:
-    """Turn a device that could not be taken apart into what JSON can hold."""
+    """Turn a device that could not be decoded into values that JSON can hold."""
     return {
         "idstr": section.idstr,
         "instance_id": section.instance_id,

@@ -1,4 +1,4 @@
-"""What JSON says of an error: apart, since whoever prints no JSON need not pay for types."""
+"""What JSON says about an error; a module of its own, since text output needs no types."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def csv_row(record: FleetRecord) -> dict[str, object]:
 
 
 def record_line(record: FleetRecord) -> str:
-    """Tell of one image."""
+    """Describe one image."""
     why = f": {plain('; '.join(record.reasons))}" if record.reasons else ""
     remedy = f" ({plain('; '.join(record.remedy))})" if record.remedy else ""
     return f"{plain(record.path)}: {record.verdict}{why}{remedy}"
@@ -80,7 +80,7 @@ class Summary:
             table.add_row(Text(plain(name)), *(str(counts[verdict]) for verdict in shown))
 
         def add_all(rows: dict[str, Counter[Outcome]]) -> None:
-            # What is not good comes first: of many rows the last ones are left out.
+            # Bad results come first: of many rows the last ones are left out.
             order = sorted(rows, key=lambda name: (-_bad(rows[name]), name))
             for name in order[:_SHOWN]:
                 add(name, rows[name])

@@ -25,7 +25,7 @@ def check_lines(results: Iterable[tuple[str, bool | None]], *, quiet: bool) -> I
     results : iterable of (str, bool or None)
         Labels, and whether the hash holds; None where the image has no such thing.
     quiet : bool
-        Leave out whatever is as it should be; pages always are, there are too many.
+        Leave out what matches. Pages that match are always left out: there are too many.
 
     Yields
     ------

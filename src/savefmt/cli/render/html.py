@@ -85,7 +85,7 @@ def _environment() -> Any:
 
 
 def _visible(value: object) -> object:
-    """Show control characters in all that is printed, but for what is safe already."""
+    """Show the control characters in all that is printed, except in text that is marked as safe."""
     return value if hasattr(value, "__html__") else plain(str(value))
 
 

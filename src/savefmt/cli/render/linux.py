@@ -262,7 +262,7 @@ def _tree(found: Iterable[Process]) -> Iterator[str]:
         seen.add(one.address)
         yield plain(f"{one.pid:>7}  {'  ' * min(depth, 40)}{_command(one)}")
         stack += [(child, depth + 1) for child in reversed(children[one.pid])]
-    # Whoever is its own ancestor would not be seen from any root.
+    # A process that is its own ancestor cannot be reached from any root.
     for one in (one for group in children.values() for one in group if one.address not in seen):
         yield plain(f"{one.pid:>7}  {_command(one)} (below itself)")
 

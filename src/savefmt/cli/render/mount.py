@@ -1,4 +1,4 @@
-"""What ``savefmt mount`` puts beside memory: what the other commands print."""
+"""The files that ``savefmt mount`` shows besides memory: the output of other commands."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 def plain(text: str, longest: int = LONGEST) -> str:
     """Make text from a file harmless on a terminal.
 
-    Names in an image are chosen by whoever wrote it; an escape sequence among
-    them must not reach the terminal as one, nor may what is not seen or turns the
-    direction of writing make one name look like another.
+    The writer of an image chose the names in it. An escape sequence in a name must not reach
+    the terminal. Invisible characters, or characters that turn the direction of writing, must
+    not make one name look like another.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from savefmt.cli.render.plain import many, plain
 from savefmt.model import Severity
 from savefmt.reports import Offer, RepairReport
 
-_NOT_MADE_UP = "vmdescription.missing"  # a note for check; here some would hope for it
+_NOT_MADE_UP = "vmdescription.missing"  # a note in check; here some users would hope for a repair
 
 
 def repair_lines(report: RepairReport) -> Iterator[str]:

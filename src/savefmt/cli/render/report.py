@@ -147,7 +147,7 @@ def _scale() -> list[tuple[float, str]]:
 
 
 class _Label(NamedTuple):
-    """A block beside the picture: its border, and where its name stands."""
+    """A block next to the picture: its border, and the place of its name."""
 
     y: float
     text_y: float
@@ -164,7 +164,7 @@ class _Tick(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """The picture of memory with what stands around it, in units of the page."""
+    """The picture of memory with its labels, in units of the page."""
 
     data: str
     left: int

@@ -14,7 +14,7 @@ def xml_lines(text: bytes) -> Iterator[str]:
     Parameters
     ----------
     text : bytes
-        Whatever an image has in its place.
+        The bytes that the image has in place of the XML.
 
     Yields
     ------

@@ -1,1 +1,1 @@
-"""What is known of each guest architecture: one file a family, one table over all."""
+"""What savefmt knows about each guest architecture: one file a family, one table for all."""

@@ -126,7 +126,7 @@ class Arm32PageTables(PageTables):
                 number = (address - root.virtual >> root.top.shift) + root.entries.start
                 if number in root.entries:
                     return root.top
-        raise AddressError(f"{address:#x} is not mapped: no table is for it")
+        raise AddressError(f"{address:#x} is not mapped: no page table covers it")
 
     def roots(self) -> Iterator[Root]:
         """Yield both tables, where there are two."""
@@ -182,16 +182,18 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     system = registers.system
     state = system.get("cpsr")
     if state is None or "SCTLR" not in system:
-        raise UnsupportedError("the vCPU has no page tables that are read here")
+        raise UnsupportedError("savefmt does not read the page tables of this vCPU")
     secure = not system.get("SCR_EL3", 1) & 1 or state & 0x1F == _MONITOR
     if secure or state & 0x1F == _HYPERVISOR:
         what = "in the secure world" if secure else "a hypervisor"
-        raise UnsupportedError(f"vCPU {registers.cpu} runs {what}, whose tables are not read")
+        raise UnsupportedError(
+            f"vCPU {registers.cpu} runs {what}, whose page tables savefmt does not read"
+        )
     if not system["SCTLR"] & _MMU_ON:
         if root is not None:
             raise UnsupportedError(
-                f"the MMU of vCPU {registers.cpu} is off, so it cannot tell what kind of "
-                "tables these are; choose another one"
+                f"the MMU of vCPU {registers.cpu} is off, so this vCPU does not show the kind "
+                "of the page tables; choose another vCPU"
             )
         return Arm32PageTables("none", read)
     control = system.get("TTBCR", 0)

@@ -103,7 +103,7 @@ def _is_arm(tree: Struct) -> bool:
 
 
 def _knows_64(tree: Struct) -> bool:
-    """Whether it is in AArch64 state, or tells of features that only AArch64 has.
+    """Whether it is in AArch64 state, or has features that only AArch64 has.
 
     Processors without AArch64 have some of its registers in the stream, too.
     """

@@ -138,13 +138,15 @@ class Arm64PageTables(PageTables):
         hypervisor = system.get("HCR_EL2", 0)
         if level == 3 or (level < 2 and hypervisor & _STAGE_2):
             what = "EL3" if level == 3 else "a guest inside the guest (stage 2)"
-            raise UnsupportedError(f"vCPU {registers.cpu} runs {what}, whose tables are not read")
+            raise UnsupportedError(
+                f"vCPU {registers.cpu} runs {what}, whose page tables savefmt does not read"
+            )
         suffix = "EL2" if level == 2 or (level == 0 and hypervisor & _HOST) else "EL1"
         if not system.get(f"SCTLR_{suffix}", 0) & _MMU_ON:
             if root is not None:
                 raise UnsupportedError(
-                    f"the MMU of vCPU {registers.cpu} is off, so it cannot tell what kind of "
-                    "tables these are; choose another one"
+                    f"the MMU of vCPU {registers.cpu} is off, so this vCPU does not show the "
+                    "kind of the page tables; choose another vCPU"
                 )
             return cls("none", read)
         both = suffix == "EL1" or bool(hypervisor & _HOST)
@@ -180,13 +182,16 @@ class Arm64PageTables(PageTables):
         high = bool(address >> 55 & 1) and len(self._halves) > 1
         half = self._halves[high]
         if not half.fits:
-            raise UnsupportedError(f"{half.name} for addresses of {half.address_bits} bits")
+            raise UnsupportedError(
+                f"{half.name} is for addresses of {half.address_bits} bits, which savefmt does "
+                "not read"
+            )
         top = address & (1 << 56) - 1 if half.ignore_top else address
         width = 56 if half.ignore_top else 64
         expected = (1 << width - half.address_bits) - 1 if high else 0
         if top >> half.address_bits != expected:
             raise AddressError(
-                f"{address:#x} lies outside of the {half.address_bits} bits of {half.name}"
+                f"{address:#x} is outside the {half.address_bits} bits of {half.name}"
             )
         return half
 
@@ -202,7 +207,7 @@ class Arm64PageTables(PageTables):
         half = self._halves[table.state & 1]
         is_table = bool(entry & _TABLE)
         if is_table and table.level < 3:
-            # What a table forbids to all below it stands in bits 59 to 62.
+            # Bits 59 to 62 of a table entry forbid things to everything below it.
             own = rights(not entry >> 62 & 1, not entry >> 61 & 1, True)
             never = (entry >> 60 & 1) * _UXN | (entry >> 59 & 1) * _PXN
             return half.table(
@@ -247,7 +252,7 @@ def _high_half(control: int, root: int) -> _Half:
 
 
 def _is_wide(granule: int, physical_size: int, wide_entries: int) -> bool:
-    """Tell by the fields IPS and DS, which stand in the lowest bits, of the control register."""
+    """Tell by the fields IPS and DS, given in the lowest bits, of the control register."""
     return physical_size & 7 == 6 if granule == 16 else bool(wide_entries & 1)
 
 

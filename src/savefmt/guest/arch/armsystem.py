@@ -88,7 +88,7 @@ _NAMES_32 = {
     (13, 0, 0, 4): "TPIDRPRW",
 }
 
-# What is banked, or has a name in AArch64, stands under that.
+# Banked registers, and those with a name in AArch64, have that name here.
 _SAME = {
     "SCTLR": "SCTLR_EL1",
     "TTBR0": "TTBR0_EL1",

@@ -26,11 +26,11 @@ class Vcpu(NamedTuple):
     tree : Struct
         Its section ``cpu``.
     halted : bool or None
-        Whether it waits for an interrupt; None where nobody says.
+        Whether it waits for an interrupt; None if the image does not tell.
     apic : Struct or None
         Its local APIC, on x86.
     board : callable
-        Returns a section of the whole machine by its idstr, None if there is none.
+        Returns a section of the whole machine by its idstr, None if there is no such section.
     """
 
     cpu: int
@@ -125,7 +125,7 @@ class GuestArch:
 
 
 def need(tree: Struct, name: str) -> int:
-    """Return a number of a vCPU's section; CorruptError where there is none."""
+    """Return a number of a vCPU's section; CorruptError if it is missing."""
     value = tree.number(name)
     if value is None:
         raise CorruptError(f"the vCPU's section has no {name!r}")
@@ -141,5 +141,5 @@ def need_all(tree: Struct, name: str, count: int) -> tuple[int, ...]:
 
 
 def field_length(tree: Struct, name: str) -> int:
-    """Return the length of a field in the stream, 0 if there is none."""
+    """Return the length of a field in the stream, 0 if it is missing."""
     return next((field.length for field in tree.fields if field.name == name), 0)

@@ -108,7 +108,7 @@ def notes(registers: CpuRegisters) -> Sequence[CoreNote]:
 
 
 class LoongarchPageTables(PageTables):
-    """Paging by PGDL and PGDH; what the TLB holds besides is not looked at.
+    """Paging by PGDL and PGDH; other content of the TLB is ignored.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class LoongarchPageTables(PageTables):
         Another PGDL than its own.
     """
 
-    present = (0, 0)  # what is no page has no valid bit
+    present = (0, 0)  # an entry that is not a page has no valid bit
 
     def __init__(self, registers: CpuRegisters, read: Read, root: int | None) -> None:
         system = registers.system
@@ -169,7 +169,7 @@ class LoongarchPageTables(PageTables):
             yield Root(virtual, top, range(first, first + count), kernel=bool(half))
 
     def decode(self, table: PageTable, entry: int) -> PageTable | Page | None:
-        """Read an entry: a table's has no flags, but for that of a large page."""
+        """Read an entry: an entry for a table has no flags, except that of a large page."""
         if table.level and not entry & _HUGE:
             following = entry & _PAGE
             return self._table(table.level - 1, following) if following else None
@@ -193,9 +193,11 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     direct = registers.system["crmd"] & (_DIRECT | _PAGING) != _PAGING
     if direct and root is not None:
         raise UnsupportedError(
-            f"vCPU {registers.cpu} does not page, so it cannot tell what kind of tables "
-            "these are; choose another one"
+            f"vCPU {registers.cpu} does not use paging, so it does not show the kind of the "
+            "page tables; choose another vCPU"
         )
     if registers.system.get("pwcl", 0) >> 30:
-        raise UnsupportedError("page tables with entries of more than 8 bytes are not read")
+        raise UnsupportedError(
+            "savefmt does not read page tables with entries of more than 8 bytes"
+        )
     return LoongarchPageTables(registers, read, root)

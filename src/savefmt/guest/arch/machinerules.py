@@ -1,4 +1,4 @@
-"""One row for each family of machines: where its memory lies (format.md 9)."""
+"""One row for each family of machines: where its memory is (format.md 9)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class MachineRules:
     pattern : str
         Regular expression for names of machine types.
     architectures : tuple of str
-        Of the emulators that have it.
+        The architectures of the emulators that have it.
     main_memory : str
-        idstr of main memory where no NUMA backends make it up.
+        idstr of main memory, if it does not consist of NUMA back ends.
     base : int
         Where main memory begins.
     all_low_below : int or None
@@ -39,23 +39,23 @@ class MachineRules:
     high : int
         Where memory behind the hole begins.
     witness : str or None
-        A block that the releases of QEMU have of which this row is known, where older ones
-        gave the same machine another map.
+        A block that shows a QEMU release for which this row is right, if older releases gave
+        the same machine another map.
     firmware : mapping of str to int
-        Where firmware blocks begin that do not end at 4 GiB.
+        Where those firmware blocks begin that do not end at 4 GiB.
     secure : (str, tuple of str) or None
-        A block that only machines with a secure world have, and all blocks that then are
-        seen in that world alone.
+        A block that only machines with a secure world have, and all blocks that only that world
+        sees.
     shadow : (str, int) or None
-        PCI device, and offset of its registers, that decide whether the guest reads RAM
-        or ROM from 768 KiB to 1 MiB; None: ROM, always.
+        The PCI device, and the offset of its registers, that decide whether the guest reads RAM
+        or ROM from 768 KiB to 1 MiB; None means that it always reads ROM.
     pci_window : int
         Bytes for 64-bit PCI behind all memory.
     pci_direct : bool
         Whether addresses on the PCI bus are the guest's physical ones.
     plug_align : int
-        Memory that is plugged begins at the first multiple of this behind main memory; 0:
-        where it begins is not known.
+        Plugged memory begins at the first multiple of this behind main memory; 0 means that its
+        beginning is not known.
     """
 
     name: str
@@ -216,7 +216,7 @@ def has_amd_hole(machine: str) -> bool:
 
 
 def is_amd(vendor: str | None, model: str | None) -> bool | None:
-    """Whether a processor is AMD's; None where neither vendor nor model tells."""
+    """Whether a processor is AMD's; None if neither vendor nor model tells."""
     if vendor:
         return vendor.lower() in ("amd", "authenticamd")
     if not model:

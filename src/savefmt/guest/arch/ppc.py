@@ -229,7 +229,7 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     system = registers.system
     entry = system.get("process_table")
     if entry is None or system["msr"] & _HYPERVISOR:
-        raise UnsupportedError("page tables of POWER are read for pseries guests only")
+        raise UnsupportedError("savefmt reads the page tables of POWER for pseries guests only")
     if not system["msr"] & _RELOCATE_DATA:
         if root is not None:
             raise UnsupportedError(f"vCPU {registers.cpu} does not translate addresses")
@@ -237,7 +237,7 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     if not system["lpcr"] & _HOST_RADIX or not entry & _RADIX_GUEST:
         raise UnsupportedError(
             "the guest uses a hash table for its pages, which QEMU keeps outside of the "
-            "guest's memory; it is not read"
+            "guest's memory; savefmt does not read it"
         )
     process = system["pid"] if root is None else root
     trees = {}

@@ -54,7 +54,7 @@ _READ = 1 << 1
 _WRITE = 1 << 2
 _EXECUTE = 1 << 3
 _USER = 1 << 4
-_NOT_IN_TABLES = 0xD0  # user, accessed and dirty bits: tables have none
+_NOT_IN_TABLES = 0xD0  # user, accessed and dirty bits: tables do not have them
 _NAPOT = 1 << 63
 _NAPOT_LENGTH = 64 << 10
 _RESERVED = 0x7F << 54
@@ -189,8 +189,8 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     system = registers.system
     if system["virt"]:
         raise UnsupportedError(
-            f"vCPU {registers.cpu} runs a guest inside the guest (two stages), whose tables "
-            "are not read"
+            f"vCPU {registers.cpu} runs a guest inside the guest (two stages), whose page "
+            "tables savefmt does not read"
         )
     satp = system.get("satp", 0)
     kind = satp >> 31 if registers.bits == 32 else satp >> 60
@@ -201,8 +201,8 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     if mode == _MACHINE_MODE or kind == 0:
         if root is not None:
             raise UnsupportedError(
-                f"vCPU {registers.cpu} does not page, so it cannot tell what kind of tables "
-                "these are; choose another one"
+                f"vCPU {registers.cpu} does not use paging, so it does not show the kind of "
+                "the page tables; choose another vCPU"
             )
         return RiscvPageTables(None, 0, read)
     if scheme is None:

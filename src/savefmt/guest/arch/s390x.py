@@ -232,7 +232,8 @@ def tables(registers: CpuRegisters, read: Read, root: int | None = None) -> Page
     space = mask >> _SPACE_SHIFT & 3
     if root is None and space not in _SPACES:
         raise UnsupportedError(
-            f"vCPU {registers.cpu} finds its tables by access registers, which are not followed"
+            f"vCPU {registers.cpu} finds its page tables by access registers, which savefmt "
+            "does not follow"
         )
     control = system[_SPACES[space]] if root is None else root
     mode = "real" if control & _REAL_SPACE else _NAMES[(control >> _TYPE_SHIFT & 3) + 1]

@@ -158,7 +158,7 @@ class X86Registers:
 
     @property
     def long_mode(self) -> bool:
-        """Whether long mode is active, be it in a 32-bit segment."""
+        """Whether long mode is active, also in a 32-bit segment."""
         return bool(self.hflags & HFLAGS_LONG_MODE or self.control.get("efer", 0) & EFER_LMA)
 
     @property
@@ -385,12 +385,12 @@ def read_qemu_note(cpu: int, content: bytes, *, long_mode: bool) -> X86Registers
     Raises
     ------
     CorruptError
-        If the note is none that is known.
+        If the form of the note is not known.
     """
     if len(content) < _QEMU_STATE_LENGTH or content[:4] != _QEMU_STATE_VERSION.to_bytes(
         4, "little"
     ):
-        raise CorruptError(f"the QEMU note of vCPU {cpu} is of no known form")
+        raise CorruptError(f"the QEMU note of vCPU {cpu} has an unknown form")
     general = struct.unpack_from("<16Q", content, 8)
     rip, rflags = struct.unpack_from("<QQ", content, 136)
     parts = struct.iter_unpack("<IIIIQ", content[152:392])

@@ -103,8 +103,8 @@ class X86PageTables(PageTables):
         if not control["cr0"] & CR0_PG:
             if root is not None:
                 raise UnsupportedError(
-                    f"vCPU {registers.cpu} does not page, so it cannot tell what kind of tables "
-                    "these are; choose another one"
+                    f"vCPU {registers.cpu} does not use paging, so it does not show the kind "
+                    "of the page tables; choose another vCPU"
                 )
             return cls("none", 0, read)
         if registers.long_mode:

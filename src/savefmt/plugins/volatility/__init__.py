@@ -1,3 +1,3 @@
-"""What volatility3 loads with ``-p``: it takes every file here but this one for a plugin."""
+"""The folder for ``-p`` of volatility3, which takes every other file here for a plugin."""
 
 from __future__ import annotations

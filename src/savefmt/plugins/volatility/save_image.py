@@ -82,7 +82,7 @@ end in good order, which hangs where a worker is in the middle of something."""
 
 
 def _end(number: int = _END, frame: FrameType | None = None) -> NoReturn:
-    """End this process and its workers, whatever they are waiting for."""
+    """End this process and its workers, even if they are waiting for something."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(_END, signal.SIG_IGN)
     os.fork = _no_more  # the pool's thread would replace those that we kill
@@ -143,7 +143,7 @@ class _OpenImage:
         self._touch()
 
     def _touch(self) -> None:
-        """Read a page of each block: damage must show here and not amid a scan."""
+        """Read a page of each block: damage must show here and not in the middle of a scan."""
         first = {item.block: item.start for item in reversed(self.physical.map.ranges)}
         for start in first.values():
             self.physical.read(start, 1)
@@ -242,7 +242,7 @@ class SaveImageLayer(interfaces.layers.DataLayerInterface):
         offset, length : int
             Guest-physical.
         pad : bool
-            Take zeros for what is not memory.
+            Return zeros for addresses without memory.
 
         Returns
         -------
@@ -262,7 +262,7 @@ class SaveImageLayer(interfaces.layers.DataLayerInterface):
             if not pad:
                 hole = offset if span is None else span[1]
                 raise exceptions.InvalidAddressException(
-                    self.name, hole, f"no memory at guest-physical address {hole:#x}"
+                    self.name, hole, f"there is no memory at guest-physical address {hole:#x}"
                 )
             data = bytearray(length)
             for start, end in memory.spans(offset, offset + length):
@@ -317,11 +317,11 @@ class SaveImageStacker(interfaces.automagic.StackerLayerInterface):
         Parameters
         ----------
         context : ContextInterface
-            Has the layer.
+            The context with the layer.
         layer_name : str
             The file.
         progress_callback : callable, optional
-            Unused: volatility3 has none to tell of bytes.
+            Unused: volatility3 has no callback that counts bytes.
 
         Returns
         -------
