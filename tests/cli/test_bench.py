@@ -13,7 +13,19 @@ from documents import valid
 
 from savefmt.errors import ImageIOError
 
-QUICK = ("--size", "1M", "-T", "1,2", "--window", "1M", "--repeat", "1", "--direct", "off")
+QUICK = (
+    "--fill",
+    "--size",
+    "1M",
+    "-T",
+    "1,2",
+    "--window",
+    "1M",
+    "--repeat",
+    "1",
+    "--direct",
+    "off",
+)
 
 
 @pytest.fixture(autouse=True)

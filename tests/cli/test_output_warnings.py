@@ -36,7 +36,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         ("libvirt-sparse", "convert IMAGE OUT -O raw"),
         (
             "libvirt-raw",
-            "bench FOLDER --size 1M --repeat 1 --window 1M -T 1 --fio-job OUT",
+            "bench FOLDER --fill --size 1M --repeat 1 --window 1M -T 1 --fio-job OUT",
         ),
     ],
 )

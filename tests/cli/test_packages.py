@@ -22,7 +22,7 @@ LACKS = [
     ("yara_x", "search IMAGE --yara rules", "search --yara", "yara-x", "scan"),
     ("re2", "search IMAGE --regex x", "search --regex", "google-re2", None),
     ("PIL", "map IMAGE --png new.png", "map --png", "pillow", "plot"),
-    ("matplotlib.figure", "bench . --plot new.svg", "bench --plot", "matplotlib", "plot"),
+    ("matplotlib.figure", "bench . --fill --plot new.svg", "bench --plot", "matplotlib", "plot"),
     ("blake3", "hash IMAGE -a blake3", "hash -a blake3", "blake3", "hash"),
     ("xxhash", "hash IMAGE -a xxh3", "hash -a xxh3", "xxhash", "hash"),
     ("shtab", "completion bash", "savefmt completion", "shtab", "completion"),

@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[2] / "src"
 
 # A command line whose `probe` does what the test wants done.
 STAGE = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {sources!r})
 import savefmt
 from savefmt.cli.main import main
@@ -63,6 +63,51 @@ def test_signals_clean_up_first(number: signal.Signals, code: int) -> None:
     assert rest.startswith("cleaned up\n")
     assert "Traceback" not in rest
     assert time.monotonic() - began < 5
+
+
+DROPPED = """
+    class Swallows:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), {number})
+            for _ in range(1000):
+                pass
+
+    number = Swallows()
+    del number
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_finalizer_is_not_lost(number: signal.Signals, code: int) -> None:
+    """Python drops what is raised there, and says so in a traceback."""
+    process = subprocess.run(
+        stage(DROPPED.replace("{number}", str(int(number)))),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        timeout=30,
+        check=False,
+    )
+
+    assert process.returncode == code
+    assert "Exception ignored" not in process.stderr
+
+
+def test_other_errors_in_a_finalizer_are_shown() -> None:
+    body = """
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("of our own")
+
+    it = Fails()
+    del it
+    raise SystemExit(0)
+    """
+    process = subprocess.run(stage(body), stderr=subprocess.PIPE, text=True, check=False)
+
+    assert process.returncode == 0
+    assert "ValueError: of our own" in process.stderr
 
 
 SLOW_CLEANUP = """

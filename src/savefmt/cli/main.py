@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 import savefmt
@@ -18,6 +16,7 @@ from savefmt.cli.commands import ALIASES, NAMES, load
 from savefmt.cli.options import common_options, take_sources
 from savefmt.cli.parser import Parser
 from savefmt.cli.ui import Ui, print_trace, to_stderr
+from savefmt.ending import Terminated, ended_by_signals, unwrapped
 from savefmt.errors import OutputWarning, SavefmtError
 from savefmt.pipes import STANDARD_OUTPUT, ClosedOutputError
 
@@ -45,14 +44,6 @@ examples:
 
 
 _NO_THREAD = "can't start new thread"  # of a RuntimeError, which has no class of its own
-
-
-class Terminated(BaseException):
-    """A signal asked us to end; no ``except Exception`` may swallow it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -128,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
     """Run a command and return its exit code, whatever ends it; `notes` gets its notes."""
     try:
-        with _ended_by_signals(), _unwrapped():
+        with ended_by_signals(), unwrapped():
             code = _run(argv, notes)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -160,7 +151,7 @@ def _run(argv: Sequence[str] | None, notes: list[CaseNotes]) -> int:
     ui = Ui(args)
     failed: ExitCode = args.failed
     try:
-        with _unwrapped(), _warnings_shown(ui):
+        with unwrapped(), _warnings_shown(ui):
             if getattr(args, "case_notes", None) is not None:
                 _begin_notes(args, words, ui, notes)
             code = int(_after(args, ui, args.run(args, ui)))
@@ -215,45 +206,6 @@ def _begin_notes(
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Turn the first signal that ends us into an exception, so that half-made files go.
-
-    Those that follow must not cut short what removes them, or what brings a guest back:
-    they do nothing.
-    """
-    ending = False
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
-
-    defaults = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    old = {}
-    try:
-        for number, default in defaults.items():
-            # nohup and shells without job control pass on an ignored signal, which stays
-            # ignored, and a test runner may have its own handler.  (Until now, ours is the
-            # default.)
-            if signal.getsignal(number) in (default, signal.SIG_DFL):
-                old[number] = signal.signal(number, end)
-    except ValueError:  # not in the main thread: then no signals
-        pass
-    try:
-        yield
-    finally:
-        # After a signal the process is about to end. The interpreter restores all handlers
-        # except those that ignore a signal, and nothing must cut its last steps short.
-        for number, handler in old.items():
-            signal.signal(number, signal.SIG_IGN if ending else handler)
-
-
-@contextmanager
 def _warnings_shown(ui: Ui) -> Iterator[None]:
     """Say on standard error what failed after a file had its name."""
     with warnings.catch_warnings():
@@ -275,23 +227,6 @@ def _warnings_shown(ui: Ui) -> Iterator[None]:
         warnings.simplefilter("always", OutputWarning)
         warnings.showwarning = show
         yield
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Bring to light what a signal raised inside of something that wraps what it meets.
-
-    A class that is being defined does that (Python 3.11, ``__set_name__``).
-    """
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, (KeyboardInterrupt, Terminated)):
-                raise cause from None
-            cause = cause.__cause__
-        raise
 
 
 def _silence_stdout() -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from types import FrameType
 
+from savefmt.ending import Terminated, ended_by_signals
 from savefmt.fleet.records import Outcome, Told
 from savefmt.fleet.verbs import perform
 from savefmt.frozen import asdict, replace
@@ -25,7 +24,14 @@ _VERSION: str = sys.modules["savefmt"].__version__
 
 def main() -> None:
     """Work until the input ends."""
-    signal.signal(signal.SIGTERM, _end)  # so that half-made files go
+    try:
+        with ended_by_signals():
+            _work()
+    except Terminated as end:
+        sys.exit(128 + end.number)
+
+
+def _work() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -44,11 +50,6 @@ def main() -> None:
 
 def _answer(told: Told) -> str:
     return json.dumps(asdict(replace(told, version=_VERSION)))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
