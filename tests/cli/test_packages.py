@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 # A module that is missing, the command that needs it, its package, the extra if it is in one.
 LACKS = [
     ("yara_x", "search IMAGE --yara rules", "search --yara", "yara-x", "scan"),
+    ("lzallright", "hash LZOP", "lzop", "lzallright", None),
     ("re2", "search IMAGE --regex x", "search --regex", "google-re2", None),
     ("PIL", "map IMAGE --png new.png", "map --png", "pillow", "plot"),
     ("matplotlib.figure", "bench . --fill --plot new.svg", "bench --plot", "matplotlib", "plot"),
@@ -64,10 +65,11 @@ def test_what_lacks_is_told(
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("rules").write_text('rule r { strings: $a = "x" condition: $a }')
-    image = str(unpack("libvirt-devices", tmp_path))
+    images = {"IMAGE": "libvirt-devices", "LZOP": "libvirt-lzop"}
+    places = {word: str(unpack(name, tmp_path)) for word, name in images.items() if word in words}
     monkeypatch.setitem(sys.modules, module, None)
 
-    outcome = run(*(image if word == "IMAGE" else word for word in words.split()))
+    outcome = run(*(places.get(word, word) for word in words.split()))
 
     named = package if extra is None else f"'savefmt[{extra}]'"
     told = f"{what} needs the package {package}, which is not installed: pip install {named}"
@@ -110,5 +112,5 @@ def test_pip_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     by_uv = str(MissingPackageError("this", "that", "extra"))
 
-    assert told.endswith(f"not here: '{python}' -m pip install 'savefmt[extra]'")
-    assert by_uv.endswith(f"not here: uv pip install --python '{python}' 'savefmt[extra]'")
+    assert told.endswith(f"not installed: '{python}' -m pip install 'savefmt[extra]'")
+    assert by_uv.endswith(f"not installed: uv pip install --python '{python}' 'savefmt[extra]'")

@@ -12,7 +12,7 @@ from itertools import accumulate
 from savefmt.codec.base import Bytes, Codec, Writer, read_in_turn
 from savefmt.codec.boundaries import NoBoundaryError, Read
 from savefmt.codec.segments import Gatherer, Segments
-from savefmt.errors import CorruptError, UnsupportedError
+from savefmt.errors import CorruptError, MissingPackageError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor, Cursor
 
 MAGIC = b"\x89LZO\0\r\n\x1a\n"
@@ -122,9 +122,13 @@ def _check_header_sum(source: Cursor, flags: int, seen: bytearray, what: str) ->
 
 
 def _read_blocks(source: Cursor, flags: int, delta: int) -> Iterator[Bytes]:
-    from isal.isal_zlib import adler32, crc32
-    from lzallright import InputNotConsumed, LZOCompressor, LZOError
+    try:
+        from lzallright import InputNotConsumed, LZOCompressor, LZOError
+    except ImportError as error:
+        raise MissingPackageError("lzop", "lzallright") from error
+    from savefmt.codec.deflate import checksums
 
+    adler32, crc32 = checksums()
     plain_sums = [adler32] * bool(flags & Flag.ADLER32_PLAIN)
     plain_sums += [crc32] * bool(flags & Flag.CRC32_PLAIN)
     packed_sums = [adler32] * bool(flags & Flag.ADLER32_PACKED)
