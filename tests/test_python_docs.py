@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,11 @@ def _error(name: str) -> Any:
     return next(
         getattr(room, name) for room in map(importlib.import_module, rooms) if hasattr(room, name)
     )
+
+
+def test_every_extra_is_named() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    section = TEXT.partition("## Packages and extras")[2].partition("\n## ")[0]
+
+    told = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(told) == sorted(project["optional-dependencies"])

@@ -1,6 +1,6 @@
 """zlib's format: by ISA-L, or by the standard library on processors for which ISA-L has no wheels.
 
-Both give the same bytes and refuse the same ones; ISA-L is some three times as fast.
+Both decode to the same bytes and refuse the same ones; ISA-L is several times as fast.
 """
 
 from __future__ import annotations
