@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_an_index_under_another_key_is_made_anew(
     read(image, index)
     data = bytearray(index.read_bytes())
     value = data.index(b"\x06pc.ram") + 256 + 16 + 16
-    data[value : value + 8] = (1).to_bytes(8, "little")  # "zero"
+    data[value : value + 8] = (1).to_bytes(8, sys.byteorder)  # "zero"
     index.write_bytes(resealed(data, b"a stranger's key"))
 
     assert read(image, index) == RAM
@@ -245,7 +246,7 @@ def test_forged_run_counts(
     read(image, index)
     data = bytearray(index.read_bytes())
     first = data.index(b"\x06pc.ram") + 256 + 8
-    data[first : first + 8] = count.to_bytes(8, "little")
+    data[first : first + 8] = count.to_bytes(8, sys.byteorder)
     index.write_bytes(resealed(data, (cache / "key").read_bytes()))
     passes.clear()
 
@@ -259,8 +260,8 @@ def test_a_forged_place_is_noticed(image: Path, tmp_path: Path, cache: Path) -> 
     read(image, index)
     data = bytearray(index.read_bytes())
     value = data.index(b"\x06pc.ram") + 256 + 16 + 16
-    place = int.from_bytes(data[value : value + 8], "little")
-    data[value : value + 8] = (place + 1).to_bytes(8, "little")
+    place = int.from_bytes(data[value : value + 8], sys.byteorder)
+    data[value : value + 8] = (place + 1).to_bytes(8, sys.byteorder)
     index.write_bytes(resealed(data, (cache / "key").read_bytes()))
 
     with pytest.raises(savefmt.CorruptError, match="not where the index has it"):

@@ -6,6 +6,7 @@ from savefmt.linux.facts import Module, Process, Socket
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.processes import compare_with_numbers
 from savefmt.linux.walks import error_types, note
+from savefmt.linux.words import unpack_words
 
 _MAX_CALLS = 1024
 _SUSPECTS = 16
@@ -25,7 +26,7 @@ def check_modules(kernel: Kernel, found: tuple[Module, ...]) -> None:
         return
     count = min(named[2] // 8, _MAX_CALLS)
     try:
-        calls = memoryview(kernel.memory.read(table, 8 * count)).cast("Q")
+        calls = unpack_words("Q", kernel.memory.read(table, 8 * count))
     except error_types():
         note(kernel, "calls-missing", "the table of system calls is not in memory")
         return

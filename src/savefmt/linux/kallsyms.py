@@ -28,6 +28,7 @@ from itertools import pairwise
 from operator import add, gt
 
 from savefmt.errors import CorruptError
+from savefmt.linux.words import pack_words, unpack_words
 
 DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 """Ten tokens that are in every table, since every kernel has digits in its names."""
@@ -145,7 +146,7 @@ class _Table:
         """Look back from the tokens for the count that names follow."""
         low = max(0, tokens_at - REACH)
         low += -low % 4
-        words = array("I", self._image[low : tokens_at - (tokens_at - low) % 4])
+        words = unpack_words("I", self._image[low : tokens_at - (tokens_at - low) % 4])
         tries = 0
         for place in range(len(words) - 1, -1, -1):
             if not MIN_COUNT <= words[place] <= MAX_COUNT:
@@ -184,7 +185,7 @@ class _Table:
             return None
         # The first markers are a cheap test: other bytes that look like names fail it.
         for code in "IQ":
-            if self._image.find(array(code, first).tobytes(), at, end) >= 0:
+            if self._image.find(pack_words(code, first), at, end) >= 0:
                 break
         else:
             return None
@@ -209,7 +210,7 @@ class _Table:
             names.append(name)
             at += length
         for code in "IQ":
-            wanted = array(code, marks).tobytes()
+            wanted = pack_words(code, marks)
             if image[at : at + len(wanted) + 16].find(wanted) >= 0:
                 return names
         return None
@@ -261,7 +262,7 @@ class _Table:
             places.append((at, -(-(at + 4 * count) // 8) * 8))
         for offsets_at, base_at in places:
             data = image[max(offsets_at, 0) : offsets_at + 4 * count]
-            signed, numbers = array("i", data), array("I", data)
+            signed, numbers = unpack_words("i", data), unpack_words("I", data)
             if base_at >= 0 and base_at + 8 <= len(image):
                 (base,) = struct.unpack_from("<Q", image, base_at)
                 if base >> 47 == 0x1FFFF:
@@ -270,7 +271,7 @@ class _Table:
             here = self._base + offsets_at
             yield array("Q", [here + one & _ALL for one in map(add, signed, count_from(0, 4))])
         for at in ((self._count_at - 8 * count) & ~7, -(-after // 8) * 8):
-            yield array("Q", image[max(at, 0) : at + 8 * count])
+            yield unpack_words("Q", image[max(at, 0) : at + 8 * count])
 
 
 def _read_tokens(image: bytes, digits: int) -> tuple[int, int, list[str]]:

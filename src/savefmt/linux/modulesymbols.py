@@ -11,6 +11,7 @@ from savefmt.linux.btf import MAX_LENGTH, Btf
 from savefmt.linux.kallsyms import Symbols
 from savefmt.linux.kernelmodules import module_items
 from savefmt.linux.walks import error_types, list_items, note
+from savefmt.linux.words import unpack_words
 
 if TYPE_CHECKING:
     from savefmt.linux.kernel import Kernel
@@ -55,7 +56,7 @@ def module_symbols(kernel: Kernel) -> Symbols:
                 break
             data = kernel.memory.read(table.symtab.value_(), count * _SYMBOL_LENGTH)
             strings = table.strtab.value_()
-            longest = max(memoryview(data).cast("I")[::6], default=0)
+            longest = max(unpack_words("I", data)[::6], default=0)
             if longest > _MAX_TEXT:
                 raise CorruptError(f"a name at {longest:#x} of the module's strings")
             text = kernel.memory.read_sparse(strings, longest + 512)

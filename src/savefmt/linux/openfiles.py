@@ -10,6 +10,7 @@ from savefmt.linux.facts import OpenFile
 from savefmt.linux.kernel import Kernel
 from savefmt.linux.processes import Only, Task, tasks
 from savefmt.linux.walks import error_types, name_parts, note, path_of, text_at
+from savefmt.linux.words import unpack_words
 
 _MAX_DESCRIPTORS = 1 << 20
 _PIECE = 4096
@@ -62,7 +63,7 @@ def descriptors(kernel: Kernel, task: Task) -> Iterator[tuple[int, Any]]:
         except error_types():
             note(kernel, "files-damaged", f"the open files of process {task.pid} cannot be read")
             return
-        for number, value in enumerate(memoryview(data).cast("Q"), first):
+        for number, value in enumerate(unpack_words("Q", data), first):
             if value:
                 yield number, drgn.Object(kernel.program, pointer, value=value)
 

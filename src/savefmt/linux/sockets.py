@@ -12,6 +12,7 @@ from savefmt.linux.kernel import Kernel
 from savefmt.linux.openfiles import descriptors
 from savefmt.linux.processes import Only, tasks
 from savefmt.linux.walks import decode, error_types, list_items, note
+from savefmt.linux.words import unpack_words
 
 _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40: "vsock"}
 _TYPES = {1: "stream", 2: "dgram", 3: "raw", 5: "seqpacket", 10: "packet"}
@@ -167,7 +168,7 @@ def _without_process(kernel: Kernel, seen: set[int]) -> Iterator[Socket]:
         if count > _MAX_BUCKETS:
             note(kernel, "sockets-damaged", f"the table of TCP connections claims {count} entries")
             return
-        buckets = memoryview(kernel.memory.read(at, 8 * count)).cast("Q")
+        buckets = unpack_words("Q", kernel.memory.read(at, 8 * count))
     except error_types():
         note(kernel, "sockets-damaged", "the table of TCP connections cannot be read")
         return

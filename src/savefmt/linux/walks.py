@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from savefmt.errors import CorruptError, SavefmtError
 from savefmt.linux.kernel import Kernel
+from savefmt.linux.words import unpack_words
 from savefmt.model import Finding, Severity, StrPath
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def xarray_entries(kernel: Kernel, array: Any, what: str) -> Iterator[tuple[int,
             note(kernel, "tree-damaged", f"the tree of {what} leads back into itself")
             continue
         seen.add(address)
-        slots = memoryview(data).cast("Q")
+        slots = unpack_words("Q", data)
         width = 0
         for number in range(_XA_NODE_SLOTS - 1, -1, -1):
             slot = slots[number]
