@@ -208,7 +208,7 @@ def markdown(content: Mapping[str, Any], plot: str | None = None) -> str:
     return "\n".join([*lines, ""])
 
 
-README_ROWS = ("raw-sparse", "gzip-sparse", "hash", "qemu", "info")
+README_ROWS = ("raw-sparse", "gzip-sparse", "strings", "hash", "info")
 """What the README shows: one row per kind of work, also rows where savefmt is slower."""
 
 
@@ -229,15 +229,17 @@ def refresh(readme: Path, content: Mapping[str, Any]) -> None:
 
 _READING = f"""\
 `make bench` writes this page; the raw figures are in `benchmarks/results`. In each row both sides
-take turns on the same file system. Before each turn the files leave the page cache, and as much
-memory as they need is touched: some hosts take free memory back, and the next program would pay
-for that. The figures are medians. The time of savefmt includes every sync. It also includes the
-start of Python, except in the rows against fio.
+take turns on the same file system, and the files leave the page cache before each turn. The figures
+are medians. The time of savefmt includes every sync. It also includes the start of Python, except
+in the rows against fio.
 
 *ratio* follows from the two figures before it. *of pairs* is the median of the ratios of turns that
 ran one after the other, so a machine that becomes slower spoils it less; *met* uses it.
 *unsteady*: one run took more than {DIFFERENT} times as long as another run of the same program, so
-its median is not reliable.
+its median is not reliable. A virtual machine may cause this: its host takes back memory that is
+free, and a program that needs memory, for itself or for the page cache, waits until it is there
+again. savefmt needs little memory, so this slows the other programs most. As much memory as a turn
+needs is touched before it, but the host may be faster.
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import mmap
 import signal
 import subprocess
 import sys
@@ -293,20 +292,23 @@ def test_a_row_whose_runs_differ_is_marked() -> None:
 
 
 def test_memory_is_touched_within_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-
-    class Memory(mmap.mmap):
-        def __new__(cls, fd: int, length: int, **words: int) -> Memory:
-            taken.append(length)
-            return super().__new__(cls, fd, length, **words)
-
-    monkeypatch.setattr("turns.mmap.mmap", Memory)
+    taken: list[int] = []
     monkeypatch.setattr("turns.available_memory", lambda: 8 << 20)
+    monkeypatch.setattr("turns.subprocess.run", lambda words, check: taken.append(int(words[-1])))
 
     for length in (0, 100, 1 << 20, 1 << 40):
         touch_memory(length)
 
     assert taken == [1 << 20, 4 << 20]
+
+
+def test_touching_memory_does_not_count_as_the_peak_of_what_follows() -> None:
+    script = "import resource; x = bytes(8 << 20)"
+    alone = process(sys.executable, "-S", "-c", script).peak_kib
+
+    touch_memory(256 << 20)
+
+    assert process(sys.executable, "-S", "-c", script).peak_kib < alone + (64 << 10)
 
 
 def test_the_page_shows_the_picture_if_there_is_one() -> None:
