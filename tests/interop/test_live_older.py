@@ -39,13 +39,19 @@ def running(program: str | Path, directory: Path, *words: str) -> Iterator[str]:
         ]
         with subprocess.Popen(command) as process:
             try:
-                wait_for(Path(folder, "qmp").exists, "socket")
+                wait_for(lambda: listening(f"{folder}/qmp"), "socket")
                 if not words:
                     console.touch()
                     wait_for(lambda: b"R" in console.read_bytes(), "guest that has begun")
                 yield f"{folder}/qmp"
             finally:
                 process.kill()
+
+
+def listening(path: str) -> bool:
+    """Whether somebody listens on a socket: its name appears a moment before that."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
 
 
 def settings(socket: str) -> tuple[object, object]:
