@@ -114,7 +114,11 @@ def check(
     CheckReport
         Its findings; what stops the check early is a finding too.
 
-    Raises ------ NotASaveImageError If it is not a save image. ImageIOError
+    Raises
+    ------
+    NotASaveImageError
+        If it is not a save image.
+    ImageIOError
         What the operating system refused.
     """
     source = find_source(path)

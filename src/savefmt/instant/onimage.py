@@ -169,28 +169,33 @@ def require_copy(image: SaveImage, copy: StrPath) -> None:
     ImageIOError
         What the operating system refused.
     """
-    own = pages_file(image)
     end = min([_HEAD, *(block.offset for block in mappable(image))])
     try:
-        one, other = os.stat(own), os.stat(copy)
-        if os.path.samestat(one, other):
-            raise ConversionError("the guest would write into its own image", path=copy)
-        alike = stat.S_ISREG(other.st_mode) and one.st_size == other.st_size
-        # The header says whether the guest ran, which may have been changed since.
-        alike = alike and _between(own, HEADER_LENGTH, end) == _between(copy, HEADER_LENGTH, end)
+        own, own_start = _look(pages_file(image), end)
+        found, start = _look(copy, end)
     except OSError as error:
         raise ImageIOError.from_os(error, path=copy) from error
-    if not alike:
+    if os.path.samestat(own, found):
+        raise ConversionError("the guest would write into its own image", path=copy)
+    if not stat.S_ISREG(found.st_mode) or (own.st_size, own_start) != (found.st_size, start):
         raise ConversionError(
-            "the file is no copy of the image, and the guest would write into it; name a new one",
+            "this is not a copy of the image, and the guest would write into it; name a new file",
             path=copy,
         )
 
 
-def _between(path: StrPath, start: int, end: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(end - start)
+def _look(path: StrPath, end: int) -> tuple[os.stat_result, bytes]:
+    """Return what a file is, and its bytes up to `end`.
+
+    The header is left out: it says whether the guest ran, which may have been changed.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        facts = os.fstat(fd)
+        regular = stat.S_ISREG(facts.st_mode)
+        return facts, os.pread(fd, end - HEADER_LENGTH, HEADER_LENGTH) if regular else b""
+    finally:
+        os.close(fd)
 
 
 def refuse_unmappable(image: SaveImage) -> None:

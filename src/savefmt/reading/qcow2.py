@@ -41,8 +41,11 @@ class Disk:
     file : File
         The same file, and the caller's.
 
-    Raises ------ NotASaveImageError If it is not a qcow2 disk image. CorruptError, TruncatedError,
-    UnsupportedError
+    Raises
+    ------
+    NotASaveImageError
+        If it is not a qcow2 disk image.
+    CorruptError, TruncatedError, UnsupportedError
         What is wrong with it.
     """
 
