@@ -5,6 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
+
+_Static_assert(sizeof(off_t) == 8, "files are longer than 2 GiB");
 
 #define SF_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 

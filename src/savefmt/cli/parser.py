@@ -207,7 +207,7 @@ class Parser(argparse.ArgumentParser):
 def file_argument(
     parser: argparse._ActionsContainer,
     *names: str,
-    dash: str = "this must be a file: - stands for a pipe, which can only be read from start to end",
+    dash: str = "this must be a file: - is a pipe, which can only be read from start to end",
     **kwargs: Any,
 ) -> None:
     """Add an argument that shells complete as a file name.
