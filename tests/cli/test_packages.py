@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 LACKS = [
     ("yara_x", "search IMAGE --yara rules", "search --yara", "yara-x", "scan"),
     ("lzallright", "hash LZOP", "lzop", "lzallright", None),
-    ("re2", "search IMAGE --regex x", "search --regex", "google-re2", None),
+    ("re2", "search IMAGE --regex x", "search --regex", "google-re2", "regex"),
     ("PIL", "map IMAGE --png new.png", "map --png", "pillow", "plot"),
     ("matplotlib.figure", "bench . --fill --plot new.svg", "bench --plot", "matplotlib", "plot"),
     ("blake3", "hash IMAGE -a blake3", "hash -a blake3", "blake3", "hash"),

@@ -277,7 +277,7 @@ def regex(words: str, *, ignore_case: bool = False) -> Regex:
     try:
         import re2  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingPackageError("search --regex", "google-re2") from error
+        raise MissingPackageError("search --regex", "google-re2", "regex") from error
     raw = _checked(words.encode("utf-8", "surrogateescape"))
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1  # bytes, not characters
