@@ -11,6 +11,10 @@ from setuptools import setup  # first: it brings distutils
 
 from distutils.command.install_data import install_data  # isort: skip
 
+# The core counts bytes of files and memory in words of 64 bits, and calls Linux by its own names.
+if sys.platform != "linux" or sys.maxsize < 2**63 - 1:
+    sys.exit("savefmt needs 64-bit Linux and a 64-bit Python: nothing was built.")
+
 # One wheel serves every CPython from 3.11 on, except the free-threaded builds:
 # they have no limited API, so theirs carries its own tag.
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
