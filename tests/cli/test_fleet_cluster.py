@@ -274,5 +274,18 @@ def test_no_scheduler(tmp_path: Path, run: Run) -> None:
         outcome = run("fleet", "check", "x", "--scheduler", address, "-o", str(journal))
 
         assert outcome.code == 1
-        assert "the scheduler does not answer" in outcome.err
+        assert "the scheduler does not answer" in outcome.err or "dask did not start" in outcome.err
         assert not journal.exists()
+
+
+def test_a_machine_that_stands_still(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed.utils import LoopRunner
+
+    def never(self: LoopRunner) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(LoopRunner, "start", never)
+    outcome = run("fleet", "check", "x", "--scheduler", "tcp://127.0.0.1:1")
+
+    assert outcome.code == 1
+    assert "tcp://127.0.0.1:1: dask did not start here; try again" in outcome.err

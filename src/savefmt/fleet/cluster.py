@@ -53,6 +53,8 @@ class Cluster:
             self._client = library.Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:  # the last where TLS is not set up
             raise ImageIOError(f"the scheduler does not answer: {error}", path=address) from error
+        except AssertionError as error:  # its thread has 10 s to start, and says it like this
+            raise ImageIOError("dask did not start here; try again", path=address) from error
         try:
             self._client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
