@@ -262,6 +262,15 @@ def test_a_guest_writes_into_a_copy_and_nothing_else(base: Path, tmp_path: Path,
     )
 
 
+def test_a_dry_run_makes_no_copy(base: Path, run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    words = ("restore", str(base), "--instant", "--print-command", "-n", "--writable-copy")
+
+    assert f"mem-path={copy}" in run(*words, str(copy)).out
+    assert not copy.exists()
+    assert "its own image" in run(*words, str(base)).err
+
+
 @pytest.mark.parametrize(
     "options",
     [

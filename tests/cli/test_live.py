@@ -200,6 +200,7 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
                 "resume": False,
                 "ignore": [],
                 "binary": None,
+                "dry_run": False,
                 "io": IOOptions(),
                 "timeout": 10,
                 "progress": None,
@@ -207,6 +208,23 @@ def test_restore(calls: list[tuple[str, dict[str, Any]]], run: Run) -> None:
         )
     ]
     assert valid("restore", run("restore", "a", "--qmp", "s", "-j").out)["restore"]["codec"]
+
+
+def test_what_a_restore_would_do(
+    calls: list[tuple[str, dict[str, Any]]], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("restore", "guest.save", "--qmp", "s", "-n")
+    monkeypatch.setattr(qemu, "restore", lambda path, **options: replace(RESTORED, dry_run=True))
+
+    out = run("restore", "guest.save", "--qmp", "s", "-n").out
+
+    assert calls[0][1]["dry_run"] is True
+    assert out.splitlines() == [
+        "guest.save: would be restored (pc-q35-10.0)",
+        "form:          zstd",
+        "RAM:           96 MiB (100663296 bytes)",
+        "guest:         would be paused",
+    ]
 
 
 def test_print_command(run: Run, tmp_path: Path) -> None:

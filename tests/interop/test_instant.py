@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,11 +91,13 @@ def waiting(saved: Saved, linux_guest: Path, tmp_path: Path) -> Iterator[LiveGue
 
 def test_it_counts_on_without_being_loaded(saved: Saved, waiting: LiveGuest) -> None:
     before = saved.path.read_bytes()
+    words: dict[str, Any] = {"running": False, "binary": hidden_emulator()}
+    would = instant.restore_on_image(saved.path, qmp=waiting.socket, dry_run=True, **words)
+    assert waiting.status == "inmigrate"
 
-    report = instant.restore_on_image(
-        saved.path, qmp=waiting.socket, running=False, binary=hidden_emulator()
-    )
+    report = instant.restore_on_image(saved.path, qmp=waiting.socket, **words)
 
+    assert replace(would, seconds=report.seconds, dry_run=False) == report
     assert report.state == "paused"
     assert report.mapped_length == max(block.length for block in waiting.ram_blocks())
     assert report.notes == ()

@@ -212,8 +212,12 @@ def test_every_form_comes_back(
         way["parallel"] = request_.parallel
     with tiny_guest(tmp_path, incoming=True, name="restored") as restored:
         before, opened = restored.settings(), restored.descriptors()
+        would = qemu.restore(image, qmp=restored.socket, dry_run=True, running=False, **way)
+        assert restored.status == "inmigrate"
+        assert (restored.settings(), restored.descriptors()) == (before, opened)
         done = qemu.restore(image, qmp=restored.socket, running=False, **way)
         assert (done.state, restored.status) == ("paused", "paused")
+        assert replace(would, seconds=done.seconds, dry_run=False) == done
         assert done.direct == request_.bypass_cache
         assert (restored.settings(), restored.descriptors()) == (before, opened)
         assert (restored.block_hashes(), restored.registers()) == (blocks, registers)

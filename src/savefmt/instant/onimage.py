@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from savefmt.errors import ConversionError, ImageIOError
 from savefmt.format.configuration import IGNORE_SHARED
 from savefmt.format.envelope import HEADER_LENGTH
+from savefmt.frozen import replace
 from savefmt.image import SaveImage
 from savefmt.instant.backends import mappable, mapped_by
 from savefmt.instant.thinstream import thin_stream
@@ -51,6 +52,7 @@ def restore_on_image(
     record_seconds: float = RECORD_SECONDS,
     ignore: Collection[str] = (),
     binary: str | None = None,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -80,6 +82,8 @@ def restore_on_image(
         What of this QEMU may differ from the guest's, as for `savefmt.qemu.restore`.
     binary : str, optional
         The QEMU's program, likewise.
+    dry_run : bool
+        Compare image and QEMU, and change nothing.
     io : IOOptions
         How the blocks are read that QEMU does not map.
     timeout : float
@@ -112,9 +116,6 @@ def restore_on_image(
         refuse_unready(monitor, look(monitor), resume=False)
         compared = refuse_other_guest(saved, monitor, ignore, binary)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
-        notes = [*compared]
-        if not lend_lock(monitor, path):
-            notes.append("nothing keeps others from changing the image")
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
         ranges: Iterable[Range] = ()
@@ -122,6 +123,26 @@ def restore_on_image(
             ranges = read_order(order, mapped)
         elif warm:
             ranges = list(stored_ranges(saved.file, mapped))
+        report = RestoreReport(
+            image=os.fspath(image),
+            machine=saved.machine,
+            layout=saved.layout,
+            codec=saved.codec,
+            channels=0,
+            direct=False,
+            state="running" if running else "paused",
+            ram_length=saved.head.blocks.total,
+            seconds=time.monotonic() - began,
+            notes=compared,
+            mapped_length=sum(block.length for block in mapped),
+            dry_run=dry_run,
+        )
+        if dry_run:
+            migration.refuse_second(monitor)
+            return report
+        notes = [*compared]
+        if not lend_lock(monitor, path):
+            notes.append("nothing keeps others from changing the image")
         if record is not None:
             forget(path)
         with warmed(path, ranges) as finish:
@@ -137,19 +158,7 @@ def restore_on_image(
             touched = watch_touched(path, mapped, record_seconds, lambda _: meter.update(0))
             write_order(record, touched)
             notes.append(f"{sum(length for _, length in touched)} bytes were touched at first")
-        return RestoreReport(
-            image=os.fspath(image),
-            machine=saved.machine,
-            layout=saved.layout,
-            codec=saved.codec,
-            channels=0,
-            direct=False,
-            state="running" if running else "paused",
-            ram_length=saved.head.blocks.total,
-            seconds=seconds,
-            notes=tuple(notes),
-            mapped_length=sum(block.length for block in mapped),
-        )
+        return replace(report, seconds=seconds, notes=tuple(notes))
 
 
 def require_copy(image: SaveImage, copy: StrPath) -> None:

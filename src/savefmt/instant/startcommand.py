@@ -50,7 +50,7 @@ def instant_command(
     return CommandSkeleton(words, (*remarks, *_remarks(blocks, path, shared=copy is not None)))
 
 
-def make_copy(image: SaveImage, target: str) -> None:
+def make_copy(image: SaveImage, target: str, *, dry_run: bool = False) -> None:
     """Make a copy of an image that its guest may write, unless one is there already.
 
     The copy shares all pages with the image (XFS, btrfs); one that is there is taken as it is,
@@ -58,7 +58,7 @@ def make_copy(image: SaveImage, target: str) -> None:
     """
     if os.path.exists(target):
         require_copy(image, target)
-    else:
+    elif not dry_run:
         clone_file(pages_file(image), target)
 
 

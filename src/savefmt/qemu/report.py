@@ -81,6 +81,8 @@ class RestoreReport:
         What was done otherwise than asked for.
     mapped_length : int
         Bytes of RAM that were not loaded: the guest runs on the image's own pages.
+    dry_run : bool
+        Nothing was done; `state` is what the guest's would be.
     """
 
     image: str
@@ -94,6 +96,7 @@ class RestoreReport:
     seconds: float
     notes: tuple[str, ...] = ()
     mapped_length: int = 0
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def restore(
     resume: bool = False,
     ignore: Collection[str] = (),
     binary: str | None = None,
+    dry_run: bool = False,
     io: IOOptions = IOOptions(),
     timeout: float = 10.0,
     progress: OnProgress | None = None,
@@ -90,6 +91,8 @@ def restore(
     binary : str, optional
         The QEMU's program, which is asked for the device state that it knows; by default the
         one behind the socket, if only root could have put it there.
+    dry_run : bool
+        Compare image and QEMU, say how the image would be loaded, and change nothing.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -127,11 +130,13 @@ def restore(
         if resume:
             notes = (*notes, "the guest was there, whole, and was not loaded again")
             running = running is not False
+        elif dry_run:
+            migration.refuse_second(monitor)
         else:
             Load(monitor, saved, choice, progress).run()
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
-        if running:
+        if running and not dry_run:
             migration.resume(monitor)
         return RestoreReport(
             image=str(saved.source),
@@ -144,6 +149,7 @@ def restore(
             ram_length=saved.head.blocks.total,
             seconds=time.monotonic() - began,
             notes=notes,
+            dry_run=dry_run,
         )
 
 

@@ -14,6 +14,7 @@ from savefmt.cli.options import (
     progress_options,
     source_options,
     threads_option,
+    writing_options,
 )
 from savefmt.cli.parser import Commands, file_argument, usage_error
 from savefmt.cli.render.document import Documents
@@ -100,10 +101,11 @@ def add(commands: Commands) -> None:
     binary_option(
         parser, "program of the QEMU behind SOCKET, to ask it about device state, or to print"
     )
+    writing_options(parser)
     output_options(parser)
     threads_option(parser)
     progress_options(parser)
-    source_options(parser, "image", damaged=False, writes=lambda args: [args.record])
+    source_options(parser, "image", damaged=False, writes=_written)
     common_options(parser)
     parser.set_defaults(run=run, failed=ExitCode.FAILED)
 
@@ -156,6 +158,11 @@ def run(args: argparse.Namespace, ui: Ui) -> ExitCode:
     return ExitCode.GOOD
 
 
+def _written(args: argparse.Namespace) -> list[str | None]:
+    # With --qmp, a guest writes into the copy all the time.
+    return [args.record, args.writable_copy if args.print_command else None]
+
+
 def _command(args: argparse.Namespace) -> CommandSkeleton:
     if not args.instant:
         from savefmt.qemu import command_line
@@ -166,7 +173,7 @@ def _command(args: argparse.Namespace) -> CommandSkeleton:
 
     with savefmt.open(args.image) as image:
         if args.writable_copy is not None:
-            make_copy(image, args.writable_copy)
+            make_copy(image, args.writable_copy, dry_run=args.dry_run)
         return instant_command(image, copy=args.writable_copy)
 
 
@@ -181,6 +188,7 @@ def _restore_on_image(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             running=args.running,
             ignore=args.ignore,
             binary=args.qemu_binary,
+            dry_run=args.dry_run,
             copy=args.writable_copy,
             warm=args.warm,
             order=args.order,
@@ -206,6 +214,7 @@ def _restore(args: argparse.Namespace, ui: Ui) -> RestoreReport:
             resume=args.resume,
             ignore=args.ignore,
             binary=args.qemu_binary,
+            dry_run=args.dry_run,
             io=IOOptions(threads=args.threads),
             timeout=settings.timeout,
             progress=progress,

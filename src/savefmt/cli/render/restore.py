@@ -12,7 +12,7 @@ from savefmt.qemu.report import CommandSkeleton, RestoreReport
 
 
 def restore_lines(report: RestoreReport) -> Iterator[str]:
-    """Tell what ``savefmt restore`` did.
+    """Tell what ``savefmt restore`` did, or would do.
 
     Parameters
     ----------
@@ -25,13 +25,15 @@ def restore_lines(report: RestoreReport) -> Iterator[str]:
         One line.
     """
     name = "sparse" if report.layout is Layout.MAPPED_RAM else report.codec
-    yield f"{plain(report.image)}: restored ({plain(report.machine)})"
+    done, would = ("would be restored", "would be ") if report.dry_run else ("restored", "")
+    yield f"{plain(report.image)}: {done} ({plain(report.machine)})"
     yield f"form:          {name}{way(report.channels, report.direct)}"
     yield f"RAM:           {size(report.ram_length)}"
     if report.mapped_length:
         yield f"mapped:        {size(report.mapped_length)}, not loaded"
-    yield f"time:          {duration(report.seconds)}"
-    yield f"guest:         {report.state}"
+    if not report.dry_run:
+        yield f"time:          {duration(report.seconds)}"
+    yield f"guest:         {would}{report.state}"
     for note in report.notes:
         yield f"note: {plain(note)}"
 
