@@ -88,6 +88,7 @@ class Framing:
         self._page_sizes: tuple[int, ...] = PAGE_SIZES
         self.ram_ended = False
         self._route: Route | None = None
+        self._cut: TruncatedError | None = None  # where the way by footers met the file's end
         self.description: Description | None = None
         """The one that proved the way."""
 
@@ -146,7 +147,7 @@ class Framing:
         return self._pass_ahead(reader, head, {}) is None
 
     def _find_route(self, cursor: Cursor, head: SectionHead) -> Route | None:
-        by_footers = None
+        by_footers = self._cut = None
         if self._reader.has_footers is not False:
             by_footers = self._go(cursor, head, None)
             if by_footers is not None and (by_footers.eof is None or by_footers.proved):
@@ -173,7 +174,9 @@ class Framing:
                 return self._follow(self._reader.fork(ahead), head, description)
             except LookaheadError:
                 raise
-            except (FormatError, UnsupportedError):
+            except (FormatError, UnsupportedError) as error:
+                if description is None and isinstance(error, TruncatedError):
+                    self._cut = error.with_traceback(None)
                 return None
 
     def _follow(
@@ -240,7 +243,8 @@ class Framing:
     def _skip_to_last_byte(self, cursor: Cursor, head: SectionHead) -> None:
         """Consume all but one byte of what is left, if that can be the EOF mark."""
         if self._names and not self.ram_ended:
-            raise UnsupportedError(f"nothing tells the length of the {head}", offset=head.offset)
+            untold = UnsupportedError(f"nothing tells the length of the {head}", offset=head.offset)
+            raise self._cut or untold
         held = FOOTER_LENGTH + 1
         while len(cursor.peek(held + 1)) > held:
             cursor.skip(max(len(cursor.window()) - held, 1))

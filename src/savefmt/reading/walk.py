@@ -429,7 +429,7 @@ class Walk:
     def _read_description(self) -> Description | None:
         """Read what follows the EOF mark, if it is a description at all."""
         cursor = self._cursor
-        if cursor.peek(6)[5:] != b"{":
+        if cursor.peek(6)[5:] not in (b"{", b""):  # without a sixth byte, it may have been cut
             return None
         offset = cursor.tell()
         known = self._framing.description
