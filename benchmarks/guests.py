@@ -23,6 +23,7 @@ _READING_INIT = """\
 /bin/busybox mount -t devtmpfs dev /dev
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 /bin/busybox stty -echo -onlcr
+[ "$(/bin/busybox stat -c %s /bulk)" = LENGTH ] || { echo "no memory for the bulk"; read -r end; }
 for n in 0 1 2 3; do
     echo "tick $n"
     /bin/busybox sleep 0.3
@@ -92,14 +93,15 @@ def initramfs(lab: Lab, ram: int, kind: str = COUNTING) -> Path:
     if not target.exists():
         folder.mkdir(exist_ok=True)
         linux.build_initramfs(folder)
+        length = bulk_length(ram) // MIB * MIB
         with (folder / "bulk").open("wb") as file:
-            for _ in range(bulk_length(ram) // MIB):
+            for _ in range(length // MIB):
                 file.write(os.urandom(MIB))
         added = ["bulk"]
         if kind == READING:
-            (folder / "init").write_text(_READING_INIT)
+            (folder / "init").write_text(_READING_INIT.replace("LENGTH", str(length)))
             (folder / "init").chmod(0o755)
-            added.append("init")
+            added.insert(0, "init")  # Linux unpacks in order, and nothing behind what does not fit
         subprocess.run(
             ["cpio", "--quiet", "-o", "-H", "newc", "-A", "-F", str(target)],
             input="\n".join(added).encode(),

@@ -69,7 +69,7 @@ SCALES = {
         small_ram=16 * MIB,
         large_ram=64 * MIB,
         curve=(16 * MIB, 64 * MIB),
-        guests=(160 * MIB,),  # Linux wants no less
+        guests=(224 * MIB,),  # newer kernels want no less
         turns=1,
     ),
 }

@@ -23,6 +23,7 @@ WRITE_FILES = {
     *("salvage", "repair", "linux", "report", "fleet convert", "fleet report"),
 }
 CHANGE_IMAGES = {"xml set", "xml edit", "save-image-define", "save-image-edit"}
+CHANGE_GUESTS = {"restore"}
 # What comes after an option of these kinds takes nothing away from what came before.
 HARMLESS = (
     argparse._StoreConstAction,
@@ -188,7 +189,8 @@ def test_every_command_that_writes_a_file_has_a_dry_run_and_force() -> None:
     for parser in COMMANDS:
         names = set(parser._option_string_actions)
         words = parser.prog.removeprefix("savefmt ")
-        assert (words in WRITE_FILES | CHANGE_IMAGES) == ({"-n", "--dry-run"} <= names), words
+        changing = WRITE_FILES | CHANGE_IMAGES | CHANGE_GUESTS
+        assert (words in changing) == ({"-n", "--dry-run"} <= names), words
         assert (words in WRITE_FILES) == ({"-F", "--force"} <= names), words
 
 
