@@ -6,8 +6,10 @@ import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from builder import PAGE_SIZE, Record, all_records, make_stream, page
 
 import savefmt
@@ -20,6 +22,9 @@ PDB = (
     + struct.pack("<I", 2)
     + b"ntkrnlmp.pdb\0"
 )
+
+HAS_RE2 = find_spec("re2") is not None
+needs_re2 = pytest.mark.skipif(not HAS_RE2, reason="no google-re2 for this Python")
 
 FORMS = ("sequential", "mapped", "gzip", "repeated")
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from golden.load import unpack
 from images import make_mapped
+from scanning import HAS_RE2
 
 MIB = 1 << 20
 COMMAND = [sys.executable, "-m", "savefmt"]
@@ -208,13 +209,14 @@ def test_going_through_memory_does_not_grow_with_the_guest(huge: Path, tmp_path:
     run("convert", huge, packed, "-O", "zstd")
     steps: list[list[str | Path]] = [
         ["search", huge, "SAFE", "inode", "--context=4096"],
-        ["search", raw, "--regex", "S[A-Z]FE"],
         ["search", packed, "SAFE"],
         ["strings", raw],
         ["stats", huge],
         ["map", huge, "--png", tmp_path / "picture"],
         ["hash", huge, "--pages", "--block=pc.bios"],
     ]
+    if HAS_RE2:
+        steps.append(["search", raw, "--regex", "S[A-Z]FE"])
     for step in steps:
         code, talk, peak = run(*step)
         assert code == 0, (step, talk)

@@ -17,7 +17,7 @@ from savefmt.guest.arch.x86 import X86Registers
 from savefmt.guest.mappings import Walk
 
 COMMANDS = {
-    "search": ("search", "--regex", "[A-Za-z]{8}", "--max-count", "20", "--virtual"),
+    "search": ("search", "IMAGE", "BIOS", "--max-count", "20", "--virtual"),
     "strings": ("strings", "--min-length", "12"),
     "stats": ("stats",),
     "os": ("os",),

@@ -14,7 +14,7 @@ import pytest
 from builder import PAGE_SIZE
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scanning import FORMS, opened
+from scanning import FORMS, needs_re2, opened
 
 from savefmt import IOOptions
 from savefmt.scan import windows
@@ -117,6 +117,7 @@ def test_wildcards(blocks: dict[str, bytes], digits: list[str]) -> None:
 
 
 @pytest.mark.skipif(GREP is None, reason="grep is not installed")
+@needs_re2
 @given(BLOCKS, EXPRESSIONS, st.sampled_from(FORMS))
 def test_expressions_against_grep(blocks: dict[str, bytes], expression: str, form: str) -> None:
     expected = {name: grep(expression, content) for name, content in blocks.items()}
