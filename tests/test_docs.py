@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import savefmt
 from savefmt.compat.releases import FACTS, MILESTONES
 
@@ -94,3 +96,13 @@ def test_a_session_that_changed_is_seen(tmp_path: Path) -> None:
         ("...\ntwo\n", False),
     ):
         assert (module.renewed(page % shown, tmp_path) == page % shown) is same
+
+
+@pytest.mark.parametrize(("codec", "varies"), [("zstd", True), ("raw", False)])
+def test_only_compressed_sizes_may_differ(codec: str, varies: bool) -> None:
+    lines = [f"wrote x: sequential, codec {codec}, save version 2", "  from y, 2 KiB (2048 bytes)"]
+
+    def told(length: int) -> list[str]:
+        return [*lines, f"  to 1 KiB ({length} bytes), 4 KiB (4096 bytes) on disk"]
+
+    assert script("sessions").fits(told(1000), told(1001)) is varies
