@@ -217,11 +217,33 @@ def test_every_form_comes_back(
         assert (restored.settings(), restored.descriptors()) == (before, opened)
         done = qemu.restore(image, qmp=restored.socket, running=False, **way)
         assert (done.state, restored.status) == ("paused", "paused")
-        assert replace(would, seconds=done.seconds, dry_run=False) == done
+        assert replace(would, seconds=done.seconds, notes=done.notes, dry_run=False) == done
+        assert set(would.notes) <= set(done.notes)  # a dry run compares the devices of any image
         assert done.direct == request_.bypass_cache
         assert (restored.settings(), restored.descriptors()) == (before, opened)
         assert (restored.block_hashes(), restored.registers()) == (blocks, registers)
     image.unlink()
+
+
+CUT = {
+    "raw": (Layout.SEQUENTIAL, "raw"),
+    "sparse": (Layout.MAPPED_RAM, "raw"),
+    "zstd": (Layout.SEQUENTIAL, "zstd"),
+    "gzip": (Layout.SEQUENTIAL, "gzip"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_dry_run_refuses_what_was_cut(name: str, reference: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    layout, codec = CUT[name]
+    savefmt.convert(reference, image, layout=layout, codec=codec)
+    os.truncate(image, image.stat().st_size * 9 // 10)
+
+    with tiny_guest(tmp_path, incoming=True) as guest:
+        with pytest.raises(savefmt.FormatError):
+            qemu.restore(image, qmp=guest.socket, dry_run=True)
+        assert guest.status == "inmigrate"
 
 
 def test_settings_of_the_owner_are_put_aside(guest: LiveGuest, tmp_path: Path) -> None:

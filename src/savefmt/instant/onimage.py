@@ -114,15 +114,11 @@ def restore_on_image(
         if copy is not None:
             require_copy(saved, copy)
         refuse_unready(monitor, look(monitor), resume=False)
-        compared = refuse_other_guest(saved, monitor, ignore, binary)
+        compared = refuse_other_guest(saved, monitor, ignore, binary, thorough=dry_run)
         mapped = mapped_by(monitor, saved, path, shared=copy is not None)
         if running is None:
             running = saved.envelope is not None and bool(saved.envelope.was_running)
-        ranges: Iterable[Range] = ()
-        if order is not None:
-            ranges = read_order(order, mapped)
-        elif warm:
-            ranges = list(stored_ranges(saved.file, mapped))
+        ranges: Iterable[Range] = read_order(order, mapped) if order is not None else ()
         report = RestoreReport(
             image=os.fspath(image),
             machine=saved.machine,
@@ -143,6 +139,8 @@ def restore_on_image(
         notes = [*compared]
         if not lend_lock(monitor, path):
             notes.append("nothing keeps others from changing the image")
+        if warm and order is None:
+            ranges = list(stored_ranges(saved.file, mapped))
         if record is not None:
             forget(path)
         with warmed(path, ranges) as finish:

@@ -27,6 +27,7 @@ from savefmt.qemu.deviceshape import ReadConfig, compare_shapes
 from savefmt.qemu.report import MigrationError
 from savefmt.qemu.target import Target, TargetCpu, look_closely
 from savefmt.qmp import Monitor
+from savefmt.reading.walk import StreamEnd
 
 KINDS = ("machine", "memory", "devices", "versions", "cpu")
 """What can be compared, and left out of it."""
@@ -100,7 +101,12 @@ def compare(image: SaveImage, target: Target, *, thorough: bool = False) -> list
 
 
 def refuse_other_guest(
-    image: SaveImage, monitor: Monitor, ignore: Collection[str] = (), binary: str | None = None
+    image: SaveImage,
+    monitor: Monitor,
+    ignore: Collection[str] = (),
+    binary: str | None = None,
+    *,
+    thorough: bool = False,
 ) -> tuple[str, ...]:
     """Refuse a QEMU that was not made for the guest in an image.
 
@@ -115,6 +121,8 @@ def refuse_other_guest(
     binary : str, optional
         The QEMU's program; by default the one behind the monitor, if savefmt may run it without
         being asked.
+    thorough : bool
+        Read an image up to its end where nothing less tells its devices.
 
     Returns
     -------
@@ -123,14 +131,23 @@ def refuse_other_guest(
 
     Raises
     ------
+    FormatError
+        If `thorough` shows that the image was cut or damaged.
     MigrationError
         With all differences.
     """
-    hardware = _processor_wanted(image, thorough=False)
-    found = compare(image, look_closely(monitor, hardware, binary))
+    if thorough:
+        _read_to_its_end(image)
+    hardware = _processor_wanted(image, thorough=thorough)
+    found = compare(image, look_closely(monitor, hardware, binary), thorough=thorough)
     notes = [f.message for f in found if f.severity is Severity.NOTE or kind_of(f) in ignore]
     refuse([f for f in found if f.severity is Severity.ERROR and kind_of(f) not in ignore])
     return tuple(notes)
+
+
+def _read_to_its_end(image: SaveImage) -> StreamEnd:
+    """Raise where the image was cut; to compare its devices is no reason for that."""
+    return image.devices.ending
 
 
 def target_findings(

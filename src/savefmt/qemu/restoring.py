@@ -92,7 +92,8 @@ def restore(
         The QEMU's program, which is asked for the device state that it knows; by default the
         one behind the socket, if only root could have put it there.
     dry_run : bool
-        Compare image and QEMU, say how the image would be loaded, and change nothing.
+        Compare image and QEMU, say how the image would be loaded, and change nothing.  An
+        image that tells its devices at its end alone is read up to there.
     io : IOOptions
         How a sequential image is read.
     timeout : float
@@ -126,9 +127,9 @@ def restore(
         choice = choose_load(saved, abilities, parallel, bypass_cache, grants=grants)
         refuse_unready(monitor, look(monitor), resume=resume)
         notes = (*choice.notes, *direct_io_notes(abilities))
-        notes += refuse_other_guest(saved, monitor, ignore, binary)
+        notes += refuse_other_guest(saved, monitor, ignore, binary, thorough=dry_run)
         if resume:
-            notes = (*notes, "the guest was there, whole, and was not loaded again")
+            notes = (*notes, "the guest is there already, whole, and is not loaded again")
             running = running is not False
         elif dry_run:
             migration.refuse_second(monitor)
