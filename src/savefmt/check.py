@@ -120,7 +120,10 @@ def check(
         If it is not a save image.
     ImageIOError
         What the operating system refused.
+    ValueError
+        If there is no such level.
     """
+    level = CheckLevel(level)
     source = find_source(path)
     image, wrong, opens = _opened(source, io)
     if image is None:

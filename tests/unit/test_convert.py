@@ -115,6 +115,22 @@ def test_by_default_the_form_stays(tmp_path: Path) -> None:
         )
 
 
+def test_a_layout_may_be_given_by_its_name(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(make_stream(layout="sequential"))
+    name: Any = "mapped-ram"
+
+    assert savefmt.convert(source, target, layout=name).target_layout is Layout.MAPPED_RAM
+    with savefmt.open(target) as image:
+        assert image.layout is Layout.MAPPED_RAM
+    for wrong in ("sparse", ""):
+        name = wrong
+        with pytest.raises(ValueError, match="not a valid Layout"):
+            savefmt.convert(source, target, layout=name, overwrite=True)
+        with pytest.raises(ValueError, match="not a valid CheckLevel"):
+            savefmt.check(source, level=name)
+
+
 def test_the_report_counts(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(make_image("raw", enveloped=True))
 

@@ -142,7 +142,7 @@ def plan_save(
         )
         if lack is None:
             return _mapped_plan(request, abilities, target)
-        if request.missing is Missing.REQUIRE:
+        if request.missing == Missing.REQUIRE:
             return lack
         notes.append(f"sequential instead of mapped-ram: {lack.reason}")
         if request.parallel is not None:
@@ -198,7 +198,7 @@ def _lack_of_mapped(
             "this QEMU has no mapped-ram, which came with 9.0",
             "use a newer QEMU, or let it fall back with --prefer",
         )
-    if target.kind is not DestinationKind.FILE:
+    if target.kind != DestinationKind.FILE:
         return Refusal(
             "not-seekable",
             f"mapped-ram needs a regular file, and the target is a {target.kind}",
@@ -215,7 +215,7 @@ def _lack_of_mapped(
             "this QEMU has no multifd, which parallel channels need",
             "use a newer QEMU, or give up the channels",
         )
-    if request.missing is Missing.REQUIRE and request.bypass_cache:
+    if request.missing == Missing.REQUIRE and request.bypass_cache:
         return _lack_of_direct(abilities, target)
     return None
 
@@ -289,7 +289,7 @@ def _mapped_plan(request: SaveRequest, abilities: Abilities, target: Destination
 def _sequential_plan(
     request: SaveRequest, codec: str, target: Destination, notes: list[str]
 ) -> SavePlan | Refusal:
-    if target.kind is DestinationKind.SOCKET:
+    if target.kind == DestinationKind.SOCKET:
         return Refusal(
             "target",
             f"the target is a {target.kind}, which is not written to",
@@ -301,8 +301,8 @@ def _sequential_plan(
         return Refusal("reader", reason, "choose another format, save version or reader")
     direct = request.bypass_cache and target.direct
     if request.bypass_cache and not direct:
-        if request.missing is Missing.REQUIRE:
-            return _REFUSED_DIRECT if target.kind is DestinationKind.FILE else _NO_CACHE_THERE
+        if request.missing == Missing.REQUIRE:
+            return _REFUSED_DIRECT if target.kind == DestinationKind.FILE else _NO_CACHE_THERE
         notes.append("through the page cache: the target does not support direct I/O")
     return SavePlan(
         form=request.form,

@@ -114,7 +114,10 @@ def convert(
         What is wrong with the source.
     ImageIOError
         What the operating system refused, a full disk for instance.
+    ValueError
+        If there is no such layout.
     """
+    layout = None if layout is None else Layout(layout)
     request = ConversionRequest(layout, codec, save_version, bare, os.fspath(target) == _PIPE)
     request.check()
     _check_align(align)

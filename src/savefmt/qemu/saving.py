@@ -104,8 +104,11 @@ def save(
         If the target cannot be written.
     OperationCancelled
         If the progress callback returned False.
+    ValueError
+        If there is no such `afterwards`.
     """
     began = time.monotonic()
+    afterwards = Afterwards(afterwards)
     with Monitor(os.fspath(qmp), timeout=timeout) as monitor:
         answers = ask(monitor)
         place = look_at(target)
