@@ -24,7 +24,7 @@ from builder import (
 from oracle import compress
 
 import savefmt
-from savefmt import CorruptError, Layout, TruncatedError
+from savefmt import CorruptError, Layout, TruncatedError, UnsupportedError
 from savefmt.format.cursor import ChunkCursor, Cursor, FileCursor
 from savefmt.format.wire import PAGE_SIZES
 from savefmt.reading.firstpages import infer_page_size
@@ -166,6 +166,16 @@ def test_a_stream_cut_short_is_no_stream(missing: int, cursor: Callable[[bytes],
     with pytest.raises(TruncatedError) as caught:
         walk(cursor(data))
     assert caught.value.offset == len(data)
+
+
+def test_what_is_damaged_before_rams_end_is_not_called_cut() -> None:
+    data = make_stream(ram_end=False, devices=[simple_device("one", b"state")])
+    damaged = data.replace(b"state\x7e", b"state\0")
+
+    with pytest.raises(UnsupportedError, match="nothing tells the length"):
+        walk(file_cursor(damaged))
+    with pytest.raises(TruncatedError, match="cut short"):
+        walk(file_cursor(damaged[: damaged.index(b"state") + 7]))
 
 
 def test_without_footers_and_description_the_rest_is_one() -> None:

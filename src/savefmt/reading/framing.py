@@ -160,6 +160,7 @@ class Framing:
                 place = ahead.tell()
             if description is None:
                 break
+            self._cut = None  # where a description stands the file was not cut, whatever is wrong
             route = self._go(cursor, head, description)
             if route is not None and route.proved:
                 return route
