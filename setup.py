@@ -11,7 +11,7 @@ from setuptools import setup  # first: it brings distutils
 
 from distutils.command.install_data import install_data  # isort: skip
 
-# The core counts bytes of files and memory in words of 64 bits, and calls Linux by its own names.
+# The core keeps lengths of memory and files in 64 bits, and uses system calls that only Linux has.
 if sys.platform != "linux" or sys.maxsize < 2**63 - 1:
     sys.exit("savefmt needs 64-bit Linux and a 64-bit Python: nothing was built.")
 

@@ -36,7 +36,7 @@ while :; do /bin/busybox sleep 1; done
 
 def bulk_length(ram: int) -> int:
     """Return how much fills a guest: what is unpacked must fit in half of what the rest leaves."""
-    return min(ram // 5, MOST_DATA)
+    return min(ram // 5, MOST_DATA) // MIB * MIB
 
 
 def obstacle(ram: int = 0, count: int = 1) -> str | None:
@@ -93,7 +93,7 @@ def initramfs(lab: Lab, ram: int, kind: str = COUNTING) -> Path:
     if not target.exists():
         folder.mkdir(exist_ok=True)
         linux.build_initramfs(folder)
-        length = bulk_length(ram) // MIB * MIB
+        length = bulk_length(ram)
         with (folder / "bulk").open("wb") as file:
             for _ in range(length // MIB):
                 file.write(os.urandom(MIB))

@@ -67,7 +67,7 @@ def _turn(lab: Lab, ram: int, image: Path, start: Start) -> Turn:
     with guest_folder(lab) as folder, LiveGuest(Path(folder), arguments, incoming=True) as guest:
         began = time.perf_counter()
         helper = start(guest, image)
-        wait_for(lambda: "all read" in guest.console_text(), "reading", timeout=600, step=0.002)
+        wait_for(lambda: "all read" in guest.console_text(), "reading", timeout=300, step=0.002)
         seconds = time.perf_counter() - began
         if helper is not None:
             helper.wait()

@@ -44,7 +44,7 @@ ffibuilder.set_source(
     include_dirs=[HERE.name],
     extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
     extra_link_args=["-pthread"],
-    define_macros=[("_GNU_SOURCE", None), ("_FILE_OFFSET_BITS", "64")],
+    define_macros=[("_GNU_SOURCE", None)],
 )
 
 if __name__ == "__main__":
