@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -296,3 +297,9 @@ def test_direct_io_that_a_restore_left_set_is_told(form: str) -> None:
         plan = plan_save(request, Abilities(True, True, direct_io_set=left), Destination())
         assert isinstance(plan, SavePlan)
         assert any("direct-io is set" in note for note in plan.notes) is left
+
+
+@pytest.mark.parametrize("wrong", [{"save_version": "1"}, {"format": "vmdk"}, {"missing": "maybe"}])
+def test_a_request_knows_its_words(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))!r}"):
+        SaveRequest(**wrong)

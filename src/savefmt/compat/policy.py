@@ -51,6 +51,11 @@ class SaveRequest:
         Fall back, or refuse.
     readers : tuple of Reader
         The readers that must be able to load the result.
+
+    Raises
+    ------
+    ValueError
+        If there is no such save version, format or way.
     """
 
     save_version: str | None = None
@@ -59,6 +64,14 @@ class SaveRequest:
     bypass_cache: bool = False
     missing: Missing = Missing.PREFER
     readers: tuple[Reader, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.save_version not in (None, *SAVE_VERSIONS):
+            there = ", ".join(SAVE_VERSIONS)
+            raise ValueError(f"no save version {self.save_version!r}; there are {there}")
+        if self.format not in FORMATS:
+            raise ValueError(f"no format {self.format!r}; there are {', '.join(FORMATS)}")
+        Missing(self.missing)
 
     @property
     def form(self) -> str:
