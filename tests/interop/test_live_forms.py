@@ -19,6 +19,7 @@ from unit.test_policy import CASES, QEMUS, TARGETS, Case, plan_of
 import savefmt
 from interop.conftest import need_direct_io, need_machine
 from interop.live import MACHINE, Collector, LiveGuest, tiny_arguments, tiny_guest
+from interop.qemu import hidden_emulator
 from savefmt import qemu
 from savefmt.compat import ask, destination
 from savefmt.compat.policy import (
@@ -212,7 +213,8 @@ def test_every_form_comes_back(
         way["parallel"] = request_.parallel
     with tiny_guest(tmp_path, incoming=True, name="restored") as restored:
         before, opened = restored.settings(), restored.descriptors()
-        would = qemu.restore(image, qmp=restored.socket, dry_run=True, running=False, **way)
+        known: dict[str, Any] = {**way, "binary": hidden_emulator()}
+        would = qemu.restore(image, qmp=restored.socket, dry_run=True, running=False, **known)
         assert restored.status == "inmigrate"
         assert (restored.settings(), restored.descriptors()) == (before, opened)
         done = qemu.restore(image, qmp=restored.socket, running=False, **way)
